@@ -1,0 +1,1 @@
+"""From records to batches: conversations, templates, examples, abilities and mixtures."""

@@ -1,0 +1,1 @@
+"""A schedule compiled into integers: which example in which row of which optimizer step."""
