@@ -1,0 +1,102 @@
+"""The examples of one ability as a plan sees them: uids and lengths, in an order that only uids and seed decide."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+Unit = Literal["examples", "tokens", "supervised_tokens"]
+
+
+def seed_from(*names: object) -> int:
+    """A 64-bit seed that depends on the names alone, never on a position in a list."""
+    text = "\x1f".join(map(str, names))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Examples of one ability, ranked; every subset is a prefix, so subsets are nested.
+
+    Attributes:
+        ability: Name of the ability.
+        index_N: Position of each example in its source (an ``Examples`` table).
+        uids_N: Content hash of each example.
+        lengths_N: Tokens of each example.
+        supervised_N: Tokens of each example that are trained.
+        population: Examples that the ability had before any fraction was taken.
+        declared: Only the number of examples is known; lengths are placeholders of 1.
+    """
+
+    ability: str
+    index_N: np.ndarray
+    uids_N: np.ndarray
+    lengths_N: np.ndarray
+    supervised_N: np.ndarray
+    population: int
+    declared: bool = False
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.index_N)
+
+    @classmethod
+    def ranked(
+        cls, ability: str, uids: Sequence[str], lengths_N: np.ndarray, supervised_N: np.ndarray, seed: int = 0
+    ) -> Pool:
+        """Rank examples by a hash of their uid keyed by ``seed`` and the ability's name: file order does not matter."""
+        key = seed_from("rank", ability, seed).to_bytes(8, "little")
+        ranks = [hashlib.blake2b(uid.encode(), digest_size=16, key=key).digest() for uid in uids]
+        order_N = np.array(sorted(range(len(ranks)), key=ranks.__getitem__), dtype=np.int64)
+        return cls(
+            ability,
+            order_N,
+            np.array(uids, dtype=object)[order_N],
+            np.asarray(lengths_N, dtype=np.int64)[order_N],
+            np.asarray(supervised_N, dtype=np.int64)[order_N],
+            population=len(uids),
+        )
+
+    @classmethod
+    def from_count(cls, ability: str, num_examples: int) -> Pool:
+        """A pool of which only the size is known; it can be planned, not trained."""
+        index_N = np.arange(num_examples)
+        uids_N = np.array([f"{ability}#{i}" for i in index_N], dtype=object)
+        ones_N = np.ones(num_examples, dtype=np.int64)
+        return cls(ability, index_N, uids_N, ones_N, ones_N, population=num_examples, declared=True)
+
+    def first(self, count: int) -> Pool:
+        """The ``count`` examples that rank first."""
+        return replace(
+            self,
+            index_N=self.index_N[:count],
+            uids_N=self.uids_N[:count],
+            lengths_N=self.lengths_N[:count],
+            supervised_N=self.supervised_N[:count],
+        )
+
+    def fraction(self, fraction: float) -> Pool:
+        """The first floor(fraction x N) examples: the 1/256 subset lies inside the 1/64 subset.
+
+        Raises:
+            ValueError: The fraction does not lie in [0, 1].
+        """
+        if not 0.0 <= fraction <= 1.0:
+            raise ValueError(f"ability {self.ability!r}: a fraction lies between 0 and 1, not {fraction}")
+        # 0.29 x 100 is 28.999999999999996 in binary; the tolerance gives the 29 that was meant.
+        return self.first(math.floor(fraction * len(self) + 1e-9))
+
+    def sizes_N(self, unit: Unit) -> np.ndarray:
+        """What each example counts: 1, its tokens or its supervised tokens."""
+        if unit == "examples":
+            return np.ones(len(self), dtype=np.int64)
+        return self.lengths_N if unit == "tokens" else self.supervised_N
+
+    def total(self, unit: Unit) -> int:
+        """The whole pool, counted in ``unit``."""
+        return int(self.sizes_N(unit).sum())

@@ -1,0 +1,84 @@
+"""A stage: abilities with fractions, a mixture policy, a budget and its own learning-rate schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sftlab.plan.policy import MixturePolicy
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one optimizer step trains, over all ranks and accumulated micro-batches; give one of the two.
+
+    Attributes:
+        examples: Conversations in a step, packed inside the step (the paper's batch of 128 conversations).
+        rows: Packed rows of at most ``max_length`` tokens in a step.
+    """
+
+    examples: int | None = None
+    rows: int | None = None
+
+    def __post_init__(self) -> None:
+        """Exactly one of the two, at least 1.
+
+        Raises:
+            ValueError: None or both are given, or the number is not positive.
+        """
+        given = {name: n for name, n in (("examples", self.examples), ("rows", self.rows)) if n is not None}
+        if len(given) != 1 or min(given.values()) < 1:
+            raise ValueError(f"batch: give either examples or rows, at least 1 (got {given or 'neither'})")
+
+    def __str__(self) -> str:
+        """Number and unit."""
+        return f"{self.examples} conversations" if self.examples else f"{self.rows} rows"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of training.
+
+    Attributes:
+        name: Names the stage in folders, tags and seeds.
+        fractions: The abilities trained, each with the fraction of its selected examples.
+        epochs: Budget: passes over the stage's mixture (0.5 is half a pass).
+        steps: Budget: optimizer steps, passes as needed.
+        supervised_tokens: Budget: the stage ends with the step that reaches this number of trained tokens.
+        policy: How the abilities are mixed; None is the data's own policy.
+        learning_rate: Peak; None is the model's.
+        warmup_ratio: Part of the stage's steps that warm up; None is the model's.
+        fresh_optimizer: Start with empty optimizer state, as separate fine-tuning runs do; False carries it over.
+    """
+
+    name: str
+    fractions: dict[str, float]
+    epochs: float | None = None
+    steps: int | None = None
+    supervised_tokens: int | None = None
+    policy: MixturePolicy | None = None
+    learning_rate: float | None = None
+    warmup_ratio: float | None = None
+    fresh_optimizer: bool = True
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without data.
+
+        Raises:
+            ValueError: No ability, a fraction outside [0, 1], or not exactly one budget.
+        """
+        if not self.fractions:
+            raise ValueError(f"stage {self.name!r}: names no ability to train")
+        for ability, fraction in self.fractions.items():
+            if not 0 <= fraction <= 1:
+                raise ValueError(f"stage {self.name!r}: fraction of {ability!r} is {fraction}; it lies between 0 and 1")
+        budgets = {k: v for k in ("epochs", "steps", "supervised_tokens") if (v := getattr(self, k)) is not None}
+        if len(budgets) != 1 or min(budgets.values()) <= 0:
+            raise ValueError(
+                f"stage {self.name!r}: give one budget, larger than 0: epochs, steps or supervised_tokens "
+                f"(got {budgets or 'none'})"
+            )
+
+    @property
+    def full_abilities(self) -> tuple[str, ...]:
+        """Abilities of which the stage trains every selected example; scores are anchored at such stages."""
+        return tuple(ability for ability, fraction in self.fractions.items() if fraction == 1)

@@ -1,0 +1,100 @@
+"""The plan as people read it: one table of stages and abilities, and what was lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sftlab.plan.ledger import LedgerRow, ledger
+from sftlab.plan.plan import Plan, StagePlan
+
+UNIT_WORDS = {"examples": "examples", "tokens": "tokens", "supervised_tokens": "supervised tokens"}
+
+
+def plan_table(plan: Plan) -> Table:
+    """Stages as a table: abilities, fractions, examples, tokens, shares requested and achieved, steps, epochs, fill."""
+    table = Table(title=f"Plan: {plan.num_steps:,} optimizer steps of {plan.batch}", title_justify="left")
+    table.add_column("stage")
+    table.add_column("ability")
+    for name in ("fraction", "selected", "examples", "tokens", "supervised", "share asked", "share got", "repeats"):
+        table.add_column(name, justify="right")
+    for name in ("steps", "epochs", "fill"):
+        table.add_column(name, justify="right")
+    rows = ledger(plan)
+    for stage in plan.stages:
+        mine = [row for row in rows if row.stage == stage.stage.name]
+        for position, row in enumerate(mine):
+            table.add_row(
+                stage.stage.name if position == 0 else "",
+                *_ability_cells(plan, stage, row),
+                *(_stage_cells(plan, stage) if position == 0 else ("", "", "")),
+                end_section=position == len(mine) - 1,
+            )
+    return table
+
+
+def _ability_cells(plan: Plan, stage: StagePlan, row: LedgerRow) -> tuple[str, ...]:
+    fraction = stage.stage.fractions[row.ability]
+    tokens = ("?", "?") if plan.declared else (f"{row.tokens:,}", f"{row.supervised_tokens:,}")
+    return (
+        row.ability,
+        as_fraction(fraction),
+        f"{stage.selected[row.ability]:,} of {plan.populations[row.ability]:,}",
+        f"{row.examples:,}",
+        *tokens,
+        f"{stage.requested[row.ability]:.2%}",
+        f"{row.share(stage.counted_in):.2%}",
+        f"{row.examples / row.distinct_examples:.2f}" if row.distinct_examples else "-",
+    )
+
+
+def _stage_cells(plan: Plan, stage: StagePlan) -> tuple[str, str, str]:
+    fill = "?" if plan.declared else f"{plan.fill(stage.first_step, stage.end_step):.1%}"
+    return f"{stage.num_steps:,}", f"{stage.num_epochs:.3g}", fill
+
+
+def as_fraction(value: float) -> str:
+    """1/256 rather than 0.00390625, where the value is one over a whole number."""
+    if value in (0.0, 1.0):
+        return str(int(value))
+    inverse = 1 / value
+    return f"1/{round(inverse)}" if abs(inverse - round(inverse)) < 1e-9 else f"{value:.4g}"
+
+
+def plan_notes(plan: Plan) -> list[str]:
+    """What a user should know about a plan before training: units, tiny stages, abilities that came out empty."""
+    units = {UNIT_WORDS[stage.counted_in] for stage in plan.stages}
+    notes = [f"Shares count {' or '.join(sorted(units))}; repeats = examples trained / distinct examples."]
+    if plan.declared:
+        notes.append("Lengths are not known (the config declares counts): tokens and fill cannot be told.")
+    for stage in plan.stages:
+        for ability, count in stage.selected.items():
+            if count == 0 and stage.stage.fractions[ability] > 0:
+                notes.append(f"Stage {stage.stage.name}: the fraction selects no example of {ability}.")
+        if stage.num_steps < 10:
+            notes.append(f"Stage {stage.stage.name} has only {stage.num_steps} optimizer step(s).")
+    return notes
+
+
+def audit_table(audits: Mapping[str, Mapping[str, int]]) -> Table | None:
+    """What was repaired, truncated, split or dropped, by ability and cause; None when nothing was."""
+    if not any(audits.values()):
+        return None
+    table = Table(title="Changed or left out on the way in", title_justify="left")
+    table.add_column("ability")
+    table.add_column("cause")
+    table.add_column("records", justify="right")
+    for ability, counts in audits.items():
+        for cause, count in sorted(counts.items()):
+            table.add_row(ability, cause, f"{count:,}")
+    return table
+
+
+def plan_screen(plan: Plan, audits: Mapping[str, Mapping[str, int]]) -> RenderableType:
+    """The table of stages, its notes and the audit."""
+    parts: list[RenderableType] = [plan_table(plan), *(Text(note, style="dim") for note in plan_notes(plan))]
+    lost = audit_table(audits)
+    return Group(*parts, *([lost] if lost is not None else []))
