@@ -1,1 +1,4 @@
-"""From a batch to an update: backbone, loss, optimizer, sharding and the LightningModule."""
+"""From a batch to an update.
+
+In the order of the data: attention -> backbone -> loss -> optim -> parallel -> module -> export.
+"""

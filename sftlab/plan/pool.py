@@ -47,15 +47,24 @@ class Pool:
 
     @classmethod
     def ranked(
-        cls, ability: str, uids: Sequence[str], lengths_N: np.ndarray, supervised_N: np.ndarray, seed: int = 0
+        cls,
+        ability: str,
+        uids: Sequence[str],
+        lengths_N: np.ndarray,
+        supervised_N: np.ndarray,
+        seed: int = 0,
+        index_N: np.ndarray | None = None,
     ) -> Pool:
-        """Rank examples by a hash of their uid keyed by ``seed`` and the ability's name: file order does not matter."""
+        """Rank examples by a hash of their uid keyed by ``seed`` and the ability's name: file order does not matter.
+
+        ``index_N`` are their positions in the source; 0, 1, 2 ... by default.
+        """
         key = seed_from("rank", ability, seed).to_bytes(8, "little")
         ranks = [hashlib.blake2b(uid.encode(), digest_size=16, key=key).digest() for uid in uids]
         order_N = np.array(sorted(range(len(ranks)), key=ranks.__getitem__), dtype=np.int64)
         return cls(
             ability,
-            order_N,
+            order_N if index_N is None else np.asarray(index_N)[order_N],
             np.array(uids, dtype=object)[order_N],
             np.asarray(lengths_N, dtype=np.int64)[order_N],
             np.asarray(supervised_N, dtype=np.int64)[order_N],

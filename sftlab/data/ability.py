@@ -1,0 +1,269 @@
+"""The data of one ability: records, a reader, a validation split by group and a fraction; usable alone or in a mixture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from sftlab.data.conversation import (
+    AlpacaReader,
+    Audit,
+    Conversation,
+    MessagesReader,
+    Reader,
+    RFTReader,
+    ShareGPTReader,
+)
+from sftlab.data.example import Encoder, Examples, prepare, prepare_files
+from sftlab.data.feed import PlanLoader
+from sftlab.data.lab import LAB_VERSION, lab_conversations
+from sftlab.data.template import get_template
+from sftlab.plan.plan import Plan, compile_plan
+from sftlab.plan.policy import MixturePolicy, Proportional
+from sftlab.plan.pool import Pool, seed_from
+from sftlab.plan.stage import Batch, Stage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+LAB = "lab"
+_VAL_ROWS = 8  # packed rows of a validation micro-batch
+
+
+class PlannedData(LightningDataModule):
+    """Abilities whose examples a plan orders; a schedule calls ``load``, ``pools`` and ``follow`` in that order.
+
+    Args:
+        template: Name of the conversation template.
+        max_length: Tokens in a packed row.
+        overlong: split, truncate or drop.
+        batch: {examples: N} or {rows: N} of one optimizer step.
+        num_workers: Processes that prepare batches.
+        seed: Chooses subsets and orders examples; None takes seed_everything's.
+    """
+
+    policy: MixturePolicy = Proportional()
+
+    def __init__(
+        self,
+        template: str = "vicuna_v1.1",
+        max_length: int = 2048,
+        overlong: str = "split",
+        batch: dict[str, int] = {"examples": 128},  # noqa: B006 - never changed
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        unknown = sorted(set(batch) - {"examples", "rows"})
+        if unknown:
+            raise ValueError(f"data.batch: {unknown} is not known; give examples or rows")
+        self.template, self.max_length, self.overlong = template, max_length, overlong
+        self.batch, self.num_workers, self._seed = Batch(**batch), num_workers, seed
+        self.encoder: Encoder | None = None
+        self.plan: Plan | None = None
+
+    @property
+    @abstractmethod
+    def abilities(self) -> dict[str, AbilityData]:
+        """The abilities by name."""
+
+    @property
+    def seed(self) -> int:
+        """The seed of subsets and order."""
+        return self._seed if self._seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def load(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Render and tokenise every ability, or find the result in the cache."""
+        self.encoder = Encoder(tokenizer, get_template(self.template, tokenizer))
+        for ability in self.abilities.values():
+            ability.load_examples(self.encoder, self.max_length, self.overlong)
+
+    def pools(self) -> list[Pool]:
+        """The training examples of each ability, ranked, its fraction applied."""
+        return [ability.pool(self.seed) for ability in self.abilities.values()]
+
+    def audits(self) -> dict[str, dict[str, int]]:
+        """What was repaired, truncated, split or dropped: counts by ability and cause."""
+        return {name: ability.audit_counts() for name, ability in self.abilities.items()}
+
+    def identity(self) -> dict[str, str]:
+        """Hashes of what determines the data, part by part; a resumed run must have the same."""
+        parts = {f"data of {name}": ability.identity() for name, ability in self.abilities.items()}
+        return {**parts, "seed": str(self.seed), "batch": str(self.batch), "max_length": str(self.max_length)}
+
+    def follow(self, plan: Plan) -> None:
+        """Feed this plan."""
+        self.plan = plan
+
+    def train_dataloader(self) -> PlanLoader:
+        """The micro-batches of this rank for the whole run."""
+        assert self.plan is not None, "a StageSchedule callback compiles the plan first"
+        assert self.trainer is not None
+        tables = {name: ability.examples for name, ability in self.abilities.items()}
+        return self._loader(self.plan, tables, self.trainer.accumulate_grad_batches)
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """One loader for each ability that has held-out examples, in the order of ``val_abilities``."""
+        return [self._loader(self._val_plan(name), self._tables(name), 1) for name in self.val_abilities()]
+
+    def val_abilities(self) -> list[str]:
+        """Abilities with held-out examples."""
+        return [name for name, ability in self.abilities.items() if ability.num_held_out]
+
+    def _tables(self, name: str) -> dict[str, Any]:
+        return {name: self.abilities[name].examples}
+
+    def _val_plan(self, name: str) -> Plan:
+        assert self.trainer is not None
+        batch = Batch(rows=_VAL_ROWS * self.trainer.world_size)
+        stage = Stage("validation", {name: 1.0}, epochs=1)
+        return compile_plan([self.abilities[name].val_pool()], [stage], Proportional(), batch, self.max_length)
+
+    def _loader(self, plan: Plan, tables: dict[str, Any], accumulate: int) -> PlanLoader:
+        assert self.trainer is not None
+        workers = {"num_workers": self.num_workers, "pin_memory": self.trainer.strategy.root_device.type == "cuda"}
+        return PlanLoader(plan, tables, accumulate, self.trainer.global_rank, self.trainer.world_size, **workers)
+
+
+class AbilityData(PlannedData):
+    """The data of one ability.
+
+    Args:
+        path: File, list of files (json, jsonl, parquet, csv; .gz, .zst) or hub id; ``lab`` generates records; None
+            declares that there are ``num_examples`` without having them, for planning.
+        reader: Turns a record into a conversation.
+        fraction: How much of the ability's training examples is used: the first floor(fraction x N) in rank.
+        val_fraction: Part of the groups (a question, a conversation before splitting) held out for validation.
+        num_examples: Records to generate (``lab``) or to declare.
+        exclude: Kinds of generated records to leave out (``lab``).
+        on_bad_record: skip (counted and shown) or fail.
+        max_bad_share: Fail when more than this part of the records is bad.
+
+    Raises:
+        ValueError: A fraction is outside [0, 1], or ``num_examples`` is missing or has no use.
+    """
+
+    name = "data"
+    default_reader: type[Reader] = MessagesReader
+
+    def __init__(
+        self,
+        path: str | list[str] | None = LAB,
+        reader: Reader | None = None,
+        fraction: float = 1.0,
+        val_fraction: float = 0.0,
+        num_examples: int | None = None,
+        exclude: list[str] | None = None,
+        on_bad_record: str = "skip",
+        max_bad_share: float = 0.05,
+    ) -> None:
+        super().__init__()
+        for key, value in (("fraction", fraction), ("val_fraction", val_fraction)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{key}: {value} does not lie between 0 and 1")
+        if (num_examples is None) == (path in (None, LAB)):
+            raise ValueError("num_examples: give it with path: lab (generate) or path: null (declare), else leave it out")
+        self.path, self.reader = path, reader or self.default_reader()
+        self.fraction, self.val_fraction, self.num_examples = fraction, val_fraction, num_examples
+        self.exclude, self.on_bad_record, self.max_bad_share = exclude or [], on_bad_record, max_bad_share
+        self._examples: Examples | None = None
+        self._held_out_N = np.zeros(0, dtype=bool)
+
+    @property
+    def abilities(self) -> dict[str, AbilityData]:
+        """Itself: an ability alone is a mixture of one."""
+        return {self.name: self}
+
+    @property
+    def examples(self) -> Examples:
+        """The tokenised examples.
+
+        Raises:
+            ValueError: The config declares a count and has no data.
+        """
+        if self._examples is None:
+            raise ValueError(f"data.abilities.{self.name}: path is null (only a count is declared): nothing to train on")
+        return self._examples
+
+    @property
+    def num_held_out(self) -> int:
+        """Examples held out for validation."""
+        return int(self._held_out_N.sum())
+
+    def load_examples(self, encoder: Encoder, max_length: int, overlong: str) -> None:
+        """Render and tokenise the records, or find the result in the cache."""
+        if self.path is None:
+            return
+        if self.path == LAB:
+            key = {"lab": LAB_VERSION, "ability": self.name, "n": self.num_examples, "exclude": sorted(self.exclude)}
+            self._examples = prepare(self._generated, key, encoder, max_length, overlong)
+        else:
+            paths = [self.path] if isinstance(self.path, str) else self.path
+            self._examples = prepare_files(
+                paths, self.reader, encoder, max_length, overlong, self.on_bad_record, self.max_bad_share
+            )
+        threshold = int(self.val_fraction * 2**64)
+        hashed = [seed_from("held out", self.name, group) for group in self._examples.groups] if threshold else []
+        self._held_out_N = np.array([h < threshold for h in hashed] or [False] * len(self._examples), dtype=bool)
+        if len(self._examples) == 0:
+            raise ValueError(f"data.abilities.{self.name}: no usable example in {self.path}: {self.audit_counts()}")
+
+    def _generated(self, audit: Audit) -> Iterator[tuple[int, Conversation]]:
+        assert self.num_examples is not None
+        return enumerate(lab_conversations(self.name, self.num_examples, exclude=self.exclude))
+
+    def pool(self, seed: int) -> Pool:
+        """The training examples, ranked by a hash keyed by ``seed``, the fraction applied."""
+        if self.path is None:
+            assert self.num_examples is not None
+            return Pool.from_count(self.name, self.num_examples).fraction(self.fraction)
+        return self._pool(~self._held_out_N, seed).fraction(self.fraction)
+
+    def val_pool(self) -> Pool:
+        """The held-out examples."""
+        return self._pool(self._held_out_N, seed=0)
+
+    def _pool(self, chosen_N: np.ndarray, seed: int) -> Pool:
+        index_M = np.flatnonzero(chosen_N)
+        table = self.examples
+        uids = [table.uids[i] for i in index_M]
+        return Pool.ranked(self.name, uids, table.lengths_N[index_M], table.supervised_N[index_M], seed, index_M)
+
+    def audit_counts(self) -> dict[str, int]:
+        """Records repaired, truncated, split or dropped, by cause."""
+        return dict(self._examples.audit.counts) if self._examples is not None else {}
+
+    def identity(self) -> str:
+        """Hash of what determines the examples and which of them are used."""
+        source = self._examples.fingerprint if self._examples is not None else f"declared {self.num_examples}"
+        text = json.dumps([source, self.fraction, self.val_fraction])
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+class MathData(AbilityData):
+    """Mathematical reasoning; reads ``query, response`` and ``question, answer`` records."""
+
+    name = "math"
+    default_reader = RFTReader
+
+
+class CodeData(AbilityData):
+    """Code generation; reads ``instruction, input, output`` records."""
+
+    name = "code"
+    default_reader = AlpacaReader
+
+
+class GeneralData(AbilityData):
+    """General instruction following; reads ShareGPT conversations."""
+
+    name = "general"
+    default_reader = ShareGPTReader

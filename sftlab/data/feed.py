@@ -1,0 +1,192 @@
+"""Plan and examples become batches: one loader for the whole run, whose only state is the optimizer step.
+
+A batch is flat: the examples of its rows one after another, without padding.
+
+    rows        |------ row 0 ------|----- row 1 -----|
+    examples    a a a a b b b         c c c c c c
+    ids_T       5 3 8 2 5 4 2         5 3 9 9 7 2
+    positions_T 0 1 2 3 0 1 2         0 1 2 3 4 5
+    example_T   0 0 0 0 1 1 1         2 2 2 2 2 2
+    supervised      x x   x x             x x x x        (the token itself is trained)
+    keep_K        1 2   4 5             8 9 ...          (where its prediction stands: one earlier)
+    target_K      8 2   4 2             ...              (what is predicted there)
+
+Legend: T tokens, K supervised tokens, D examples, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from sftlab.plan.plan import Plan
+
+
+class ExampleTable(Protocol):
+    """What the feed needs of an ability's examples."""
+
+    def ids(self, index: int) -> np.ndarray:
+        """Token ids of one example."""
+
+    def mask(self, index: int) -> np.ndarray:
+        """Which of its tokens are supervised."""
+
+
+@dataclass
+class Batch:
+    """One micro-batch of one rank; see the drawing above.
+
+    Attributes:
+        step: Optimizer step that it belongs to.
+        ids_T: Token ids.
+        positions_T: Position ids, from 0 in each example.
+        lengths_D: Tokens of each example.
+        row_lengths_R: Tokens of each row.
+        keep_K: Positions whose next token is supervised; at least one.
+        target_K: Those next tokens.
+        example_K: The example that each of them belongs to.
+        ability_D: Ability number of each example.
+        supervised_D: Supervised tokens of each example; 0 marks filler, which has no weight.
+        number_D: The example's number in the plan; -1 for filler.
+    """
+
+    step: int
+    ids_T: torch.Tensor
+    positions_T: torch.Tensor
+    lengths_D: list[int]
+    row_lengths_R: list[int]
+    keep_K: torch.Tensor
+    target_K: torch.Tensor
+    example_K: torch.Tensor
+    ability_D: torch.Tensor
+    supervised_D: torch.Tensor
+    number_D: list[int]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
+        """The batch on a device."""
+        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in vars(self).items() if torch.is_tensor(v)}
+        return Batch(**{**vars(self), **moved})
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory."""
+        return Batch(**{k: v.pin_memory() if torch.is_tensor(v) else v for k, v in vars(self).items()})
+
+
+def collate(step: int, rows: list[np.ndarray], plan: Plan, tables: Mapping[str, ExampleTable]) -> Batch:
+    """Lay the examples of some rows of a plan one after another.
+
+    Without rows (a step with fewer rows than micro-batches) the batch is one filler token of weight 0, so that every
+    rank runs the same number of forward passes.
+    """
+    ids, keep, target, owner, supervised = [], [], [], [], []
+    numbers = [int(n) for row in rows for n in row]
+    start = 0
+    for position, number in enumerate(numbers):
+        table, index = tables[plan.abilities[plan.ability_N[number]]], int(plan.index_N[number])
+        ids_L, mask_L = table.ids(index), table.mask(index)
+        keep_L = np.flatnonzero(mask_L[1:])
+        ids.append(ids_L)
+        keep.append(keep_L + start)
+        target.append(ids_L[keep_L + 1])
+        owner.append(np.full(len(keep_L), position))
+        supervised.append(len(keep_L))
+        start += len(ids_L)
+    if not numbers:
+        zero = np.zeros(1, dtype=np.int64)
+        ids, keep, target, owner, supervised = [zero], [zero], [zero], [zero], [0]
+    lengths = [len(ids_L) for ids_L in ids]
+
+    def tensor(parts: list[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64))
+
+    return Batch(
+        step=step,
+        ids_T=tensor(ids),
+        positions_T=tensor([np.arange(length) for length in lengths]),
+        lengths_D=lengths,
+        row_lengths_R=[int(plan.lengths_N[row].sum()) for row in rows] or [1],
+        keep_K=tensor(keep),
+        target_K=tensor(target),
+        example_K=tensor(owner),
+        ability_D=torch.from_numpy(plan.ability_N[numbers].astype(np.int64)) if numbers else torch.zeros(1).long(),
+        supervised_D=torch.tensor(supervised),
+        number_D=numbers or [-1],
+    )
+
+
+class _MicroBatches(Dataset):
+    """Micro-batch m of a rank: every ``chunks``-th row of step m // accumulate, from an offset of its own."""
+
+    def __init__(self, plan: Plan, tables: Mapping[str, ExampleTable], accumulate: int, rank: int, world: int):
+        self.plan, self.tables, self.accumulate = plan, tables, accumulate
+        self.rank, self.chunks, self.world = rank, accumulate * world, world
+
+    def __len__(self) -> int:
+        return self.plan.num_steps * self.accumulate
+
+    def __getitem__(self, micro_batch: int) -> Batch:
+        step, part = divmod(micro_batch, self.accumulate)
+        rows = self.plan.rows(step)
+        return collate(step, rows[part * self.world + self.rank :: self.chunks], self.plan, self.tables)
+
+
+class _InOrder:
+    """Sampler: 0, 1, 2 ... from ``start``; the offset is used up by one iteration."""
+
+    def __init__(self, length: int):
+        self.length, self.start = length, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        start, self.start = self.start, 0
+        return iter(range(start, self.length))
+
+
+class PlanLoader(DataLoader):
+    """The micro-batches of a plan for one rank, resumable at any optimizer step.
+
+    The batches depend on the plan, ``accumulate``, ``rank`` and ``world`` alone, never on workers; together the ranks
+    and micro-batches of a step hold exactly the plan's rows of that step. The state counts optimizer steps, so that a
+    run may resume with other memory knobs.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        tables: Mapping[str, ExampleTable],
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        **options: Any,
+    ) -> None:
+        self.accumulate, self._handed_out = accumulate, 0
+        dataset = _MicroBatches(plan, tables, accumulate, rank, world)
+        # A generator of its own: otherwise every iteration draws from the global one, and dropout is not reproducible.
+        options = {"generator": torch.Generator(), **options}
+        super().__init__(dataset, batch_size=None, sampler=_InOrder(len(dataset)), **options)
+
+    def __len__(self) -> int:
+        """Micro-batches of the whole plan, also after a resume."""
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Hand out micro-batches, counting in this process, so that workers that prefetch do not matter."""
+        self._handed_out = self.sampler.start  # type: ignore[attr-defined]
+        for batch in super().__iter__():
+            self._handed_out += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Optimizer steps handed out in full."""
+        return {"step": self._handed_out // self.accumulate}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue at the step after the last one handed out; at the end of the plan nothing is left."""
+        self.sampler.start = self._handed_out = state["step"] * self.accumulate  # type: ignore[attr-defined]

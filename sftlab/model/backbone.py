@@ -1,0 +1,105 @@
+"""The backbone: any Hugging Face causal LM by path or id, or a LLaMA from a config; and its tokenizer."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sftlab.data.lab import LAB_SIZES, lab_tokenizer
+from sftlab.model.attention import register_attention
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+ATTENTIONS = ("auto", "per_document", "sdpa", "flash_attention_2", "flex_attention")
+
+
+@functools.cache
+def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
+    """The tokenizer of a model folder or id; ``lab-*`` names the embedded one.
+
+    Raises:
+        ValueError: There is none, or it has no fast implementation.
+    """
+    if path in LAB_SIZES:
+        return lab_tokenizer()
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(_not_loadable("tokenizer", path, error)) from None
+    if not tokenizer.is_fast:
+        raise ValueError(f"model.path: the tokenizer of {path!r} has no fast form; save it once with use_fast=True")
+    return tokenizer
+
+
+def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The architecture: of a path, of an embedded size, or a LLaMA from keyword arguments.
+
+    Raises:
+        ValueError: The path holds no model, or neither was given.
+    """
+    from transformers import AutoConfig, LlamaConfig
+
+    if config is not None:
+        return LlamaConfig(**config)
+    if path in LAB_SIZES:
+        tokenizer = lab_tokenizer()
+        ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        return LlamaConfig(vocab_size=len(tokenizer), **ids, **LAB_SIZES[path])
+    if path is None:
+        raise ValueError("model: give path (a folder, a hub id or lab-base) or config (a LLaMA from scratch)")
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(_not_loadable("model", path, error)) from None
+
+
+def build_backbone(
+    path: str | None,
+    config: dict[str, Any] | None,
+    attention: str,
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """The model with its weights: pretrained when ``path`` names a folder or id, random otherwise.
+
+    Caching is off: with it on, transformers stops telling packed examples apart, in silence.
+
+    Raises:
+        ValueError: The path holds no model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    register_attention()
+    if config is None and path not in LAB_SIZES and path is not None:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                path, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise ValueError(_not_loadable("model", path, error)) from None
+    else:
+        built = load_config(path, config)
+        model = AutoModelForCausalLM.from_config(built, attn_implementation=attention, dtype=dtype)
+    model.config.use_cache = False
+    return model.train()
+
+
+def count_parameters(config: PretrainedConfig) -> int:
+    """Parameters of an architecture, counted without allocating them."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(p.numel() for p in model.parameters())
+
+
+def _not_loadable(what: str, path: str, error: Exception) -> str:
+    where = "the folder" if Path(path).is_dir() else "no such folder here, and as a hub id"
+    reason = str(error).strip().splitlines()[0][:200]
+    return f"model.path: no {what} could be loaded from {path!r} ({where}: {reason})"

@@ -1,0 +1,111 @@
+"""The loss: computed where a token is supervised, weighted so that a whole optimizer step has one denominator.
+
+For a step with supervised tokens S, examples E of abilities A (s_e supervised tokens in example e, S_a in ability a):
+
+    token     sum over tokens of nll / S                    every supervised token counts the same (default)
+    example   sum over examples of (mean nll of e) / E      short and long answers count the same
+    ability   sum over abilities of (mean nll of a) / A     abilities count the same, whatever their share
+
+The weights come from the plan, so any split of a step into micro-batches and ranks gives the same gradient.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from sftlab.data.feed import Batch
+from sftlab.model.attention import PER_DOCUMENT
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Normalisation = Literal["token", "example", "ability"]
+# Architectures that change the logits after the head say so under these names; they take the slow, exact path.
+_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
+def example_weights(
+    batch: Batch, normalise: Normalisation, supervised_A: torch.Tensor, examples_A: torch.Tensor
+) -> torch.Tensor:
+    """Weight [D] of each supervised token of an example in the loss of the whole optimizer step.
+
+    Args:
+        batch: One micro-batch.
+        normalise: token, example or ability.
+        supervised_A: Supervised tokens of each ability in the whole step.
+        examples_A: Examples of each ability in the whole step.
+    """
+    supervised_D = batch.supervised_D.float()
+    if normalise == "token":
+        weight_D = torch.full_like(supervised_D, 1 / max(1, int(supervised_A.sum())))
+    elif normalise == "example":
+        weight_D = 1 / (supervised_D.clamp(min=1) * max(1, int(examples_A.sum())))
+    else:
+        present = int((supervised_A > 0).sum())
+        weight_D = 1 / (supervised_A.clamp(min=1).float().to(supervised_D.device)[batch.ability_D] * max(1, present))
+    return torch.where(supervised_D > 0, weight_D, 0.0)
+
+
+class SupervisedLoss(nn.Module):
+    """Backbone and loss in one module: what FSDP shards and DDP wraps.
+
+    Args:
+        model: A causal LM with caching off.
+        chunk_tokens: Supervised tokens whose logits are held at once; None holds all of a micro-batch's. Less memory
+            for one more forward pass of the head.
+    """
+
+    def __init__(self, model: PreTrainedModel, chunk_tokens: int | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.chunk_tokens = chunk_tokens
+        self._plain_head = not any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES)
+
+    def forward(self, batch: Batch, weight_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted sum of the negative log likelihoods, and each of them [K], detached.
+
+        Args:
+            batch: One micro-batch.
+            weight_D: Weight of the supervised tokens of each example.
+        """
+        weight_K = weight_D[batch.example_K]
+        if not self._plain_head:
+            logits_KV = self._positions(batch, hidden=False)[batch.keep_K]
+            nll_K = F.cross_entropy(logits_KV.float(), batch.target_K, reduction="none")
+            return (nll_K * weight_K).sum(), nll_K.detach()
+        hidden_KC = self._positions(batch, hidden=True)[batch.keep_K]
+        if self.chunk_tokens is None:
+            nll_K = self._head(hidden_KC, batch.target_K)
+        else:
+            pieces = zip(hidden_KC.split(self.chunk_tokens), batch.target_K.split(self.chunk_tokens), strict=True)
+            nll_K = torch.cat([checkpoint(self._head, h, t, use_reentrant=False) for h, t in pieces])
+        return (nll_K * weight_K).sum(), nll_K.detach()
+
+    def _head(self, hidden_KC: torch.Tensor, target_K: torch.Tensor) -> torch.Tensor:
+        logits_KV = self.model.get_output_embeddings()(hidden_KC)
+        return F.cross_entropy(logits_KV.float(), target_K, reduction="none")
+
+    def _positions(self, batch: Batch, hidden: bool) -> torch.Tensor:
+        """Hidden states or logits of every token [T, .], as the attention in use wants its rows."""
+        attention = self.model.config._attn_implementation
+        run = self.model.base_model if hidden else self.model
+        flat = attention in (PER_DOCUMENT, "flash_attention_2")
+        if flat:
+            ids, positions = batch.ids_T[None], batch.positions_T[None]
+        else:
+            ids, positions = (_pad_rows(x, batch.row_lengths_R) for x in (batch.ids_T, batch.positions_T))
+        extra = {"document_lengths": batch.lengths_D} if attention == PER_DOCUMENT else {}
+        # No attention mask and no cache: only then does transformers see from the positions where examples begin.
+        output = run(input_ids=ids, position_ids=positions, use_cache=False, **extra)
+        states = output.last_hidden_state if hidden else output.logits
+        return states[0] if flat else torch.cat([row[:n] for row, n in zip(states, batch.row_lengths_R, strict=True)])
+
+
+def _pad_rows(values_T: torch.Tensor, lengths_R: list[int]) -> torch.Tensor:
+    """Rows [R, longest]; the padding at a row's end is zeros, that is, examples of one token each."""
+    return nn.utils.rnn.pad_sequence(list(values_T.split(lengths_R)), batch_first=True)

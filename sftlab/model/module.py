@@ -1,0 +1,156 @@
+"""SFTModule: a causal LM trained on the batches of a plan."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule
+
+from sftlab.data.feed import Batch
+from sftlab.model import parallel
+from sftlab.model.attention import best_attention
+from sftlab.model.backbone import ATTENTIONS, build_backbone, load_tokenizer
+from sftlab.model.loss import Normalisation, SupervisedLoss, example_weights
+from sftlab.model.optim import adamw, learning_rate_at
+from sftlab.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+class SFTModule(LightningModule):
+    """Causal-LM fine-tuning of any Hugging Face model on one device, DDP or FSDP2.
+
+    Args:
+        path: Model folder or hub id; lab-small, lab-base and lab-large are embedded LLaMAs with random weights.
+        config: LlamaConfig arguments of a model from scratch, instead of the weights at ``path``.
+        tokenizer: Folder or id of the tokenizer; the model's own by default.
+        learning_rate: Peak learning rate of each stage.
+        warmup_ratio: Part of each stage's steps that warm up.
+        weight_decay: AdamW's, on matrices only.
+        betas: AdamW's.
+        normalise: What counts the same in the loss of an optimizer step: token, example or ability.
+        attention: auto, per_document (CPU), sdpa, flash_attention_2 or flex_attention.
+        activation_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        chunk_tokens: Supervised tokens whose logits are held at once; None holds a micro-batch's.
+        trust_remote_code: Run the Python code that a hub model brings.
+
+    Raises:
+        ValueError: An option has no such value.
+    """
+
+    def __init__(
+        self,
+        path: str | None = "lab-base",
+        config: dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        learning_rate: float = 2e-5,
+        warmup_ratio: float = 0.03,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        normalise: Normalisation = "token",
+        attention: str = "auto",
+        activation_checkpointing: bool = False,
+        chunk_tokens: int | None = None,
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        if attention not in ATTENTIONS:
+            raise ValueError(f"model.attention: {attention!r} is not one of {', '.join(ATTENTIONS)}")
+        if config is not None and tokenizer is None:
+            raise ValueError("model.config: a model from scratch needs model.tokenizer, a folder or hub id")
+        self.path, self.config, self.tokenizer_path = path, config, tokenizer or path
+        self.learning_rate, self.warmup_ratio = learning_rate, warmup_ratio
+        self.weight_decay, self.betas, self.normalise = weight_decay, betas, normalise
+        self.attention, self.chunk_tokens = attention, chunk_tokens
+        self.activation_checkpointing, self.trust_remote_code = activation_checkpointing, trust_remote_code
+        self.net: SupervisedLoss | None = None
+        self._plan: Plan | None = None
+        self.step_nll_A = torch.zeros(0)  # sums of the running optimizer step, per ability; read by the metrics
+        self.val_abilities: list[str] = []
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer, loaded once; needs no weights."""
+        assert self.tokenizer_path is not None
+        return load_tokenizer(self.tokenizer_path, self.trust_remote_code)
+
+    @property
+    def backbone(self) -> PreTrainedModel:
+        """The Hugging Face model inside."""
+        assert self.net is not None, "the model exists once configure_model has run"
+        return self.net.model
+
+    def follow(self, plan: Plan) -> None:
+        """Train by this plan: it gives the loss denominators and the learning rate."""
+        self._plan = plan
+        self._supervised_SA = torch.from_numpy(plan.supervised_SA())
+        self._examples_SA = torch.from_numpy(plan.examples_SA())
+        self.step_nll_A = torch.zeros(len(plan.abilities))
+
+    def settings(self) -> dict[str, Any]:
+        """What determines the update besides the plan; a resumed run must have the same."""
+        names = ("path", "config", "learning_rate", "warmup_ratio", "weight_decay", "betas", "normalise")
+        return {name: getattr(self, name) for name in names}
+
+    def configure_model(self) -> None:
+        """Build the model on this process, and shard it when the strategy brings a device mesh."""
+        if self.net is not None:
+            return
+        device = self.trainer.strategy.root_device if self._trainer is not None else self.device
+        attention = best_attention(device) if self.attention == "auto" else self.attention
+        dtype = torch.bfloat16 if self._trainer is not None and self.trainer.precision == "bf16-true" else torch.float32
+        model = build_backbone(self.path, self.config, attention, dtype, self.trust_remote_code)
+        if self.activation_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        net = SupervisedLoss(model, self.chunk_tokens)
+        if getattr(self, "_device_mesh", None) is not None:
+            parallel.shard(net, parallel.decoder_layers(model), self.device_mesh["data_parallel"])  # type: ignore[index]
+        self.net = net
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One micro-batch's part of the step's loss."""
+        assert self.net is not None and self._plan is not None
+        weight_D = example_weights(
+            batch, self.normalise, self._supervised_SA[batch.step], self._examples_SA[batch.step]
+        )
+        loss, nll_K = self.net(batch, weight_D)
+        ability_K = batch.ability_D[batch.example_K]
+        real_K = (batch.supervised_D > 0)[batch.example_K]
+        if self.step_nll_A.device != nll_K.device:
+            self.step_nll_A = self.step_nll_A.to(nll_K.device)
+        self.step_nll_A.index_add_(0, ability_K, torch.where(real_K, nll_K, 0.0).to(self.step_nll_A.dtype))
+        # Lightning divides by the micro-batches of a step and averages over ranks; the weights already cover both.
+        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add one validation micro-batch to its ability's mean loss per supervised token."""
+        assert self.net is not None
+        _, nll_K = self.net(batch, torch.zeros(len(batch.lengths_D), device=self.device))
+        real_K = (batch.supervised_D > 0)[batch.example_K]
+        name = self.val_abilities[dataloader_idx]
+        sums = torch.stack([torch.where(real_K, nll_K, 0.0).double().sum(), real_K.sum().double()])
+        self._val_sums[name] = self._val_sums.get(name, 0) + sums
+
+    def on_validation_epoch_start(self) -> None:
+        """Empty the sums."""
+        self._val_sums: dict[str, Any] = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over all ranks."""
+        for name, sums_2 in self._val_sums.items():
+            total, count = self.trainer.strategy.reduce(sums_2, reduce_op="sum")
+            self.log(f"val/loss/{name}", (total / count).float(), rank_zero_only=False)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW and the plan's learning rate, set at every optimizer step."""
+        plan = self._plan
+        assert plan is not None, "a StageSchedule callback compiles the plan before the optimizer is made"
+        optimizer = adamw(self.parameters(), self.weight_decay, self.betas)
+
+        def learning_rate(step: int) -> float:
+            return learning_rate_at(plan, step, self.learning_rate, self.warmup_ratio)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

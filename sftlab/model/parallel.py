@@ -1,0 +1,63 @@
+"""Sharding by FSDP2, and good settings of one machine: threads, precision."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch import nn
+
+
+class FSDP2Strategy(ModelParallelStrategy):
+    """Fully sharded data parallelism over all processes; works with gloo on CPUs too.
+
+    Lightning's ``ModelParallelStrategy`` splits a node's devices by tensor parallelism unless told otherwise, which
+    would train every rank on the same data; this one shards over data parallel ranks only.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(data_parallel_size=1, tensor_parallel_size=1, **options)
+
+    def setup_environment(self) -> None:
+        """The data parallel size is the number of processes, known only now."""
+        self._data_parallel_size = self.num_processes * self.num_nodes
+        super().setup_environment()
+
+
+def register_strategies() -> None:
+    """Make ``--trainer.strategy fsdp2`` a known name."""
+    if "fsdp2" not in StrategyRegistry:
+        StrategyRegistry.register("fsdp2", FSDP2Strategy, description=(FSDP2Strategy.__doc__ or "").splitlines()[0])
+
+
+def shard(net: nn.Module, layers: nn.ModuleList, mesh: Any) -> None:
+    """Shard each decoder layer, then the module around them, over the data parallel mesh."""
+    from torch.distributed.fsdp import fully_shard
+
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The repeated blocks of a causal LM: its longest ModuleList."""
+    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+    assert lists, f"{type(model).__name__} has no decoder layers"
+    return max(lists, key=len)
+
+
+def settle_threads() -> int:
+    """Divide this machine's cores among its processes, unless OMP_NUM_THREADS says otherwise."""
+    if "OMP_NUM_THREADS" not in os.environ:
+        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
+    return torch.get_num_threads()
+
+
+def best_precision() -> str:
+    """bf16-mixed where the hardware multiplies bf16 faster (recent GPUs, CPUs with AMX), fp32 elsewhere."""
+    if torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
