@@ -1,0 +1,45 @@
+"""Writes the ledger of a run: ledger.json by stage and ability, exposures.parquet by example."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from sftlab.callbacks.schedule import run_folder
+from sftlab.plan.ledger import exposures, ledger
+from sftlab.plan.plan import Plan, StagePlan
+
+
+class Ledger(Callback):
+    """Keeps account of what was really trained; a run that is cut short accounts for the steps it did."""
+
+    def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
+        """Bring the account up to date."""
+        self._write(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Account for a call that stops inside a stage."""
+        self._write(trainer)
+
+    def _write(self, trainer: Trainer) -> None:
+        folder = run_folder(trainer)
+        plan = cast(Any, trainer).datamodule.plan
+        if trainer.is_global_zero:
+            write_ledger(folder, plan, trainer.global_step)
+
+
+def write_ledger(folder: Path, plan: Plan, num_steps: int) -> None:
+    """Write both files, each under its name only when complete."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder.mkdir(parents=True, exist_ok=True)
+    account = {"num_steps": num_steps, "rows": [row.to_dict() for row in ledger(plan, num_steps)]}
+    partial = folder / ".ledger.partial"
+    partial.write_text(json.dumps(account, indent=1), encoding="utf-8")
+    partial.replace(folder / "ledger.json")
+    pq.write_table(pa.table(exposures(plan, num_steps)), partial)
+    partial.replace(folder / "exposures.parquet")

@@ -1,0 +1,159 @@
+"""What the user sees: one screen before training, a bar while training, where things are at the end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from sftlab.callbacks.metrics import log_text
+from sftlab.callbacks.schedule import run_folder
+from sftlab.model.module import SFTModule
+from sftlab.plan.plan import Plan, StagePlan
+from sftlab.plan.table import plan_screen
+
+
+class ScreenProgress(ProgressBar):
+    """A bar over all stages with stage, loss, loss per ability and speed; plain lines where there is no terminal.
+
+    Args:
+        every_n_seconds: How often a line is printed where there is no terminal.
+    """
+
+    def __init__(self, every_n_seconds: float = 20.0) -> None:
+        super().__init__()
+        self.every_n_seconds = every_n_seconds
+        self.console = Console(stderr=False, width=None if Console().is_terminal else 160)
+        self._bar: Progress | None = None
+        self._enabled = True
+        self._last_line, self._first = 0.0, (0, 0.0)
+
+    def disable(self) -> None:
+        """Be silent (Lightning calls this on all ranks but the first)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Speak again."""
+        self._enabled = True
+
+    def print(self, *args: Any, **_: Any) -> None:
+        """Print a line above the bar."""
+        if self._enabled:
+            self.console.print(*args)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The screen before training; then the bar."""
+        data, module = cast(Any, trainer).datamodule, cast(SFTModule, pl_module)
+        plan, folder = data.plan, run_folder(trainer)
+        if not self._enabled:
+            return
+        self.print(Text(model_line(trainer, module), style="bold"))
+        self.print(plan_screen(plan, data.audits()))
+        if trainer.global_step:
+            self.print(f"Resumed after step {trainer.global_step:,} of {plan.num_steps:,}.")
+        self.print(f"Run folder: {folder}")
+        with Console(width=160, record=True, file=_Nowhere()) as recorder:  # type: ignore[call-overload]
+            recorder.print(plan_screen(plan, data.audits()))
+        text = "\n".join("    " + line for line in recorder.export_text().splitlines())
+        log_text(trainer, "plan", text, trainer.global_step)
+        self._first = (trainer.global_step, time.perf_counter())
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
+                TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, refresh_per_second=4,
+            )  # fmt: skip
+            self._task = self._bar.add_task("", total=plan.num_steps, completed=trainer.global_step, numbers="")
+            self._bar.start()
+
+    def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
+        """Name the stage that begins."""
+        plan = cast(Any, trainer).datamodule.plan
+        number = plan.stages.index(stage) + 1
+        optimizer = "fresh" if stage.stage.fresh_optimizer else "carried"
+        self.print(
+            f"Stage {number} of {len(plan.stages)}, {stage.stage.name}: steps {stage.first_step + 1:,} to "
+            f"{stage.end_step:,}, {optimizer} optimizer state"
+        )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar, or print a line now and then."""
+        if not self._enabled or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        plan, step = cast(Any, trainer).datamodule.plan, trainer.global_step
+        numbers = _numbers(trainer, plan)
+        if self._bar is not None:
+            stage = plan.stages[plan.stage_index(step - 1)].stage.name
+            self._bar.update(self._task, completed=step, description=f"stage {stage}", numbers=numbers)
+        elif time.perf_counter() - self._last_line > self.every_n_seconds and step > self._first[0]:
+            self._last_line = time.perf_counter()
+            per_step = (self._last_line - self._first[1]) / (step - self._first[0])
+            left = (plan.num_steps - step) * per_step
+            self.print(f"step {step:,}/{plan.num_steps:,}  {numbers}  about {left:,.0f} s left")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar away."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the terminal usable."""
+        self._stop()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say where everything is, after all other callbacks had their last word."""
+        plan = getattr(getattr(trainer, "datamodule", None), "plan", None)
+        if stage != "fit" or not self._enabled or plan is None or trainer.state.status == "interrupted":
+            return
+        folder = run_folder(trainer)
+        if trainer.global_step >= plan.num_steps:
+            last = sorted((folder / "stages").glob("[0-9]*"), key=lambda p: int(p.name.split("-")[0]))
+            self.print(f"Model        {last[-1] if last else folder}")
+        else:
+            self.print(f"Stopped after step {trainer.global_step:,} of {plan.num_steps:,}; --ckpt_path last goes on")
+        self.print(f"Checkpoints  {folder / 'checkpoints'}")
+        self.print(f"Results      {folder / 'metrics.jsonl'}, ledger.json, scores.jsonl")
+        self.print(f"TensorBoard  tensorboard --logdir {folder}")
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+class _Nowhere:
+    """A file that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+
+def model_line(trainer: Trainer, module: SFTModule) -> str:
+    """Model, size, device, threads, precision and attention in one line."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    size = sum(p.numel() for p in module.parameters()) / 1e6
+    attention = module.backbone.config._attn_implementation
+    return (
+        f"Model {module.path or 'from scratch'}: {size:,.1f}M parameters; {trainer.world_size} x {name}, "
+        f"{torch.get_num_threads()} threads, {trainer.precision}, attention {attention}"
+    )
+
+
+def _numbers(trainer: Trainer, plan: Plan) -> str:
+    metrics = trainer.callback_metrics
+    if "train/loss" not in metrics:
+        return ""
+    parts = [f"loss {metrics['train/loss']:.3f}"]
+    stage = plan.stages[plan.stage_index(trainer.global_step - 1)]
+    parts += [f"{a} {metrics[t]:.3f}" for a in stage.selected if (t := f"train/loss/{a}") in metrics]
+    return "  ".join([*parts, f"{metrics['perf/tokens_per_second']:,.0f} tok/s"])

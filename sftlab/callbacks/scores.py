@@ -1,0 +1,166 @@
+"""Scores every ability at each stage boundary, and inside stages on request: the matrix of stages and abilities."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.table import Table
+
+from sftlab.callbacks.metrics import log_text
+from sftlab.callbacks.schedule import run_folder, stage_folder
+from sftlab.data.ability import LAB, PlannedData
+from sftlab.evaluate.generate import LocalModel
+from sftlab.evaluate.lab import LabTask
+from sftlab.evaluate.run import read_jsonl, run_task
+from sftlab.evaluate.task import Score, Task
+from sftlab.model.export import export_live
+from sftlab.model.module import SFTModule
+from sftlab.plan.plan import Plan, StagePlan
+
+
+class ScoreAbilities(Callback):
+    """Answers each ability's problems with the exported model and grades them.
+
+    Args:
+        tasks: The task of each ability; abilities with embedded data have theirs already.
+        num_problems: Problems of an embedded task.
+        every_n_steps: Score inside stages too; the dip right after a switch is itself of interest.
+        batch_size: Prompts decoded side by side.
+    """
+
+    def __init__(
+        self,
+        tasks: dict[str, Task] | None = None,
+        num_problems: int = 100,
+        every_n_steps: int | None = None,
+        batch_size: int = 128,
+    ) -> None:
+        self.tasks, self.num_problems = tasks or {}, num_problems
+        self.every_n_steps, self.batch_size = every_n_steps, batch_size
+        self._rows: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take up the scores of a resumed run; those of steps that are trained again are dropped."""
+        rows = read_jsonl(run_folder(trainer) / "scores.jsonl")
+        self._rows = [row for row in rows if row["step"] <= trainer.global_step] if trainer.global_step else []
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Score inside a stage, where asked for."""
+        step, every = trainer.global_step, self.every_n_steps
+        if not every or step % every or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        data, plan = _data_and_plan(trainer)
+        if step not in plan.boundaries:
+            folder = run_folder(trainer) / "scoring"
+            export_live(trainer, cast(SFTModule, pl_module), data, folder, plan, step)
+            self._score(trainer, folder, plan.stages[plan.stage_index(step - 1)], inside=True)
+            if trainer.is_global_zero:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
+        """Score every ability that has a task."""
+        _, plan = _data_and_plan(trainer)
+        self._score(trainer, stage_folder(run_folder(trainer), plan, stage), stage, inside=False)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the matrix and give the final scores to HParams."""
+        rows = [row for row in self._rows if not row["inside"] and row["headline"]]
+        if not rows or not trainer.is_global_zero:
+            return
+        _, plan = _data_and_plan(trainer)
+        cast(Any, trainer.progress_bar_callback).print(score_table(rows, [s.stage.name for s in plan.stages]))
+        final = {f"score/{r['ability']}/{r['task']}": r["value"] for r in rows if r["stage"] == rows[-1]["stage"]}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(_hyperparameters(trainer), final, step=trainer.global_step)
+                logger.save()
+
+    def _score(self, trainer: Trainer, model: Path, stage: StagePlan, inside: bool) -> None:
+        """Rank 0 scores; the others wait. Scores count the whole run's steps."""
+        if trainer.is_global_zero:
+            data, _ = _data_and_plan(trainer)
+            backend = LocalModel.from_folder(model, self.batch_size, str(trainer.strategy.root_device))
+            for ability, task in self._tasks(data).items():
+                self._score_ability(trainer, ability, task, backend, stage, inside)
+            folder = run_folder(trainer)
+            partial = folder / ".scores.partial"
+            partial.write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
+            partial.replace(folder / "scores.jsonl")
+        trainer.strategy.barrier("scores")
+
+    def _score_ability(
+        self, trainer: Trainer, ability: str, task: Task, backend: LocalModel, stage: StagePlan, inside: bool
+    ) -> None:
+        step, name = trainer.global_step, stage.stage.name
+        folder = run_folder(trainer) / "answers" / f"step={step:06d}-{name}"
+        about: dict[str, object] = {"step": step, "stage": name, "ability": ability, "inside": inside}
+        scores, verdicts, answers = run_task(task, backend, folder, about)
+        for position, score in enumerate(scores):
+            self._rows.append({**about, **vars(score), "headline": position == 0})
+        headline = scores[0]
+        for logger in trainer.loggers:
+            logger.log_metrics({f"score/{ability}/{task.name}": headline.value}, step=step)
+        samples = [(task.problems()[i].prompts, answers[i].texts, verdicts[i].reason) for i in range(min(3, len(answers)))]
+        log_text(trainer, f"answers/{ability}", _as_markdown(samples), step)
+        cast(Any, trainer.progress_bar_callback).print(f"  {ability}: {_as_words(headline)}")
+
+    def _tasks(self, data: PlannedData) -> dict[str, Task]:
+        embedded = [name for name, ability in data.abilities.items() if ability.path == LAB]
+        lab: dict[str, Task] = {name: LabTask(name, self.num_problems) for name in embedded}
+        return {**lab, **self.tasks}
+
+
+def score_table(rows: list[dict[str, Any]], stages: list[str]) -> Table:
+    """Stages down, abilities across; each cell a score with its 95 % interval."""
+    abilities = list(dict.fromkeys(row["ability"] for row in rows))
+    table = Table(title="Scores after each stage (95 % interval)", title_justify="left")
+    table.add_column("after stage")
+    for ability in abilities:
+        table.add_column(ability, justify="right")
+    cells = {(row["stage"], row["ability"]): row for row in rows}
+    for stage in stages:
+        mine = [cells.get((stage, ability)) for ability in abilities]
+        table.add_row(stage, *(_as_words(Score(**_score_fields(row))) if row else "-" for row in mine))
+    return table
+
+
+def _score_fields(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in Score.__dataclass_fields__}
+
+
+def _as_words(score: Score) -> str:
+    if score.high <= 1:
+        return f"{score.value:.1%} ({score.low:.0%} to {score.high:.0%})"
+    return f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
+
+
+def _as_markdown(samples: list[tuple[tuple[str, ...], tuple[str, ...], str]]) -> str:
+    parts = []
+    for prompts, texts, reason in samples:
+        turns = [f"**user**\n\n    {p}\n\n**model**\n\n    {t}".replace("\n", "\n    ") for p, t in zip(prompts, texts, strict=True)]
+        parts.append("\n\n".join([*turns, f"*{reason}*"]))
+    return "\n\n---\n\n".join(parts)
+
+
+def _hyperparameters(trainer: Trainer) -> dict[str, Any]:
+    module, (data, plan) = cast(SFTModule, trainer.lightning_module), _data_and_plan(trainer)
+    flat = {"model": module.path, "learning_rate": module.learning_rate, "steps": plan.num_steps, "seed": data.seed}
+    for stage in plan.stages:
+        for ability, fraction in stage.stage.fractions.items():
+            flat[f"{stage.stage.name}/{ability}"] = fraction
+    return flat
+
+
+def _data_and_plan(trainer: Trainer) -> tuple[PlannedData, Plan]:
+    data = cast(PlannedData, cast(Any, trainer).datamodule)
+    assert data.plan is not None
+    return data, data.plan
+
+

@@ -1,0 +1,92 @@
+"""Run tasks with a model: answers, verdicts and scores, each in a file of its own; a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from sftlab.evaluate.generate import Backend
+from sftlab.evaluate.task import Answer, Problem, Score, Task, Verdict
+
+Tell = Callable[[int, int], None]  # problems answered so far, problems in all
+
+
+def run_task(
+    task: Task, backend: Backend, folder: Path, about: dict[str, object], tell: Tell | None = None
+) -> tuple[list[Score], list[Verdict], list[Answer]]:
+    """Answer, grade and score one task.
+
+    Args:
+        task: What is asked.
+        backend: What answers.
+        folder: Gets ``<task>.answers.jsonl`` (appended as answers come), ``<task>.problems.jsonl`` (one line per
+            verdict with prompts, answers, what was extracted and why) and a line per score in ``scores.jsonl``.
+        about: Goes into every line of ``scores.jsonl``: checkpoint, fingerprint of the config and so on. Answers are
+            only reused when ``about`` and the task's sampling are the same.
+        tell: Called as answers come.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    problems = task.problems()
+    answers = _answers(task, problems, backend, folder / f"{task.name}.answers.jsonl", about, tell)
+    verdicts = task.grade(problems, answers)
+    scores = task.scores(verdicts)
+    _write_whole(folder / f"{task.name}.problems.jsonl", _lines(task, problems, answers, verdicts))
+    kept = [line for line in read_jsonl(folder / "scores.jsonl") if line["task"] != task.name]
+    _write_whole(folder / "scores.jsonl", [*kept, *({**about, **asdict(score)} for score in scores)])
+    return scores, verdicts, answers
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    """The complete lines of a file; a last line that a kill cut short is left out. No file has no lines."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
+
+
+def _answers(
+    task: Task, problems: Sequence[Problem], backend: Backend, path: Path, about: dict[str, object], tell: Tell | None
+) -> list[Answer]:
+    head = {"about": about, "sampling": asdict(task.sampling), "task": task.name}
+    lines = read_jsonl(path)
+    if not lines or lines[0] != json.loads(json.dumps(head)):
+        lines = []
+    uids = {problem.uid for problem in problems}
+    have = [Answer(x["uid"], x["sample"], tuple(x["texts"]), tuple(x["complete"])) for x in lines[1:]]
+    have = [answer for answer in have if answer.uid in uids]
+    _write_whole(path, [head, *map(asdict, have)])
+    count = {uid: 0 for uid in uids}
+    for answer in have:
+        count[answer.uid] += 1
+    left = [problem for problem in problems if count[problem.uid] < task.sampling.num_samples]
+    redo = {problem.uid for problem in left}
+    have = [answer for answer in have if answer.uid not in redo]
+    with path.open("a", encoding="utf-8") as file:
+        for group in backend.answer(left, task.sampling):
+            for answer in group:
+                file.write(json.dumps(asdict(answer)) + "\n")
+            file.flush()
+            have += group
+            if tell is not None:
+                tell(len(have), len(problems) * task.sampling.num_samples)
+    order = {problem.uid: i for i, problem in enumerate(problems)}
+    return sorted(have, key=lambda answer: (order[answer.uid], answer.sample))
+
+
+def _lines(
+    task: Task, problems: Sequence[Problem], answers: Sequence[Answer], verdicts: Sequence[Verdict]
+) -> Iterable[dict]:
+    by_uid = {problem.uid: problem for problem in problems}
+    texts = {(answer.uid, answer.sample): answer.texts for answer in answers}
+    for verdict in verdicts:
+        said = {"prompts": by_uid[verdict.uid].prompts, "answers": texts[verdict.uid, verdict.sample]}
+        yield {"task": task.name, **asdict(verdict), **said}
+
+
+def _write_whole(path: Path, lines: Iterable[dict]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    partial.replace(path)
