@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sftlab.data.ability import PlannedData
-from sftlab.model.export import export_live
+from sftlab.model.export import ARCHITECTURE, export_live, write_architecture
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan, compile_plan
 from sftlab.plan.pool import seed_from
@@ -56,7 +56,6 @@ class StageSchedule(Callback):
         self.plan: Plan | None = None
         self._identity: dict[str, str] = {}
         self._rng_states: list[torch.Tensor] | None = None
-        self._folder = Path()
 
     @abstractmethod
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
@@ -99,6 +98,7 @@ class StageSchedule(Callback):
         self.plan = plan
         data.follow(plan)
         module.follow(plan)
+        module.run_folder = Path(trainer.log_dir or trainer.default_root_dir)
         module.val_abilities = data.val_abilities()
         self._identity = {
             **data.identity(),
@@ -116,9 +116,11 @@ class StageSchedule(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue the random state of a resumed run; with the loaders known, take over when validation is due."""
-        self._folder = run_folder(trainer)
         if self._rng_states is not None and len(self._rng_states) == trainer.world_size:
             torch.set_rng_state(self._rng_states[trainer.global_rank])
+        if trainer.is_global_zero:
+            module = cast(SFTModule, pl_module)
+            write_architecture(module.run_folder / ARCHITECTURE, module, _data_of(trainer))
         trainer.check_val_every_n_epoch = None
         trainer.val_check_batch = _NEVER
 
@@ -157,15 +159,15 @@ class StageSchedule(Callback):
         """Keep what a call that was cut short has trained."""
         step = trainer.global_step
         if step and self._ended_stage(step) is None:
-            trainer.save_checkpoint(checkpoint_path(self._folder, step))
+            trainer.save_checkpoint(checkpoint_path(run_folder(trainer), step))
 
     def _end_stage(self, trainer: Trainer, ended: StagePlan) -> None:
         """Export, let every callback look, then save: a run killed on the way does the stage's end again."""
-        folder = stage_folder(self._folder, self._plan, ended)
+        folder = stage_folder(run_folder(trainer), self._plan, ended)
         module = cast(SFTModule, trainer.lightning_module)
-        export_live(trainer, module, _data_of(trainer), folder, self._plan, ended.end_step)
+        export_live(trainer, module, folder, self._plan, ended.end_step)
         _call(trainer, "on_stage_end", ended)
-        trainer.save_checkpoint(checkpoint_path(self._folder, ended.end_step, ended.stage.name))
+        trainer.save_checkpoint(checkpoint_path(run_folder(trainer), ended.end_step, ended.stage.name))
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what a resume must check and restore."""
@@ -229,8 +231,8 @@ def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
 
 
 def run_folder(trainer: Trainer) -> Path:
-    """The folder of a run: its logger's, where checkpoints, stages and results go too. Call it on every rank."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+    """The folder of a run: its logger's, where checkpoints, stages and results go too."""
+    return cast(SFTModule, trainer.lightning_module).run_folder
 
 
 def stage_folder(folder: Path, plan: Plan, stage: StagePlan) -> Path:

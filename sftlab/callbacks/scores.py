@@ -56,10 +56,10 @@ class ScoreAbilities(Callback):
         step, every = trainer.global_step, self.every_n_steps
         if not every or step % every or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        data, plan = _data_and_plan(trainer)
+        _, plan = _data_and_plan(trainer)
         if step not in plan.boundaries:
             folder = run_folder(trainer) / "scoring"
-            export_live(trainer, cast(SFTModule, pl_module), data, folder, plan, step)
+            export_live(trainer, cast(SFTModule, pl_module), folder, plan, step)
             self._score(trainer, folder, plan.stages[plan.stage_index(step - 1)], inside=True)
             if trainer.is_global_zero:
                 shutil.rmtree(folder, ignore_errors=True)

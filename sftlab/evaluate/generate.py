@@ -18,12 +18,11 @@ from sftlab.data.conversation import Turn
 from sftlab.data.example import Encoder
 from sftlab.data.template import get_template
 from sftlab.evaluate.task import Answer, Problem, Sampling
+from sftlab.model.export import NOTE_FILE
 from sftlab.plan.pool import seed_from
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-TEMPLATE_FILE = "sftlab.json"  # beside an exported model: the name of the template that it was trained with
 
 
 class Backend(Protocol):
@@ -89,7 +88,7 @@ class LocalModel:
             )
         except (OSError, ValueError) as error:
             raise ValueError(f"checkpoint: no model at {folder}: {str(error).splitlines()[0]}") from None
-        noted = Path(folder) / TEMPLATE_FILE
+        noted = Path(folder) / NOTE_FILE
         name = json.loads(noted.read_text(encoding="utf-8"))["template"] if noted.is_file() else "tokenizer"
         return cls(model.to(device), Encoder(tokenizer, get_template(name, tokenizer)), batch_size)  # type: ignore[arg-type]
 

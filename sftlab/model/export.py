@@ -2,46 +2,64 @@
 
 from __future__ import annotations
 
-import os
+import json
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
 
 from sftlab.data.ability import PlannedData
-from sftlab.data.template import Template
 from sftlab.model.module import SFTModule
 from sftlab.plan.ledger import LedgerRow, ledger
 from sftlab.plan.plan import Plan
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerFast
-
+ARCHITECTURE = "architecture"  # folder of a run: the model without its weights
+NOTE_FILE = "sftlab.json"  # in a Hugging Face folder of ours: what it was made from, and its template
 _PREFIX = "net.model."  # of the Hugging Face weights inside a checkpoint of SFTModule
 
 
-def export_live(
-    trainer: Trainer, module: SFTModule, data: PlannedData, folder: Path, plan: Plan, num_steps: int
-) -> None:
+def write_architecture(folder: Path, module: SFTModule, data: PlannedData) -> None:
+    """Write what a model is besides its weights: config, tokenizer with chat template, generation config, a note.
+
+    Every export of the run starts from a copy of this folder.
+    """
+    from transformers import GenerationConfig
+
+    assert data.encoder is not None
+    template, tokenizer, config = data.encoder.template, module.tokenizer, module.backbone.config
+    with _complete_or_absent(folder) as partial:
+        config.use_cache = True
+        config.save_pretrained(partial)
+        config.use_cache = False
+        before, tokenizer.chat_template = tokenizer.chat_template, template.chat_template()
+        tokenizer.save_pretrained(partial)
+        tokenizer.chat_template = before
+        stop_ids = sorted({*data.encoder.stop_ids, tokenizer.eos_token_id} - {None})
+        GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id
+        ).save_pretrained(partial)
+        note = {"base": module.path or "a LLaMA from scratch", "template": data.template}
+        (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
+
+
+def export_live(trainer: Trainer, module: SFTModule, folder: Path, plan: Plan, num_steps: int) -> None:
     """Export the model in training, as it is after ``num_steps``; sharded weights are gathered on rank 0's CPU.
 
     Call it on every rank. The folder appears under its name only when it is complete.
     """
     weights = _full_weights(trainer, module)
     if trainer.is_global_zero:
-        assert data.encoder is not None
-        card = model_card(module.path or "a LLaMA from scratch", data.template, ledger(plan, num_steps))
-        template = data.encoder.template
-        write_folder(folder, module.backbone.config, weights, module.tokenizer, template, card)
+        write_folder(folder, module.run_folder / ARCHITECTURE, weights, ledger(plan, num_steps))
     trainer.strategy.barrier("export")
 
 
 def _full_weights(trainer: Trainer, module: SFTModule) -> dict[str, torch.Tensor]:
-    model = module.backbone
     if getattr(module, "_device_mesh", None) is None:
-        return model.state_dict() if trainer.is_global_zero else {}
+        return module.backbone.state_dict() if trainer.is_global_zero else {}
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -50,47 +68,41 @@ def _full_weights(trainer: Trainer, module: SFTModule) -> dict[str, torch.Tensor
 
 
 def write_folder(
-    folder: Path,
-    config: PretrainedConfig,
-    weights: dict[str, torch.Tensor],
-    tokenizer: PreTrainedTokenizerFast,
-    template: Template | None,
-    card: str,
+    folder: Path, architecture: Path, weights: dict[str, torch.Tensor], rows: Sequence[LedgerRow]
 ) -> None:
-    """Write a Hugging Face folder beside its place and rename it when complete.
+    """Write a Hugging Face folder: weights, a copy of the architecture, a model card.
 
     Raises:
         ValueError: The weights are not those of this architecture.
     """
-    from transformers import AutoModelForCausalLM, GenerationConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(architecture))
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
     model.tie_weights()
     missing = [name for name in missing if model.get_parameter(name).is_meta]
     if missing or unexpected:
         raise ValueError(f"export: weights missing: {missing[:3]}, unknown: {list(unexpected)[:3]}")
-    model.config.use_cache = True
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    with _complete_or_absent(folder) as partial:
+        model.save_pretrained(partial)
+        shutil.copytree(architecture, partial, dirs_exist_ok=True)
+        note = json.loads((architecture / NOTE_FILE).read_text(encoding="utf-8"))
+        (partial / "README.md").write_text(model_card(note["base"], note["template"], rows), encoding="utf-8")
+
+
+@contextmanager
+def _complete_or_absent(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its place only when it is complete."""
+    partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    stop_ids = [tokenizer.eos_token_id]
-    if template is not None:
-        tokenizer.chat_template = template.chat_template()
-        stop_ids = sorted({tokenizer.convert_tokens_to_ids(template.end_of_turn), *stop_ids})
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id
-    )
-    model.save_pretrained(partial)
-    model.config.use_cache = False
-    tokenizer.save_pretrained(partial)
-    (partial / "README.md").write_text(card, encoding="utf-8")
+    partial.mkdir(parents=True)
+    yield partial
     shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     partial.rename(folder)
 
 
-def model_card(base: str, template: str, rows: list[LedgerRow]) -> str:
+def model_card(base: str, template: str, rows: Sequence[LedgerRow]) -> str:
     """A model card in Markdown with the composition that was trained."""
     lines = [
         "---",

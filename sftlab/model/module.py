@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,6 +70,7 @@ class SFTModule(LightningModule):
         self._plan: Plan | None = None
         self.step_nll_A = torch.zeros(0)  # sums of the running optimizer step, per ability; read by the metrics
         self.val_abilities: list[str] = []
+        self.run_folder = Path()  # set by the schedule, on every rank
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:

@@ -1,8 +1,7 @@
-"""Sharding by FSDP2, and good settings of one machine: threads, precision."""
+"""Sharding by FSDP2, and a good precision for one machine."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -46,14 +45,6 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
     assert lists, f"{type(model).__name__} has no decoder layers"
     return max(lists, key=len)
-
-
-def settle_threads() -> int:
-    """Divide this machine's cores among its processes, unless OMP_NUM_THREADS says otherwise."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_world))
-    return torch.get_num_threads()
 
 
 def best_precision() -> str:

@@ -1,0 +1,55 @@
+"""``python -m sftlab``: finds the command and imports only what it needs."""
+
+import difflib
+import os
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "fit": ("sftlab.commands.fit", "train the stages of a schedule"),
+    "plan": ("sftlab.commands.plan", "print what a config would train, without loading model weights"),
+    "show": ("sftlab.commands.show", "show examples of a config with their supervised tokens coloured"),
+    "export": ("sftlab.commands.export", "turn a checkpoint into a Hugging Face folder"),
+    "evaluate": ("sftlab.commands.evaluate", "score a run, a stage, a checkpoint or a Hugging Face folder"),
+    "compare": ("sftlab.commands.compare", "compare two result files problem by problem"),
+}
+
+
+def usage() -> str:
+    """The commands, one line each."""
+    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m sftlab COMMAND [options]",
+            "",
+            "Which data, how much of each ability, in which order?",
+            "",
+            *lines,
+            "",
+            "python -m sftlab COMMAND --help tells more.",
+        ]
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; a user's mistake is one message and exit status 2."""
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(usage())
+        return 0
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        print(f"error: no command {name!r}{hint}\n\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        return int(import_module(COMMANDS[name][0]).main(arguments[1:]) or 0)
+    except ValueError as error:
+        if os.environ.get("SFTLAB_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

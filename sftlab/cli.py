@@ -1,0 +1,106 @@
+"""The command line: LightningCLI with OmegaConf, a schedule as a top-level key, and a run folder of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+
+import sftlab.plan.policy  # so that MixturePolicy classes are known by their short names
+from sftlab.callbacks.ledger import Ledger
+from sftlab.callbacks.metrics import JsonlLogger, Metrics
+from sftlab.callbacks.progress import ScreenProgress
+from sftlab.callbacks.schedule import StageSchedule
+from sftlab.callbacks.scores import ScoreAbilities
+from sftlab.data.mixture import MixtureData
+from sftlab.model.module import SFTModule
+from sftlab.model.parallel import best_precision, register_strategies
+from sftlab.runs import complete_checkpoints, new_run_folder, run_of_checkpoint
+
+HEADER = """Trains the stages of a schedule over a mixture of abilities.
+
+The keys that most runs change: data.abilities (files and fractions), data.batch, schedule (class_path and k),
+model.path, model.learning_rate, trainer.devices. Any key of the config can be given here too: --schedule.k 0.25.
+"""
+TRAINER_DEFAULTS = {
+    "max_epochs": -1,
+    "gradient_clip_val": 1.0,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+    "enable_model_summary": False,
+}
+
+
+class LabCLI(LightningCLI):
+    """``fit``: data, schedule, model and trainer from one config."""
+
+    def __init__(self, run: bool = True) -> None:
+        set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
+        register_strategies()
+        super().__init__(
+            SFTModule,
+            MixtureData,
+            run=run,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_kwargs={"parser_mode": "omegaconf+", "description": HEADER},
+            save_config_kwargs={"overwrite": True},
+            auto_configure_optimizers=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Only fit goes through a Trainer; the other commands are tools of their own."""
+        return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The schedule and the run's name."""
+        parser.add_subclass_arguments(StageSchedule, "schedule", required=True)
+        parser.add_argument("--run", type=str | None, default=None, help="Name of the run; its config's by default.")
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's hyper-parameters override the command line; this one does not."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with its run folder, loggers and callbacks."""
+        config = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        folder = self._run_folder(config)
+        kwargs.update(default_root_dir=str(folder))
+        if config.trainer.logger in (None, True):
+            board = TensorBoardLogger(str(folder), name="", version="", default_hp_metric=False)
+            kwargs["logger"] = [board, JsonlLogger(str(folder))]
+        if config.trainer.precision is None:
+            kwargs["precision"] = best_precision()
+        given = config.trainer.callbacks or []
+        given = given if isinstance(given, list) else [given]
+        kwargs["callbacks"] = [*given, *_default_callbacks(given, folder), config.schedule]
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_folder(self, config: Any) -> Path:
+        """Where this run lives; a resumed run goes on in its own folder, a new one never enters an old one's."""
+        name = config.run or (Path(str(config.config[0])).stem if config.config else "run")
+        if config.ckpt_path:
+            checkpoint = run_of_checkpoint(name, config.ckpt_path)
+            config.ckpt_path = self.config[self.subcommand].ckpt_path = str(checkpoint)
+            return checkpoint.parent.parent
+        return new_run_folder(name)
+
+
+def _default_callbacks(given: list[Callback], folder: Path) -> list[Callback]:
+    """What every run has, unless the user configured the same kind."""
+    defaults: list[Callback] = [
+        Metrics(),
+        ScoreAbilities(),
+        Ledger(),
+        ScreenProgress(),
+        ModelCheckpoint(folder / "checkpoints", filename="{step:06d}", every_n_train_steps=500, save_top_k=1),
+    ]
+    kinds = (Metrics, ScoreAbilities, Ledger, ProgressBar, Checkpoint)
+    missing = [kind for kind in kinds if not any(isinstance(callback, kind) for callback in given)]
+    return [callback for callback in defaults if isinstance(callback, tuple(missing))]

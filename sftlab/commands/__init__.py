@@ -1,0 +1,1 @@
+"""The commands of ``python -m sftlab``, one a file, each with ``main(arguments)``."""

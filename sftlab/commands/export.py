@@ -1,0 +1,40 @@
+"""``export``: turn a checkpoint, a single file or a folder of shards, into a Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def export(checkpoint: str, to: str) -> None:
+    """Write a Hugging Face folder from a checkpoint of ``fit``.
+
+    Args:
+        checkpoint: lightning_logs/<run>/checkpoints/step=....ckpt, a file or a folder of FSDP2 shards.
+        to: The folder to write; it must not exist.
+
+    Raises:
+        ValueError: No such checkpoint, or the folder exists.
+    """
+    import json
+
+    from sftlab.model.export import ARCHITECTURE, checkpoint_weights, write_folder
+    from sftlab.plan.ledger import LedgerRow
+
+    path, folder = Path(checkpoint), Path(to)
+    if folder.exists():
+        raise ValueError(f"--to: {folder} exists; name a new folder")
+    run = path.parent.parent
+    if not (run / ARCHITECTURE).is_dir():
+        raise ValueError(f"--checkpoint: {run / ARCHITECTURE} is missing; name a checkpoint inside its run's folder")
+    ledger_file = run / "ledger.json"
+    rows = json.loads(ledger_file.read_text(encoding="utf-8"))["rows"] if ledger_file.is_file() else []
+    write_folder(folder, run / ARCHITECTURE, checkpoint_weights(path), [LedgerRow(**row) for row in rows])
+    print(f"Exported to {folder}")
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run."""
+    from jsonargparse import auto_cli
+
+    auto_cli(export, args=arguments, as_positional=False, prog="python -m sftlab export")
+    return 0

@@ -1,0 +1,196 @@
+"""The compiled plan: a pure function, nested subsets, the paper's step counts, budgets, the ledger."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sftlab.plan.ledger import exposures, ledger
+from sftlab.plan.plan import compile_plan
+from sftlab.plan.policy import Proportional, WeightedShares
+from sftlab.plan.pool import Pool
+from sftlab.plan.stage import Batch, Stage
+
+PAPER = {"math": 110_142, "code": 20_022, "general": 86_060}
+
+
+def pool(name: str, n: int, seed: int = 0, order: np.ndarray | None = None) -> Pool:
+    rng = np.random.default_rng(len(name) + n)
+    lengths = rng.integers(2, 30, n)
+    order = np.arange(n) if order is None else order
+    uids = [f"{name}{i}" for i in order]
+    return Pool.ranked(name, uids, lengths[order], lengths[order] // 2 + 1, seed)
+
+
+def two_stages(k: float, **budget) -> list[Stage]:
+    budget = budget or {"epochs": 3}
+    return [
+        Stage("specialised", {"math": 1.0, "code": 1.0}, **budget),
+        Stage("general", {"general": 1.0, "math": k, "code": k}, **budget),
+    ]
+
+
+def small(k=0.25, batch=None, seed=0, **budget):
+    pools = [pool("math", 40, seed), pool("code", 23, seed), pool("general", 31, seed)]
+    return compile_plan(pools, two_stages(k, **budget), Proportional(), batch or Batch(examples=8), 64, seed)
+
+
+def trained(plan, first, end) -> Counter:
+    return Counter(plan.uids_N[plan.example_E[plan.example_span(first, end)]].tolist())
+
+
+@pytest.mark.parametrize(
+    ("stages", "steps"),
+    [
+        (two_stages(1 / 256), [3051, 2031]),
+        (two_stages(0.0), [3051, 2019]),
+        ([Stage("all", dict.fromkeys(PAPER, 1.0), epochs=3)], [5070]),
+        ([Stage("code", {"code": 1 / 256}, epochs=3)], [3]),
+    ],
+)
+def test_the_papers_runs_have_the_papers_steps(stages, steps):
+    pools = [Pool.from_count(name, n) for name, n in PAPER.items()]
+    plan = compile_plan(pools, stages, Proportional(), Batch(examples=128), 2048)
+    assert [stage.num_steps for stage in plan.stages] == steps
+
+
+def test_the_papers_subsets_have_the_papers_sizes():
+    sizes = {name: len(Pool.from_count(name, n).fraction(1 / 256)) for name, n in PAPER.items()}
+    assert sizes == {"math": 430, "code": 78, "general": 336}
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(0, 3))
+def test_smaller_fractions_lie_inside_larger_ones_and_floor(a, b, seed):
+    whole = pool("math", 97, seed)
+    small, large = sorted((a, b))
+    assert set(whole.fraction(small).uids_N) <= set(whole.fraction(large).uids_N)
+    assert len(whole.fraction(small)) == int(np.floor(small * 97 + 1e-9))
+
+
+@given(st.permutations(range(40)))
+@settings(max_examples=20)
+def test_the_order_of_the_file_does_not_matter(order):
+    stages = [Stage("math", {"math": 0.5}, epochs=2)]
+    plans = [
+        compile_plan([p], stages, Proportional(), Batch(rows=2), 64, seed=5)
+        for p in (pool("math", 40), pool("math", 40, order=np.array(order)))
+    ]
+    assert plans[0].fingerprint() == plans[1].fingerprint()
+
+
+def test_the_order_of_the_abilities_does_not_matter_and_the_seed_does():
+    pools = [pool("math", 40), pool("code", 23)]
+    stages = [Stage("s", {"math": 1.0, "code": 1.0}, epochs=1)]
+    reordered = [Stage("s", {"code": 1.0, "math": 1.0}, epochs=1)]
+    prints = {
+        compile_plan(p, s, Proportional(), Batch(examples=8), 64, seed).fingerprint()
+        for p, s, seed in ((pools, stages, 0), (pools[::-1], reordered, 0))
+    }
+    assert len(prints) == 1
+    assert compile_plan(pools, stages, Proportional(), Batch(examples=8), 64, 1).fingerprint() not in prints
+
+
+@given(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.sampled_from([Batch(examples=7), Batch(rows=3)]), st.integers(1, 3))
+@settings(max_examples=30)
+def test_every_epoch_trains_every_selected_example_once(k, batch, epochs):
+    plan = small(k, batch, epochs=epochs)
+    for stage in plan.stages:
+        counts = trained(plan, stage.first_step, stage.end_step)
+        assert set(counts.values()) == {epochs}
+        assert len(counts) == sum(stage.selected.values())
+    assert all(plan.lengths_N[row].sum() <= 64 for step in range(plan.num_steps) for row in plan.rows(step))
+
+
+def test_a_step_holds_the_conversations_it_says():
+    plan = small(batch=Batch(examples=8), epochs=1)
+    sizes = [sum(map(len, plan.rows(step))) for step in range(plan.num_steps)]
+    assert sizes == [8] * 7 + [7] + [8] * 5 + [6]  # 63 in stage 1; 31 + 10 + 5 in stage 2
+
+
+def test_replay_of_zero_is_mixed_sequential():
+    pools = [pool("math", 40), pool("code", 23), pool("general", 31)]
+    without = [two_stages(0)[0], Stage("general", {"general": 1.0}, epochs=3)]
+    plans = [compile_plan(pools, s, Proportional(), Batch(examples=8), 64) for s in (two_stages(0.0), without)]
+    assert plans[0].fingerprint() == plans[1].fingerprint()
+
+
+def test_runs_that_share_a_stage_share_its_part_of_the_plan():
+    plans = [small(k) for k in (0.1, 0.5)]
+    spans = [plan.example_span(0, plan.stages[0].end_step) for plan in plans]
+    first = [plan.uids_N[plan.example_E[span]].tolist() for plan, span in zip(plans, spans, strict=True)]
+    assert first[0] == first[1]
+
+
+@given(st.integers(1, 60))
+@settings(max_examples=20)
+def test_a_budget_of_steps_is_kept(steps):
+    plan = small(steps=steps)
+    assert [stage.num_steps for stage in plan.stages] == [steps, steps]
+
+
+@given(st.integers(1, 5000))
+@settings(max_examples=20)
+def test_a_budget_of_supervised_tokens_ends_with_the_step_that_reaches_it(tokens):
+    plan = small(supervised_tokens=tokens)
+    for stage in plan.stages:
+        per_step = plan.supervised_SA()[stage.first_step : stage.end_step].sum(1)
+        assert per_step.sum() >= tokens > per_step[:-1].sum()
+
+
+def test_half_an_epoch_trains_half_of_the_examples():
+    plan = small(epochs=1.5)
+    counts = trained(plan, 0, plan.stages[0].end_step)
+    assert sorted(Counter(counts.values()).items()) == [(1, 32), (2, 31)]
+    assert plan.stages[0].num_epochs == pytest.approx(1.5)
+
+
+def test_resampling_goes_through_the_whole_pool():
+    pools = [pool("math", 40), pool("code", 10)]
+    stages = [Stage("s", {"math": 1.0, "code": 1.0}, epochs=4)]
+    for resample, distinct in ((False, 10), (True, 40)):
+        policy = WeightedShares({"math": 1.0, "code": 1.0}, resample=resample)
+        rows = ledger(compile_plan(pools, stages, policy, Batch(examples=5), 64))
+        assert {row.ability: row.distinct_examples for row in rows} == {"math": distinct, "code": 10}
+
+
+def test_the_ledger_adds_up_to_the_plan():
+    plan = small()
+    rows = ledger(plan)
+    assert sum(row.supervised_tokens for row in rows) == plan.supervised_SA().sum()
+    assert sum(row.examples for row in rows) == plan.examples_SA().sum() == len(plan.example_E)
+    for stage in plan.stages:
+        assert sum(r.share_tokens for r in rows if r.stage == stage.stage.name) == pytest.approx(1)
+    assert {row.ability: row.epochs for row in rows if row.stage == "general"} == {"math": 3, "code": 3, "general": 3}
+
+
+def test_exposures_name_every_step_of_every_example_up_to_where_training_came():
+    plan = small()
+    seen = exposures(plan, 9)
+    wanted = [(plan.uids_N[n], step) for step in range(9) for row in plan.rows(step) for n in row]
+    assert list(zip(seen["uid"], seen["step"], strict=True)) == wanted
+    assert set(seen["stage"]) == {"specialised"}
+    assert len(exposures(plan)["uid"]) == len(plan.example_E)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (lambda: [Stage("s", {"poetry": 1.0}, epochs=1)], "no ability named.*poetry"),
+        (lambda: [Stage("s", {"math": 1.5}, epochs=1)], "between 0 and 1"),
+        (lambda: [Stage("s", {"math": 0.001}, epochs=1)], "leaves nothing to train"),
+        (lambda: [Stage("s", {"math": 1.0}, epochs=1, steps=3)], "one budget"),
+        (lambda: [Stage("s", {"math": 1.0}, epochs=1)] * 2, "names of their own"),
+        (lambda: [Stage("s", {}, epochs=1)], "no ability"),
+    ],
+)
+def test_impossible_stages_are_refused(stages, message):
+    with pytest.raises(ValueError, match=message):
+        compile_plan([pool("math", 40)], stages(), Proportional(), Batch(rows=2), 64)
+
+
+@pytest.mark.parametrize("given", [{}, {"examples": 1, "rows": 1}, {"rows": 0}])
+def test_a_batch_counts_one_thing(given):
+    with pytest.raises(ValueError, match="either examples or rows"):
+        Batch(**given)
