@@ -10,8 +10,9 @@ A check starts two processes (see ``sandboxed.py``): the *program* runs the gene
   so under root the namespace maps a second, unprivileged user, which the process becomes before it reads any program.
 - A wall clock: at its end the first process of the namespace is killed, and with it, by the kernel, all others.
 
-The tests are sandboxed like the program: they may come from a file off the internet, and what a program returns can make
-an honest test slow or large. Memory is bounded by the process: a program may use ``MAX_PROCESSES`` times ``memory_mb``.
+The tests are sandboxed like the program: they may come from a file off the internet, and what a program returns can
+make an honest test slow or large. Memory is bounded by the process: a program may use ``MAX_PROCESSES`` times
+``memory_mb``.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def _source() -> str:
 
 
 def _python(job: dict[str, Any]) -> list[str]:
-    """Command of a bare interpreter that runs ``sandboxed.py``; no site, no user folder, nothing from the working one."""
+    """Command of a bare interpreter that runs ``sandboxed.py``: no site, no user folder, nothing of this one."""
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     return [python, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", _source(), json.dumps(job)]
 
@@ -115,7 +116,9 @@ class _Cell:
         passed = [job[name] for name in ("requests", "answers") if name in job]
         # A fixed hash seed: the order of a set of strings, and so a verdict, is the same every time.
         common = dict(
-            env={"PYTHONHASHSEED": "0", "HOME": cwd, "PATH": "/usr/bin:/bin"}, cwd=cwd, start_new_session=True
+            env={"PYTHONHASHSEED": "0", "HOME": "/tmp" if wrapper else cwd, "PATH": "/usr/bin:/bin"},
+            cwd=cwd,
+            start_new_session=True,
         )
         common |= dict(stdin=stdin, stdout=stdout, stderr=subprocess.PIPE if wrapper else subprocess.DEVNULL)
         if wrapper is None:
@@ -259,16 +262,11 @@ class Sandbox:
         answers_read, answers_write = os.pipe()
         ends = {requests_read, requests_write, answers_read, answers_write}
         with contextlib.ExitStack() as stack:
-            stack.callback(lambda: [os.close(end) for end in ends])
-            # Nothing is ever written there from a namespace: the folder is the scratch space of plain processes.
-            folder = (
-                "/"
-                if wrapper
-                else stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix="sftlab-check-", ignore_cleanup_errors=True)
-                )
-            )
-            job = {"role": "program", "limits": limits}
+            stack.callback(lambda: [os.close(end) for end in ends])  # type: ignore[func-returns-value]
+            # Only plain processes see this folder; in a namespace their scratch space is memory.
+            scratch = tempfile.TemporaryDirectory(prefix="sftlab-check-", ignore_cleanup_errors=True)
+            folder = stack.enter_context(scratch)
+            job: dict[str, Any] = {"role": "program", "limits": limits}
             program = _Cell(job, wrapper, folder, requests_read, answers_write)
             stack.callback(program.close)
             stack.callback(program.kill)

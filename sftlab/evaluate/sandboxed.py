@@ -49,7 +49,7 @@ NUMBERS = {"Decimal": "decimal", "Fraction": "fractions"}
 
 
 class CannotCross(BaseException):
-    """The tests pass something that is not plain data; no verdict is possible. Not an ``Exception``: none swallow it."""
+    """The tests pass what is not plain data; no verdict is possible. Not an ``Exception``: tests cannot swallow it."""
 
 
 class ProgramEnded(BaseException):
@@ -191,6 +191,7 @@ class Remote:
         object.__setattr__(self, "_place", place)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the object."""
         return self._peer.ask("call", self, list(args), kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -246,7 +247,7 @@ def rebuild(name: str, text: str) -> Exception:
     """An exception of the built-in class of that name; one that is no ``Exception`` keeps only its name."""
     kind = getattr(builtins, name, None)
     with contextlib.suppress(Exception):
-        # Not the two that end loops: raised inside ``all(map(candidate, cases))`` they would pass for a test that ran out.
+        # Not the two that end loops: ``all(map(candidate, cases))`` would take them for the end of the cases.
         if isinstance(kind, type) and issubclass(kind, Exception) and kind not in (StopIteration, StopAsyncIteration):
             return kind(text)
     return type(name, (Exception,), {})(text)
