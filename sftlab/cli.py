@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, Trainer
@@ -13,16 +13,16 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
-import sftlab.plan.policy  # so that MixturePolicy classes are known by their short names
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.progress import ScreenProgress
 from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
+from sftlab.config import find_problems, merged_config
 from sftlab.data.mixture import MixtureData
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
-from sftlab.runs import complete_checkpoints, new_run_folder, run_of_checkpoint
+from sftlab.runs import new_run_folder, run_of_checkpoint
 
 HEADER = """Trains the stages of a schedule over a mixture of abilities.
 
@@ -42,12 +42,14 @@ class LabCLI(LightningCLI):
     """``fit``: data, schedule, model and trainer from one config."""
 
     def __init__(self, run: bool = True) -> None:
+        _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
         register_strategies()
         super().__init__(
             SFTModule,
             MixtureData,
             run=run,
+            parser_class=_Parser,
             trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"parser_mode": "omegaconf+", "description": HEADER},
             save_config_kwargs={"overwrite": True},
@@ -90,6 +92,57 @@ class LabCLI(LightningCLI):
             config.ckpt_path = self.config[self.subcommand].ckpt_path = str(checkpoint)
             return checkpoint.parent.parent
         return new_run_folder(name)
+
+
+class PlannedObjects(LabCLI):
+    """Data, schedule and model of a config, without trainer and run folder."""
+
+    def __init__(self) -> None:
+        super().__init__(run=False)
+
+    def instantiate_classes(self) -> None:
+        """Build what a plan needs."""
+        objects = self.parser.instantiate_classes(self.config)
+        if isinstance(self.config.seed_everything, int):
+            os.environ["PL_GLOBAL_SEED"] = str(self.config.seed_everything)
+        self.data, self.schedule, self.model = objects.data, objects.schedule, objects.model
+
+
+def parse_objects(arguments: list[str]) -> PlannedObjects:
+    """The objects of a command line such as ``--config FILE --schedule.k 0.25``."""
+    before, sys.argv = sys.argv, [sys.argv[0], *arguments]
+    try:
+        return PlannedObjects()
+    finally:
+        sys.argv = before
+
+
+class _Parser(LightningArgumentParser):
+    """Errors without usage and without the dump of what was tried."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        noise = ("Given value", "Subtypes:", "Does not validate", "Errors:", "- Expected a <class 'NoneType'>")
+        lines = [line.strip() for line in message.splitlines()]
+        kept = [line for line in lines if line and not line.startswith(noise)]
+        raise ValueError(" ".join(kept) or message)
+
+
+def _refuse_problems(arguments: list[str]) -> None:
+    """Tell all problems of a config at once.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if {"-h", "--help"} & set(arguments) or any(word.startswith(("--help", "--print_config")) for word in arguments):
+        return
+    roots = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "trainer": Trainer}
+    plain = ("seed_everything", "run", "ckpt_path", "weights_only")
+    config = merged_config(arguments)
+    found = find_problems(config, roots, plain)
+    if "data" not in config or "schedule" not in config:
+        found.append("a config needs data and schedule: start from one of configs/ with --config configs/dmt.yaml")
+    if found:
+        raise ValueError("\n  ".join([f"the config has {len(found)} problem(s):", *found]))
 
 
 def _default_callbacks(given: list[Callback], folder: Path) -> list[Callback]:

@@ -145,8 +145,9 @@ class _InOrder:
         return self.length
 
     def __iter__(self) -> Iterator[int]:
+        # A generator, so that the offset is used up by the first number drawn: loaders with workers call iter() twice.
         start, self.start = self.start, 0
-        return iter(range(start, self.length))
+        yield from range(start, self.length)
 
 
 class PlanLoader(DataLoader):

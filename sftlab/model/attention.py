@@ -7,10 +7,13 @@ list is an error here, not a leak.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 PER_DOCUMENT = "per_document"
 
@@ -24,6 +27,9 @@ def per_document_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     document_lengths: list[int] | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention inside each example of one flat row.
@@ -37,15 +43,20 @@ def per_document_attention(
         dropout: Probability of dropping an attention weight.
         scaling: Factor of the scores; one over the root of the head size by default.
         document_lengths: Tokens of each example, in order; they sum to ``tokens``.
+        sliding_window: Must be None or no shorter than the longest example.
+        softcap: Must be None.
+        s_aux: Must be None.
 
     Returns:
         [1, tokens, heads, head size] and None for the weights.
 
     Raises:
-        ValueError: No lengths were passed, or a mask was.
+        ValueError: No lengths were passed, or the architecture wants more than plain causal attention.
     """
     if document_lengths is None or attention_mask is not None:
         raise ValueError("per_document attention needs document_lengths and no attention_mask")
+    if softcap is not None or s_aux is not None or (sliding_window or 2**62) < max(document_lengths):
+        raise ValueError("this architecture's attention is not plain causal: set model.attention to sdpa or eager")
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
@@ -68,10 +79,15 @@ def register_attention() -> None:
     AttentionInterface.register(PER_DOCUMENT, per_document_attention)
 
 
-def best_attention(device: torch.device) -> str:
-    """``per_document`` on a CPU; on a GPU flash attention 2 when it is installed, PyTorch's own otherwise."""
+def best_attention(device: torch.device, config: PretrainedConfig) -> str:
+    """What ``auto`` means: ``per_document`` on a CPU; on a GPU flash attention 2 where installed, else PyTorch's own.
+
+    Architectures with capped scores, sliding windows or attention sinks get a form that knows these.
+    """
     from transformers.utils import is_flash_attn_2_available
 
+    if getattr(config, "attn_logit_softcapping", None) is not None or config.model_type == "gpt_oss":
+        return "eager"
     if device.type == "cpu":
-        return PER_DOCUMENT
+        return "sdpa" if getattr(config, "sliding_window", None) else PER_DOCUMENT
     return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"

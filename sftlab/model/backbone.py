@@ -14,7 +14,7 @@ from sftlab.model.attention import register_attention
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-ATTENTIONS = ("auto", "per_document", "sdpa", "flash_attention_2", "flex_attention")
+ATTENTIONS = ("auto", "per_document", "sdpa", "flash_attention_2", "flex_attention", "eager")
 
 
 @functools.cache

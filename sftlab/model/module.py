@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from sftlab.data.feed import Batch
 from sftlab.model import parallel
 from sftlab.model.attention import best_attention
-from sftlab.model.backbone import ATTENTIONS, build_backbone, load_tokenizer
+from sftlab.model.backbone import ATTENTIONS, build_backbone, load_config, load_tokenizer
 from sftlab.model.loss import Normalisation, SupervisedLoss, example_weights
 from sftlab.model.optim import adamw, learning_rate_at
 from sftlab.plan.plan import Plan
@@ -32,7 +32,7 @@ class SFTModule(LightningModule):
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
         normalise: What counts the same in the loss of an optimizer step: token, example or ability.
-        attention: auto, per_document (CPU), sdpa, flash_attention_2 or flex_attention.
+        attention: auto, per_document (CPU), sdpa, flash_attention_2, flex_attention or eager.
         activation_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         chunk_tokens: Supervised tokens whose logits are held at once; None holds a micro-batch's.
         trust_remote_code: Run the Python code that a hub model brings.
@@ -101,7 +101,9 @@ class SFTModule(LightningModule):
         if self.net is not None:
             return
         device = self.trainer.strategy.root_device if self._trainer is not None else self.device
-        attention = best_attention(device) if self.attention == "auto" else self.attention
+        attention = self.attention
+        if attention == "auto":
+            attention = best_attention(device, load_config(self.path, self.config, self.trust_remote_code))
         dtype = torch.bfloat16 if self._trainer is not None and self.trainer.precision == "bf16-true" else torch.float32
         model = build_backbone(self.path, self.config, attention, dtype, self.trust_remote_code)
         if self.activation_checkpointing:

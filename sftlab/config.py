@@ -1,0 +1,200 @@
+"""Config problems, all at once: unknown keys, classes and wrong types, each with the nearest valid name.
+
+jsonargparse stops at the first problem; this walks the whole config (files and command line merged) before it, using
+jsonargparse's own reading of signatures and types.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+Nested = dict[str, Any]
+
+
+def merged_config(arguments: list[str]) -> Nested:
+    """The config files and dotted options of a command line, merged in their order.
+
+    Raises:
+        ValueError: A file is missing or is no YAML mapping.
+    """
+    merged: Nested = {}
+    for name, value in _options(arguments):
+        if name in ("config", "c"):
+            _merge(merged, _read(Path(value)))
+        elif not name.endswith("+"):
+            _set(merged, name.split("."), _scalar(value))
+    return merged
+
+
+def _options(arguments: list[str]) -> Iterable[tuple[str, str]]:
+    position = 0
+    while position < len(arguments):
+        word = arguments[position]
+        position += 1
+        if not word.startswith("-"):
+            continue
+        name, equals, value = word.lstrip("-").partition("=")
+        if not equals and position < len(arguments) and not arguments[position].startswith("--"):
+            value, position = arguments[position], position + 1
+        yield name, value
+
+
+def _read(path: Path) -> Nested:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        raise ValueError(f"--config: there is no file {path}{hint}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config: {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"--config: {path} must hold keys and values, not a {type(content).__name__}")
+    return content
+
+
+def _scalar(value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+
+
+def _merge(into: Nested, other: Nested) -> None:
+    for key, value in other.items():
+        both = isinstance(value, dict) and isinstance(into.get(key), dict)
+        if both and value.get("class_path", into[key].get("class_path")) == into[key].get("class_path"):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _set(config: Nested, keys: list[str], value: Any) -> None:
+    """Set a dotted key as the command line means it: init_args may be left out, a class may stand alone."""
+    for key in keys[:-1]:
+        inner = config.setdefault(key, {})
+        if isinstance(inner, str):
+            inner = config[key] = {"class_path": inner}
+        if not isinstance(inner, dict):
+            return
+        config = inner
+        if "class_path" in config and keys[keys.index(key) + 1] not in ("class_path", "init_args"):
+            config = config.setdefault("init_args", {})
+    config[keys[-1]] = value
+
+
+def find_problems(config: Mapping[str, Any], roots: Mapping[str, type], plain: Iterable[str]) -> list[str]:
+    """Every problem of a config.
+
+    Args:
+        config: As ``merged_config`` gives it.
+        roots: The classes behind top-level keys; an abstract one is chosen by class_path.
+        plain: Other top-level keys that are known.
+    """
+    found: list[str] = []
+    for key, value in config.items():
+        if key in roots:
+            found += _node(key, roots[key], value)
+        elif key not in plain:
+            found.append(_unknown(key, "key", [*roots, *plain]))
+    return found
+
+
+def _node(path: str, base: type, value: Any) -> list[str]:
+    """Problems of a value that stands for an object of ``base`` or a subclass."""
+    if isinstance(value, str) and not value.startswith("${"):
+        value = {"class_path": value}
+    if not isinstance(value, dict):
+        return [] if value is None else [f"{path}: give keys and values, not {value!r}"]
+    if "class_path" not in value:
+        return [f"{path}: give a class_path"] if inspect.isabstract(base) else _arguments(path, base, value)
+    found = [_unknown(f"{path}.{key}", "key", ["class_path", "init_args"]) for key in value if key not in _CLASS_KEYS]
+    chosen = _class(str(value["class_path"]), base)
+    if chosen is None:
+        names = {cls.__name__ for cls in _subclasses(base)}
+        return [*found, _unknown(f"{path}.class_path: {value['class_path']}", base.__name__, sorted(names))]
+    return [*found, *_arguments(path, chosen, value.get("init_args") or {})]
+
+
+_CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+
+
+def _class(name: str, base: type) -> type | None:
+    known = {cls.__name__: cls for cls in _subclasses(base)}
+    if "." not in name:
+        return known.get(name)
+    module, _, attribute = name.rpartition(".")
+    try:
+        cls = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return None
+    return cls if isinstance(cls, type) and issubclass(cls, base) else None
+
+
+def _subclasses(base: type) -> list[type]:
+    nested = [sub for child in base.__subclasses__() for sub in _subclasses(child)]
+    return [*([] if inspect.isabstract(base) else [base]), *nested]
+
+
+@functools.cache
+def _parameters(cls: type) -> dict[str, Any]:
+    """Types of a class's init arguments by name, with ``**options`` followed to where they go."""
+    parser = ArgumentParser()
+    parser.add_class_arguments(cls, "x", fail_untyped=False)
+    actions = {a.dest.removeprefix("x."): getattr(a, "_typehint", None) for a in parser._actions if "x." in a.dest}
+    return {name.split(".")[0]: hint if "." not in name else None for name, hint in actions.items()}
+
+
+def _arguments(path: str, cls: type, values: Mapping[str, Any]) -> list[str]:
+    found, types = [], _parameters(cls)
+    if not isinstance(values, Mapping):
+        return [f"{path}: give keys and values, not {values!r}"]
+    for key, value in values.items():
+        where = f"{path}.{key}"
+        if key not in types:
+            found.append(_unknown(where, f"key of {cls.__name__}", list(types)))
+        else:
+            found += _value(where, types[key], value)
+    return found
+
+
+def _value(path: str, hint: Any, value: Any) -> list[str]:
+    """Problems of one value; objects and dictionaries of objects are walked, anything else is checked as it is."""
+    classes = [h for h in (hint, *get_args(hint)) if _is_ours(h)]
+    if isinstance(value, dict) and get_origin(hint) is dict and classes:
+        return [problem for name, item in value.items() for problem in _node(f"{path}.{name}", classes[0], item)]
+    if classes and isinstance(value, (dict, str)) and get_origin(hint) not in (dict, list):
+        return _node(path, classes[0], value)
+    if hint is None or "${" in str(value) or "class_path" in str(value):
+        return []
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        parser.parse_object({"value": value})
+    except ArgumentError:
+        return [f"{path}: {value!r} is not of type {_type_name(hint)}"]
+    return []
+
+
+def _is_ours(hint: Any) -> bool:
+    return isinstance(hint, type) and hint.__module__.startswith("sftlab.") and hasattr(hint, "__init__")
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace(" | None", " or null")
+
+
+def _unknown(path: str, what: str, valid: list[str]) -> str:
+    wrong = path.rsplit(": ", 1)[-1].rsplit(".", 1)[-1]
+    near = difflib.get_close_matches(wrong, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(valid[:12])}"
+    return f"{path}: no such {what}; {hint}"
