@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,9 +17,6 @@ from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan, compile_plan
 from sftlab.plan.pool import seed_from
 from sftlab.plan.stage import Stage
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 _STATE = "sftlab"  # key of our part of a checkpoint
 _NEVER = 2**62  # a micro-batch that is never reached
@@ -79,9 +76,10 @@ class StageSchedule(Callback):
             raise ValueError(f"schedule.per_stage: no stage named {unknown}; the stages are {names}")
         return [_changed(stage, self.per_stage.get(stage.name, {})) for stage in stages]
 
-    def compile(self, data: PlannedData, tokenizer: PreTrainedTokenizerFast) -> Plan:
+    def compile(self, data: PlannedData, module: SFTModule) -> Plan:
         """Load the data and compile the plan; needs no model weights and no trainer."""
-        data.load(tokenizer)
+        if any(ability.path is not None for ability in data.abilities.values()):
+            data.load(module.tokenizer)
         stages = self.final_stages(list(data.abilities))
         return compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed)
 
@@ -92,7 +90,7 @@ class StageSchedule(Callback):
         if stage != "fit":
             return
         data, module = _data_of(trainer), cast(SFTModule, pl_module)
-        plan = self.compile(data, module.tokenizer)
+        plan = self.compile(data, module)
         if plan.declared:
             raise ValueError("data: an ability only declares a count (path: null); `plan` can show it, not `fit` it")
         self.plan = plan

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     from sftlab.plan.table import plan_screen
 
     objects = parse_objects(arguments)
-    plan = objects.schedule.compile(objects.data, objects.model.tokenizer)
+    plan = objects.schedule.compile(objects.data, objects.model)
     console = Console()
     console = console if console.is_terminal else Console(width=160)
     console.print(plan_screen(plan, objects.data.audits()))
