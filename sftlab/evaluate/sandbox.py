@@ -8,6 +8,7 @@ A check starts two processes (see ``sandboxed.py``): the *program* runs the gene
   read-only, and 16 MiB of memory at ``/tmp``. Neither home, site-packages nor the tests are there to be read.
 - Limits on CPU time, address space, file size, open files and processes. Root is exempt from the limit on processes,
   so under root the namespace maps a second, unprivileged user, which the process becomes before it reads any program.
+- A filter of system calls (see ``syscalls.py``): no memory that escapes the limits, no new namespaces, no tracing.
 - A wall clock: at its end the first process of the namespace is killed, and with it, by the kernel, all others.
 
 The tests are sandboxed like the program: they may come from a file off the internet, and what a program returns can
@@ -34,6 +35,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from sftlab.evaluate.syscalls import seccomp_filter
 
 MAX_PROCESSES = 8
 """Processes and threads that one program may have."""
@@ -124,27 +127,29 @@ class _Cell:
         if wrapper is None:
             self.process = subprocess.Popen(_python(job), pass_fds=passed, **common)  # type: ignore[call-overload]
             return
-        told_read, told_write = os.pipe()
-        go_read, go_write = os.pipe()
+        ends = {name: os.pipe() for name in ("told", "go", "filter")}
         options = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-        options += ["--info-fd", str(told_write)]
+        options += ["--info-fd", str(ends["told"][1])]
+        if calls := seccomp_filter():
+            os.write(ends["filter"][1], calls)
+            options += ["--seccomp", str(ends["filter"][0])]
         root = os.geteuid() == 0
         if root:
             job = {**job, "limits": {"uid": NOBODY, **job["limits"]}}
-            options += ["--userns-block-fd", str(go_read), "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+            options += ["--userns-block-fd", str(ends["go"][0]), "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         else:
             options += ["--uid", str(NOBODY), "--gid", str(NOBODY)]
+        passed += [ends["told"][1], ends["go"][0], ends["filter"][0]]
         command = [wrapper, *options, *_view(), "--", *_python(job)]
-        try:
-            passed += [told_write, go_read]
-            self.process = subprocess.Popen(command, pass_fds=passed, **common)  # type: ignore[call-overload]
-            os.close(told_write)
-            told_write = -1
-            self._enter(told_read, go_write, root)
-        finally:
-            for number in (told_read, told_write, go_read, go_write):
-                if number >= 0:
-                    os.close(number)
+        with contextlib.ExitStack() as stack:
+            for end in (ends["told"][0], *ends["go"], ends["filter"][0]):
+                stack.callback(os.close, end)
+            try:
+                os.close(ends["filter"][1])  # the filter ends here
+                self.process = subprocess.Popen(command, pass_fds=passed, **common)  # type: ignore[call-overload]
+            finally:
+                os.close(ends["told"][1])
+            self._enter(ends["told"][0], ends["go"][1], root)
 
     def _enter(self, told: int, go: int, root: bool) -> None:
         """Learn the first process of the namespace; under root map its users: root, and the one that it becomes."""
@@ -158,7 +163,7 @@ class _Cell:
                 for name in ("uid_map", "gid_map"):
                     Path(f"/proc/{number}/{name}").write_text(f"0 0 1\n{NOBODY} {NOBODY} 1\n")
                 os.write(go, b"1")
-        except (ValueError, OSError) as error:
+        except (ValueError, LookupError, OSError) as error:
             self.kill()
             said = self.process.stderr.read(2000).decode(errors="replace").strip() if self.process.stderr else ""
             self.close()
