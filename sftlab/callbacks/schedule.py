@@ -150,7 +150,7 @@ class StageSchedule(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End a stage after its validation."""
         ended = self._ended_stage(trainer.global_step)
-        if ended is not None and not trainer.sanity_checking and trainer.training:
+        if ended is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._end_stage(trainer, ended)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
