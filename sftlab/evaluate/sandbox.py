@@ -25,6 +25,7 @@ import json
 import math
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -114,79 +115,102 @@ def _python(job: dict[str, Any]) -> list[str]:
 class _Cell:
     """One process under way in its isolation; whatever happens, ``kill`` ends it and all that it started."""
 
-    def __init__(self, job: dict[str, Any], wrapper: str | None, cwd: str, stdin: int, stdout: int) -> None:
+    def __init__(self, limits: dict[str, int], wrapper: str | None, cwd: str, task: int | None, **line: int) -> None:
         self.first: int | None = None
-        passed = [job[name] for name in ("requests", "answers") if name in job]
-        # A fixed hash seed: the order of a set of strings, and so a verdict, is the same every time.
-        common = dict(
-            env={"PYTHONHASHSEED": "0", "HOME": "/tmp" if wrapper else cwd, "PATH": "/usr/bin:/bin"},
-            cwd=cwd,
-            start_new_session=True,
-        )
-        common |= dict(stdin=stdin, stdout=stdout, stderr=subprocess.PIPE if wrapper else subprocess.DEVNULL)
-        if wrapper is None:
-            self.process = subprocess.Popen(_python(job), pass_fds=passed, **common)  # type: ignore[call-overload]
-            return
-        ends = {name: os.pipe() for name in ("told", "go", "filter")}
+        self.kept: dict[str, int] = {}
+        job: dict[str, Any] = {"limits": limits, **line}
+        passed = list(line.values())
+        common: dict[str, Any] = {
+            # A fixed hash seed: the order of a set of strings, and so a verdict, is the same every time.
+            "env": {"PYTHONHASHSEED": "0", "HOME": "/tmp" if wrapper else cwd, "PATH": "/usr/bin:/bin"},
+            "cwd": cwd,
+            "start_new_session": True,
+            "stdin": subprocess.DEVNULL if task is None else task,
+            "stdout": subprocess.DEVNULL,
+            "stderr": subprocess.PIPE if wrapper else subprocess.DEVNULL,
+        }
+        with contextlib.ExitStack() as theirs:
+            command = _python(job) if wrapper is None else self._wrapped(wrapper, job, passed, theirs)
+            self.process = subprocess.Popen(command, pass_fds=passed, **common)
+        if wrapper is not None:
+            self._enter()
+
+    def _pipe(self, name: str, ours: int, theirs: contextlib.ExitStack) -> int:
+        """A new pipe, whose end number ``ours`` is kept here under a name; the other, which is returned, is handed on."""
+        ends = os.pipe()
+        self.kept[name] = ends[ours]
+        theirs.callback(os.close, ends[1 - ours])
+        return ends[1 - ours]
+
+    def _wrapped(self, wrapper: str, job: dict[str, Any], passed: list[int], theirs: contextlib.ExitStack) -> list[str]:
+        """The command inside bubblewrap; adds to what is passed on to it."""
+        told, go = self._pipe("told", 0, theirs), self._pipe("go", 1, theirs)
+        job["alive"] = self._pipe("alive", 1, theirs)
+        passed += [told, go, job["alive"]]
         options = ["--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
-        options += ["--info-fd", str(ends["told"][1])]
+        options += ["--info-fd", str(told)]
         if calls := seccomp_filter():
-            os.write(ends["filter"][1], calls)
-            options += ["--seccomp", str(ends["filter"][0])]
-        root = os.geteuid() == 0
-        if root:
-            job = {**job, "limits": {"uid": NOBODY, **job["limits"]}}
-            options += ["--userns-block-fd", str(ends["go"][0]), "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+            passed.append(self._pipe("filter", 1, theirs))
+            os.write(self.kept["filter"], calls)
+            os.close(self.kept.pop("filter"))
+            options += ["--seccomp", str(passed[-1])]
+        if os.geteuid() == 0:
+            job["limits"] = {"uid": NOBODY, **job["limits"]}
+            options += ["--userns-block-fd", str(go), "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         else:
             options += ["--uid", str(NOBODY), "--gid", str(NOBODY)]
-        passed += [ends["told"][1], ends["go"][0], ends["filter"][0]]
-        command = [wrapper, *options, *_view(), "--", *_python(job)]
-        with contextlib.ExitStack() as stack:
-            for end in (ends["told"][0], *ends["go"], ends["filter"][0]):
-                stack.callback(os.close, end)
-            try:
-                os.close(ends["filter"][1])  # the filter ends here
-                self.process = subprocess.Popen(command, pass_fds=passed, **common)  # type: ignore[call-overload]
-            finally:
-                os.close(ends["told"][1])
-            self._enter(ends["told"][0], ends["go"][1], root)
+        return [wrapper, *options, *_view(), "--", *_python(job)]
 
-    def _enter(self, told: int, go: int, root: bool) -> None:
+    def _enter(self) -> None:
         """Learn the first process of the namespace; under root map its users: root, and the one that it becomes."""
         info = b""
-        while b"}" not in info and (part := os.read(told, 4096)):
+        while b"}" not in info and (part := os.read(self.kept["told"], 4096)):
             info += part
         try:
             number = json.loads(info)["child-pid"]
             self.first = os.pidfd_open(number)
-            if root:
+            if os.geteuid() == 0:
                 for name in ("uid_map", "gid_map"):
                     Path(f"/proc/{number}/{name}").write_text(f"0 0 1\n{NOBODY} {NOBODY} 1\n")
-                os.write(go, b"1")
+                os.write(self.kept["go"], b"1")
         except (ValueError, LookupError, OSError) as error:
-            self.kill()
+            self.process.kill()
             said = self.process.stderr.read(2000).decode(errors="replace").strip() if self.process.stderr else ""
-            self.close()
+            self.bury()
             raise SandboxMissing(MISSING.format(what=f"bubblewrap does not work here ({said or error})")) from None
 
     def kill(self) -> None:
-        """Kill the process and everything in its namespace (or, without one, its session's group); wait for its end."""
-        with contextlib.suppress(ProcessLookupError):
-            if self.first is not None:
-                signal.pidfd_send_signal(self.first, signal.SIGKILL)
+        """Kill the process and everything in its namespace (without one: in its session, as far as it stayed there)."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+            if self.first is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(self.first, signal.SIGKILL)
 
-    def close(self) -> None:
-        """Give the file descriptors back."""
-        if self.first is not None:
-            os.close(self.first)
-            self.first = None
-        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
-            if stream is not None:
-                with contextlib.suppress(OSError):
-                    stream.close()
+    def bury(self) -> None:
+        """Wait for the end after ``kill``, and give the file descriptors back."""
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for end in (*self.kept.values(), *([] if self.first is None else [self.first])):
+            os.close(end)
+        if self.process.stderr is not None:
+            self.process.stderr.close()
+
+
+def _hear(end: int, seconds: float) -> tuple[bytes, bool]:
+    """What comes from a pipe until its other end is closed, and whether the time was up before that."""
+    said, deadline, poll = b"", time.monotonic() + seconds, select.poll()
+    poll.register(end, select.POLLIN)
+    while len(said) < 1 << 16:
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            return said, True
+        if not (part := os.read(end, 1 << 16)):
+            break
+        said += part
+    return said, False
 
 
 class Sandbox:
@@ -256,36 +280,38 @@ class Sandbox:
     def _limits(self, seconds: float) -> dict[str, int]:
         """Limits of one process, by the names of ``resource``."""
         cpu, memory = math.ceil(seconds) + 1, self.memory_mb << 20
-        return {"cpu": cpu, "as": memory, "fsize": 1 << 20, "nofile": 64, "core": 0, "nproc": MAX_PROCESSES}
+        return {"cpu": cpu, "as": memory, "fsize": 1 << 20, "nofile": 64, "core": 0, "nproc": MAX_PROCESSES + 1}
 
     def _check(self, solution: str, test: str, names: Sequence[str], prompt: str, seconds: float) -> Outcome:
         start = time.monotonic()
         wrapper = shutil.which("bwrap") if self.isolation == "bubblewrap" else None
-        task = json.dumps({"solution": solution, "test": test, "names": list(names), "prompt": prompt}).encode()
         limits = self._limits(seconds)
-        requests_read, requests_write = os.pipe()
-        answers_read, answers_write = os.pipe()
-        ends = {requests_read, requests_write, answers_read, answers_write}
-        with contextlib.ExitStack() as stack:
-            stack.callback(lambda: [os.close(end) for end in ends])  # type: ignore[func-returns-value]
-            # Only plain processes see this folder; in a namespace their scratch space is memory.
-            scratch = tempfile.TemporaryDirectory(prefix="sftlab-check-", ignore_cleanup_errors=True)
-            folder = stack.enter_context(scratch)
-            job: dict[str, Any] = {"role": "program", "limits": limits}
-            program = _Cell(job, wrapper, folder, requests_read, answers_write)
-            stack.callback(program.close)
-            stack.callback(program.kill)
-            job = {"role": "tests", "limits": limits, "requests": requests_write, "answers": answers_read}
-            tests = _Cell(job, wrapper, folder, subprocess.PIPE, subprocess.PIPE)
-            stack.callback(tests.close)
-            stack.callback(tests.kill)
-            while ends:
-                os.close(ends.pop())
-            said, late = b"", False
-            try:
-                said, _ = tests.process.communicate(task, timeout=max(0.1, seconds - (time.monotonic() - start)))
-            except subprocess.TimeoutExpired as error:
-                said, late = error.output or b"", True
+        task = {"solution": solution, "test": test, "names": list(names), "prompt": prompt}
+        pipes = {name: os.pipe() for name in ("requests", "answers", "verdict")}
+        heard, asked = pipes["verdict"][0], os.memfd_create("task")
+        with contextlib.ExitStack() as ours:
+            ours.callback(os.close, heard)
+            with contextlib.ExitStack() as theirs:
+                for end in (asked, *(end for pipe in pipes.values() for end in pipe if end != heard)):
+                    theirs.callback(os.close, end)
+                # Only plain processes see this folder; in a namespace their scratch space is memory.
+                scratch = tempfile.TemporaryDirectory(prefix="sftlab-check-", ignore_cleanup_errors=True)
+                folder = ours.enter_context(scratch)
+                Path(f"/proc/self/fd/{asked}").write_text(json.dumps(task))
+                line = {"requests": pipes["requests"][0], "answers": pipes["answers"][1]}
+                program = _Cell(limits, wrapper, folder, None, **line)
+                ours.callback(program.bury)
+                ours.callback(program.kill)
+                line = {
+                    "requests": pipes["requests"][1],
+                    "answers": pipes["answers"][0],
+                    "verdict": pipes["verdict"][1],
+                }
+                tests = _Cell(limits, wrapper, folder, asked, **line)
+                ours.callback(tests.bury)
+                ours.callback(program.kill)
+                ours.callback(tests.kill)
+            said, late = _hear(heard, max(0.1, seconds - (time.monotonic() - start)))
         return _outcome(said, late, seconds, time.monotonic() - start)
 
 

@@ -110,13 +110,29 @@ def confine(limits: dict[str, int]) -> None:
         resource.setrlimit(number, (limit, limit))
 
 
-def silence() -> tuple[BinaryIO, BinaryIO]:
-    """Point the standard streams at nothing; give back the real standard input and output, under other numbers."""
-    real = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+def keep_only(*kept: int) -> None:
+    """Close every file descriptor but the given ones, and point the standard streams at nothing."""
+    last = 2
+    for number in [*sorted(kept), 1 << 20]:
+        os.closerange(last + 1, number)
+        last = number
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
-    return real
+    os.close(nothing)
+
+
+def stand_by(alive: int) -> None:
+    """Go on in a child; this process waits to be killed, or for the other end of ``alive`` to close with its owner.
+
+    Bubblewrap exits with its second process and leaves its first for someone else to bury; killed from outside while
+    the second still stands, it buries it itself. And one that was only starting when its owner died lives on.
+    """
+    if os.fork():
+        keep_only(alive)
+        os.read(alive, 1)
+        os._exit(1)
+    os.close(alive)
 
 
 def send(stream: BinaryIO, message: Any) -> None:
@@ -263,20 +279,20 @@ def failed_line(error: BaseException, test: str) -> str:
     return test.split("\n")[number - 1].strip() if number else ""
 
 
-def run_tests(job: dict[str, Any], peer: Peer) -> tuple[bool | None, str]:
+def run_tests(task: dict[str, Any], peer: Peer) -> tuple[bool | None, str]:
     """Load the program there, run the tests here; whether they passed (None: cannot be told) and why."""
     try:
-        peer.ask("load", job["solution"])
+        peer.ask("load", task["solution"])
         space: dict[str, Any] = {"__name__": "test"}
-        exec(compile(job["prompt"], "<prompt>", "exec"), space)
-        space.update({name: peer.ask("name", name) for name in job["names"]})
-        exec(compile(job["test"], "<test>", "exec"), space)
+        exec(compile(task["prompt"], "<prompt>", "exec"), space)
+        space.update({name: peer.ask("name", name) for name in task["names"]})
+        exec(compile(task["test"], "<test>", "exec"), space)
     except CannotCross as error:
         return None, str(error)
     except ProgramEnded as error:
         return False, str(error)
     except BaseException as error:
-        line = failed_line(error, job["test"])
+        line = failed_line(error, task["test"])
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         told = f"{reason}, at: {line}" if line else reason
         broken_test = isinstance(error, ImportError | SyntaxError) and error is not peer.raised
@@ -284,21 +300,22 @@ def run_tests(job: dict[str, Any], peer: Peer) -> tuple[bool | None, str]:
     return True, "passed"
 
 
-def main(role: str, limits: dict[str, int], requests: int = -1, answers: int = -1) -> None:
-    """Be the program (standard streams carry the line) or the tests (the two file descriptors carry it)."""
-    if role == "program":
-        os.closerange(3, 1 << 16)
-        confine(limits)
-        Program().serve(*silence())
-        os._exit(0)
+def main(limits: dict[str, int], requests: int, answers: int, verdict: int = -1, alive: int = -1) -> None:
+    """Be the program, or, where there is a file descriptor for the verdict, the tests; their task is standard input."""
+    task = json.loads(sys.stdin.buffer.read()) if verdict >= 0 else None
     confine(limits)
-    job_stream, verdict_stream = silence()
-    job = json.loads(job_stream.read())
-    peer = Peer(os.fdopen(requests, "wb"), os.fdopen(answers, "rb"))
-    # What goes wrong before this line is the sandbox's fault; after it, the program's.
-    send(verdict_stream, {"ready": peer.ask("ready")})
-    passed, reason = run_tests(job, peer)
-    send(verdict_stream, {"passed": passed, "reason": reason})
+    if alive >= 0:
+        stand_by(alive)
+    if task is None:
+        keep_only(requests, answers)
+        Program().serve(os.fdopen(requests, "rb"), os.fdopen(answers, "wb"))
+    else:
+        keep_only(requests, answers, verdict)
+        peer, report = Peer(os.fdopen(requests, "wb"), os.fdopen(answers, "rb")), os.fdopen(verdict, "wb")
+        # What goes wrong before this line is the sandbox's fault; after it, the program's.
+        send(report, {"ready": peer.ask("ready")})
+        passed, reason = run_tests(task, peer)
+        send(report, {"passed": passed, "reason": reason})
     os._exit(0)
 
 

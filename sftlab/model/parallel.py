@@ -48,7 +48,8 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def best_precision() -> str:
-    """bf16-mixed where the hardware multiplies bf16 faster (recent GPUs, CPUs with AMX), fp32 elsewhere."""
+    """bf16-mixed where the hardware multiplies bf16 faster (recent GPUs, CPUs with AMX or AVX-512 BF16), fp32 elsewhere."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    return "bf16-mixed" if torch.cpu._is_amx_tile_supported() else "32-true"
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return "bf16-mixed" if fast else "32-true"
