@@ -136,7 +136,7 @@ class _Cell:
             self._enter()
 
     def _pipe(self, name: str, ours: int, theirs: contextlib.ExitStack) -> int:
-        """A new pipe, whose end number ``ours`` is kept here under a name; the other, which is returned, is handed on."""
+        """A new pipe: its end number ``ours`` is kept here under a name, the other is returned, to be handed on."""
         ends = os.pipe()
         self.kept[name] = ends[ours]
         theirs.callback(os.close, ends[1 - ours])
