@@ -17,12 +17,13 @@ from sftlab.data.conversation import (
     AlpacaReader,
     Audit,
     Conversation,
+    MathReader,
     MessagesReader,
     Reader,
-    RFTReader,
     ShareGPTReader,
 )
-from sftlab.data.example import Encoder, Examples, prepare, prepare_files
+from sftlab.data.encoder import Encoder
+from sftlab.data.example import Examples, prepare, prepare_files
 from sftlab.data.feed import PlanLoader
 from sftlab.data.lab import LAB_VERSION, lab_conversations
 from sftlab.data.template import get_template
@@ -252,7 +253,7 @@ class MathData(AbilityData):
     """Mathematical reasoning; reads ``query, response`` and ``question, answer`` records."""
 
     name = "math"
-    default_reader = RFTReader
+    default_reader = MathReader
 
 
 class CodeData(AbilityData):

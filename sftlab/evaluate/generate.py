@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from sftlab.data.conversation import Turn
-from sftlab.data.example import Encoder
+from sftlab.data.encoder import Encoder
 from sftlab.data.template import get_template
 from sftlab.evaluate.task import Answer, Problem, Sampling
 from sftlab.model.export import NOTE_FILE

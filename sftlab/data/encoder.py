@@ -1,0 +1,154 @@
+"""The encoder: pieces of a conversation become token ids, so that token boundaries fall where masks change.
+
+The ids of a text in the middle of a conversation must be those that it has there. Tokenizers of the SentencePiece kind
+put a space before every text that they are given; a twin without that prefix encodes what does not stand first.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sftlab.data.conversation import Turn
+from sftlab.data.template import Piece, Template
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+
+class Encoded(NamedTuple):
+    """One rendered conversation as ids.
+
+    Attributes:
+        ids: Token ids.
+        runs: Lengths of unsupervised and supervised runs in turn; the first is unsupervised.
+        exchange_lengths: Tokens of each exchange; what stands before the first belongs to it.
+    """
+
+    ids: array
+    runs: list[int]
+    exchange_lengths: list[int]
+
+    @property
+    def supervised(self) -> int:
+        """Supervised tokens."""
+        return sum(self.runs[1::2])
+
+
+class Encoder:
+    """A tokenizer and a template.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        template: Renders for it.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template) -> None:
+        self.tokenizer, self.template = tokenizer, template
+        source = tokenizer.backend_tokenizer.to_str()
+        self._first, self._inside = _plain(source), _plain(_without_prefix(source))
+        self._bos: list[int] = tokenizer("")["input_ids"][:1] if template.bos else []
+        self._special = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.get_vocab()}
+        self._prefix_after_special = self._probe()
+
+    def _probe(self) -> bool:
+        """Whether the tokenizer itself puts its prefix after a special token too, as LLaMA's first one does."""
+        end = self.template.end_of_turn
+        after = self.tokenizer.backend_tokenizer.encode(f"{end}a", add_special_tokens=False).ids
+        return bool(after[1:] == self._first.encode("a", add_special_tokens=False).ids)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The token ids that end an answer."""
+        ids = {self._special[self.template.end_of_turn], self.tokenizer.eos_token_id}
+        return sorted(i for i in ids if i is not None)
+
+    def fingerprint(self) -> str:
+        """What determines ids and masks."""
+        template = self.template
+        return json.dumps(
+            [self.tokenizer.backend_tokenizer.to_str(), template.name, template.chat_template(), self._bos]
+        )
+
+    def encode(self, rendered: Sequence[Sequence[Piece]]) -> list[Encoded]:
+        """Encode rendered conversations, all pieces of all of them in one call."""
+        first, inside = self._texts(rendered)
+        batches = [
+            iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False)) if texts else iter(())
+            for tokenizer, texts in ((self._first, first), (self._inside, inside))
+        ]
+        return [self._assemble(pieces, *batches) for pieces in rendered]
+
+    def _texts(self, rendered: Sequence[Sequence[Piece]]) -> tuple[list[str], list[str]]:
+        first, inside = [], []
+        for pieces in rendered:
+            prefix = True
+            for piece in pieces:
+                if not piece.special:
+                    (first if prefix else inside).append(piece.text)
+                prefix = piece.special and self._prefix_after_special
+        return first, inside
+
+    def _assemble(self, pieces: Sequence[Piece], first: Any, inside: Any) -> Encoded:
+        starts_itself = bool(pieces) and pieces[0].special and self._special[pieces[0].text] in self._bos
+        ids = array("i", [] if starts_itself else self._bos)
+        runs, exchange_lengths = [len(ids)], [len(ids)]
+        prefix = True
+        for piece in pieces:
+            new = [self._special[piece.text]] if piece.special else next(first if prefix else inside).ids
+            prefix = piece.special and self._prefix_after_special
+            ids += array("i", new)
+            if piece.supervised == bool(len(runs) % 2):
+                runs.append(0)
+            runs[-1] += len(new)
+            while len(exchange_lengths) <= piece.exchange:
+                exchange_lengths.append(0)
+            exchange_lengths[piece.exchange] += len(new)
+        return Encoded(ids, runs, exchange_lengths)
+
+    def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
+        """The ids before the answer to the last turn: exactly what training showed there."""
+        return self.encode([self.template.prompt(turns)])[0].ids.tolist()
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of an answer: special tokens and what the template puts before an answer are taken away."""
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        return text.removeprefix(self.template.answer_prefix)
+
+
+def _plain(source: str) -> Tokenizer:
+    """A tokenizer to which the names of special tokens are ordinary text."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_str(source)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _without_prefix(source: str) -> str:
+    """A tokenizer's JSON without the prefix that it puts before a text."""
+
+    def edited(node: Any) -> Any:
+        if isinstance(node, list):
+            kept = [edited(item) for item in node]
+            return [item for item in kept if not (isinstance(item, dict) and item.get("type") == "Prepend")]
+        if not isinstance(node, dict):
+            return node
+        node = {key: edited(value) for key, value in node.items()}
+        if node.get("type") == "Metaspace":
+            node["prepend_scheme"] = "never"
+        if node.get("type") == "ByteLevel":
+            node["add_prefix_space"] = False
+        return node
+
+    whole = json.loads(source)
+    for part in ("normalizer", "pre_tokenizer"):
+        if (whole.get(part) or {}).get("type") == "Prepend":
+            whole[part] = None
+        whole[part] = edited(whole.get(part))
+    return json.dumps(whole)
