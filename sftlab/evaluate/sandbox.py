@@ -294,9 +294,10 @@ class Sandbox:
             with contextlib.ExitStack() as theirs:
                 for end in (asked, *(end for pipe in pipes.values() for end in pipe if end != heard)):
                     theirs.callback(os.close, end)
-                # Only plain processes see this folder; in a namespace their scratch space is memory.
-                scratch = tempfile.TemporaryDirectory(prefix="sftlab-check-", ignore_cleanup_errors=True)
-                folder = ours.enter_context(scratch)
+                folder = "/"
+                if wrapper is None:  # in a namespace the scratch space is memory
+                    scratch = tempfile.TemporaryDirectory(prefix="sftlab-check-", ignore_cleanup_errors=True)
+                    folder = ours.enter_context(scratch)
                 Path(f"/proc/self/fd/{asked}").write_text(json.dumps(task))
                 line = {"requests": pipes["requests"][0], "answers": pipes["answers"][1]}
                 program = _Cell(limits, wrapper, folder, None, **line)

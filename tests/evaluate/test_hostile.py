@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,9 @@ def test_hostile_programs_fail_and_leave_nothing_behind(
     canary = tmp_path / "answers"
     canary.write_text(str({x: x * x for x in range(20)}))
     monkeypatch.setenv("SFTLAB_TEST_SECRET", "assert")
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     source = HOSTILE[name]
     known = {
         "canary": str(canary),
@@ -90,25 +94,25 @@ def test_hostile_programs_fail_and_leave_nothing_behind(
     }
     for key, value in known.items():
         source = source.replace("{" + key + "}", value)
-    scratch = sorted(Path("/tmp").iterdir())
     files = os.listdir("/proc/self/fd")
     outcome = sandbox.check(source, TEST, ["f"])
     assert outcome.passed is False, outcome
     assert len(outcome.reason) <= 300 and outcome.seconds < 5
     assert none_left()
     assert canary.exists() and os.path.exists(os.__file__)
-    assert [p for p in sorted(Path("/tmp").iterdir()) if p not in scratch and "sftlab-check" in p.name] == []
+    assert os.listdir(scratch) == []
     assert len(os.listdir("/proc/self/fd")) == len(files)
     with pytest.raises(BlockingIOError):
         listener.accept()
 
 
-def test_a_killed_harness_takes_its_programs_along(sandbox: Sandbox) -> None:
+def test_a_killed_harness_takes_its_programs_along(sandbox: Sandbox, tmp_path: Path) -> None:
     code = (
         f"from sftlab.evaluate.sandbox import Sandbox\ns = Sandbox(seconds=60, memory_mb={MARK_MB})\ns.require()\n"
         "print('ready', flush=True)\ns.check('import time\\ntime.sleep(1000)', '', ['f'])"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as harness:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment) as harness:
         assert harness.stdout is not None and harness.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + 10
         while len(processes()) < 4 and time.monotonic() < deadline:
@@ -116,3 +120,4 @@ def test_a_killed_harness_takes_its_programs_along(sandbox: Sandbox) -> None:
         assert len(processes()) >= 4
         harness.send_signal(signal.SIGKILL)
     assert none_left()
+    assert os.listdir(tmp_path) == []
