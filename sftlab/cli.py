@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,6 +44,7 @@ class LabCLI(LightningCLI):
     """``fit``: data, schedule, model and trainer from one config."""
 
     def __init__(self, run: bool = True) -> None:
+        quieten()
         _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
         register_strategies()
@@ -115,6 +118,16 @@ def parse_objects(arguments: list[str]) -> PlannedObjects:
         return PlannedObjects()
     finally:
         sys.argv = before
+
+
+def quieten() -> None:
+    """Silence what libraries say about themselves; warnings about the run stay."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*(isinstance.treespec|log_every_n_steps|does not have many workers).*")
 
 
 class _Parser(LightningArgumentParser):

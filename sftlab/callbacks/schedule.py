@@ -157,7 +157,7 @@ class StageSchedule(Callback):
         """Keep what a call that was cut short has trained."""
         step = trainer.global_step
         if step and self._ended_stage(step) is None:
-            trainer.save_checkpoint(checkpoint_path(run_folder(trainer), step))
+            trainer.save_checkpoint(checkpoint_path(run_folder(trainer), step), weights_only=False)
 
     def _end_stage(self, trainer: Trainer, ended: StagePlan) -> None:
         """Export, let every callback look, then save: a run killed on the way does the stage's end again."""
@@ -165,7 +165,7 @@ class StageSchedule(Callback):
         module = cast(SFTModule, trainer.lightning_module)
         export_live(trainer, module, folder, self._plan, ended.end_step)
         _call(trainer, "on_stage_end", ended)
-        trainer.save_checkpoint(checkpoint_path(run_folder(trainer), ended.end_step, ended.stage.name))
+        trainer.save_checkpoint(checkpoint_path(run_folder(trainer), ended.end_step, ended.stage.name), weights_only=False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what a resume must check and restore."""

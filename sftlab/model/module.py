@@ -145,7 +145,11 @@ class SFTModule(LightningModule):
         """Log the mean over all ranks."""
         for name, sums_2 in self._val_sums.items():
             total, count = self.trainer.strategy.reduce(sums_2, reduce_op="sum")
-            self.log(f"val/loss/{name}", (total / count).float(), rank_zero_only=False)
+            loss = float(total / count)
+            # Lightning would log it one step early; callbacks that monitor it find it where they look.
+            self.log(f"val/loss/{name}", loss, logger=False)
+            for logger in self.loggers:
+                logger.log_metrics({f"val/loss/{name}": loss}, step=self.global_step)
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW and the plan's learning rate, set at every optimizer step."""

@@ -40,4 +40,7 @@ def adamw(
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0, betas=betas, fused=True)
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0, betas=betas, fused=True)
+    # A fused optimizer can undo fp16's loss scaling itself, and Lightning then refuses to clip; let Lightning undo it.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
