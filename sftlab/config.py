@@ -141,7 +141,8 @@ def _class(name: str, base: type) -> type | None:
 
 
 def _subclasses(base: type) -> list[type]:
-    nested = [sub for child in base.__subclasses__() for sub in _subclasses(child)]
+    children: list[type] = base.__subclasses__()
+    nested = [cls for child in children for cls in _subclasses(child)]
     return [*([] if inspect.isabstract(base) else [base]), *nested]
 
 

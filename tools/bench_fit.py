@@ -22,10 +22,11 @@ import tempfile
 import time
 from pathlib import Path
 
-WORDS = (
-    "river stone cloud house green music table light paper bread winter garden silver mountain forest window coffee "
-    "letter planet bridge answer question number always never because people would about there which other after"
-).split()
+WORDS = [
+    *("river", "stone", "cloud", "house", "green", "music", "table", "light", "paper", "bread", "winter", "garden"),
+    *("silver", "mountain", "forest", "window", "coffee", "letter", "planet", "bridge", "answer", "question"),
+    *("number", "always", "never", "because", "people", "would", "about", "there", "which", "other", "after"),
+]
 MODEL = {
     "vocab_size": 8192,
     "hidden_size": 256,
@@ -69,7 +70,7 @@ def write_inputs(folder: Path, num_chats: int) -> None:
     fast.save_pretrained(folder / "tokenizer")
 
 
-def planned(folder: Path):  # noqa: ANN201
+def planned(folder: Path):
     """Data, schedule and module, as a user of the library builds them."""
     from sftlab.callbacks.schedule import MultiTask
     from sftlab.data.ability import AbilityData
@@ -107,7 +108,7 @@ def run_fit(folder: Path, precision: str) -> tuple[int, float]:
     return int(plan.lengths_N[plan.example_E].sum()), timer.seconds
 
 
-def _timer():  # noqa: ANN202
+def _timer():
     from lightning.pytorch import Callback
 
     class Timer(Callback):
@@ -216,7 +217,8 @@ def main() -> None:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "SFTLAB_CACHE": f"{folder}/cache"}
         for _ in range(options.rounds):
             for name in names:
-                command = [sys.executable, __file__, "--only", name, "--folder", folder, "--precision", options.precision]
+                command = [sys.executable, __file__, "--only", name, "--folder", folder]
+                command += ["--precision", options.precision]
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from typing import Any, cast
 
@@ -58,7 +59,7 @@ class ScreenProgress(ProgressBar):
         if trainer.global_step:
             self.print(f"Resumed after step {trainer.global_step:,} of {plan.num_steps:,}.")
         self.print(f"Run folder: {folder}")
-        with Console(width=160, record=True, file=_Nowhere()) as recorder:  # type: ignore[call-overload]
+        with Console(width=160, record=True, file=io.StringIO()) as recorder:
             recorder.print(plan_screen(plan, data.audits()))
         text = "\n".join("    " + line for line in recorder.export_text().splitlines())
         log_text(trainer, "plan", text, trainer.global_step)
@@ -125,16 +126,6 @@ class ScreenProgress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
-
-
-class _Nowhere:
-    """A file that keeps nothing."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
 
 
 def model_line(trainer: Trainer, module: SFTModule) -> str:

@@ -165,7 +165,8 @@ class StageSchedule(Callback):
         module = cast(SFTModule, trainer.lightning_module)
         export_live(trainer, module, folder, self._plan, ended.end_step)
         _call(trainer, "on_stage_end", ended)
-        trainer.save_checkpoint(checkpoint_path(run_folder(trainer), ended.end_step, ended.stage.name), weights_only=False)
+        path = checkpoint_path(run_folder(trainer), ended.end_step, ended.stage.name)
+        trainer.save_checkpoint(path, weights_only=False)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what a resume must check and restore."""
@@ -189,8 +190,8 @@ class StageSchedule(Callback):
         changed = sorted(key for key in was.keys() | self._identity.keys() if was.get(key) != self._identity.get(key))
         if changed:
             raise ValueError(
-                f"ckpt_path: this run differs from the checkpoint's in: {', '.join(changed)}. Resume with the config and "
-                "data that the run began with, or start a new run without --ckpt_path"
+                f"ckpt_path: this run differs from the checkpoint's in: {', '.join(changed)}. Resume with the config "
+                "and data that the run began with, or start a new run without --ckpt_path"
             )
         self._rng_states = saved["rng"]
         _count_in_micro_batches(checkpoint, trainer.accumulate_grad_batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import textwrap
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,7 +108,8 @@ class ScoreAbilities(Callback):
         headline = scores[0]
         for logger in trainer.loggers:
             logger.log_metrics({f"score/{ability}/{task.name}": headline.value}, step=step)
-        samples = [(task.problems()[i].prompts, answers[i].texts, verdicts[i].reason) for i in range(min(3, len(answers)))]
+        prompts = {problem.uid: problem.prompts for problem in task.problems()}
+        samples = [(prompts[a.uid], a.texts, v.reason) for a, v in zip(answers[:3], verdicts[:3], strict=True)]
         log_text(trainer, f"answers/{ability}", _as_markdown(samples), step)
         cast(Any, trainer.progress_bar_callback).print(f"  {ability}: {_as_words(headline)}")
 
@@ -144,8 +146,10 @@ def _as_words(score: Score) -> str:
 def _as_markdown(samples: list[tuple[tuple[str, ...], tuple[str, ...], str]]) -> str:
     parts = []
     for prompts, texts, reason in samples:
-        turns = [f"**user**\n\n    {p}\n\n**model**\n\n    {t}".replace("\n", "\n    ") for p, t in zip(prompts, texts, strict=True)]
-        parts.append("\n\n".join([*turns, f"*{reason}*"]))
+        lines = []
+        for prompt, text in zip(prompts, texts, strict=True):
+            lines += ["**user**", textwrap.indent(prompt, "    "), "**model**", textwrap.indent(text, "    ")]
+        parts.append("\n\n".join([*lines, f"*{reason}*"]))
     return "\n\n---\n\n".join(parts)
 
 
@@ -162,5 +166,3 @@ def _data_and_plan(trainer: Trainer) -> tuple[PlannedData, Plan]:
     data = cast(PlannedData, cast(Any, trainer).datamodule)
     assert data.plan is not None
     return data, data.plan
-
-

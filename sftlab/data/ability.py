@@ -1,4 +1,4 @@
-"""The data of one ability: records, a reader, a validation split by group and a fraction; usable alone or in a mixture."""
+"""The data of one ability: records, reader, validation split by group, fraction; usable alone or in a mixture."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class PlannedData(LightningDataModule):
 
     def identity(self) -> dict[str, str]:
         """Hashes of what determines the data, part by part; a resumed run must have the same."""
-        parts = {f"data of {name}": ability.identity() for name, ability in self.abilities.items()}
+        parts = {f"data of {name}": ability.source_hash() for name, ability in self.abilities.items()}
         return {**parts, "seed": str(self.seed), "batch": str(self.batch), "max_length": str(self.max_length)}
 
     def follow(self, plan: Plan) -> None:
@@ -171,7 +171,9 @@ class AbilityData(PlannedData):
             if not 0 <= value <= 1:
                 raise ValueError(f"{key}: {value} does not lie between 0 and 1")
         if (num_examples is None) == (path in (None, LAB)):
-            raise ValueError("num_examples: give it with path: lab (generate) or path: null (declare), else leave it out")
+            raise ValueError(
+                "num_examples: give it with path: lab (generate) or null (declare), otherwise leave it out"
+            )
         self.path, self.reader = path, reader or self.default_reader()
         self.fraction, self.val_fraction, self.num_examples = fraction, val_fraction, num_examples
         self.exclude, self.on_bad_record, self.max_bad_share = exclude or [], on_bad_record, max_bad_share
@@ -191,7 +193,7 @@ class AbilityData(PlannedData):
             ValueError: The config declares a count and has no data.
         """
         if self._examples is None:
-            raise ValueError(f"data.abilities.{self.name}: path is null (only a count is declared): nothing to train on")
+            raise ValueError(f"data.abilities.{self.name}: path is null, only a count is declared: nothing to train on")
         return self._examples
 
     @property
@@ -242,7 +244,7 @@ class AbilityData(PlannedData):
         """Records repaired, truncated, split or dropped, by cause."""
         return dict(self._examples.audit.counts) if self._examples is not None else {}
 
-    def identity(self) -> str:
+    def source_hash(self) -> str:
         """Hash of what determines the examples and which of them are used."""
         source = self._examples.fingerprint if self._examples is not None else f"declared {self.num_examples}"
         text = json.dumps([source, self.fraction, self.val_fraction])

@@ -6,7 +6,7 @@ What a reader does with an oddity is a rule with a name; each use of a rule is c
     trailing user turns           dropped    (nothing answers them)
     turns in a row of one role    joined     by a blank line
     empty turns                   dropped
-    \\r\\n                          read as \\n
+    carriage returns              read as line breaks
     no assistant turn left, unknown role, missing key, wrong type, not a dictionary: a bad record
 """
 
@@ -192,7 +192,7 @@ class MathReader(Reader):
 class AlpacaReader(Reader):
     """Alpaca's ``instruction, input, output``; other keys are passed over.
 
-    An input of more than one character follows the instruction as FastChat converts it: ``\\nInput:\\n`` and the input.
+    An input of more than one character follows the instruction as FastChat converts it: ``Input:`` on a line of its own.
     """
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
@@ -239,7 +239,7 @@ class MessagesReader(Reader):
             parts = [part.get("text") if isinstance(part, dict) else part for part in content]
             if not all(isinstance(part, str) for part in parts):
                 raise BadRecord("a turn has parts that are no text")
-            content = "".join(parts)
+            content = "".join(map(str, parts))
         if content is None:
             content = ""
         if not isinstance(content, str):

@@ -51,7 +51,7 @@ class Encoder:
         source = tokenizer.backend_tokenizer.to_str()
         self._first, self._inside = _plain(source), _plain(_without_prefix(source))
         self._bos: list[int] = tokenizer("")["input_ids"][:1] if template.bos else []
-        self._special = {token: tokenizer.convert_tokens_to_ids(token) for token in tokenizer.get_vocab()}
+        self._special: dict[str, int] = dict(tokenizer.get_vocab())
         self._prefix_after_special = self._probe()
 
     def _probe(self) -> bool:
@@ -83,7 +83,8 @@ class Encoder:
         return [self._assemble(pieces, *batches) for pieces in rendered]
 
     def _texts(self, rendered: Sequence[Sequence[Piece]]) -> tuple[list[str], list[str]]:
-        first, inside = [], []
+        first: list[str] = []
+        inside: list[str] = []
         for pieces in rendered:
             prefix = True
             for piece in pieces:

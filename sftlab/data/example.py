@@ -119,7 +119,9 @@ def _source_of(cls: type) -> str:
         return ""
 
 
-def prepare(source: Source, key: dict[str, Any], encoder: Encoder, max_length: int, overlong: str = "split") -> Examples:
+def prepare(
+    source: Source, key: dict[str, Any], encoder: Encoder, max_length: int, overlong: str = "split"
+) -> Examples:
     """Render, tokenise and keep the examples of a source, or find them in the cache.
 
     Args:
@@ -167,9 +169,7 @@ class _Fitter:
         """Tokenise a chunk; runs in the second thread."""
         return self.encoder.encode([self.encoder.template.render(talk.turns) for _, talk in chunk])
 
-    def rows(
-        self, chunk: list[tuple[int, Conversation]], encoded: list[Encoded]
-    ) -> Iterator[tuple[str, str, Encoded]]:
+    def rows(self, chunk: list[tuple[int, Conversation]], encoded: list[Encoded]) -> Iterator[tuple[str, str, Encoded]]:
         """Uid, group and encoding of each example of a chunk."""
         for (number, talk), whole in zip(chunk, encoded, strict=True):
             if len(whole.ids) <= self.max_length:
@@ -248,16 +248,19 @@ def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
         | {"ids": numbers, "runs": numbers}
     )
     conversations = source(fitter.audit)
-    with pa.OSFile(str(partial / "examples.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        with ThreadPoolExecutor(1) as pool:
-            chunk = list(islice(conversations, _CHUNK))
-            waiting = pool.submit(fitter.encoded, chunk)
-            while chunk:
-                following = list(islice(conversations, _CHUNK))
-                encoded = waiting.result()
-                waiting = pool.submit(fitter.encoded, following)
-                writer.write_batch(_record_batch(list(fitter.rows(chunk, encoded)), schema))
-                chunk = following
+    with (
+        pa.OSFile(str(partial / "examples.arrow"), "wb") as file,
+        pa.ipc.new_file(file, schema) as writer,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        chunk = list(islice(conversations, _CHUNK))
+        waiting = pool.submit(fitter.encoded, chunk)
+        while chunk:
+            following = list(islice(conversations, _CHUNK))
+            encoded = waiting.result()
+            waiting = pool.submit(fitter.encoded, following)
+            writer.write_batch(_record_batch(list(fitter.rows(chunk, encoded)), schema))
+            chunk = following
     (partial / "audit.json").write_text(json.dumps(fitter.audit.to_dict()), encoding="utf-8")
     partial.rename(folder)
 

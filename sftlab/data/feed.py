@@ -17,7 +17,7 @@ Legend: T tokens, K supervised tokens, D examples, R rows.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -69,12 +69,14 @@ class Batch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """The batch on a device."""
-        moved = {k: v.to(device, non_blocking=non_blocking) for k, v in vars(self).items() if torch.is_tensor(v)}
-        return Batch(**{**vars(self), **moved})
+        return replace(self, **{name: t.to(device, non_blocking=non_blocking) for name, t in self._tensors()})
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory."""
-        return Batch(**{k: v.pin_memory() if torch.is_tensor(v) else v for k, v in vars(self).items()})
+        return replace(self, **{name: t.pin_memory() for name, t in self._tensors()})
+
+    def _tensors(self) -> list[tuple[str, Any]]:
+        return [(name, value) for name, value in vars(self).items() if torch.is_tensor(value)]
 
 
 def collate(step: int, rows: list[np.ndarray], plan: Plan, tables: Mapping[str, ExampleTable]) -> Batch:
@@ -177,7 +179,7 @@ class PlanLoader(DataLoader):
         """Micro-batches of the whole plan, also after a resume."""
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Hand out micro-batches, counting in this process, so that workers that prefetch do not matter."""
         self._handed_out = self.sampler.start  # type: ignore[attr-defined]
         for batch in super().__iter__():

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 _BLOCK = 1 << 20  # bytes read at once
 _KINDS = ("json", "jsonl", "csv", "parquet")
@@ -71,7 +71,7 @@ def _kind(file: Path) -> tuple[str, str]:
 def _open(file: Path) -> IO[bytes]:
     _, packed = _kind(file)
     if packed == "gz":
-        return gzip.open(file, "rb")
+        return cast(IO[bytes], gzip.open(file, "rb"))
     if packed == "zst":
         try:
             import zstandard
@@ -96,7 +96,7 @@ def _text_blocks(file: Path) -> Iterator[str]:
                 yield decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 raise ValueError(
-                    f"{file}: not UTF-8 at byte {position - held + error.start:,} ({error.object[error.start] :#04x}); "
+                    f"{file}: not UTF-8 at byte {position - held + error.start:,} ({error.object[error.start]:#04x}); "
                     "convert it, for example with iconv -t utf-8"
                 ) from None
             position += len(block)
@@ -166,7 +166,7 @@ def _json_list(file: Path) -> Iterator[Any]:
     position += 1
     while (following := skip(",")) != "]":
         if not following:
-            raise ValueError(f"{file}: the file ends at byte {_size(file):,} inside the list (no closing ]): truncated?")
+            raise ValueError(f"{file}: the file ends at byte {_size(file):,} inside the list: truncated?")
         try:
             record, end = decode(text, position)
             complete = end < len(text) or not (isinstance(record, (int, float)) and more())
@@ -174,8 +174,8 @@ def _json_list(file: Path) -> Iterator[Any]:
             if more():
                 continue
             raise ValueError(
-                f"{file}: the list breaks in the element that starts at character {done + position:,}: {error}; the file "
-                f"ends at byte {_size(file):,}: truncated?"
+                f"{file}: the list breaks in the element at character {done + position:,}: {error}; "
+                f"the file ends at byte {_size(file):,}: truncated?"
             ) from None
         if complete:
             yield record

@@ -131,10 +131,10 @@ class Vicuna(Template):
     def chat_template(self) -> str:
         """In Jinja."""
         default = f"{{{{ {_quoted(self.system + ' ')} }}}}" if self.system else ""
-        return (
-            "{{ bos_token }}" if self.bos else ""
-        ) + (
-            "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}{% else %}" + default + "{% endif %}"
+        return ("{{ bos_token }}" if self.bos else "") + (
+            "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}{% else %}"
+            + default
+            + "{% endif %}"
             "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ 'ASSISTANT:' }}"
             "{% generation %}{{ ' ' + message['content'] + eos_token }}{% endgeneration %}"
             "{% elif message['role'] == 'tool' %}{{ 'TOOL: ' + message['content'] + ' ' }}"
@@ -215,8 +215,8 @@ class Alpaca(Template):
             "{% for message in messages %}{% if message['role'] == 'assistant' %}{{ '\\n\\n### Response:' }}"
             "{% generation %}{{ message['content'] + eos_token }}{% endgeneration %}"
             "{% elif message['role'] == 'tool' %}{{ '\\n\\n### Tool:\\n' + message['content'] }}"
-            "{% elif message['role'] == 'user' %}{{ '\\n\\n### Instruction:\\n' + message['content'] }}{% endif %}{% endfor %}"
-            "{% if add_generation_prompt %}{{ '\\n\\n### Response:' }}{% endif %}"
+            "{% elif message['role'] == 'user' %}{{ '\\n\\n### Instruction:\\n' + message['content'] }}{% endif %}"
+            "{% endfor %}{% if add_generation_prompt %}{{ '\\n\\n### Response:' }}{% endif %}"
         )
 
 
@@ -260,8 +260,8 @@ class OwnTemplate(Template):
         try:
             return str(self._tokenizer.apply_chat_template(messages, tokenize=False))
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"data.template: the tokenizer's chat template fails on {self._roles(turns)}: {reason}") from None
+            reason = f"on turns {self._roles(turns)}: {type(error).__name__}: {error}"
+            raise ValueError(f"data.template: the tokenizer's chat template fails {reason}") from None
 
     @staticmethod
     def _roles(turns: Sequence[Turn]) -> str:

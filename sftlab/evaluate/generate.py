@@ -1,8 +1,8 @@
 """Generation: problems in, answers out; batched, left-padded, with a key-value cache, independent of batch and order.
 
-    prompts, sorted by length      pad pad  a   b   c  | x1 x2 x3 stop
-    (left-padded, positions        pad  d   e   f   g  | y1 y2 stop          rows that stopped leave the batch
-     start at the first token)      h   i   j   k   l  | z1 z2 z3 z4 ...
+prompts, sorted by length      pad pad  a   b   c  | x1 x2 x3 stop
+(left-padded, positions        pad  d   e   f   g  | y1 y2 stop          rows that stopped leave the batch
+start at the first token)      h   i   j   k   l  | z1 z2 z3 z4 ...
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -34,7 +34,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
         raise ValueError(_not_loadable("tokenizer", path, error)) from None
     if not tokenizer.is_fast:
         raise ValueError(f"model.path: the tokenizer of {path!r} has no fast form; save it once with use_fast=True")
-    return tokenizer
+    return cast("PreTrainedTokenizerFast", tokenizer)
 
 
 def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_code: bool = False) -> PretrainedConfig:

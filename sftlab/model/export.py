@@ -63,13 +63,11 @@ def _full_weights(trainer: Trainer, module: SFTModule) -> dict[str, torch.Tensor
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    gathered = get_model_state_dict(cast(torch.nn.Module, module.net), options=options)
+    gathered = cast(dict[str, Any], get_model_state_dict(cast(torch.nn.Module, module.net), options=options))
     return {name.removeprefix("model."): tensor for name, tensor in gathered.items()}
 
 
-def write_folder(
-    folder: Path, architecture: Path, weights: dict[str, torch.Tensor], rows: Sequence[LedgerRow]
-) -> None:
+def write_folder(folder: Path, architecture: Path, weights: dict[str, torch.Tensor], rows: Sequence[LedgerRow]) -> None:
     """Write a Hugging Face folder: weights, a copy of the architecture, a model card.
 
     Raises:

@@ -151,7 +151,7 @@ class SFTModule(LightningModule):
             for logger in self.loggers:
                 logger.log_metrics({f"val/loss/{name}": loss}, step=self.global_step)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW and the plan's learning rate, set at every optimizer step."""
         plan = self._plan
         assert plan is not None, "a StageSchedule callback compiles the plan before the optimizer is made"

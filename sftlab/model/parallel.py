@@ -48,7 +48,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def best_precision() -> str:
-    """bf16-mixed where the hardware multiplies bf16 faster (recent GPUs, CPUs with AMX or AVX-512 BF16), fp32 elsewhere."""
+    """bf16-mixed where the hardware multiplies bf16 faster: recent GPUs, CPUs with AMX or AVX-512 BF16."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -71,7 +71,9 @@ def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
                     distinct_examples=len(np.unique(example_E[mine])),
                     epochs=counts["examples"] / selected if selected else 0.0,
                     **counts,
-                    **{f"share_{unit}": counts[unit] / totals[unit] for unit in sizes},
+                    share_examples=counts["examples"] / totals["examples"],
+                    share_tokens=counts["tokens"] / totals["tokens"],
+                    share_supervised_tokens=counts["supervised_tokens"] / totals["supervised_tokens"],
                 )
             )
     return rows
