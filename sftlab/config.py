@@ -27,7 +27,7 @@ def merged_config(arguments: list[str]) -> Nested:
         ValueError: A file is missing or is no YAML mapping.
     """
     merged: Nested = {}
-    for name, value in _options(arguments):
+    for name, value in option_pairs(arguments):
         if name in ("config", "c"):
             _merge(merged, _read(Path(value)))
         elif not name.endswith("+"):
@@ -35,7 +35,8 @@ def merged_config(arguments: list[str]) -> Nested:
     return merged
 
 
-def _options(arguments: list[str]) -> Iterable[tuple[str, str]]:
+def option_pairs(arguments: list[str]) -> Iterable[tuple[str, str]]:
+    """Names and values of a command line: ``--name value`` and ``--name=value``."""
     position = 0
     while position < len(arguments):
         word = arguments[position]

@@ -65,10 +65,9 @@ class ScreenProgress(ProgressBar):
         log_text(trainer, "plan", text, trainer.global_step)
         self._first = (trainer.global_step, time.perf_counter())
         if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
-                TimeElapsedColumn(), TimeRemainingColumn(), console=self.console, refresh_per_second=4,
-            )  # fmt: skip
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            times = (TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TimeRemainingColumn())
+            self._bar = Progress(*columns, *times, console=self.console, refresh_per_second=4)
             self._task = self._bar.add_task("", total=plan.num_steps, completed=trainer.global_step, numbers="")
             self._bar.start()
 

@@ -192,7 +192,7 @@ class MathReader(Reader):
 class AlpacaReader(Reader):
     """Alpaca's ``instruction, input, output``; other keys are passed over.
 
-    An input of more than one character follows the instruction as FastChat converts it: ``Input:`` on a line of its own.
+    An input of more than one character follows the instruction as FastChat converts it: after a line ``Input:``.
     """
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:

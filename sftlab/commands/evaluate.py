@@ -1,0 +1,119 @@
+"""``evaluate``: score a run, a stage, a checkpoint or a Hugging Face folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+HELP = """usage: python -m sftlab evaluate --checkpoint PATH --tasks gsm8k,humaneval [options]
+
+  --checkpoint PATH      a run folder (its last stage), an exported stage, a .ckpt file or folder inside a run, or any
+                         Hugging Face folder or id
+  --server URL           answer through an OpenAI-compatible server instead; --checkpoint then names its model
+  --tasks A,B            gsm8k, humaneval, mbpp, mt_bench, lab_math, lab_code, lab_general
+  --NAME.OPTION VALUE    an option of a task: --gsm8k.path FILE, --gsm8k.num_problems 200, --lab_math.num_problems 50
+  --to FOLDER            where results go (evaluations/<checkpoint's name>)
+  --batch_size 64        prompts decoded side by side
+
+Writes answers, one line per verdict and scores.jsonl; a killed call goes on where it was.
+"""
+
+
+def main(arguments: list[str]) -> int:
+    """Evaluate and print the scores."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(HELP)
+        return 0
+    options = _options(arguments)
+    names = [name for name in options.pop("tasks", "").split(",") if name]
+    if "checkpoint" not in options or not names:
+        raise ValueError("evaluate needs --checkpoint and --tasks; see evaluate --help")
+    checkpoint, server = options.pop("checkpoint"), options.pop("server", "")
+    folder = Path(options.pop("to", "") or Path("evaluations") / Path(checkpoint.rstrip("/")).name)
+    batch_size = int(options.pop("batch_size", "64"))
+    tasks: dict[str, dict[str, Any]] = {name: {} for name in names}
+    for key in [key for key in options if key.split(".")[0] in tasks and "." in key]:
+        name, _, option = key.partition(".")
+        tasks[name][option] = _value(options.pop(key))
+    if options:
+        raise ValueError(f"evaluate has no option {', '.join('--' + name for name in options)}; see evaluate --help")
+    _evaluate(checkpoint, server, tasks, folder, batch_size)
+    return 0
+
+
+def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path, batch_size: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from sftlab.evaluate.registry import build_task
+    from sftlab.evaluate.run import run_task
+
+    built = [build_task(name, options) for name, options in tasks.items()]
+    table = Table(title=f"Scores of {checkpoint}", title_justify="left")
+    for column in ("task", "metric", "problems", "score", "95 % interval", "missing"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    with ExitStack() as stack:
+        backend, about = _backend(checkpoint, server, batch_size, stack)
+        for task in built:
+            scores, _, _ = run_task(task, backend, folder, about, _tell(task.name))
+            for score in scores:
+                interval = f"{score.low:.3f} to {score.high:.3f}"
+                cells = (f"{score.num_problems:,}", f"{score.value:.4f}", interval, str(score.num_missing))
+                table.add_row(score.task, score.metric, *cells)
+    console = Console()
+    console.print(table)
+    console.print(f"Results in {folder}")
+
+
+def _tell(name: str) -> Any:
+    def tell(done: int, total: int) -> None:
+        print(f"\r{name}: {done:,} of {total:,} answers", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def _backend(checkpoint: str, server: str, batch_size: int, stack: ExitStack) -> tuple[Any, dict[str, object]]:
+    if server:
+        from sftlab.evaluate.generate import ServerModel
+
+        return ServerModel.at(server, checkpoint), {"checkpoint": checkpoint, "server": server}
+    from transformers.utils import logging
+
+    from sftlab.evaluate.generate import LocalModel
+
+    logging.disable_progress_bar()
+    folder = _model_folder(Path(checkpoint), stack) if Path(checkpoint).exists() else checkpoint
+    return LocalModel.from_folder(folder, batch_size), {"checkpoint": checkpoint}
+
+
+def _model_folder(path: Path, stack: ExitStack) -> Path:
+    """The Hugging Face folder that a path means; a checkpoint is exported for the time of the evaluation."""
+    if path.is_dir() and (path / "config.json").is_file():
+        return path
+    stages = sorted((path / "stages").glob("[0-9]*"), key=lambda p: int(p.name.split("-")[0]))
+    if stages:
+        return stages[-1]
+    if path.suffix != ".ckpt":
+        raise ValueError(f"--checkpoint: {path} is no run folder, stage, checkpoint or Hugging Face folder")
+    from sftlab.commands.export import export
+
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+    export(str(path), str(folder))
+    return folder
+
+
+def _options(arguments: list[str]) -> dict[str, str]:
+    from sftlab.config import option_pairs
+
+    return dict(option_pairs(arguments))
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
