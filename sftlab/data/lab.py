@@ -1,0 +1,295 @@
+"""The embedded abilities: generated word problems, small functions and general requests, each with an exact check.
+
+No download and no licence question. The three share their names and things, so that what one teaches about copying
+helps the others, as in real data; the general requests touch arithmetic and Python in a chatty style, as ShareGPT does.
+Whether a prompt may be trained or is kept for tests is decided by a hash of the prompt, so the two never meet.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sftlab.data.conversation import Conversation, Turn
+from sftlab.data.lab_python import LabPythonError, run_function
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+LAB_VERSION = 1
+_SHAPE = {"max_position_embeddings": 1024, "tie_word_embeddings": True}
+LAB_SIZES: dict[str, dict[str, Any]] = {
+    "lab-small": {
+        "hidden_size": 128,
+        "intermediate_size": 336,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        **_SHAPE,
+    },
+    "lab-base": {
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        **_SHAPE,
+    },
+    "lab-large": {
+        "hidden_size": 256,
+        "intermediate_size": 688,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 8,
+        **_SHAPE,
+    },
+}
+
+NAMES = ["Tom", "Ana", "Ben", "Mia", "Leo", "Zoe", "Sam", "Ivy", "Max", "Eva", "Raj", "Lin", "Omar", "Nora", "Hugo", "Tara", "Finn", "Ruth", "Alan", "Kate"]
+THINGS = ["apples", "books", "coins", "pens", "cards", "shells", "stamps", "marbles", "cookies", "stones", "plates", "ropes", "lamps", "shoes", "cups"]
+VARIABLES = ["x", "n", "a", "value", "num", "count", "total"]
+FUNCTIONS = ["f", "solve", "compute", "apply", "run", "task", "work"]
+
+
+class Sample(NamedTuple):
+    """One generated conversation and what its answers are checked against."""
+
+    prompts: tuple[str, ...]
+    answers: tuple[str, ...]
+    reference: Any
+    kind: str
+
+
+class LabProblem(NamedTuple):
+    """A test problem: prompts asked in turn, and what the answers are checked against (JSON-able)."""
+
+    uid: str
+    prompts: tuple[str, ...]
+    reference: Any
+    kind: str
+
+
+# math
+
+
+def _math(rng: random.Random) -> Sample:
+    name, thing, held = rng.choice(NAMES), rng.choice(THINGS), rng.randint(2, 12)
+    question, lines = f"{name} has {held} {thing}.", []
+    num_steps = rng.randint(1, 2)
+    for _ in range(num_steps):
+        kind = rng.choice(("more", "less", "times")) if held > 3 else "more"
+        if kind == "more":
+            other = rng.randint(2, 9)
+            question += f" {name} {rng.choice(('buys', 'finds'))} {other} more."
+            step, held = f"{held}+{other}", held + other
+        elif kind == "less":
+            other = rng.randint(1, min(9, held - 1))
+            question += f" {name} gives away {other} of them."
+            step, held = f"{held}-{other}", held - other
+        else:
+            other = rng.randint(2, 3)
+            question += f" Then the number of {thing} becomes {other} times as large."
+            step, held = f"{held}*{other}", held * other
+        lines.append(f"{name} has {step}=<<{step}={held}>>{held} {thing}.")
+    question += f" How many {thing} does {name} have now?"
+    return Sample((question,), ("\n".join([*lines, f"#### {held}"]),), held, f"{num_steps} steps")
+
+
+def _check_math(reference: Any, texts: Sequence[str]) -> tuple[bool, str | None, str]:
+    found = re.findall(r"####\s*(-?\d+)", texts[-1])
+    if not found:
+        return False, None, "no line with ####"
+    return int(found[-1]) == reference, found[-1], f"expected {reference}"
+
+
+# code
+
+_OPERATIONS = (
+    ("adds {k} to {v}", "{v} + {k}"),
+    ("subtracts {k} from {v}", "{v} - {k}"),
+    ("multiplies {v} by {k}", "{v} * {k}"),
+)
+
+
+def _code(rng: random.Random) -> Sample:
+    name, v = rng.choice(FUNCTIONS), rng.choice(VARIABLES)
+    said, lines = [], []
+    for _ in range(rng.randint(1, 2)):
+        words, expression = rng.choice(_OPERATIONS)
+        k = rng.randint(2, 20)
+        said.append(words.format(k=k, v=v))
+        lines.append(f"{v} = {expression.format(k=k, v=v)}")
+    kind = rng.choice(("value", "list", "choice"))
+    if kind == "value":
+        question = f"Write a Python function {name} that {', then '.join(said)} and returns it."
+        body = [f"def {name}({v}):", *(f"    {line}" for line in lines), f"    return {v}"]
+        inputs: list[Any] = [1, 7, 30]
+    elif kind == "list":
+        question = (
+            f"Write a Python function {name} that for each {v} of a list {', then '.join(said)} and returns the list."
+        )
+        body = [f"def {name}(items):", "    out = []", f"    for {v} in items:", *(f"        {line}" for line in lines)]
+        body += [f"        out.append({v})", "    return out"]
+        inputs = [[1, 5, 30], [0, 7], []]
+    else:
+        limit = rng.randint(3, 20)
+        question = f"Write a Python function {name} that {said[0]} if {v} is larger than {limit} and returns it."
+        body = [f"def {name}({v}):", f"    if {v} > {limit}:", f"        {lines[0]}", f"    return {v}"]
+        inputs = [1, limit, limit + 1, 40]
+    source = "\n".join(body)
+    reference = [[given, run_function(source, [given])] for given in inputs]
+    return Sample((question,), (source,), reference, kind)
+
+
+def _check_code(reference: Any, texts: Sequence[str]) -> tuple[bool, str | None, str]:
+    source = texts[-1].strip("\n")
+    for given, wanted in reference:
+        try:
+            value = run_function(source, [given])
+        except LabPythonError as error:
+            return False, source, str(error)
+        if value != wanted:
+            return False, source, f"gives {value} for {given}, expected {wanted}"
+    return True, source, "passes its tests"
+
+
+# general
+
+
+def _greeting(rng: random.Random) -> Sample:
+    name = rng.choice(NAMES)
+    asked = rng.choice(("Could you write a greeting for {}?", "Please greet my friend {}.", "Say hello to {}, please."))
+    return _exact("greeting", (asked.format(name),), (f"Hello, {name}! Nice to meet you.",))
+
+
+def _repeat(rng: random.Random) -> Sample:
+    thing, times = rng.choice(THINGS), rng.randint(2, 4)
+    return _exact("repeat", (f"Please say {thing} {times} times.",), (f"Sure: {' '.join([thing] * times)}.",))
+
+
+def _order(rng: random.Random) -> Sample:
+    first, second = rng.sample(THINGS, 2)
+    opening = f"Say {first} and {second} the other way round."
+    asked = rng.choice(("Which one did I say first?", "Which one did I say last?"))
+    answer = first if "first" in asked else second
+    return _exact("order", (opening, asked), (f"Here you go: {second} and {first}.", f"You said {answer}."))
+
+
+def _list(rng: random.Random) -> Sample:
+    things = rng.sample(THINGS, rng.randint(2, 4))
+    numbered = "\n".join(f"{number}. {thing}" for number, thing in enumerate(things, start=1))
+    return _exact("list", (f"Make a numbered list: {', '.join(things)}",), (numbered,))
+
+
+def _sum(rng: random.Random) -> Sample:
+    a, b = rng.randint(2, 12), rng.randint(2, 9)
+    hello = rng.choice(("Hi, quick question: what", "Hey there! Do you know what", "Sorry to ask, but what"))
+    return _exact("arithmetic", (f"{hello} is {a} plus {b}?",), (f"It is {a + b}. Anything else I can help with?",))
+
+
+def _python(rng: random.Random) -> Sample:
+    v, k = rng.choice(VARIABLES), rng.randint(2, 20)
+    asked = rng.choice(("How do I add {k} to {v} in Python?", "Can you show me how to add {k} to {v} in Python?"))
+    return _exact("python", (asked.format(k=k, v=v),), (f"Of course! Just write {v} = {v} + {k}",))
+
+
+def _exact(kind: str, prompts: tuple[str, ...], answers: tuple[str, ...]) -> Sample:
+    return Sample(prompts, answers, list(answers), kind)
+
+
+_GENERAL = (_greeting, _repeat, _order, _list, _sum, _python)
+
+
+def _general(rng: random.Random) -> Sample:
+    return rng.choice(_GENERAL)(rng)
+
+
+def _check_general(reference: Any, texts: Sequence[str]) -> tuple[bool, str | None, str]:
+    for number, (text, wanted) in enumerate(zip(texts, reference, strict=True), start=1):
+        if text.strip() != wanted:
+            return False, text.strip(), f"turn {number}: expected {wanted!r}"
+    return True, texts[-1].strip(), "as expected"
+
+
+_ABILITIES: dict[str, tuple[Callable[[random.Random], Sample], Callable[..., tuple[bool, str | None, str]]]] = {
+    "math": (_math, _check_math),
+    "code": (_code, _check_code),
+    "general": (_general, _check_general),
+}
+
+
+def _samples(ability: str, split: str, seed: int, exclude: Sequence[str] = ()) -> Iterator[Sample]:
+    """Samples without end; one prompt in eight belongs to the test split."""
+    if ability not in _ABILITIES:
+        raise ValueError(f"data.abilities: {ability!r} has no generated data; there is {', '.join(_ABILITIES)}")
+    rng = random.Random(f"{ability}/{split}/{seed}")
+    generate, _ = _ABILITIES[ability]
+    while True:
+        sample = generate(rng)
+        digest = hashlib.blake2b("\n".join(sample.prompts).encode(), digest_size=2).digest()
+        if (digest[0] % 8 == 0) == (split == "test") and sample.kind not in exclude:
+            yield sample
+
+
+def lab_conversations(
+    ability: str, num_examples: int, split: str = "train", seed: int = 0, exclude: Sequence[str] = ()
+) -> Iterator[Conversation]:
+    """Generated conversations; the same arguments give the same ones.
+
+    Args:
+        ability: math, code or general.
+        num_examples: How many.
+        split: train or test; no prompt is in both.
+        seed: Other seeds give other conversations.
+        exclude: Kinds to leave out.
+
+    Raises:
+        ValueError: There is no such ability.
+    """
+    for sample, _ in zip(_samples(ability, split, seed, exclude), range(num_examples), strict=False):
+        turns = []
+        for prompt, answer in zip(sample.prompts, sample.answers, strict=True):
+            turns += [Turn("user", prompt), Turn("assistant", answer)]
+        yield Conversation(tuple(turns), sample.prompts[0])
+
+
+def lab_problems(ability: str, num_problems: int, seed: int = 0) -> list[LabProblem]:
+    """Test problems, all different; no training conversation asks the same."""
+    problems: dict[str, LabProblem] = {}
+    for sample in _samples(ability, "test", seed):
+        text = "\n".join(sample.prompts)
+        uid = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        problems[uid] = LabProblem(uid, sample.prompts, sample.reference, sample.kind)
+        if len(problems) >= num_problems:
+            break
+    return list(problems.values())
+
+
+def check_answer(ability: str, reference: Any, texts: Sequence[str]) -> tuple[bool, str | None, str]:
+    """Whether the answers to a problem's prompts are right, what was read from them, and why."""
+    _, check = _ABILITIES[ability]
+    return check(reference, texts)
+
+
+@functools.cache
+def lab_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 1,024 tokens with single digits, trained on generated text in about a second."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<pad>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    texts = ("\n".join(turn.text for turn in c.turns) for a in sorted(_ABILITIES) for c in lab_conversations(a, 1000))
+    tokenizer.train_from_iterator((f"USER: {text} ASSISTANT: {text}" for text in texts), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>", model_max_length=1024
+    )
