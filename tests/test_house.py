@@ -1,0 +1,80 @@
+"""The rules of the house: imports go down only, files and functions stay small, light modules stay light."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "sftlab").rglob("*.py"))
+# A module imports only from modules that stand above it.
+ORDER = """
+    plan.pool plan.policy plan.stage plan.packing plan.plan plan.ledger plan.table
+    data.records data.conversation data.template data.encoder data.example data.lab_python data.lab
+    data.feed data.ability data.mixture
+    model.attention model.backbone model.loss model.optim model.parallel model.module model.export
+    evaluate.task evaluate.server evaluate.generate evaluate.run evaluate.syscalls evaluate.sandboxed evaluate.sandbox
+    evaluate.completion evaluate.humaneval evaluate.gsm8k evaluate.mtbench evaluate.lab evaluate.likelihood
+    evaluate.forgetting evaluate.compare evaluate.registry
+    callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
+    config runs cli
+    commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare
+    __main__
+""".split()
+LIGHT = "plan.plan plan.table data.records data.conversation data.template data.encoder data.example runs".split()
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT / "sftlab").with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Modules of the package that a file imports, inside functions too, and those that it names in text."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sftlab"):
+            base = node.module.removeprefix("sftlab").removeprefix(".")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".removeprefix(".")
+                found.add(inner if inner in ORDER else base)
+        if isinstance(node, ast.Import):
+            found |= {a.name.removeprefix("sftlab.") for a in node.names if a.name.startswith("sftlab.")}
+    return found - {""}
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if p.name != "__init__.py"], ids=name_of)
+def test_imports_only_go_down(path):
+    name = name_of(path)
+    assert name in ORDER, f"{name} has no place in the order: give it one"
+    above = ORDER[: ORDER.index(name)]
+    wrong = sorted(imports_of(path) - set(above))
+    assert not wrong, f"{name} imports {wrong}, which do not stand above it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_files_and_functions_stay_small_and_say_what_they_are(path):
+    text = path.read_text()
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "no module docstring"
+    assert text.count("\n") <= 400
+    assert path.name not in ("utils.py", "helpers.py", "misc.py", "common.py")
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    assert not [f.name for f in functions if (f.end_lineno or 0) - f.lineno >= 60]
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_do_not_import_torch(name):
+    code = f"import sys, sftlab.{name}; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def test_no_file_names_a_machine_or_a_registry():
+    tracked = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    places = re.compile("/" + "work/|/" + "root/|" + "pypi" + r"\.org|files\.python" + "hosted")
+    names = [name for name in tracked.split("\0") if name]
+    texts = {name: (ROOT / name).read_text(errors="replace") for name in names if (ROOT / name).is_file()}
+    assert not [name for name, text in texts.items() if places.search(text)]
