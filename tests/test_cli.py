@@ -26,8 +26,12 @@ def test_help_is_fast_and_names_every_command(tmp_path):
 
 
 def test_help_imports_nothing_heavy():
-    code = "import sys; from sftlab.__main__ import main; main(['--help']); main(['plan', '--help']); print([m for m in " \
-           "('torch', 'lightning', 'transformers', 'jsonargparse') if m in sys.modules])"  # fmt: skip
+    code = """
+import sys
+from sftlab.__main__ import main
+main(["--help"]), main(["plan", "--help"])
+print([name for name in ("torch", "lightning", "transformers", "jsonargparse") if name in sys.modules])
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

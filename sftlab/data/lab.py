@@ -46,10 +46,10 @@ LAB_SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
-NAMES = ["Tom", "Ana", "Ben", "Mia", "Leo", "Zoe", "Sam", "Ivy", "Max", "Eva", "Raj", "Lin", "Omar", "Nora", "Hugo", "Tara", "Finn", "Ruth", "Alan", "Kate"]
-THINGS = ["apples", "books", "coins", "pens", "cards", "shells", "stamps", "marbles", "cookies", "stones", "plates", "ropes", "lamps", "shoes", "cups"]
-VARIABLES = ["x", "n", "a", "value", "num", "count", "total"]
-FUNCTIONS = ["f", "solve", "compute", "apply", "run", "task", "work"]
+NAMES = "Tom Ana Ben Mia Leo Zoe Sam Ivy Max Eva Raj Lin Omar Nora Hugo Tara Finn Ruth Alan Kate".split()
+THINGS = "apples books coins pens cards shells stamps marbles cookies stones plates ropes lamps shoes cups".split()
+VARIABLES = "x n a value num count total".split()
+FUNCTIONS = "f solve compute apply run task work".split()
 
 
 class Sample(NamedTuple):
