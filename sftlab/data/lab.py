@@ -2,7 +2,8 @@
 
 No download and no licence question. The three share their names and things, so that what one teaches about copying
 helps the others, as in real data; the general requests touch arithmetic and Python in a chatty style, as ShareGPT does.
-Whether a prompt may be trained or is kept for tests is decided by a hash of the prompt, so the two never meet.
+Whether a conversation may be trained or is kept for tests is decided by a hash of its first prompt, so the two never
+meet.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftlab.data.conversation import Conversation, Turn
@@ -20,8 +22,10 @@ from sftlab.data.lab_python import LabPythonError, run_function
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-LAB_VERSION = 1
-_SHAPE = {"max_position_embeddings": 1024, "tie_word_embeddings": True}
+LAB_VERSION = 2
+_PATIENCE = 20_000  # samples drawn in a row without a new one before giving up
+# Attention heads that copy form sooner from larger first weights than LLaMA's 0.02, which is for wider matrices.
+_SHAPE = {"max_position_embeddings": 1024, "tie_word_embeddings": True, "initializer_range": 0.05}
 LAB_SIZES: dict[str, dict[str, Any]] = {
     "lab-small": {
         "hidden_size": 128,
@@ -46,8 +50,14 @@ LAB_SIZES: dict[str, dict[str, Any]] = {
     },
 }
 
-NAMES = "Tom Ana Ben Mia Leo Zoe Sam Ivy Max Eva Raj Lin Omar Nora Hugo Tara Finn Ruth Alan Kate".split()
-THINGS = "apples books coins pens cards shells stamps marbles cookies stones plates ropes lamps shoes cups".split()
+NAMES = (
+    "Tom Ana Ben Mia Leo Zoe Sam Ivy Max Eva Raj Lin Omar Nora Hugo Tara Finn Ruth Alan Kate "
+    "Yara Paul Rosa Ken Lucy Amir Dora Igor Jane Theo"
+).split()
+THINGS = (
+    "apples books coins pens cards shells stamps marbles cookies stones plates ropes lamps shoes cups "
+    "boxes hats keys leaves maps nuts oranges pears rings socks spoons toys balls bags eggs"
+).split()
 VARIABLES = "x n a value num count total".split()
 FUNCTIONS = "f solve compute apply run task work".split()
 
@@ -93,14 +103,15 @@ def _math(rng: random.Random) -> Sample:
             step, held = f"{held}*{other}", held * other
         lines.append(f"{name} has {step}=<<{step}={held}>>{held} {thing}.")
     question += f" How many {thing} does {name} have now?"
-    return Sample((question,), ("\n".join([*lines, f"#### {held}"]),), held, f"{num_steps} steps")
+    return Sample((question,), ("\n".join([*lines, f"#### {held}"]),), held, f"{num_steps} step{'s' * (num_steps > 1)}")
 
 
 def _check_math(reference: Any, texts: Sequence[str]) -> tuple[bool, str | None, str]:
-    found = re.findall(r"####\s*(-?\d+)", texts[-1])
+    found = re.findall(r"####\s*(-?\d[\d,]*(?:\.\d+)?)", texts[-1])
     if not found:
-        return False, None, "no line with ####"
-    return int(found[-1]) == reference, found[-1], f"expected {reference}"
+        return False, None, "no number after ####"
+    right = Decimal(found[-1].replace(",", "")) == reference
+    return right, found[-1], "as expected" if right else f"expected {reference}"
 
 
 # code
@@ -158,14 +169,15 @@ def _check_code(reference: Any, texts: Sequence[str]) -> tuple[bool, str | None,
 
 
 def _greeting(rng: random.Random) -> Sample:
-    name = rng.choice(NAMES)
-    asked = rng.choice(("Could you write a greeting for {}?", "Please greet my friend {}.", "Say hello to {}, please."))
-    return _exact("greeting", (asked.format(name),), (f"Hello, {name}! Nice to meet you.",))
+    name, thing = rng.choice(NAMES), rng.choice(THINGS)
+    asked = rng.choice(("Please greet my friend {}, who likes {}.", "Could you say hello to {}, who likes {}?"))
+    return _exact("greeting", (asked.format(name, thing),), (f"Hello, {name}! I hear that you like {thing}.",))
 
 
 def _repeat(rng: random.Random) -> Sample:
-    thing, times = rng.choice(THINGS), rng.randint(2, 4)
-    return _exact("repeat", (f"Please say {thing} {times} times.",), (f"Sure: {' '.join([thing] * times)}.",))
+    (first, second), times = rng.sample(THINGS, 2), rng.randint(2, 4)
+    answer = f"Sure: {' '.join([first] * times)} {second}."
+    return _exact("repeat", (f"Please say {first} {times} times and then {second}.",), (answer,))
 
 
 def _order(rng: random.Random) -> Sample:
@@ -176,29 +188,38 @@ def _order(rng: random.Random) -> Sample:
     return _exact("order", (opening, asked), (f"Here you go: {second} and {first}.", f"You said {answer}."))
 
 
+def _memory(rng: random.Random) -> Sample:
+    name, held, thing = rng.choice(NAMES), rng.randint(2, 12), rng.choice(THINGS)
+    opening = f"Hi, I am {name} and I have {held} {thing}."
+    asked, answer = rng.choice((("Who am I?", f"You are {name}."), ("What do I have?", f"You have {held} {thing}.")))
+    return _exact("memory", (opening, asked), (f"Nice to meet you, {name}!", answer))
+
+
 def _list(rng: random.Random) -> Sample:
     things = rng.sample(THINGS, rng.randint(2, 4))
     numbered = "\n".join(f"{number}. {thing}" for number, thing in enumerate(things, start=1))
-    return _exact("list", (f"Make a numbered list: {', '.join(things)}",), (numbered,))
+    return _exact("list", (f"Make a numbered list: {', '.join(things)}.",), (numbered,))
 
 
 def _sum(rng: random.Random) -> Sample:
-    a, b = rng.randint(2, 12), rng.randint(2, 9)
-    hello = rng.choice(("Hi, quick question: what", "Hey there! Do you know what", "Sorry to ask, but what"))
-    return _exact("arithmetic", (f"{hello} is {a} plus {b}?",), (f"It is {a + b}. Anything else I can help with?",))
+    name, a, b = rng.choice(NAMES), rng.randint(2, 12), rng.randint(2, 9)
+    asked = rng.choice(("Hi, {} here. What is {} plus {}?", "Hey, this is {}, do you know what {} plus {} is?"))
+    return _exact("arithmetic", (asked.format(name, a, b),), (f"Hi {name}, it is {a + b}.",))
 
 
 def _python(rng: random.Random) -> Sample:
-    v, k = rng.choice(VARIABLES), rng.randint(2, 20)
-    asked = rng.choice(("How do I add {k} to {v} in Python?", "Can you show me how to add {k} to {v} in Python?"))
-    return _exact("python", (asked.format(k=k, v=v),), (f"Of course! Just write {v} = {v} + {k}",))
+    v, k, name = rng.choice(VARIABLES), rng.randint(2, 20), rng.choice(NAMES)
+    asked = rng.choice(
+        ("Hi, {n} here. How do I add {k} to {v} in Python?", "Hey, this is {n}, how do I add {k} to {v} in Python?")
+    )
+    return _exact("python", (asked.format(n=name, k=k, v=v),), (f"Hi {name}, just write {v} = {v} + {k}",))
 
 
 def _exact(kind: str, prompts: tuple[str, ...], answers: tuple[str, ...]) -> Sample:
     return Sample(prompts, answers, list(answers), kind)
 
 
-_GENERAL = (_greeting, _repeat, _order, _list, _sum, _python)
+_GENERAL = (_greeting, _repeat, _order, _memory, _list, _sum, _python)
 
 
 def _general(rng: random.Random) -> Sample:
@@ -212,42 +233,72 @@ def _check_general(reference: Any, texts: Sequence[str]) -> tuple[bool, str | No
     return True, texts[-1].strip(), "as expected"
 
 
-_ABILITIES: dict[str, tuple[Callable[[random.Random], Sample], Callable[..., tuple[bool, str | None, str]]]] = {
-    "math": (_math, _check_math),
-    "code": (_code, _check_code),
-    "general": (_general, _check_general),
+class _Ability(NamedTuple):
+    generate: Callable[[random.Random], Sample]
+    check: Callable[[Any, Sequence[str]], tuple[bool, str | None, str]]
+    kinds: tuple[str, ...]
+
+
+_ABILITIES = {
+    "math": _Ability(_math, _check_math, ("1 step", "2 steps")),
+    "code": _Ability(_code, _check_code, ("value", "list", "choice")),
+    "general": _Ability(
+        _general, _check_general, ("greeting", "repeat", "order", "memory", "list", "arithmetic", "python")
+    ),
 }
 
 
-def _samples(ability: str, split: str, seed: int, exclude: Sequence[str] = ()) -> Iterator[Sample]:
-    """Samples without end; one prompt in eight belongs to the test split."""
+def _samples(
+    ability: str, num_samples: int, split: str, seed: int, exclude: Sequence[str] = ()
+) -> Iterator[tuple[str, Sample]]:
+    """Samples with an id, none asked twice; one opening prompt in eight belongs to the test split."""
     if ability not in _ABILITIES:
         raise ValueError(f"data.abilities: {ability!r} has no generated data; there is {', '.join(_ABILITIES)}")
-    rng = random.Random(f"{ability}/{split}/{seed}")
-    generate, _ = _ABILITIES[ability]
-    while True:
+    if split not in ("train", "test"):
+        raise ValueError(f"split: {split!r} is neither train nor test")
+    kinds = _ABILITIES[ability].kinds
+    if unknown := sorted(set(exclude) - set(kinds)):
+        raise ValueError(f"data.abilities.{ability}.exclude: {unknown[0]!r} is not one of {', '.join(kinds)}")
+    if set(kinds) <= set(exclude):
+        raise ValueError(f"data.abilities.{ability}.exclude: every kind is left out")
+    rng, generate = random.Random(f"{ability}/{split}/{seed}"), _ABILITIES[ability].generate
+    seen: set[str] = set()
+    refused = 0
+    while len(seen) < num_samples:
         sample = generate(rng)
-        digest = hashlib.blake2b("\n".join(sample.prompts).encode(), digest_size=2).digest()
-        if (digest[0] % 8 == 0) == (split == "test") and sample.kind not in exclude:
-            yield sample
+        uid, refused = _digest("\n".join(sample.prompts)), refused + 1
+        wanted = (int(_digest(sample.prompts[0])[:2], 16) % 8 == 0) == (split == "test")
+        if wanted and sample.kind not in exclude and uid not in seen:
+            seen.add(uid)
+            refused = 0
+            yield uid, sample
+        elif refused == _PATIENCE:
+            raise ValueError(
+                f"data.abilities.{ability}: only about {len(seen)} different {split} conversations can be generated"
+                f"{' without ' + ', '.join(exclude) if exclude else ''}, not {num_samples}; ask for fewer"
+            )
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def lab_conversations(
     ability: str, num_examples: int, split: str = "train", seed: int = 0, exclude: Sequence[str] = ()
 ) -> Iterator[Conversation]:
-    """Generated conversations; the same arguments give the same ones.
+    """Generated conversations, all different; the same arguments give the same ones, fewer give the first of them.
 
     Args:
         ability: math, code or general.
         num_examples: How many.
-        split: train or test; no prompt is in both.
+        split: train or test; no first prompt is in both.
         seed: Other seeds give other conversations.
         exclude: Kinds to leave out.
 
     Raises:
-        ValueError: There is no such ability.
+        ValueError: There is no such ability or split, or there are not so many different conversations.
     """
-    for sample, _ in zip(_samples(ability, split, seed, exclude), range(num_examples), strict=False):
+    for _, sample in _samples(ability, num_examples, split, seed, exclude):
         turns = []
         for prompt, answer in zip(sample.prompts, sample.answers, strict=True):
             turns += [Turn("user", prompt), Turn("assistant", answer)]
@@ -256,25 +307,20 @@ def lab_conversations(
 
 def lab_problems(ability: str, num_problems: int, seed: int = 0) -> list[LabProblem]:
     """Test problems, all different; no training conversation asks the same."""
-    problems: dict[str, LabProblem] = {}
-    for sample in _samples(ability, "test", seed):
-        text = "\n".join(sample.prompts)
-        uid = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-        problems[uid] = LabProblem(uid, sample.prompts, sample.reference, sample.kind)
-        if len(problems) >= num_problems:
-            break
-    return list(problems.values())
+    return [
+        LabProblem(uid, sample.prompts, sample.reference, sample.kind)
+        for uid, sample in _samples(ability, num_problems, "test", seed)
+    ]
 
 
 def check_answer(ability: str, reference: Any, texts: Sequence[str]) -> tuple[bool, str | None, str]:
     """Whether the answers to a problem's prompts are right, what was read from them, and why."""
-    _, check = _ABILITIES[ability]
-    return check(reference, texts)
+    return _ABILITIES[ability].check(reference, texts)
 
 
 @functools.cache
 def lab_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of 1,024 tokens with single digits, trained on generated text in about a second."""
+    """A byte-level BPE tokenizer of at most 1,024 tokens with single digits, trained on generated text in about a second."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,17 +1,19 @@
 """A small part of Python, evaluated by walking its syntax tree: nothing is executed, every step and size is bounded.
 
 Functions over integers and lists of integers: assignment, arithmetic, comparison, if, for over a list or range, append,
-len, sum, min, max, abs, return. Anything else is refused.
+len, sum, min, max, abs, return. Anything else is refused. Lists hold integers alone: a list of lists could name itself,
+or take 2^n steps to compare.
 """
 
 from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any
 
-_MAX_INTEGER, _MAX_ITEMS = 10**12, 1000
+_MAX_INTEGER, _MAX_ITEMS, _MAX_SOURCE = 10**12, 1000, 10_000
 _BINARY: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -50,21 +52,15 @@ def run_function(source: str, arguments: list[Any], max_steps: int = 2000) -> An
     Raises:
         LabPythonError: Says why no value could be had.
     """
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise LabPythonError(f"no valid Python: {type(error).__name__}") from None
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    if not functions or len(functions) != len(tree.body):
-        raise LabPythonError("a single function is expected")
-    names = [argument.arg for argument in functions[0].args.args]
+    function = _parse(source)
+    names = [argument.arg for argument in function.args.args]
     if len(names) != len(arguments):
         raise LabPythonError(f"takes {len(names)} arguments, not {len(arguments)}")
     walker = _Walker(
         {name: list(v) if isinstance(v, list) else v for name, v in zip(names, arguments, strict=True)}, max_steps
     )
     try:
-        walker.block(functions[0].body)
+        walker.block(function.body)
     except _Return as result:
         return result.value
     except (TypeError, ZeroDivisionError, IndexError, RecursionError, ValueError) as error:
@@ -72,6 +68,25 @@ def run_function(source: str, arguments: list[Any], max_steps: int = 2000) -> An
             raise
         raise LabPythonError(f"{type(error).__name__} while running") from None
     return None
+
+
+def _parse(source: str) -> ast.FunctionDef:
+    """The one plain function of a source."""
+    if len(source) > _MAX_SOURCE:
+        raise LabPythonError(f"longer than {_MAX_SOURCE} characters")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on odd but valid literals
+            body = ast.parse(source).body
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise LabPythonError(f"no valid Python: {type(error).__name__}") from None
+    if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
+        raise LabPythonError("a single function is expected")
+    function, given = body[0], body[0].args
+    special = (given.posonlyargs, given.kwonlyargs, given.vararg, given.kwarg, given.defaults)
+    if function.decorator_list or any(special):
+        raise LabPythonError("only plain arguments, and no decorators")
+    return function
 
 
 class _Walker:
@@ -116,7 +131,9 @@ class _Walker:
         items = self.value(node.iter)
         if not isinstance(items, (list, range)):
             raise LabPythonError("a for loop goes over a list or range")
-        for item in list(items)[: _MAX_ITEMS + 1]:
+        if len(items) > _MAX_ITEMS:
+            raise LabPythonError(f"a loop over more than {_MAX_ITEMS} items")
+        for item in list(items):
             self.variables[node.target.id] = item
             self.block(node.body)
 
@@ -131,7 +148,7 @@ class _Walker:
         items = self.value(call.func.value)  # type: ignore[attr-defined]
         if not isinstance(items, list) or len(items) >= _MAX_ITEMS:
             raise LabPythonError("append needs a list that is not too long")
-        items.append(self.value(call.args[0]))  # type: ignore[attr-defined]
+        items.append(self._integer(call.args[0]))  # type: ignore[attr-defined]
 
     def value(self, node: ast.expr) -> Any:
         """The value of an expression."""
@@ -143,9 +160,9 @@ class _Walker:
                 raise LabPythonError(f"the name {node.id} has no value")
             return self.variables[node.id]
         if isinstance(node, ast.List):
-            return [self.value(item) for item in node.elts]
+            return [self._integer(item) for item in node.elts]
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            return _bounded(-self.value(node.operand))
+            return _bounded(-self._integer(node.operand))
         if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
             return self._binary(node)
         if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _COMPARE:
@@ -154,10 +171,14 @@ class _Walker:
             return self._call(node.func.id, [self.value(argument) for argument in node.args])
         raise LabPythonError(f"{type(node).__name__} is outside of the subset")
 
-    def _binary(self, node: ast.BinOp) -> Any:
-        left, right = self.value(node.left), self.value(node.right)
-        if type(left) not in (int, bool) or type(right) not in (int, bool):
-            raise LabPythonError("arithmetic needs integers")
+    def _integer(self, node: ast.expr) -> int:
+        value = self.value(node)
+        if not isinstance(value, int):
+            raise LabPythonError(f"an integer is needed, not a {type(value).__name__}")
+        return value
+
+    def _binary(self, node: ast.BinOp) -> int:
+        left, right = self._integer(node.left), self._integer(node.right)
         return _bounded(_BINARY[type(node.op)](left, right))
 
     def _call(self, name: str, arguments: list[Any]) -> Any:
@@ -165,10 +186,12 @@ class _Walker:
             return range(*arguments)
         if name not in _CALLS:
             raise LabPythonError(f"{name} is outside of the subset")
-        return _CALLS[name](*arguments)
+        return _bounded(_CALLS[name](*arguments))
 
 
 def _bounded(value: int) -> int:
+    if not isinstance(value, int):
+        raise LabPythonError(f"an integer is needed, not a {type(value).__name__}")
     if abs(value) > _MAX_INTEGER:
         raise LabPythonError("a number grows too large")
     return value
