@@ -320,7 +320,7 @@ def check_answer(ability: str, reference: Any, texts: Sequence[str]) -> tuple[bo
 
 @functools.cache
 def lab_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of at most 1,024 tokens with single digits, trained on generated text in about a second."""
+    """A byte-level BPE tokenizer, at most 1,024 tokens, single digits, trained on generated text in about a second."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

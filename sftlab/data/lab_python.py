@@ -153,7 +153,7 @@ class _Walker:
     def value(self, node: ast.expr) -> Any:
         """The value of an expression."""
         self._spend()
-        if isinstance(node, ast.Constant) and type(node.value) in (int, bool):
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
             return _bounded(node.value)
         if isinstance(node, ast.Name):
             if node.id not in self.variables:
