@@ -87,23 +87,33 @@ class SupervisedLoss(nn.Module):
         return (nll_K * weight_K).sum(), nll_K.detach()
 
     def _head(self, hidden_KC: torch.Tensor, target_K: torch.Tensor) -> torch.Tensor:
-        logits_KV = self.model.get_output_embeddings()(hidden_KC)
-        return F.cross_entropy(logits_KV.float(), target_K, reduction="none")
+        padding = _padding(len(hidden_KC)) if hidden_KC.device.type == "cpu" else 0
+        logits_KV = self.model.get_output_embeddings()(F.pad(hidden_KC, (0, 0, 0, padding)))
+        return F.cross_entropy(logits_KV[: len(target_K)].float(), target_K, reduction="none")
 
     def _positions(self, batch: Batch, hidden: bool) -> torch.Tensor:
         """Hidden states or logits of every token [T, .], as the attention in use wants its rows."""
         attention = self.model.config._attn_implementation
         run = self.model.base_model if hidden else self.model
         flat = attention in (PER_DOCUMENT, "flash_attention_2")
-        if flat:
+        extra: dict[str, list[int]] = {}
+        if attention == PER_DOCUMENT:
+            padding = _padding(len(batch.ids_T))
+            ids, positions = (F.pad(x, (0, padding))[None] for x in (batch.ids_T, batch.positions_T))
+            extra = {"document_lengths": [*batch.lengths_D, *([padding] if padding else [])]}
+        elif flat:
             ids, positions = batch.ids_T[None], batch.positions_T[None]
         else:
             ids, positions = (_pad_rows(x, batch.row_lengths_R) for x in (batch.ids_T, batch.positions_T))
-        extra = {"document_lengths": batch.lengths_D} if attention == PER_DOCUMENT else {}
         # No attention mask and no cache: only then does transformers see from the positions where examples begin.
         output = run(input_ids=ids, position_ids=positions, use_cache=False, **extra)
         states = output.last_hidden_state if hidden else output.logits
-        return states[0] if flat else torch.cat([row[:n] for row, n in zip(states, batch.row_lengths_R, strict=True)])
+        return states[0, : len(batch.ids_T)] if flat else torch.cat([row[:n] for row, n in zip(states, batch.row_lengths_R, strict=True)])
+
+
+def _padding(length: int) -> int:
+    """What a multiple of 64 lacks: a CPU compiles and keeps its bf16 products for every shape that it meets."""
+    return -length % 64
 
 
 def _pad_rows(values_T: torch.Tensor, lengths_R: list[int]) -> torch.Tensor:
