@@ -38,7 +38,7 @@ def write_records(folder: Path, seed: int = 0) -> None:
 
 
 def write_config(folder: Path, **changes: Any) -> Path:
-    """A DMT run of 17 steps on those files; ``changes`` are dotted keys with ``/`` for ``.``."""
+    """A DMT run of 51 steps on those files; ``changes`` are dotted keys with ``/`` for ``.``."""
     abilities = {
         "math": {"class_path": "MathData", "init_args": {"path": str(folder / "math.jsonl"), "val_fraction": 0.1}},
         "code": {"class_path": "CodeData", "init_args": {"path": str(folder / "code.json")}},
@@ -56,7 +56,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
     config: dict[str, Any] = {
         "seed_everything": 3,
         "data": {"abilities": abilities, "template": "vicuna_short", "max_length": 128, "batch": {"examples": 8}},
-        "schedule": {"class_path": "DMT", "init_args": {"k": 0.1, "epochs": 1, "val_every_n_steps": 4}},
+        "schedule": {"class_path": "DMT", "init_args": {"k": 0.1, "epochs": 3, "val_every_n_steps": 4}},
         "model": {"config": {**model, "vocab_size": 1024, "attention_dropout": 0.1}, "tokenizer": "lab-base",
                   "attention": "sdpa", "learning_rate": 1e-2},
         "trainer": {"precision": "32-true", "accelerator": "cpu", "devices": 1, "callbacks": [save, log]},

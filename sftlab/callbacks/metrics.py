@@ -27,6 +27,7 @@ class JsonlLogger(Logger):
     def __init__(self, folder: str) -> None:
         super().__init__()
         self._path = Path(folder) / "metrics.jsonl"
+        self._known: set[tuple[int | None, frozenset[str]]] = set()  # lines of the run that this one resumes
 
     @property
     def name(self) -> str:
@@ -44,7 +45,9 @@ class JsonlLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a line."""
+        """Append a line, unless the run that this one resumes had written it."""
+        if (step, frozenset(metrics)) in self._known:
+            return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         line = {"step": step, **{name: float(value) for name, value in metrics.items() if name != "epoch"}}
         with self._path.open("a", encoding="utf-8") as file:
@@ -57,6 +60,8 @@ class JsonlLogger(Logger):
             return
         lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and (json.loads(line)["step"] or 0) <= step]
+        contents = [json.loads(line) for line in kept]
+        self._known = {(line["step"], frozenset(line) - {"step"}) for line in contents}
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(self._path)

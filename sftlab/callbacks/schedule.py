@@ -53,6 +53,7 @@ class StageSchedule(Callback):
         self.plan: Plan | None = None
         self._identity: dict[str, str] = {}
         self._rng_states: list[torch.Tensor] | None = None
+        self._validated = 0  # the last step that was validated
 
     @abstractmethod
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
@@ -121,6 +122,8 @@ class StageSchedule(Callback):
             write_architecture(module.run_folder / ARCHITECTURE, module, _data_of(trainer))
         trainer.check_val_every_n_epoch = None
         trainer.val_check_batch = _NEVER
+        if trainer.global_step and self._validated != trainer.global_step and self._validation_due(trainer):
+            _validate(trainer)  # the run was killed between the checkpoint and this validation
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """At the first micro-batch of a stage: empty the optimizer state if the stage asks for it."""
@@ -140,15 +143,21 @@ class StageSchedule(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             trainer.val_check_batch = _NEVER
             return
-        ended = self._ended_stage(trainer.global_step)
-        every = self.val_every_n_steps
-        due = bool(trainer.val_dataloaders) and (ended is not None or bool(every and trainer.global_step % every == 0))
+        ended, due = self._ended_stage(trainer.global_step), self._validation_due(trainer)
         trainer.val_check_batch = batch_idx + 1 if due else _NEVER
         if ended is not None and not due:
             self._end_stage(trainer, ended)
 
+    def _validation_due(self, trainer: Trainer) -> bool:
+        every, step = self.val_every_n_steps, trainer.global_step
+        if not _data_of(trainer).val_abilities():
+            return False
+        return self._ended_stage(step) is not None or bool(every and step % every == 0)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End a stage after its validation."""
+        if trainer.state.fn == "fit":
+            self._validated = trainer.global_step
         ended = self._ended_stage(trainer.global_step)
         if ended is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._end_stage(trainer, ended)
@@ -175,7 +184,7 @@ class StageSchedule(Callback):
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, state)
-        checkpoint[_STATE] = {"identity": self._identity, "rng": states}
+        checkpoint[_STATE] = {"identity": self._identity, "rng": states, "validated": self._validated}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume what is not the same run; count batches in this run's micro-batches.
@@ -193,7 +202,7 @@ class StageSchedule(Callback):
                 f"ckpt_path: this run differs from the checkpoint's in: {', '.join(changed)}. Resume with the config "
                 "and data that the run began with, or start a new run without --ckpt_path"
             )
-        self._rng_states = saved["rng"]
+        self._rng_states, self._validated = saved["rng"], saved["validated"]
         _count_in_micro_batches(checkpoint, trainer.accumulate_grad_batches)
 
     @property
@@ -216,6 +225,15 @@ def _count_in_micro_batches(checkpoint: dict[str, Any], accumulate: int) -> None
     for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
         counts.update(dict.fromkeys(counts, step * accumulate))
         counts["completed"] -= 1
+
+
+def _validate(trainer: Trainer) -> None:
+    """Run the validation inside fit, as the training loop itself does."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.restarting = False
+    trainer.validating = True
+    loop.run()
+    trainer.training = True
 
 
 def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:

@@ -108,7 +108,9 @@ class SupervisedLoss(nn.Module):
         # No attention mask and no cache: only then does transformers see from the positions where examples begin.
         output = run(input_ids=ids, position_ids=positions, use_cache=False, **extra)
         states = output.last_hidden_state if hidden else output.logits
-        return states[0, : len(batch.ids_T)] if flat else torch.cat([row[:n] for row, n in zip(states, batch.row_lengths_R, strict=True)])
+        if flat:
+            return states[0, : len(batch.ids_T)]
+        return torch.cat([row[:length] for row, length in zip(states, batch.row_lengths_R, strict=True)])
 
 
 def _padding(length: int) -> int:
