@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sftlab.evaluate.task import Score
 
 HELP = """usage: python -m sftlab evaluate --checkpoint PATH --tasks gsm8k,humaneval [options]
 
   --checkpoint PATH      a run folder (its last stage), an exported stage, a .ckpt file or folder inside a run, or any
                          Hugging Face folder or id
   --server URL           answer through an OpenAI-compatible server instead; --checkpoint then names its model
-  --tasks A,B            gsm8k, humaneval, mbpp, mt_bench, lab_math, lab_code, lab_general
+  --tasks A,B            gsm8k, humaneval, mbpp, mt_bench, likelihood, lab_math, lab_code, lab_general
   --NAME.OPTION VALUE    an option of a task: --gsm8k.path FILE, --gsm8k.num_problems 200, --lab_math.num_problems 50
   --to FOLDER            where results go (evaluations/<checkpoint's name>)
   --batch_size 64        prompts decoded side by side
@@ -49,9 +53,11 @@ def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path
     from rich.console import Console
     from rich.table import Table
 
+    from sftlab.evaluate.likelihood import Likelihood
     from sftlab.evaluate.registry import build_task
-    from sftlab.evaluate.run import run_task
+    from sftlab.evaluate.run import run_task, save_scores
 
+    likelihood = [Likelihood(**tasks.pop("likelihood"))] if "likelihood" in tasks else []
     built = [build_task(name, options) for name, options in tasks.items()]
     table = Table(title=f"Scores of {checkpoint}", title_justify="left")
     for column in ("task", "metric", "problems", "score", "95 % interval", "missing"):
@@ -59,14 +65,21 @@ def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path
     with ExitStack() as stack:
         backend, about = _backend(checkpoint, server, batch_size, stack)
         for task in built:
-            scores, _, _ = run_task(task, backend, folder, about, _tell(task.name))
-            for score in scores:
-                interval = f"{score.low:.3f} to {score.high:.3f}"
-                cells = (f"{score.num_problems:,}", f"{score.value:.4f}", interval, str(score.num_missing))
-                table.add_row(score.task, score.metric, *cells)
+            _add_rows(table, run_task(task, backend, folder, about, _tell(task.name))[0])
+        for held_out in likelihood:
+            scores = held_out.scores(backend)
+            save_scores(folder, about, scores)
+            _add_rows(table, scores)
     console = Console()
     console.print(table)
     console.print(f"Results in {folder}")
+
+
+def _add_rows(table: Any, scores: Sequence[Score]) -> None:
+    for score in scores:
+        interval = f"{score.low:.3f} to {score.high:.3f}"
+        cells = (f"{score.num_problems:,}", f"{score.value:.4f}", interval, str(score.num_missing))
+        table.add_row(score.task, score.metric, *cells)
 
 
 def _tell(name: str) -> Any:

@@ -33,9 +33,16 @@ def run_task(
     verdicts = task.grade(problems, answers)
     scores = task.scores(verdicts)
     _write_whole(folder / f"{task.name}.problems.jsonl", _lines(task, problems, answers, verdicts))
-    kept = [line for line in read_jsonl(folder / "scores.jsonl") if line["task"] != task.name]
-    _write_whole(folder / "scores.jsonl", [*kept, *({**about, **asdict(score)} for score in scores)])
+    save_scores(folder, about, scores)
     return scores, verdicts, answers
+
+
+def save_scores(folder: Path, about: dict[str, object], scores: Sequence[Score]) -> None:
+    """Put scores into ``scores.jsonl``, in the place of earlier ones of the same tasks."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tasks = {score.task for score in scores}
+    kept = [line for line in read_jsonl(folder / "scores.jsonl") if line["task"] not in tasks]
+    _write_whole(folder / "scores.jsonl", [*kept, *({**about, **asdict(score)} for score in scores)])
 
 
 def read_jsonl(path: Path) -> list[dict]:
