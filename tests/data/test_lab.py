@@ -1,6 +1,7 @@
 """Generated abilities: deterministic, split for good, checked exactly; and an interpreter that lets nothing through."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -59,6 +60,29 @@ def test_own_answers_are_right_and_others_wrong(ability):
         assert check_answer(ability, problem.reference, texts)[0]
         right, _, reason = check_answer(ability, problem.reference, [*texts[:-1], ""])
         assert not right and reason
+
+
+@pytest.mark.parametrize("ability", ABILITIES)
+def test_references_are_plain_json_and_every_kind_comes_up(ability):
+    problems = lab_problems(ability, 200)
+    assert json.loads(json.dumps([p.reference for p in problems])) == [p.reference for p in problems]
+    kinds = sorted({p.kind for p in problems})
+    for kind in kinds:
+        left = [p for p in problems if p.kind == kind]
+        assert len(left) > 200 / len(kinds) / 3
+        told = lab_conversations(ability, len(left), exclude=[other for other in kinds if other != kind])
+        assert len(list(told)) == len(left)
+    with pytest.raises(ValueError, match="every kind is left out"):
+        list(lab_conversations(ability, 1, exclude=kinds))
+
+
+def test_second_turns_need_the_first():
+    second: dict[str, set[str]] = {}
+    for conversation in lab_conversations("general", 2000):
+        if len(conversation.turns) == 4:
+            _, _, question, answer = (turn.text for turn in conversation.turns)
+            second.setdefault(question, set()).add(answer)
+    assert second and all(len(answers) >= 25 for answers in second.values())
 
 
 def test_math_answers_follow_from_the_words():
@@ -140,6 +164,19 @@ def test_interpreter_agrees_with_python(steps, items):
     assert run_function(loop, [items]) == [_applied(x, steps) if x > 3 else x for x in items]
 
 
+def test_interpreter_agrees_with_python_on_the_generated_functions():
+    inputs = {"value": [-3, 0, 8, 99], "choice": [-3, 0, 8, 99], "list": [[], [4], [9, -2, 30]]}
+    told = list(lab_conversations("code", 300, split="test"))
+    for problem, conversation in zip(lab_problems("code", 300), told, strict=True):
+        source = conversation.turns[-1].text
+        scope: dict = {}
+        exec(source, scope)  # our own text, written by the generator above
+        name = re.match(r"def (\w+)\(", source)[1]
+        assert f" {name} " in problem.prompts[0]
+        assert all(run_function(source, [value]) == scope[name](value) for value in inputs[problem.kind])
+        assert all(run_function(source, [value]) == scope[name](value) == wanted for value, wanted in problem.reference)
+
+
 def test_arguments_are_left_as_they_were():
     items = [1, 2]
     assert run_function("def f(a):\n    a.append(3)\n    return sum(a) + max(a) - len(a)", [items]) == 6
@@ -216,6 +253,29 @@ def test_outside_of_the_subset_is_refused(body):
 def test_only_one_plain_function(source):
     with pytest.raises(LabPythonError):
         run_function(source, [3])
+
+
+# Sources that are hard on a parser: a crash would end the process, so they run in one of their own.
+_DEEP = """
+import sys; sys.path.insert(0, {root!r})
+from sftlab.data.lab_python import LabPythonError, run_function
+for body in ["x" + ".a" * 4900, "x" + "[0]" * 3000, "x" + "()" * 4900, "~" * 9900 + "1", "not " * 2400 + "1",
+             "lambda:" * 1300 + "1", "a**" * 3000 + "1", "x if x else " * 800 + "1", "1<" * 4000 + "1",
+             "[" * 150 + "1" + "]" * 150, "{{" * 190 + "1" + "}}" * 190, "f'" + "{{x}}" * 3000 + "'",
+             "await " * 1500 + "x"]:
+    for source in ("def f(x):\\n    return " + body, "def f(x):\\n    " + body, body, "def f(x=" + body + "): pass"):
+        try:
+            run_function(source, [3])
+            print("took", body[:20])
+        except LabPythonError:
+            pass
+"""
+
+
+def test_deep_sources_cannot_crash_the_process():
+    root = str(Path(__file__).parents[2])
+    found = subprocess.run([sys.executable, "-c", _DEEP.format(root=root)], capture_output=True, text=True)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
 
 
 _WORDS = "x y out 1 30 + - * // % > == ( ) [ ] , : for in if else return append def f range while = += len sum max"
