@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from rich.table import Table
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.schedule import run_folder, stage_folder
 from sftlab.data.ability import LAB, PlannedData
+from sftlab.evaluate.forgetting import ScoreMatrix, forgetting, table_rows
 from sftlab.evaluate.generate import LocalModel
 from sftlab.evaluate.lab import LabTask
 from sftlab.evaluate.run import read_jsonl, run_task
@@ -76,7 +78,12 @@ class ScoreAbilities(Callback):
         if not rows or not trainer.is_global_zero:
             return
         _, plan = _data_and_plan(trainer)
-        cast(Any, trainer.progress_bar_callback).print(score_table(rows, [s.stage.name for s in plan.stages]))
+        full = {planned.stage.name: planned.stage.full_abilities for planned in plan.stages}
+        cast(Any, trainer.progress_bar_callback).print(score_table(rows, full))
+        lost = forgetting(score_matrix(rows, full))
+        for logger in trainer.loggers:
+            values = {f"forgetting/{ability}": value for ability, value in lost.items() if value is not None}
+            logger.log_metrics(values, step=trainer.global_step)
         final = {f"score/{r['ability']}/{r['task']}": r["value"] for r in rows if r["stage"] == rows[-1]["stage"]}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
@@ -119,17 +126,30 @@ class ScoreAbilities(Callback):
         return {**lab, **self.tasks}
 
 
-def score_table(rows: list[dict[str, Any]], stages: list[str]) -> Table:
-    """Stages down, abilities across; each cell a score with its 95 % interval."""
-    abilities = list(dict.fromkeys(row["ability"] for row in rows))
-    table = Table(title="Scores after each stage (95 % interval)", title_justify="left")
+def score_matrix(rows: Sequence[dict[str, Any]], full: Mapping[str, Sequence[str]]) -> ScoreMatrix:
+    """R[stage, ability] of the headline scores; ``full`` says what each stage trained in full."""
+    best = {row["ability"]: 10.0 for row in rows if row["task"] == "mt_bench"}
+    measured = {row["stage"] for row in rows}
+    return ScoreMatrix.from_rows(rows, {name: full[name] for name in full if name in measured}, best)
+
+
+def score_table(rows: Sequence[dict[str, Any]], full: Mapping[str, Sequence[str]]) -> Table:
+    """Stages down, abilities across; each cell a score with its 95 % interval; below, what was forgotten."""
+    matrix = score_matrix(rows, full)
+    table = Table(title="Scores after each stage (95 % interval); * trained in full last", title_justify="left")
     table.add_column("after stage")
-    for ability in abilities:
+    for ability in matrix.abilities:
         table.add_column(ability, justify="right")
     cells = {(row["stage"], row["ability"]): row for row in rows}
-    for stage in stages:
-        mine = [cells.get((stage, ability)) for ability in abilities]
-        table.add_row(stage, *(_as_words(Score(**_score_fields(row))) if row else "-" for row in mine))
+    for number, stage in enumerate(matrix.stages):
+        words = []
+        for ability in matrix.abilities:
+            row = cells.get((stage, ability))
+            star = "*" if matrix.anchor(ability) == number else ""
+            words.append(_as_words(Score(**_score_fields(row))) + star if row else "-")
+        table.add_row(stage, *words, end_section=number == len(matrix.stages) - 1)
+    for summary in table_rows(matrix)[len(matrix.stages) + 1 :]:
+        table.add_row(*summary[:-1])
     return table
 
 
