@@ -42,6 +42,9 @@ def main(arguments: list[str]) -> int:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         print(f"error: no command {name!r}{hint}\n\n{usage()}", file=sys.stderr)
         return 2
+    # Threads that wait should sleep: by default they spin, and a busy neighbour then slows training ten times and more.
+    # It must be set before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return int(import_module(COMMANDS[name][0]).main(arguments[1:]) or 0)
     except ValueError as error:
