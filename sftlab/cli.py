@@ -127,7 +127,7 @@ def quieten() -> None:
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*(isinstance.treespec|log_every_n_steps|does not have many workers).*")
+    warnings.filterwarnings("ignore", message=".*(isinstance.treespec|log_every_n_steps|does not have many workers|Total length of .list.).*")
 
 
 class _Parser(LightningArgumentParser):

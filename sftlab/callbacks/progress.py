@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -125,6 +125,15 @@ class ScreenProgress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def say(trainer: Trainer, what: RenderableType) -> None:
+    """Print above the bar, whatever bar there is."""
+    bar = trainer.progress_bar_callback
+    if isinstance(bar, ScreenProgress):
+        bar.print(what)
+    else:
+        Console().print(what)
 
 
 def model_line(trainer: Trainer, module: SFTModule) -> str:

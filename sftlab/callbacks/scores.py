@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
 
 from sftlab.callbacks.metrics import log_text
+from sftlab.callbacks.progress import say
 from sftlab.callbacks.schedule import run_folder, stage_folder
 from sftlab.data.ability import LAB, PlannedData
 from sftlab.evaluate.forgetting import ScoreMatrix, forgetting, table_rows
@@ -79,7 +80,7 @@ class ScoreAbilities(Callback):
             return
         _, plan = _data_and_plan(trainer)
         full = {planned.stage.name: planned.stage.full_abilities for planned in plan.stages}
-        cast(Any, trainer.progress_bar_callback).print(score_table(rows, full))
+        say(trainer, score_table(rows, full))
         lost = forgetting(score_matrix(rows, full))
         for logger in trainer.loggers:
             values = {f"forgetting/{ability}": value for ability, value in lost.items() if value is not None}
@@ -118,7 +119,7 @@ class ScoreAbilities(Callback):
         prompts = {problem.uid: problem.prompts for problem in task.problems()}
         samples = [(prompts[a.uid], a.texts, v.reason) for a, v in zip(answers[:3], verdicts[:3], strict=True)]
         log_text(trainer, f"answers/{ability}", _as_markdown(samples), step)
-        cast(Any, trainer.progress_bar_callback).print(f"  {ability}: {_as_words(headline)}")
+        say(trainer, f"  {ability}: {_as_words(headline)}")
 
     def _tasks(self, data: PlannedData) -> dict[str, Task]:
         embedded = [name for name, ability in data.abilities.items() if ability.path == LAB]

@@ -1,0 +1,168 @@
+"""Schedules: the stages they name, and what happens at a boundary, from plain Python."""
+
+import json
+
+import pytest
+import torch
+from fitting import write_records
+from lightning.pytorch import Callback, Trainer
+
+from sftlab.callbacks.metrics import JsonlLogger, Metrics
+from sftlab.callbacks.schedule import DMT, MixedSequential, MultiTask, Sequential, Stages, StageSchedule
+from sftlab.callbacks.scores import ScoreAbilities, score_table
+from sftlab.data.ability import AbilityData, CodeData, GeneralData, MathData
+from sftlab.data.mixture import MixtureData
+from sftlab.model.module import SFTModule
+from sftlab.model.optim import warmup_cosine
+from sftlab.plan.stage import Stage
+
+ABILITIES = ["math", "code", "general"]
+SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+MODEL = {**SHAPE, "vocab_size": 1024}
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    write_records(tmp_path)
+    return tmp_path
+
+
+def mixture(folder, **options):
+    abilities = {
+        "math": MathData(str(folder / "math.jsonl")),
+        "code": CodeData(str(folder / "code.json")),
+        "general": GeneralData(str(folder / "general.json")),
+    }
+    return MixtureData(abilities, template="vicuna_short", max_length=128, batch={"examples": 16}, **options)
+
+
+def fit(folder, schedule, data, *callbacks, **module):
+    torch.manual_seed(1)
+    model = SFTModule(path=None, config=MODEL, tokenizer="lab-base", **{"learning_rate": 1e-2, **module})
+    trainer = Trainer(
+        callbacks=[*callbacks, Metrics(every_n_steps=1), schedule], logger=JsonlLogger(str(folder / "run")),
+        default_root_dir=folder / "run", accelerator="cpu", devices=1, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data)
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    return model, [line for line in lines if "train/loss" in line]
+
+
+def shape(schedule: StageSchedule):
+    return [(stage.name, stage.fractions) for stage in schedule.final_stages(ABILITIES)]
+
+
+def test_the_four_strategies_are_the_papers():
+    assert shape(MultiTask()) == [("all", {"math": 1, "code": 1, "general": 1})]
+    assert shape(Sequential()) == [("code", {"code": 1}), ("math", {"math": 1}), ("general", {"general": 1})]
+    assert shape(Sequential(order=["general", "math"]))[0][0] == "general"
+    assert shape(MixedSequential()) == shape(DMT(k=0.0))
+    assert shape(DMT(k=1 / 256))[1] == ("general", {"general": 1, "code": 1 / 256, "math": 1 / 256})
+    assert all(stage.epochs == 3 for stage in DMT().final_stages(ABILITIES))
+
+
+def test_per_stage_changes_one_stage_alone():
+    first, second = DMT(k=0.5, per_stage={"general": {"steps": 7, "learning_rate": 1e-5}}).final_stages(ABILITIES)
+    assert (first.epochs, first.steps, first.learning_rate) == (3, None, None)
+    assert (second.epochs, second.steps, second.learning_rate) == (None, 7, 1e-5)
+
+
+def test_the_learning_rate_rises_and_falls_in_each_stage_by_its_own_peak(records):
+    schedule = DMT(k=0.1, epochs=2, per_stage={"general": {"learning_rate": 5e-3, "warmup_ratio": 0.5}})
+    data = mixture(records)
+    _, lines = fit(records, schedule, data, warmup_ratio=0.25)
+    rates = [line["train/learning_rate"] for line in lines]
+    first, second = (stage.num_steps for stage in data.plan.stages)
+    wanted = [1e-2 * warmup_cosine(step + 1, first, 0.25) for step in range(first - 1)]
+    assert rates[: first - 1] == pytest.approx(wanted)  # after step s the optimizer holds the rate of step s + 1
+    assert max(rates[first:]) == pytest.approx(5e-3)
+    assert [line["stage/index"] for line in lines] == [0.0] * first + [1.0] * second
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_stage_starts_with_fresh_or_carried_optimizer_state(records, fresh):
+    counters = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            counters.append(max(int(state["step"]) for state in trainer.optimizers[0].state.values()))
+
+    data = mixture(records)
+    fit(records, DMT(k=0.1, epochs=1, fresh_optimizer=fresh), data, Look())
+    boundary = data.plan.boundaries[0]
+    assert counters[boundary] == (1 if fresh else boundary + 1)
+
+
+def test_what_is_trained_is_what_the_plan_says(records):
+    seen = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            seen.append((batch.step, sorted(batch.number_D)))
+
+    data = mixture(records, num_workers=1)
+    fit(records, Sequential(epochs=1), data, Look())
+    plan = data.plan
+    assert seen == [(s, sorted(n for row in plan.rows(s) for n in row.tolist())) for s in range(plan.num_steps)]
+
+
+def test_a_single_ability_is_a_datamodule_of_its_own(records):
+    data = AbilityData(str(records / "general.json"), reader=GeneralData.default_reader())
+    data.template, data.max_length = "vicuna_short", 128
+    _, lines = fit(records, MultiTask(steps=3), data)
+    assert len(lines) == 3 and "train/loss/data" in lines[-1]
+
+
+def test_stages_may_be_written_out_and_callbacks_hear_of_them(records):
+    heard = []
+
+    class Listen(Callback):
+        def on_stage_start(self, trainer, module, stage):
+            heard.append(("start", stage.stage.name, trainer.global_step))
+
+        def on_stage_end(self, trainer, module, stage):
+            heard.append(("end", stage.stage.name, trainer.global_step))
+
+    stages = [Stage("one", {"math": 0.5}, steps=2), Stage("two", {"code": 1.0}, supervised_tokens=50)]
+    data = mixture(records)
+    fit(records, Stages(stages), data, Listen())
+    end = data.plan.num_steps
+    assert heard == [("start", "one", 0), ("end", "one", 2), ("start", "two", 2), ("end", "two", end)]
+
+
+def test_activation_checkpointing_and_chunks_change_nothing(records):
+    runs = [
+        fit(records / name, MultiTask(steps=3), mixture(records), **options)[1]
+        for name, options in (("a", {}), ("b", {"activation_checkpointing": True}), ("c", {"chunk_tokens": 16}))
+    ]
+    first, *others = [[line["train/loss"] for line in lines] for lines in runs]
+    for other in others:
+        assert other == pytest.approx(first, rel=1e-5)
+
+
+def test_abilities_are_scored_at_stage_ends_and_inside_on_request(tmp_path, monkeypatch):
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    abilities = {"math": MathData(num_examples=40), "general": GeneralData(num_examples=40)}
+    data = MixtureData(abilities, template="vicuna_short", max_length=256, batch={"examples": 10})
+    schedule = Sequential(steps=4)
+    fit(tmp_path, schedule, data, ScoreAbilities(num_problems=3, every_n_steps=3))
+    rows = [json.loads(line) for line in (tmp_path / "run" / "scores.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["headline"]]
+    assert [(r["step"], r["inside"]) for r in rows if r["ability"] == "math"] == [
+        (3, True), (4, False), (6, True), (8, False)
+    ]  # fmt: skip
+    answers = (tmp_path / "run" / "answers" / "step=000008-general" / "lab_math.problems.jsonl").read_text()
+    assert len(answers.splitlines()) == 3 and "prompts" in json.loads(answers.splitlines()[0])
+    ends = [row for row in rows if not row["inside"]]
+    table = score_table(ends, {"math": ("math",), "general": ("general",)})
+    assert table.row_count == 4  # two stages, backward transfer, forgetting
+
+
+def test_a_data_module_of_another_kind_is_refused(records):
+    with pytest.raises(ValueError, match="MixtureData"):
+        Trainer(callbacks=[DMT()], logger=False, accelerator="cpu", enable_checkpointing=False).fit(
+            SFTModule(path=None, config=MODEL, tokenizer="lab-base"), train_dataloaders=[1]
+        )
