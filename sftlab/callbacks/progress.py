@@ -92,7 +92,7 @@ class ScreenProgress(ProgressBar):
         if self._bar is not None:
             stage = plan.stages[plan.stage_index(step - 1)].stage.name
             self._bar.update(self._task, completed=step, description=f"stage {stage}", numbers=numbers)
-        elif time.perf_counter() - self._last_line > self.every_n_seconds and step > self._first[0]:
+        elif time.perf_counter() - self._last_line > self.every_n_seconds and step >= self._first[0] + 5:
             self._last_line = time.perf_counter()
             per_step = (self._last_line - self._first[1]) / (step - self._first[0])
             left = (plan.num_steps - step) * per_step

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -16,12 +17,12 @@ UNIT_WORDS = {"examples": "examples", "tokens": "tokens", "supervised_tokens": "
 
 def plan_table(plan: Plan) -> Table:
     """Stages as a table: abilities, fractions, examples, tokens, shares requested and achieved, steps, epochs, fill."""
-    table = Table(title=f"Plan: {plan.num_steps:,} optimizer steps of {plan.batch}", title_justify="left")
-    table.add_column("stage")
+    title = f"Plan: {plan.num_steps:,} optimizer steps of {plan.batch}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("stage", no_wrap=True)
     table.add_column("ability")
-    for name in ("fraction", "selected", "examples", "tokens", "supervised", "share asked", "share got", "repeats"):
-        table.add_column(name, justify="right")
-    for name in ("steps", "epochs", "fill"):
+    names = ("data", "fraction", "used", "examples", "tokens", "supervised", "asked", "got", "repeats")
+    for name in (*names, "steps", "epochs", "fill"):
         table.add_column(name, justify="right")
     rows = ledger(plan)
     for stage in plan.stages:
@@ -41,8 +42,9 @@ def _ability_cells(plan: Plan, stage: StagePlan, row: LedgerRow) -> tuple[str, .
     tokens = ("?", "?") if plan.declared else (f"{row.tokens:,}", f"{row.supervised_tokens:,}")
     return (
         row.ability,
+        f"{plan.populations[row.ability]:,}",
         as_fraction(fraction),
-        f"{stage.selected[row.ability]:,} of {plan.populations[row.ability]:,}",
+        f"{stage.selected[row.ability]:,}",
         f"{row.examples:,}",
         *tokens,
         f"{stage.requested[row.ability]:.2%}",
@@ -67,7 +69,10 @@ def as_fraction(value: float) -> str:
 def plan_notes(plan: Plan) -> list[str]:
     """What a user should know about a plan before training: units, tiny stages, abilities that came out empty."""
     units = {UNIT_WORDS[stage.counted_in] for stage in plan.stages}
-    notes = [f"Shares count {' or '.join(sorted(units))}; repeats = examples trained / distinct examples."]
+    notes = [
+        "data: examples there are; used: those that the fractions select; examples: those trained, repeats counted.",
+        f"asked, got: share of the stage in {' or '.join(sorted(units))}; repeats: examples trained / distinct ones.",
+    ]
     if plan.declared:
         notes.append("Lengths are not known (the config declares counts): tokens and fill cannot be told.")
     for stage in plan.stages:
@@ -83,7 +88,7 @@ def audit_table(audits: Mapping[str, Mapping[str, int]]) -> Table | None:
     """What was repaired, truncated, split or dropped, by ability and cause; None when nothing was."""
     if not any(audits.values()):
         return None
-    table = Table(title="Changed or left out on the way in", title_justify="left")
+    table = Table(title="Changed or left out on the way in", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("ability")
     table.add_column("cause")
     table.add_column("records", justify="right")
