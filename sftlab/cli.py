@@ -31,6 +31,7 @@ HEADER = """Trains the stages of a schedule over a mixture of abilities.
 The keys that most runs change: data.abilities (files and fractions), data.batch, schedule (class_path and k),
 model.path, model.learning_rate, trainer.devices. Any key of the config can be given here too: --schedule.k 0.25.
 """
+_FIT_HELP = {"description": HEADER, "usage": "python -m sftlab fit --config FILE [options]"}
 TRAINER_DEFAULTS = {
     "max_epochs": -1,
     "gradient_clip_val": 1.0,
@@ -52,9 +53,10 @@ class LabCLI(LightningCLI):
             SFTModule,
             MixtureData,
             run=run,
+            seed_everything_default=0,
             parser_class=_Parser,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs={"parser_mode": "omegaconf+", "description": HEADER},
+            parser_kwargs={"parser_mode": "omegaconf+", **({"fit": _FIT_HELP} if run else {})},
             save_config_kwargs={"overwrite": True},
             auto_configure_optimizers=False,
         )
@@ -127,7 +129,8 @@ def quieten() -> None:
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*(isinstance.treespec|log_every_n_steps|does not have many workers|Total length of .list.).*")
+    about_themselves = "isinstance.treespec|log_every_n_steps|does not have many workers|Total length of .list."
+    warnings.filterwarnings("ignore", message=f".*({about_themselves}).*")
 
 
 class _Parser(LightningArgumentParser):
