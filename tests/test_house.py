@@ -16,8 +16,9 @@ ORDER = """
     data.records data.conversation data.template data.encoder data.example data.lab_python data.lab
     data.feed data.ability data.mixture
     model.attention model.backbone model.loss model.optim model.parallel model.module model.export
-    evaluate.task evaluate.replies evaluate.judge evaluate.generate evaluate.run evaluate.syscalls evaluate.sandboxed evaluate.sandbox
-    evaluate.completion evaluate.humaneval evaluate.gsm8k evaluate.judge_prompts evaluate.mtbench evaluate.lab evaluate.likelihood
+    evaluate.task evaluate.replies evaluate.judge evaluate.generate evaluate.run
+    evaluate.syscalls evaluate.sandboxed evaluate.sandbox evaluate.completion evaluate.humaneval
+    evaluate.gsm8k evaluate.judge_prompts evaluate.mtbench evaluate.lab evaluate.likelihood
     evaluate.forgetting evaluate.compare evaluate.registry
     callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     config runs cli

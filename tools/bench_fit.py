@@ -98,7 +98,7 @@ def run_fit(folder: Path, precision: str) -> tuple[int, float]:
     timer = _timer()
     with tempfile.TemporaryDirectory() as run:
         trainer = Trainer(
-            callbacks=[schedule, Metrics(), timer], logger=JsonlLogger(run), precision=precision, gradient_clip_val=1.0,
+            callbacks=[timer, schedule, Metrics()], logger=JsonlLogger(run), precision=precision, gradient_clip_val=1.0,
             enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False, default_root_dir=run,
             accelerator="cpu", use_distributed_sampler=False, max_epochs=-1, num_sanity_val_steps=0,
         )  # fmt: skip
@@ -112,10 +112,10 @@ def _timer():
     from lightning.pytorch import Callback
 
     class Timer(Callback):
-        seconds = 0.0
+        seconds = start = 0.0
 
-        def on_train_start(self, *_: object) -> None:
-            self.start = time.perf_counter()
+        def on_train_batch_start(self, *_: object) -> None:
+            self.start = self.start or time.perf_counter()
 
         def on_train_batch_end(self, *_: object) -> None:
             self.seconds = time.perf_counter() - self.start
@@ -161,8 +161,10 @@ def run_trl(folder: Path, precision: str, packing: bool) -> tuple[int, float]:
     from trl import SFTConfig, SFTTrainer
 
     class Timer(TrainerCallback):
-        def on_train_begin(self, *_: object, **__: object) -> None:
-            self.start = time.perf_counter()
+        start = 0.0
+
+        def on_step_begin(self, *_: object, **__: object) -> None:
+            self.start = self.start or time.perf_counter()
 
         def on_step_end(self, *_: object, **__: object) -> None:
             self.seconds = time.perf_counter() - self.start

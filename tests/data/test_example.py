@@ -1,0 +1,177 @@
+"""Examples: nothing lost in silence, one cache entry for one content, safe against kills and against each other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sftlab.data import example
+from sftlab.data.conversation import Audit, Conversation, GSM8KReader, PairReader, Turn
+from sftlab.data.encoder import Encoder
+from sftlab.data.example import prepare, prepare_files
+from sftlab.data.lab import lab_tokenizer
+from sftlab.data.template import get_template
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "examples"
+
+
+def encoder(template="vicuna_short"):
+    return Encoder(lab_tokenizer(), get_template(template, lab_tokenizer()))
+
+
+def source(talks):
+    def give(audit: Audit):
+        return enumerate((Conversation(tuple(turns), "g") for turns in talks), start=1)
+
+    return give
+
+
+EXCHANGE = st.tuples(st.integers(1, 30), st.integers(1, 30))
+TALKS = st.lists(st.lists(EXCHANGE, min_size=1, max_size=5), min_size=1, max_size=6)
+
+
+def talk(lengths, number=0):
+    turns = []
+    for i, (asked, said) in enumerate(lengths):
+        turns += [Turn("user", f"{number} {i}" + " coins" * asked), Turn("assistant", f"{number} {i}" + " pens" * said)]
+    return turns
+
+
+@given(TALKS, st.sampled_from(["split", "truncate", "drop"]), st.integers(12, 90))
+@settings(max_examples=60, deadline=None)
+def test_every_answer_is_trained_or_counted_as_lost(tmp_path_factory, lengths, overlong, max_length):
+    os.environ["SFTLAB_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    talks = [talk(one, number) for number, one in enumerate(lengths)]
+    table = prepare(source(talks), {"talks": repr(talks)}, encoder(), max_length, overlong)
+    assert (table.lengths_N <= max_length).all() and (table.supervised_N > 0).all()
+    counts, tokenizer = table.audit.counts, lab_tokenizer()
+    trained = [tokenizer.decode(table.ids(i)[table.mask(i)].tolist()) for i in range(len(table))]
+    for i in range(len(table)):
+        assert len(table.ids(i)) == len(table.mask(i)) == table.lengths_N[i]
+        assert table.mask(i).sum() == table.supervised_N[i]
+    whole = sum(text.count("</s>") for text in trained)
+    wanted = sum(map(len, lengths))
+    if not any("longer" in cause or "within" in cause for cause in counts):
+        assert whole == wanted and len(table) == len(talks)
+    if overlong == "drop":
+        assert len(table) + counts["dropped: longer than max_length"] == len(talks)
+        assert not counts["truncated: longer than max_length"]
+    if overlong == "split":  # only exchanges that are alone too long lose anything, and each is counted
+        lost = counts["truncated: longer than max_length"]
+        assert wanted - whole <= lost
+        assert [uid.split("/")[0] for uid in table.uids] == sorted(
+            (uid.split("/")[0] for uid in table.uids), key=[Conversation(tuple(t), "").uid for t in talks].index
+        )
+
+
+def test_a_split_repeats_the_system_turn_and_keeps_the_order():
+    turns = [Turn("system", "Be kind."), *talk([(5, 5)] * 6)]
+    table = prepare(source([turns]), {"k": 1}, encoder(), 60, "split")
+    texts = [lab_tokenizer().decode(table.ids(i).tolist()) for i in range(len(table))]
+    assert len(texts) > 1 and all("Be kind. USER:" in text for text in texts)
+    answers = [part.split("</s>")[0].strip()[:3] for text in texts for part in text.split("ASSISTANT:")[1:]]
+    assert answers == [f"0 {i}" for i in range(6)]
+    assert table.uids == [f"{table.uids[0].split('/')[0]}/{i}" for i in range(len(texts))]
+
+
+def test_equal_conversations_have_uids_of_their_own_whatever_their_order():
+    a, b = talk([(2, 2)], 1), talk([(3, 3)], 2)
+    one = prepare(source([a, b, a]), {"k": 1}, encoder(), 64)
+    two = prepare(source([a, a, b]), {"k": 2}, encoder(), 64)
+    assert sorted(one.uids) == sorted(two.uids) and len(set(one.uids)) == 3
+    assert one.audit.counts["kept: same conversation again"] == 1
+
+
+def write(path: Path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def rows(n=20):
+    return [{"question": f"coins {i}", "answer": f"pens {i}", "also": f"cups {i}"} for i in range(n)]
+
+
+def test_a_second_start_reads_the_cache_and_any_change_makes_a_new_entry(tmp_path, cache, monkeypatch):
+    path = write(tmp_path / "a.jsonl", rows())
+    first = prepare_files([path], GSM8KReader(), encoder(), 64)
+    monkeypatch.setattr(example, "_build", lambda *_: pytest.fail("built again"))
+    again = prepare_files([path], GSM8KReader(), encoder(), 64)
+    assert again.uids == first.uids and all(np.array_equal(again.ids(i), first.ids(i)) for i in range(20))
+    monkeypatch.undo()
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    prints = {first.fingerprint}
+    other = write(tmp_path / "b.jsonl", rows(21))
+    for changed in (
+        prepare_files([other], GSM8KReader(), encoder(), 64),
+        prepare_files([path], PairReader("question", "also"), encoder(), 64),
+        prepare_files([path], PairReader("also", "question"), encoder(), 64),
+        prepare_files([path], GSM8KReader(), encoder("alpaca"), 64),
+        prepare_files([path], GSM8KReader(), encoder(), 65),
+        prepare_files([path], GSM8KReader(), encoder(), 64, "drop"),
+        prepare_files([path], GSM8KReader(), encoder(), 64, on_bad_record="fail"),
+    ):
+        assert changed.fingerprint not in prints
+        prints.add(changed.fingerprint)
+    (tmp_path / "c.jsonl").write_bytes(Path(path).read_bytes())
+    assert prepare_files([str(tmp_path / "c.jsonl")], GSM8KReader(), encoder(), 64).fingerprint == first.fingerprint
+
+
+BUILD = """
+import sys, time
+from sftlab.data.conversation import Conversation, Turn
+from sftlab.data.encoder import Encoder
+from sftlab.data.example import prepare
+from sftlab.data.lab import lab_tokenizer
+from sftlab.data.template import get_template
+
+def give(audit):
+    print("building", flush=True)
+    for i in range(1500):
+        time.sleep(float(sys.argv[1]))
+        yield i, Conversation((Turn("user", f"coins {i}"), Turn("assistant", f"pens {i}")), "g")
+
+encoder = Encoder(lab_tokenizer(), get_template("vicuna_short", lab_tokenizer()))
+table = prepare(give, {"k": "shared"}, encoder, 64)
+print(len(table), int(table.lengths_N.sum()), flush=True)
+"""
+
+
+def builder(pause):
+    return subprocess.Popen([sys.executable, "-c", BUILD, str(pause)], stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_that_build_at_once_build_once():
+    both = [builder(0.001), builder(0.001)]
+    outputs = [process.communicate(timeout=120)[0].split() for process in both]
+    assert sorted(output.count("building") for output in outputs) == [0, 1]
+    assert outputs[0][-2:] == outputs[1][-2:] and outputs[0][-2] == "1500"
+
+
+def test_a_build_that_is_killed_leaves_nothing_that_looks_complete(cache):
+    process = builder(0.01)
+    assert process.stdout.readline().strip() == "building"
+    time.sleep(1.0)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not [path for path in cache.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    output, _ = builder(0).communicate(timeout=120)
+    assert output.split()[-2] == "1500"
+
+
+def test_an_unknown_policy_for_long_conversations_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="split, truncate, drop"):
+        prepare(source([]), {}, encoder(), 64, "cut")
+    with pytest.raises(ValueError, match="skip or fail"):
+        prepare_files([write(tmp_path / "a.jsonl", rows())], GSM8KReader(), encoder(), 64, on_bad_record="ignore")
