@@ -75,12 +75,20 @@ class Encoder:
 
     def encode(self, rendered: Sequence[Sequence[Piece]]) -> list[Encoded]:
         """Encode rendered conversations, all pieces of all of them in one call."""
+        return self.assemble(rendered, self.tokenise(rendered))
+
+    def tokenise(self, rendered: Sequence[Sequence[Piece]]) -> tuple[list[Any], list[Any]]:
+        """What the tokenizer makes of all pieces; it works outside of Python's lock, so a thread may do this."""
         first, inside = self._texts(rendered)
-        batches = [
-            iter(tokenizer.encode_batch_fast(texts, add_special_tokens=False)) if texts else iter(())
-            for tokenizer, texts in ((self._first, first), (self._inside, inside))
-        ]
-        return [self._assemble(pieces, *batches) for pieces in rendered]
+        return (
+            self._first.encode_batch_fast(first, add_special_tokens=False) if first else [],
+            self._inside.encode_batch_fast(inside, add_special_tokens=False) if inside else [],
+        )
+
+    def assemble(self, rendered: Sequence[Sequence[Piece]], tokenised: tuple[list[Any], list[Any]]) -> list[Encoded]:
+        """Put what ``tokenise`` gave together, conversation by conversation."""
+        first, inside = map(iter, tokenised)
+        return [self._assemble(pieces, first, inside) for pieces in rendered]
 
     def _texts(self, rendered: Sequence[Sequence[Piece]]) -> tuple[list[str], list[str]]:
         first: list[str] = []

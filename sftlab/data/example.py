@@ -15,9 +15,9 @@ import os
 import shutil
 import sys
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,10 @@ from sftlab.data import encoder as encoder_module
 from sftlab.data.conversation import Audit, Conversation, Reader, Turn, read_conversations
 from sftlab.data.encoder import Encoded, Encoder
 from sftlab.data.records import content_hash
+from sftlab.data.template import Piece
 
 OVERLONG = ("split", "truncate", "drop")
-_CHUNK = 512  # conversations tokenised at once
+_CHUNK, _AHEAD = 256, 2  # conversations tokenised at once; chunks given to the tokenizer before one is taken back
 Source = Callable[[Audit], Iterator[tuple[int, Conversation]]]
 
 
@@ -165,9 +166,9 @@ class _Fitter:
         self.audit = Audit()
         self._seen: Counter[str] = Counter()
 
-    def encoded(self, chunk: list[tuple[int, Conversation]]) -> list[Encoded]:
-        """Tokenise a chunk; runs in the second thread."""
-        return self.encoder.encode([self.encoder.template.render(talk.turns) for _, talk in chunk])
+    def rendered(self, chunk: list[tuple[int, Conversation]]) -> list[list[Piece]]:
+        """The pieces of a chunk."""
+        return [self.encoder.template.render(talk.turns) for _, talk in chunk]
 
     def rows(self, chunk: list[tuple[int, Conversation]], encoded: list[Encoded]) -> Iterator[tuple[str, str, Encoded]]:
         """Uid, group and encoding of each example of a chunk."""
@@ -253,14 +254,18 @@ def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
         pa.ipc.new_file(file, schema) as writer,
         ThreadPoolExecutor(1) as pool,
     ):
-        chunk = list(islice(conversations, _CHUNK))
-        waiting = pool.submit(fitter.encoded, chunk)
-        while chunk:
-            following = list(islice(conversations, _CHUNK))
-            encoded = waiting.result()
-            waiting = pool.submit(fitter.encoded, following)
-            writer.write_batch(_record_batch(list(fitter.rows(chunk, encoded)), schema))
-            chunk = following
+        work: deque[tuple[list[tuple[int, Conversation]], list[list[Piece]], Future]] = deque()
+        while True:
+            chunk = list(islice(conversations, _CHUNK))
+            if chunk:
+                pieces = fitter.rendered(chunk)
+                work.append((chunk, pieces, pool.submit(fitter.encoder.tokenise, pieces)))
+            if not work:
+                break
+            if len(work) > _AHEAD or not chunk:  # the tokenizer always has a chunk waiting
+                done, pieces, tokenised = work.popleft()
+                encoded = fitter.encoder.assemble(pieces, tokenised.result())
+                writer.write_batch(_record_batch(list(fitter.rows(done, encoded)), schema))
     (partial / "audit.json").write_text(json.dumps(fitter.audit.to_dict()), encoding="utf-8")
     partial.rename(folder)
 

@@ -1,0 +1,143 @@
+"""Preparation speed and memory: records to a packed plan, against the bare tokenizer on the same text.
+
+    .venv/bin/python tools/bench_prepare.py --conversations 4000
+
+Writes ShareGPT-like conversations of several long turns and trains a byte-level BPE tokenizer on them. In turn, each in
+a process of its own with the same threads: ``encode_batch_fast`` of the tokenizers library over the rendered texts, and
+records -> readers -> template -> ids and masks -> Arrow cache -> packed plan. Prints tokens per second, the ratio, the
+seconds of a second start from the cache, and peak memory for the data and for four times the data.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SYLLABLES = ["ka", "to", "ri", "me", "su", "lo", "ven", "dar", "pi", "gra", "stel", "un", "ex", "com", "ing", "tion"]
+
+
+def write_inputs(folder: Path, num_conversations: int) -> None:
+    """Conversations of about 1,200 tokens each, and a tokenizer of 32,000 tokens trained on a part of them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    rng = random.Random(0)
+    words = ["".join(rng.choices(SYLLABLES, k=rng.randint(1, 4))) for _ in range(30_000)]
+
+    def text(most: int) -> str:
+        return " ".join(rng.choices(words, k=rng.randint(10, most))) + ".\n"
+
+    def talk(number: int) -> dict:
+        pairs = [(("human", text(80)), ("gpt", text(400))) for _ in range(rng.randint(1, 8))]
+        return {"id": f"t{number}_0", "conversations": [{"from": f, "value": v} for pair in pairs for f, v in pair]}
+
+    talks = [talk(number) for number in range(num_conversations)]
+    (folder / "talks.json").write_text(json.dumps(talks))
+    (folder / "talks4.json").write_text(json.dumps(talks * 4))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special, alphabet = ["<pad>", "<s>", "</s>"], pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=32_000, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator((turn["value"] for t in talks[:600] for turn in t["conversations"]), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.save_pretrained(folder / "tokenizer")
+
+
+def run_bare(folder: Path, records: str) -> dict[str, float]:
+    """``encode_batch_fast`` over the texts, rendered beforehand."""
+    from transformers import AutoTokenizer
+
+    from sftlab.data.conversation import ShareGPTReader
+    from sftlab.data.template import get_template
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    template, reader = get_template("vicuna_v1.1", tokenizer), ShareGPTReader()
+    talks = [reader.read(record)[0] for record in json.loads((folder / records).read_text())]
+    texts = ["".join(piece.text for piece in template.render(talk.turns)) for talk in talks]
+    start = time.perf_counter()
+    encoded = tokenizer.backend_tokenizer.encode_batch_fast(texts)
+    seconds = time.perf_counter() - start
+    return {"tokens": sum(len(one) for one in encoded), "seconds": seconds}
+
+
+def run_prepare(folder: Path, records: str) -> dict[str, float]:
+    """Records to a packed plan, through the package."""
+    from transformers import AutoTokenizer
+
+    from sftlab.callbacks.schedule import MultiTask
+    from sftlab.data.ability import GeneralData
+    from sftlab.data.mixture import MixtureData
+    from sftlab.plan.plan import compile_plan
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    data = MixtureData({"general": GeneralData(str(folder / records))}, batch={"rows": 64}, seed=0)
+    start = time.perf_counter()
+    data.load(tokenizer)
+    stages = MultiTask(epochs=1).final_stages(["general"])
+    plan = compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed)
+    seconds = time.perf_counter() - start
+    return {"tokens": int(plan.lengths_N.sum()), "seconds": seconds, "fill": plan.fill()}
+
+
+def main() -> None:
+    """Run the contestants in turn and print figures and ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--conversations", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        run = {"bare": run_bare, "prepare": run_prepare}[options.only[0]]
+        found = run(Path(options.folder), options.only[1])
+        found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        print(json.dumps(found))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        write_inputs(Path(folder), options.conversations)
+        environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "true"}
+
+        def measure(name: str, records: str, cache: str) -> dict[str, float]:
+            command = [sys.executable, __file__, "--only", name, records, "--folder", folder]
+            done = subprocess.run(
+                command, env={**environment, "SFTLAB_CACHE": f"{folder}/{cache}"}, capture_output=True, text=True
+            )
+            if done.returncode:
+                sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+            return json.loads(done.stdout.splitlines()[-1])
+
+        pairs = [
+            (measure("bare", "talks.json", ""), measure("prepare", "talks.json", f"c{i}"))
+            for i in range(options.rounds)
+        ]
+        again, four = measure("prepare", "talks.json", "c0"), measure("prepare", "talks4.json", "c4")
+    speeds = [[run["tokens"] / run["seconds"] for run in pair] for pair in pairs]
+    bare, mine = (statistics.median(column) for column in zip(*speeds, strict=True))
+    ratios = [m / b for b, m in speeds]
+    print(f"{options.conversations:,} conversations, {pairs[0][1]['tokens']:,} tokens, {options.threads} threads")
+    print(f"encode_batch_fast      {bare:>12,.0f} tokens/s")
+    print(f"records to packed plan {mine:>12,.0f} tokens/s")
+    print(f"ratio                  {statistics.median(ratios):>12.3f}   ({min(ratios):.3f} to {max(ratios):.3f})")
+    print(f"second start           {again['seconds']:>12.2f} s")
+    print(f"packing fill           {pairs[0][1]['fill']:>12.1%}")
+    print(
+        f"peak memory            {pairs[0][1]['peak_mib']:>12,} MiB; {four['peak_mib']:,} MiB for four times the data"
+    )
+
+
+if __name__ == "__main__":
+    main()
