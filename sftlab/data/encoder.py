@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftlab.data.conversation import Turn
@@ -26,11 +26,13 @@ class Encoded(NamedTuple):
         ids: Token ids.
         runs: Lengths of unsupervised and supervised runs in turn; the first is unsupervised.
         exchange_lengths: Tokens of each exchange; what stands before the first belongs to it.
+        parts: Token ids of each piece.
     """
 
     ids: array
     runs: list[int]
     exchange_lengths: list[int]
+    parts: list[array]
 
     @property
     def supervised(self) -> int:
@@ -88,35 +90,50 @@ class Encoder:
     def assemble(self, rendered: Sequence[Sequence[Piece]], tokenised: tuple[list[Any], list[Any]]) -> list[Encoded]:
         """Put what ``tokenise`` gave together, conversation by conversation."""
         first, inside = map(iter, tokenised)
-        return [self._assemble(pieces, first, inside) for pieces in rendered]
+        return [self._joined(pieces, lambda _, prefix: next(first if prefix else inside).ids) for pieces in rendered]
+
+    def encode_again(self, pieces: Sequence[Piece], whole: Sequence[Piece], encoded: Encoded) -> Encoded:
+        """Encode a part of a conversation; only texts that the whole does not have are tokenised."""
+        prefixes = self._prefixes(whole)
+        known = {(piece.text, prefix): ids for piece, prefix, ids in zip(whole, prefixes, encoded.parts, strict=True)}
+
+        def ids_of(text: str, prefix: bool) -> Sequence[int]:
+            if (text, prefix) not in known:
+                tokenizer = self._first if prefix else self._inside
+                known[text, prefix] = array("i", tokenizer.encode(text, add_special_tokens=False).ids)
+            return known[text, prefix]
+
+        return self._joined(pieces, ids_of)
+
+    def _prefixes(self, pieces: Sequence[Piece]) -> list[bool]:
+        """Whether the tokenizer puts its prefix before a piece."""
+        after = [piece.special and self._prefix_after_special for piece in pieces]
+        return [True, *after[:-1]]
 
     def _texts(self, rendered: Sequence[Sequence[Piece]]) -> tuple[list[str], list[str]]:
         first: list[str] = []
         inside: list[str] = []
         for pieces in rendered:
-            prefix = True
-            for piece in pieces:
+            for piece, prefix in zip(pieces, self._prefixes(pieces), strict=False):
                 if not piece.special:
                     (first if prefix else inside).append(piece.text)
-                prefix = piece.special and self._prefix_after_special
         return first, inside
 
-    def _assemble(self, pieces: Sequence[Piece], first: Any, inside: Any) -> Encoded:
+    def _joined(self, pieces: Sequence[Piece], ids_of: Callable[[str, bool], Sequence[int]]) -> Encoded:
         starts_itself = bool(pieces) and pieces[0].special and self._special[pieces[0].text] in self._bos
         ids = array("i", [] if starts_itself else self._bos)
-        runs, exchange_lengths = [len(ids)], [len(ids)]
-        prefix = True
-        for piece in pieces:
-            new = [self._special[piece.text]] if piece.special else next(first if prefix else inside).ids
-            prefix = piece.special and self._prefix_after_special
-            ids += array("i", new)
+        runs, exchange_lengths, parts = [len(ids)], [len(ids)], []
+        for piece, prefix in zip(pieces, self._prefixes(pieces), strict=False):
+            new = array("i", [self._special[piece.text]] if piece.special else ids_of(piece.text, prefix))
+            parts.append(new)
+            ids += new
             if piece.supervised == bool(len(runs) % 2):
                 runs.append(0)
             runs[-1] += len(new)
             while len(exchange_lengths) <= piece.exchange:
                 exchange_lengths.append(0)
             exchange_lengths[piece.exchange] += len(new)
-        return Encoded(ids, runs, exchange_lengths)
+        return Encoded(ids, runs, exchange_lengths, parts)
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
         """The ids before the answer to the last turn: exactly what training showed there."""

@@ -170,9 +170,11 @@ class _Fitter:
         """The pieces of a chunk."""
         return [self.encoder.template.render(talk.turns) for _, talk in chunk]
 
-    def rows(self, chunk: list[tuple[int, Conversation]], encoded: list[Encoded]) -> Iterator[tuple[str, str, Encoded]]:
+    def rows(
+        self, chunk: list[tuple[int, Conversation]], rendered: list[list[Piece]], encoded: list[Encoded]
+    ) -> Iterator[tuple[str, str, Encoded]]:
         """Uid, group and encoding of each example of a chunk."""
-        for (number, talk), whole in zip(chunk, encoded, strict=True):
+        for (number, talk), pieces, whole in zip(chunk, rendered, encoded, strict=True):
             if len(whole.ids) <= self.max_length:
                 parts = [("", whole)]
             elif self.overlong == "drop":
@@ -182,7 +184,7 @@ class _Fitter:
                 parts = [("", self._truncated(whole, number))]
             else:
                 self.audit.add("split: longer than max_length", number)
-                parts = [(f"/{i}", part) for i, part in enumerate(self._split(talk, whole, number))]
+                parts = [(f"/{i}", part) for i, part in enumerate(self._split(talk, pieces, whole, number))]
             uid = talk.uid
             for suffix, part in parts:
                 if not part.supervised:
@@ -201,27 +203,27 @@ class _Fitter:
         for run in whole.runs:
             runs.append(min(run, left))
             left -= runs[-1]
-        return Encoded(whole.ids[: self.max_length], runs, [self.max_length])
+        return Encoded(whole.ids[: self.max_length], runs, [self.max_length], [])
 
-    def _split(self, talk: Conversation, whole: Encoded, number: int) -> list[Encoded]:
+    def _split(self, talk: Conversation, pieces: list[Piece], whole: Encoded, number: int) -> list[Encoded]:
         """Pieces of whole exchanges, each as long as fits."""
         head = [turn for turn in talk.turns[:1] if turn.role == "system"]
         exchanges = _exchanges(talk.turns[len(head) :])
-        before = len(self.encoder.encode([self.encoder.template.render([*head, *exchanges[0][:1]])])[0].ids)
-        first_alone = len(self.encoder.encode([self.encoder.template.render(exchanges[0][:1])])[0].ids)
-        overhead = max(0, before - first_alone) + 8  # what a piece repeats; exact lengths are checked below
+
+        def encoded(start: int, end: int) -> Encoded:
+            turns = [*head, *(turn for exchange in exchanges[start:end] for turn in exchange)]
+            return self.encoder.encode_again(self.encoder.template.render(turns), pieces, whole)
+
         parts, start = [], 0
         while start < len(exchanges):
-            end, length = start + 1, overhead + whole.exchange_lengths[start]
+            end, alone = start + 1, encoded(start, start + 1)
+            part, length = alone, len(alone.ids)
             while end < len(exchanges) and length + whole.exchange_lengths[end] <= self.max_length:
                 length += whole.exchange_lengths[end]
                 end += 1
-            while True:
-                turns = [*head, *(turn for exchange in exchanges[start:end] for turn in exchange)]
-                part = self.encoder.encode([self.encoder.template.render(turns)])[0]
-                if len(part.ids) <= self.max_length or end == start + 1:
-                    break
+            while end > start + 1 and len((part := encoded(start, end)).ids) > self.max_length:
                 end -= 1
+            part = part if end > start + 1 else alone
             parts.append(part if len(part.ids) <= self.max_length else self._truncated(part, number))
             start = end
         return parts
@@ -265,7 +267,7 @@ def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
             if len(work) > _AHEAD or not chunk:  # the tokenizer always has a chunk waiting
                 done, pieces, tokenised = work.popleft()
                 encoded = fitter.encoder.assemble(pieces, tokenised.result())
-                writer.write_batch(_record_batch(list(fitter.rows(done, encoded)), schema))
+                writer.write_batch(_record_batch(list(fitter.rows(done, pieces, encoded)), schema))
     (partial / "audit.json").write_text(json.dumps(fitter.audit.to_dict()), encoding="utf-8")
     partial.rename(folder)
 
