@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from sftlab.data.conversation import Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.template import get_template
+from sftlab.evaluate.judge import ChatClient, ChatFailed
+from sftlab.evaluate.replies import Chat
 from sftlab.evaluate.task import Answer, Problem, Sampling
 from sftlab.model.export import NOTE_FILE
 from sftlab.plan.pool import seed_from
@@ -161,6 +163,9 @@ def _choose(logits_BV: torch.Tensor, temperatures: list[float], generators: list
     return chosen
 
 
+_GROUP = 64  # problems asked of a server before their answers are handed on
+
+
 class ServerModel:
     """Answers through any OpenAI-compatible server (vLLM and the like), which applies the model's own template.
 
@@ -168,9 +173,44 @@ class ServerModel:
         client: The endpoint, with its cache and retries.
     """
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: ChatClient) -> None:
         self.client = client
 
+    @classmethod
+    def at(cls, url: str, model: str, cache: Path | None = None) -> ServerModel:
+        """The model of that name at an endpoint such as http://localhost:8000/v1."""
+        return cls(ChatClient(url, model, cache=cache))
+
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
-        """Answer turn by turn, one request per turn and sample."""
-        raise NotImplementedError
+        """Answer turn by turn, one request per turn and sample.
+
+        Raises:
+            ValueError: Some requests failed after all tries; what was answered has been handed on before.
+        """
+        self.client.require_key()
+        failed: list[str] = []
+        jobs = [_Job(problem, i, sampling) for problem in problems for i in range(sampling.num_samples)]
+        for start in range(0, len(jobs), _GROUP):
+            group = waiting = jobs[start : start + _GROUP]
+            while waiting:
+                replies = self.client.chat_all([_chat(job, sampling.max_new_tokens) for job in waiting])
+                for job, reply in zip(waiting, replies, strict=True):
+                    if isinstance(reply, ChatFailed):
+                        failed.append(f"{job.problem.uid}: {reply}")
+                    else:
+                        job.texts.append(reply.texts[0])
+                        job.complete.append(reply.complete[0])
+                answered = [
+                    job for job, reply in zip(waiting, replies, strict=True) if not isinstance(reply, ChatFailed)
+                ]
+                waiting = [job for job in answered if len(job.texts) < len(job.problem.prompts)]
+            done = [job.answer() for job in group if len(job.texts) == len(job.problem.prompts)]
+            if done:
+                yield done
+        if failed:
+            raise ValueError(f"{len(failed)} answers could not be had ({failed[0]}); the same call asks for them again")
+
+
+def _chat(job: _Job, max_new_tokens: int) -> Chat:
+    messages = tuple((turn.role, turn.text) for turn in job.turns())
+    return Chat(messages, job.temperature, max_new_tokens, seed=job.seed % 2**31, sample=job.sample)
