@@ -1,0 +1,115 @@
+"""Generation: answers that depend on neither batch nor order; a killed evaluation that goes on; likelihood."""
+
+import json
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from sftlab.data.encoder import Encoder
+from sftlab.data.lab import lab_conversations, lab_tokenizer
+from sftlab.data.template import get_template
+from sftlab.evaluate.generate import LocalModel
+from sftlab.evaluate.lab import LabTask
+from sftlab.evaluate.likelihood import Likelihood
+from sftlab.evaluate.run import read_jsonl, run_task
+from sftlab.evaluate.task import Problem, Sampling
+from sftlab.model.backbone import load_config
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(load_config("lab-small", None), attn_implementation="sdpa").eval()
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return Encoder(lab_tokenizer(), get_template("vicuna_short", lab_tokenizer()))
+
+
+def problems(n=13):
+    words = "apples books coins pens cards shells".split()
+    return [
+        Problem(str(i), tuple(f"{' '.join(words[: 1 + i % 6])} {i}" for _ in range(1 + i % 2)), temperature=None)
+        for i in range(n)
+    ]
+
+
+def answers(model, encoder, batch_size, sampling, asked=None):
+    groups = LocalModel(model, encoder, batch_size).answer(asked or problems(), sampling)
+    return {(answer.uid, answer.sample): answer for group in groups for answer in group}
+
+
+@pytest.mark.parametrize("sampling", [Sampling(24), Sampling(12, temperature=0.9, num_samples=3)])
+def test_answers_depend_on_neither_batch_size_nor_order(model, encoder, sampling):
+    one_by_one = answers(model, encoder, 1, sampling)
+    assert len(one_by_one) == 13 * sampling.num_samples
+    assert answers(model, encoder, 5, sampling) == one_by_one
+    assert answers(model, encoder, 64, sampling, problems()[::-1]) == one_by_one
+    if sampling.temperature:
+        assert len({answer.texts for answer in one_by_one.values() if answer.uid == "3"}) == 3
+
+
+def test_greedy_answers_are_those_of_transformers(model, encoder):
+    mine = answers(model, encoder, 8, Sampling(16), problems(4))
+    from sftlab.data.conversation import Turn
+
+    for problem in problems(4):
+        ids = torch.tensor([encoder.prompt_ids([Turn("user", problem.prompts[0])])])
+        output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False,
+                                eos_token_id=encoder.stop_ids, pad_token_id=0)  # fmt: skip
+        text = encoder.decode([i for i in output[0, ids.shape[1] :].tolist() if i not in encoder.stop_ids])
+        assert mine[problem.uid, 0].texts[0] == text
+
+
+def test_a_killed_evaluation_asks_only_for_what_is_missing(tmp_path, model, encoder):
+    task, asked, kill = LabTask("math", num_problems=10, max_new_tokens=8), [], [True]
+
+    class Counting(LocalModel):
+        def answer(self, given, sampling):
+            for number, group in enumerate(super().answer(given, sampling)):
+                if number == 1 and kill and kill.pop():
+                    raise KeyboardInterrupt
+                asked.append(len(group))
+                yield group
+
+    backend = Counting(model, encoder, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run_task(task, backend, tmp_path, {"checkpoint": "a"})
+    path = tmp_path / "lab_math.answers.jsonl"
+    kept = len(path.read_text().splitlines()) - 1
+    with path.open("a") as file:
+        file.write('{"uid": "cut')
+    kill[:], asked[:] = [False, False], []
+    scores, verdicts, found = run_task(task, backend, tmp_path, {"checkpoint": "a"})
+    assert sum(asked) == 10 - kept and len(found) == len(verdicts) == 10
+    assert scores[0].num_problems == 10
+    assert read_jsonl(tmp_path / "scores.jsonl")[0]["checkpoint"] == "a"
+    line = json.loads((tmp_path / "lab_math.problems.jsonl").read_text().splitlines()[0])
+    assert {"prompts", "answers", "extracted", "value", "reason"} <= line.keys()
+    asked.clear()
+    run_task(task, backend, tmp_path, {"checkpoint": "b"})  # another checkpoint: nothing may be reused
+    assert sum(asked) == 10
+
+
+def test_likelihood_is_that_of_separate_conversations(tmp_path, model, encoder, monkeypatch):
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    talks = list(lab_conversations("general", 9))
+    rows = [{"messages": [turn._asdict() | {"content": turn.text} for turn in talk.turns]} for talk in talks]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    scores = {s.metric: s for s in Likelihood(str(tmp_path / "a.jsonl")).scores(LocalModel(model, encoder, 4))}
+    total, tokens, size = 0.0, 0, 0
+    for talk in talks:
+        encoded = encoder.encode([encoder.template.render(talk.turns)])[0]
+        ids = torch.tensor([encoded.ids.tolist()])
+        with torch.no_grad():
+            nll = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
+        mask = [bool(number % 2) for number, run in enumerate(encoded.runs) for _ in range(run)]
+        total += float(nll[torch.tensor(mask[1:])].sum())
+        tokens += sum(mask)
+        size += sum(len(f" {turn.text}</s>".encode()) for turn in talk.turns if turn.role == "assistant")
+    assert scores["loss"].value == pytest.approx(total / tokens, rel=1e-4)
+    assert scores["perplexity"].value == pytest.approx(math.exp(total / tokens), rel=1e-3)
+    assert scores["bits_per_byte"].value == pytest.approx(total / math.log(2) / size, rel=1e-4)
