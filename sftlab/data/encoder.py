@@ -6,6 +6,7 @@ put a space before every text that they are given; a twin without that prefix en
 
 from __future__ import annotations
 
+import hashlib
 import json
 from array import array
 from collections.abc import Callable, Sequence
@@ -50,8 +51,8 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template) -> None:
         self.tokenizer, self.template = tokenizer, template
-        source = tokenizer.backend_tokenizer.to_str()
-        self._first, self._inside = _plain(source), _plain(_without_prefix(source))
+        self._source = tokenizer.backend_tokenizer.to_str()
+        self._first, self._inside = _plain(self._source), _plain(_without_prefix(self._source))
         self._bos: list[int] = tokenizer("")["input_ids"][:1] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
         self._prefix_after_special = self._probe()
@@ -71,9 +72,8 @@ class Encoder:
     def fingerprint(self) -> str:
         """What determines ids and masks."""
         template = self.template
-        return json.dumps(
-            [self.tokenizer.backend_tokenizer.to_str(), template.name, template.chat_template(), self._bos]
-        )
+        tokenizer = hashlib.blake2b(self._source.encode(), digest_size=16).hexdigest()
+        return json.dumps([tokenizer, template.name, template.chat_template(), self._bos])
 
     def encode(self, rendered: Sequence[Sequence[Piece]]) -> list[Encoded]:
         """Encode rendered conversations, all pieces of all of them in one call."""
@@ -100,7 +100,7 @@ class Encoder:
         def ids_of(text: str, prefix: bool) -> Sequence[int]:
             if (text, prefix) not in known:
                 tokenizer = self._first if prefix else self._inside
-                known[text, prefix] = array("i", tokenizer.encode(text, add_special_tokens=False).ids)
+                known[text, prefix] = array("i", tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
             return known[text, prefix]
 
         return self._joined(pieces, ids_of)

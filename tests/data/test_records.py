@@ -76,7 +76,8 @@ def test_a_broken_file_is_named_with_the_place(tmp_path, name, content, said):
 def test_a_missing_file_and_a_hub_that_cannot_be_reached_are_told(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no such file"):
         list(read_records(str(tmp_path / "a.json")))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="hub:nobody/nothing"):
         list(read_records("hub:nobody/nothing"))
 
