@@ -118,7 +118,8 @@ class ScreenProgress(ProgressBar):
         else:
             self.print(f"Stopped after step {trainer.global_step:,} of {plan.num_steps:,}; --ckpt_path last goes on")
         self.print(f"Checkpoints  {folder / 'checkpoints'}")
-        self.print(f"Results      {folder / 'metrics.jsonl'}, ledger.json, scores.jsonl")
+        results = [name for name in ("metrics.jsonl", "ledger.json", "scores.jsonl") if (folder / name).is_file()]
+        self.print(f"Results      {', '.join(str(folder / name) for name in results)}")
         self.print(f"TensorBoard  tensorboard --logdir {folder}")
 
     def _stop(self) -> None:

@@ -115,7 +115,8 @@ class SupervisedLoss(nn.Module):
 
 def _padding(length: int) -> int:
     """What a multiple of 64 lacks in bf16: a CPU compiles and keeps its bf16 products for every shape it meets."""
-    return -length % 64 if torch.is_autocast_enabled("cpu") else 0
+    bf16 = torch.is_autocast_enabled("cpu") or torch.get_default_dtype() == torch.bfloat16
+    return -length % 64 if bf16 else 0
 
 
 def _pad_rows(values_T: torch.Tensor, lengths_R: list[int]) -> torch.Tensor:
