@@ -14,13 +14,13 @@ FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 ORDER = """
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.ledger plan.table
     data.records data.conversation data.template data.encoder data.example data.lab_python data.lab
-    data.feed data.ability data.mixture
+    data.feed data.droplist data.ability data.mixture
     model.attention model.backbone model.loss model.optim model.parallel model.module model.export
     evaluate.task evaluate.replies evaluate.judge evaluate.generate evaluate.run
     evaluate.syscalls evaluate.sandboxed evaluate.sandbox evaluate.completion evaluate.humaneval
     evaluate.gsm8k evaluate.judge_prompts evaluate.mtbench evaluate.lab evaluate.likelihood
     evaluate.forgetting evaluate.compare evaluate.registry
-    callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
+    callbacks.identity callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     config runs cli
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare
     __main__

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,9 @@ from sftlab.data.conversation import (
     MessagesReader,
     Reader,
     ShareGPTReader,
+    read_conversations,
 )
+from sftlab.data.droplist import DropList
 from sftlab.data.encoder import Encoder
 from sftlab.data.example import Examples, prepare, prepare_files
 from sftlab.data.feed import PlanLoader
@@ -145,11 +148,12 @@ class AbilityData(PlannedData):
         val_fraction: Part of the groups (a question, a conversation before splitting) held out for validation.
         num_examples: Records to generate (``lab``) or to declare.
         exclude: Kinds of generated records to leave out (``lab``).
+        drop: File of conversations to leave out, see ``droplist``; such as ``tag`` and ``leaks`` write.
         on_bad_record: skip (counted and shown) or fail.
         max_bad_share: Fail when more than this part of the records is bad.
 
     Raises:
-        ValueError: A fraction is outside [0, 1], or ``num_examples`` is missing or has no use.
+        ValueError: A fraction is outside [0, 1], or ``num_examples`` or ``drop`` is missing or has no use.
     """
 
     name = "data"
@@ -163,6 +167,7 @@ class AbilityData(PlannedData):
         val_fraction: float = 0.0,
         num_examples: int | None = None,
         exclude: list[str] | None = None,
+        drop: str | None = None,
         on_bad_record: str = "skip",
         max_bad_share: float = 0.05,
     ) -> None:
@@ -174,11 +179,15 @@ class AbilityData(PlannedData):
             raise ValueError(
                 "num_examples: give it with path: lab (generate) or null (declare), otherwise leave it out"
             )
+        if drop is not None and path is None:
+            raise ValueError("drop: there is nothing to leave out with path: null, only a count is declared")
         self.path, self.reader = path, reader or self.default_reader()
         self.fraction, self.val_fraction, self.num_examples = fraction, val_fraction, num_examples
+        self.drop = drop
         self.exclude, self.on_bad_record, self.max_bad_share = exclude or [], on_bad_record, max_bad_share
         self._examples: Examples | None = None
-        self._held_out_N = np.zeros(0, dtype=bool)
+        self._drops: DropList | None = None
+        self._held_out_N = self._kept_N = np.zeros(0, dtype=bool)
 
     @property
     def abilities(self) -> dict[str, AbilityData]:
@@ -199,25 +208,55 @@ class AbilityData(PlannedData):
     @property
     def num_held_out(self) -> int:
         """Examples held out for validation."""
-        return int(self._held_out_N.sum())
+        return int((self._held_out_N & self._kept_N).sum())
 
     def load_examples(self, encoder: Encoder, max_length: int, overlong: str) -> None:
         """Render and tokenise the records, or find the result in the cache."""
         if self.path is None:
             return
+        drops = self._drop_list()  # a malformed one is told before anything is tokenised
         if self.path == LAB:
             key = {"lab": LAB_VERSION, "ability": self.name, "n": self.num_examples, "exclude": sorted(self.exclude)}
             self._examples = prepare(self._generated, key, encoder, max_length, overlong)
         else:
-            paths = [self.path] if isinstance(self.path, str) else self.path
             self._examples = prepare_files(
-                paths, self.reader, encoder, max_length, overlong, self.on_bad_record, self.max_bad_share
+                self._paths(), self.reader, encoder, max_length, overlong, self.on_bad_record, self.max_bad_share
             )
         threshold = int(self.val_fraction * 2**64)
         hashed = [seed_from("held out", self.name, group) for group in self._examples.groups] if threshold else []
         self._held_out_N = np.array([h < threshold for h in hashed] or [False] * len(self._examples), dtype=bool)
-        if len(self._examples) == 0:
+        self._kept_N = ~drops.dropped(self._examples.uids)
+        if not self._kept_N.any():
             raise ValueError(f"data.abilities.{self.name}: no usable example in {self.path}: {self.audit_counts()}")
+
+    def conversations(self) -> Iterator[tuple[str, Conversation]]:
+        """Uid and conversation of every record that is not on the drop list, in the order of the source.
+
+        Needs no tokenizer: the source is read again. An example's uid is one of these, perhaps with ``/n`` (a piece) or
+        ``#n`` (the same conversation again) after it; a conversation that does not fit ``max_length`` may have none.
+
+        Raises:
+            ValueError: The config declares a count and has no data, or a file cannot be read.
+        """
+        if self.path is None:
+            raise ValueError(f"data.abilities.{self.name}: path is null, only a count is declared: nothing to read")
+        drops, audit = self._drop_list(), Audit()
+        if self.path == LAB:
+            talks = self._generated(audit)
+        else:
+            talks = read_conversations(self._paths(), self.reader, audit, self.on_bad_record, self.max_bad_share)
+        for _, talk in talks:
+            if (uid := talk.uid) not in drops:
+                yield uid, talk
+
+    def _paths(self) -> list[str]:
+        assert self.path is not None
+        return [self.path] if isinstance(self.path, str) else self.path
+
+    def _drop_list(self) -> DropList:
+        if self._drops is None:
+            self._drops = DropList.read(self.drop, self.name) if self.drop else DropList([], self.name)
+        return self._drops
 
     def _generated(self, audit: Audit) -> Iterator[tuple[int, Conversation]]:
         assert self.num_examples is not None
@@ -228,11 +267,11 @@ class AbilityData(PlannedData):
         if self.path is None:
             assert self.num_examples is not None
             return Pool.from_count(self.name, self.num_examples).fraction(self.fraction)
-        return self._pool(~self._held_out_N, seed).fraction(self.fraction)
+        return self._pool(self._kept_N & ~self._held_out_N, seed).fraction(self.fraction)
 
     def val_pool(self) -> Pool:
         """The held-out examples."""
-        return self._pool(self._held_out_N, seed=0)
+        return self._pool(self._kept_N & self._held_out_N, seed=0)
 
     def _pool(self, chosen_N: np.ndarray, seed: int) -> Pool:
         index_M = np.flatnonzero(chosen_N)
@@ -242,12 +281,24 @@ class AbilityData(PlannedData):
 
     def audit_counts(self) -> dict[str, int]:
         """Records repaired, truncated, split or dropped, by cause."""
-        return dict(self._examples.audit.counts) if self._examples is not None else {}
+        if self._examples is None:
+            return {}
+        return dict(self._examples.audit.counts + Counter(self._drop_list().counts(self._examples.uids)))
+
+    def table_hash(self) -> str:
+        """Name of the tokenised examples: equal names, equal token ids and masks."""
+        return self._examples.fingerprint if self._examples is not None else f"declared {self.num_examples}"
+
+    def held_out_hash(self) -> str:
+        """Hash of the examples that validation sees."""
+        uids = sorted(self.val_pool().uids_N.tolist()) if self.num_held_out else []
+        return hashlib.blake2b("\n".join([self.table_hash(), *uids]).encode(), digest_size=8).hexdigest()
 
     def source_hash(self) -> str:
         """Hash of what determines the examples and which of them are used."""
         source = self._examples.fingerprint if self._examples is not None else f"declared {self.num_examples}"
-        text = json.dumps([source, self.fraction, self.val_fraction])
+        used = [source, self.fraction, self.val_fraction]
+        text = json.dumps([*used, self._drop_list().content_hash()] if self.drop else used)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

@@ -1,0 +1,128 @@
+"""A drop list: conversations to leave out, by uid and with the reason, as a file that other tools write.
+
+One JSON object a line: ``{"uid": "0f3c...", "reason": "tag: code"}``. A line may name its ``ability``; then it counts
+for that one alone, so that one file can serve a whole mixture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+NOT_FOUND = "drop list: uid that no conversation has"
+ELSEWHERE = "drop list: line for another ability"
+_KEYS = ("uid", "reason", "ability")
+_BASE = re.compile(r"[/#].*")
+_PIECE = re.compile(r"/\d+")
+
+
+class Drop(NamedTuple):
+    """One line: a conversation's uid, why it is left out, and the ability that is meant (any when empty)."""
+
+    uid: str
+    reason: str
+    ability: str = ""
+
+
+def base_uid(uid: str) -> str:
+    """A conversation's uid from an example's: without the ``/n`` of a piece and the ``#n`` of a repeat."""
+    return _BASE.sub("", uid)
+
+
+class DropList:
+    """What one ability leaves out.
+
+    Attributes:
+        reasons: Reason by uid; of several lines for one uid the first counts.
+        num_elsewhere: Lines that name another ability.
+    """
+
+    def __init__(self, drops: Iterable[Drop], ability: str) -> None:
+        self.reasons: dict[str, str] = {}
+        self.num_elsewhere = 0
+        for drop in drops:
+            if drop.ability in ("", ability):
+                self.reasons.setdefault(drop.uid, drop.reason)
+            else:
+                self.num_elsewhere += 1
+
+    @classmethod
+    def read(cls, path: str | Path, ability: str) -> DropList:
+        """The lines of a file that concern an ability.
+
+        Raises:
+            ValueError: There is no such file, or a line is malformed: says which.
+        """
+        return cls(read_drops(path), ability)
+
+    def __contains__(self, uid: str) -> bool:
+        """Whether a conversation, or the conversation that an example is of, is left out."""
+        return base_uid(uid) in self.reasons
+
+    def content_hash(self) -> str:
+        """Hash of the uids: equal hashes leave out the same."""
+        return hashlib.blake2b("\n".join(sorted(self.reasons)).encode(), digest_size=16).hexdigest()
+
+    def dropped(self, uids: Sequence[str]) -> np.ndarray:
+        """Which [N] of these examples are left out."""
+        return np.fromiter((uid in self for uid in uids), dtype=bool, count=len(uids))
+
+    def counts(self, uids: Sequence[str]) -> dict[str, int]:
+        """Records left out, by reason, of those that have these examples; and lines without effect."""
+        records = {_PIECE.sub("", uid) for uid in uids if uid in self}
+        counts = Counter(f"dropped: {self.reasons[base_uid(record)]}" for record in records)
+        counts[NOT_FOUND] = len(self.reasons.keys() - {base_uid(record) for record in records})
+        counts[ELSEWHERE] = self.num_elsewhere
+        return {cause: count for cause, count in counts.items() if count}
+
+
+def read_drops(path: str | Path) -> list[Drop]:
+    """The lines of a drop list.
+
+    Raises:
+        ValueError: There is no such file, or a line is malformed: says which.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"drop: {path}: there is no such file")
+    drops = []
+    try:
+        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
+            if line.strip():
+                drops.append(_read_line(f"drop: {path}, line {number}", line))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"drop: {path}: not UTF-8 at byte {error.start:,}") from None
+    return drops
+
+
+def _read_line(where: str, line: str) -> Drop:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON: {error}") from None
+    wanted = 'a line is {"uid": "...", "reason": "..."}, perhaps with "ability"'
+    if not isinstance(row, dict) or not {"uid", "reason"} <= row.keys() <= set(_KEYS):
+        raise ValueError(f"{where}: {wanted}")
+    texts = [row[key] for key in _KEYS if key in row]
+    if not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(f"{where}: an empty value, or one that is no text; {wanted}")
+    if base_uid(row["uid"]) != row["uid"]:
+        raise ValueError(f"{where}: {row['uid']} is an example; give its conversation, {base_uid(row['uid'])}")
+    return Drop(**row)
+
+
+def write_drops(path: Path, drops: Iterable[Drop]) -> None:
+    """Write a drop list; the file is there only when complete."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        for drop in drops:
+            row = {key: value for key, value in drop._asdict().items() if value}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    partial.rename(path)
