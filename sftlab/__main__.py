@@ -11,6 +11,8 @@ COMMANDS = {
     "show": ("sftlab.commands.show", "show examples of a config with their supervised tokens coloured"),
     "export": ("sftlab.commands.export", "turn a checkpoint into a Hugging Face folder"),
     "evaluate": ("sftlab.commands.evaluate", "score a run, a stage, a checkpoint or a Hugging Face folder"),
+    "represent": ("sftlab.commands.represent", "map the abilities in the hidden states of checkpoints, layer by layer"),
+    "study": ("sftlab.commands.study", "plan and run a grid of runs; equal stages are trained once"),
     "compare": ("sftlab.commands.compare", "compare two result files problem by problem"),
 }
 

@@ -20,9 +20,11 @@ ORDER = """
     evaluate.syscalls evaluate.sandboxed evaluate.sandbox evaluate.completion evaluate.humaneval
     evaluate.gsm8k evaluate.judge_prompts evaluate.mtbench evaluate.lab evaluate.likelihood
     evaluate.forgetting evaluate.compare evaluate.registry
-    callbacks.identity callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
-    config runs cli
-    commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare
+    runs callbacks.identity callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
+    config cli
+    analysis.queries analysis.representation analysis.separation analysis.projection
+    analysis.map_figure analysis.map_page analysis.atlas
+    commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     __main__
 """.split()
 LIGHT = "plan.plan plan.table data.records data.conversation data.template data.encoder data.example runs".split()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -96,27 +95,12 @@ def _backend(checkpoint: str, server: str, batch_size: int, stack: ExitStack) ->
         return ServerModel.at(server, checkpoint), {"checkpoint": checkpoint, "server": server}
     from transformers.utils import logging
 
+    from sftlab.commands.export import model_folder
     from sftlab.evaluate.generate import LocalModel
 
     logging.disable_progress_bar()
-    folder = _model_folder(Path(checkpoint), stack) if Path(checkpoint).exists() else checkpoint
+    folder = model_folder(Path(checkpoint), stack) if Path(checkpoint).exists() else checkpoint
     return LocalModel.from_folder(folder, batch_size), {"checkpoint": checkpoint}
-
-
-def _model_folder(path: Path, stack: ExitStack) -> Path:
-    """The Hugging Face folder that a path means; a checkpoint is exported for the time of the evaluation."""
-    if path.is_dir() and (path / "config.json").is_file():
-        return path
-    stages = sorted((path / "stages").glob("[0-9]*"), key=lambda p: int(p.name.split("-")[0]))
-    if stages:
-        return stages[-1]
-    if path.suffix != ".ckpt":
-        raise ValueError(f"--checkpoint: {path} is no run folder, stage, checkpoint or Hugging Face folder")
-    from sftlab.commands.export import export
-
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
-    export(str(path), str(folder))
-    return folder
 
 
 def _options(arguments: list[str]) -> dict[str, str]:

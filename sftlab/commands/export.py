@@ -2,7 +2,29 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
+
+
+def model_folder(path: Path, stack: ExitStack) -> Path:
+    """The Hugging Face folder that a path means: a run's last stage, a stage or the folder itself.
+
+    A checkpoint is exported to a folder that lives as long as ``stack``.
+
+    Raises:
+        ValueError: The path is none of these.
+    """
+    if path.is_dir() and (path / "config.json").is_file():
+        return path
+    stages = sorted((path / "stages").glob("[0-9]*"), key=lambda p: int(p.name.split("-")[0]))
+    if stages:
+        return stages[-1]
+    if path.suffix != ".ckpt":
+        raise ValueError(f"checkpoint: {path} is no run folder, stage, checkpoint or Hugging Face folder")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model"
+    export(str(path), str(folder))
+    return folder
 
 
 def export(checkpoint: str, to: str) -> None:

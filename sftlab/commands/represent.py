@@ -1,0 +1,243 @@
+"""``represent``: how far abilities lie apart in the hidden states of checkpoints, layer by layer, and a map of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from sftlab.analysis.queries import Query
+    from sftlab.analysis.representation import HiddenStates
+    from sftlab.analysis.separation import Separation
+    from sftlab.cli import PlannedObjects
+
+HELP = """usage: python -m sftlab represent --checkpoints A,B --config FILE [options] [any option of fit]
+
+  --checkpoints A,B      each a run folder (its last stage), an exported stage, a .ckpt inside a run, a Hugging Face
+                         folder or id, lab-base and the like (random weights), or ``before``: the config's own model
+                         as it is before training
+  --config FILE          where queries come from: the first user turns of the training examples that rank first
+  --num_queries 100      of each ability
+  --layer 0.67           the layer that is drawn: a number (15) or, with a point, a fraction of the depth. Layer 0 are
+                         the embeddings, layer i is what leaves block i, before the last norm. All layers are measured
+  --pooling last         last: the state of the prompt's last token; mean: over the tokens in which prompts differ
+  --to FOLDER            where results go (representations/<last checkpoint>); it must not exist
+
+A query is written as a prompt by the checkpoint's own template if sftlab trained it, else by the config's.
+Writes maps (t-SNE, PCA, and UMAP where umap-learn is installed) as PNG, SVG and a page, separation.jsonl with the
+figures of every layer, points.jsonl, and the pooled states as hidden/<checkpoint>/layer_007.npy [queries, hidden size].
+"""
+_DEFAULTS = {"checkpoints": "", "num_queries": "100", "layer": "0.67", "pooling": "last", "to": ""}
+
+
+class _Checkpoint(NamedTuple):
+    """What to load: a label, the weights' path or a config, the tokenizer's path, the template, the drawn layer."""
+
+    label: str
+    path: str | None
+    config: dict[str, Any] | None
+    tokenizer: str
+    template: str
+    layer: int
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and draw."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(HELP)
+        return 0
+    own, rest = _own_options(arguments)
+    names = [name for name in own["checkpoints"].split(",") if name]
+    if not names:
+        raise ValueError("represent needs --checkpoints; see represent --help")
+    if not own["num_queries"].isdecimal():
+        raise ValueError(f"--num_queries: {own['num_queries']!r} is not a number")
+    missing = [package for module, package in _NEEDED.items() if not find_spec(module)]
+    if missing:
+        raise ValueError(f"represent needs {' and '.join(missing)}: pip install 'sftlab[studies]'")
+    from sftlab.analysis.queries import choose_queries
+    from sftlab.analysis.representation import layer_number, pooled_spans
+    from sftlab.cli import parse_objects
+
+    pooled_spans([[0]], own["pooling"])
+    layer_number(own["layer"], sys.maxsize)
+    objects = parse_objects(rest)
+    with ExitStack() as stack:
+        checkpoints = [_located(name, objects, own["layer"], stack) for name in names]
+        checkpoints = _told_apart(checkpoints)
+        folder = _free_folder(own["to"], checkpoints[-1].label)
+        objects.data.load(objects.model.tokenizer)
+        queries, passed_over = choose_queries(objects.data, int(own["num_queries"]))
+        _tell_queries(queries, passed_over)
+        partial = folder.with_name(f".{folder.name}.partial")
+        states = {c.label: _states(c, queries, partial, own["pooling"], objects.data.seed) for c in checkpoints}
+    _report(checkpoints, queries, states, partial, own["pooling"], objects.data.seed)
+    partial.rename(folder)
+    print(f"Results in {folder}; look at {folder / 'map.html'}")
+    return 0
+
+
+_NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+
+
+def _own_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The options of this command, and those that are left for the config."""
+    own, rest, words = dict(_DEFAULTS), [], iter(arguments)
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name in own:
+            own[name] = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    return own, rest
+
+
+def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -> _Checkpoint:
+    """What a name on the command line means, its layer checked before anything is computed."""
+    from sftlab.analysis.representation import layer_number
+    from sftlab.commands.export import model_folder
+    from sftlab.model.backbone import load_config
+    from sftlab.model.export import NOTE_FILE
+
+    path, config, tokenizer, label = name, None, name, Path(name.rstrip("/")).name
+    template = objects.data.template
+    if Path(name).exists():
+        folder = model_folder(Path(name), stack)
+        path = tokenizer = str(folder)
+        if (folder / NOTE_FILE).is_file():
+            template = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))["template"]
+    elif name == "before":
+        model = objects.model
+        path, config, tokenizer = model.path, model.config, model.tokenizer_path
+    try:
+        blocks = load_config(path, config).get_text_config().num_hidden_layers
+    except ValueError as error:
+        raise ValueError(f"--checkpoints: {str(error).removeprefix('model.path: ')}") from None
+    return _Checkpoint(label, path, config, str(tokenizer), template, layer_number(layer, blocks))
+
+
+def _told_apart(checkpoints: Sequence[_Checkpoint]) -> list[_Checkpoint]:
+    """Labels that occur twice get a number."""
+    seen: Counter[str] = Counter()
+    apart = []
+    for checkpoint in checkpoints:
+        seen[checkpoint.label] += 1
+        number = f" ({seen[checkpoint.label]})" if seen[checkpoint.label] > 1 else ""
+        apart.append(checkpoint._replace(label=checkpoint.label + number))
+    return apart
+
+
+def _free_folder(to: str, label: str) -> Path:
+    if to:
+        if Path(to).exists():
+            raise ValueError(f"--to: {to} exists; name a new folder")
+        return Path(to)
+    folder, number = Path("representations") / label, 2
+    while folder.exists():
+        folder, number = folder.with_name(f"{label}-{number}"), number + 1
+    return folder
+
+
+def _tell_queries(queries: Sequence[Query], passed_over: Mapping[str, Counter[str]]) -> None:
+    for ability, count in Counter(query.ability for query in queries).items():
+        causes = ", ".join(f"{cause}: {number:,}" for cause, number in passed_over[ability].items())
+        print(f"{ability}: {count:,} queries" + (f" (passed over: {causes})" if causes else ""))
+
+
+def _states(
+    checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, pooling: str, seed: int
+) -> HiddenStates:
+    """Load one checkpoint, write its states, let it go."""
+    import torch
+
+    from sftlab.analysis.representation import write_hidden_states
+    from sftlab.data.conversation import Turn
+    from sftlab.data.encoder import Encoder
+    from sftlab.data.template import get_template
+    from sftlab.model.attention import PER_DOCUMENT, best_attention
+    from sftlab.model.backbone import build_backbone, load_config, load_tokenizer
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    attention = best_attention(device, load_config(checkpoint.path, checkpoint.config))
+    attention = "sdpa" if attention == PER_DOCUMENT else attention
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    torch.manual_seed(seed)  # of random weights
+    model = build_backbone(checkpoint.path, checkpoint.config, attention, dtype).to(device)  # type: ignore[arg-type]
+    tokenizer = load_tokenizer(checkpoint.tokenizer)
+    encoder = Encoder(tokenizer, get_template(checkpoint.template, tokenizer))
+    prompts = [encoder.prompt_ids([Turn("user", query.text)]) for query in queries]
+
+    def tell(done: int, total: int) -> None:
+        line = f"\r{checkpoint.label}, template {checkpoint.template}: {done:,} of {total:,} queries"
+        print(line, end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+    return write_hidden_states(model, prompts, folder / "hidden" / checkpoint.label, pooling, tell=tell)
+
+
+def _report(
+    checkpoints: Sequence[_Checkpoint],
+    queries: Sequence[Query],
+    states: Mapping[str, HiddenStates],
+    folder: Path,
+    pooling: str,
+    seed: int,
+) -> None:
+    """Draw one layer, measure all, write and print everything."""
+    from sftlab.analysis.atlas import project_all, write_atlas
+    from sftlab.analysis.separation import measure_all
+
+    drawn = {checkpoint.label: checkpoint.layer for checkpoint in checkpoints}
+    projections = project_all(states, drawn, seed)
+    measured = measure_all(states, [query.ability for query in queries], seed, _tell_layers)
+    lines = [json.dumps(asdict(s), ensure_ascii=False) for layers in measured.values() for s in layers]
+    (folder / "separation.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_atlas(folder, queries, projections, measured, drawn, pooling)
+    from rich.console import Console
+
+    console = Console()
+    console = console if console.is_terminal else Console(width=160)
+    for label, layers in measured.items():
+        console.print(_layers_table(label, layers, drawn[label]))
+        console.print(_alignment_line(layers[drawn[label]]))
+
+
+def _tell_layers(done: int, total: int) -> None:
+    print(f"\rmeasured {done} of {total} layers", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+
+def _layers_table(label: str, layers: Sequence[Separation], drawn: int) -> Table:
+    """A line for each layer; the drawn one is marked."""
+    from rich.table import Table
+
+    first = layers[0]
+    table = Table(title=f"{label}: {first.num_queries} queries, probe by chance {first.probe_chance:.1%}; * drawn")
+    table.title_justify = "left"
+    headers = ["layer", "probe accuracy (95 %)", "silhouette", *(f"of {name}" for name in first.silhouette_by_ability)]
+    for header in [*headers, *(f"CKA with {other} (chance)" for other in first.cka)]:
+        table.add_column(header, justify="right")
+    for s in layers:
+        low, high = s.probe_interval
+        cells = [f"{'*' if s.layer == drawn else ''}{s.layer}", f"{s.probe_accuracy:.1%} ({low:.0%} to {high:.0%})"]
+        cells += [f"{value:+.3f}" for value in (s.silhouette, *s.silhouette_by_ability.values())]
+        cells += [_cka(found) for found in s.cka.values()]
+        table.add_row(*cells, style="bold" if s.layer == drawn else "")
+    return table
+
+
+def _cka(found: Mapping[str, Any]) -> str:
+    return "-" if found["cka"] is None else f"{found['cka']:.3f} ({found['chance']:.3f})"
+
+
+def _alignment_line(figures: Separation) -> str:
+    """How abilities share directions at the drawn layer; with themselves for comparison."""
+    pairs = [f"{pair} {'-' if value is None else f'{value:.2f}'}" for pair, value in figures.alignment.items()]
+    return f"Layer {figures.layer}, alignment of the abilities' covariances: {', '.join(pairs)}"
