@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from sftlab.callbacks.identity import stage_keys
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.progress import ScreenProgress
@@ -24,6 +25,7 @@ from sftlab.config import find_problems, merged_config
 from sftlab.data.mixture import MixtureData
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
+from sftlab.plan.plan import Plan
 from sftlab.runs import new_run_folder, run_of_checkpoint
 
 HEADER = """Trains the stages of a schedule over a mixture of abilities.
@@ -112,6 +114,10 @@ class PlannedObjects(LabCLI):
             os.environ["PL_GLOBAL_SEED"] = str(self.config.seed_everything)
         self.data, self.schedule, self.model = objects.data, objects.schedule, objects.model
 
+    def stage_keys(self, plan: Plan) -> list[str]:
+        """The key of each stage of a compiled plan."""
+        return stage_keys(self.data, self.model, plan)
+
 
 def parse_objects(arguments: list[str]) -> PlannedObjects:
     """The objects of a command line such as ``--config FILE --schedule.k 0.25``."""
@@ -151,14 +157,18 @@ def _refuse_problems(arguments: list[str]) -> None:
     """
     if {"-h", "--help"} & set(arguments) or any(word.startswith(("--help", "--print_config")) for word in arguments):
         return
-    roots = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "trainer": Trainer}
-    plain = ("seed_everything", "run", "ckpt_path", "weights_only")
-    config = merged_config(arguments)
-    found = find_problems(config, roots, plain)
-    if "data" not in config or "schedule" not in config:
-        found.append("a config needs data and schedule: start from one of configs/ with --config configs/dmt.yaml")
+    found = config_problems(merged_config(arguments))
     if found:
         raise ValueError("\n  ".join([f"the config has {len(found)} problem(s):", *found]))
+
+
+def config_problems(config: dict[str, Any]) -> list[str]:
+    """Every problem of a config of fit that can be told without its data."""
+    roots = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "trainer": Trainer}
+    found = find_problems(config, roots, ("seed_everything", "run", "ckpt_path", "weights_only"))
+    if "data" not in config or "schedule" not in config:
+        found.append("a config needs data and schedule: start from one of configs/ with --config configs/dmt.yaml")
+    return found
 
 
 def _default_callbacks(given: list[Callback], folder: Path) -> list[Callback]:

@@ -29,9 +29,9 @@ def merged_config(arguments: list[str]) -> Nested:
     merged: Nested = {}
     for name, value in option_pairs(arguments):
         if name in ("config", "c"):
-            _merge(merged, _read(Path(value)))
+            merge_config(merged, read_yaml(Path(value), "--config"))
         elif not name.endswith("+"):
-            _set(merged, name.split("."), _scalar(value))
+            set_key(merged, name.split("."), scalar(value))
     return merged
 
 
@@ -49,37 +49,44 @@ def option_pairs(arguments: list[str]) -> Iterable[tuple[str, str]]:
         yield name, value
 
 
-def _read(path: Path) -> Nested:
+def read_yaml(path: Path, asked_by: str) -> Nested:
+    """The keys and values of a YAML file; ``asked_by`` begins what is said of a bad one.
+
+    Raises:
+        ValueError: The file is missing or is no YAML mapping.
+    """
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-        raise ValueError(f"--config: there is no file {path}{hint}")
+        raise ValueError(f"{asked_by}: there is no file {path}{hint}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"--config: {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{asked_by}: {path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"--config: {path} must hold keys and values, not a {type(content).__name__}")
+        raise ValueError(f"{asked_by}: {path} must hold keys and values, not a {type(content).__name__}")
     return content
 
 
-def _scalar(value: str) -> Any:
+def scalar(value: str) -> Any:
+    """A value of the command line as YAML reads it."""
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError:
         return value
 
 
-def _merge(into: Nested, other: Nested) -> None:
+def merge_config(into: Nested, other: Nested) -> None:
+    """Merge a config into another; where it names another class, the arguments of the old one go."""
     for key, value in other.items():
         both = isinstance(value, dict) and isinstance(into.get(key), dict)
         if both and value.get("class_path", into[key].get("class_path")) == into[key].get("class_path"):
-            _merge(into[key], value)
+            merge_config(into[key], value)
         else:
             into[key] = value
 
 
-def _set(config: Nested, keys: list[str], value: Any) -> None:
+def set_key(config: Nested, keys: list[str], value: Any) -> None:
     """Set a dotted key as the command line means it: init_args may be left out, a class may stand alone."""
     for key in keys[:-1]:
         inner = config.setdefault(key, {})
@@ -127,6 +134,7 @@ def _node(path: str, base: type, value: Any) -> list[str]:
 
 
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
+_CALLBACK = "lightning.pytorch.callbacks.callback.Callback"  # by name: this module needs no torch
 
 
 def _class(name: str, base: type) -> type | None:
@@ -170,10 +178,16 @@ def _arguments(path: str, cls: type, values: Mapping[str, Any]) -> list[str]:
 
 
 def _value(path: str, hint: Any, value: Any) -> list[str]:
-    """Problems of one value; objects and dictionaries of objects are walked, anything else is checked as it is."""
-    classes = [h for h in (hint, *get_args(hint)) if _is_ours(h)]
-    if isinstance(value, dict) and get_origin(hint) is dict and classes:
-        return [problem for name, item in value.items() for problem in _node(f"{path}.{name}", classes[0], item)]
+    """Problems of one value; objects, lists and dictionaries of objects are walked, anything else is checked as is."""
+    hints = (hint, *get_args(hint))
+    items = {get_origin(h): cls for h in hints for cls in get_args(h) if get_origin(h) in (dict, list) and _is_ours(cls)}
+    if isinstance(value, dict) and dict in items:
+        return [problem for name, item in value.items() for problem in _node(f"{path}.{name}", items[dict], item)]
+    if isinstance(value, list) and list in items:
+        return [problem for i, item in enumerate(value) for problem in _node(f"{path}.{i}", items[list], item)]
+    classes = [h for h in hints if _is_ours(h)]
+    if isinstance(value, dict) and "class_path" not in value and any(_is_callback(h) for h in classes):
+        return []  # options on the command line of callbacks that --trainer.callbacks+= adds
     if classes and isinstance(value, (dict, str)) and get_origin(hint) not in (dict, list):
         return _node(path, classes[0], value)
     if hint is None or "${" in str(value) or "class_path" in str(value):
@@ -188,7 +202,11 @@ def _value(path: str, hint: Any, value: Any) -> list[str]:
 
 
 def _is_ours(hint: Any) -> bool:
-    return isinstance(hint, type) and hint.__module__.startswith("sftlab.") and hasattr(hint, "__init__")
+    return isinstance(hint, type) and (hint.__module__.startswith("sftlab.") or _is_callback(hint))
+
+
+def _is_callback(hint: Any) -> bool:
+    return isinstance(hint, type) and f"{hint.__module__}.{hint.__name__}" == _CALLBACK
 
 
 def _type_name(hint: Any) -> str:

@@ -57,6 +57,11 @@ def run_of_checkpoint(name: str, checkpoint: str) -> Path:
     raise ValueError(f"--ckpt_path last: no run named {name} with a complete checkpoint in {LOGS}/ (see --run)")
 
 
+def checkpoint_path(folder: Path, step: int, stage: str = "") -> Path:
+    """Where the checkpoint after ``step`` optimizer steps goes: checkpoints/step=000123-specialised.ckpt."""
+    return folder / "checkpoints" / f"step={step:06d}{'-' + stage if stage else ''}.ckpt"
+
+
 def complete_checkpoints(run: Path) -> list[Path]:
     """The complete checkpoints of a run in the order of their steps."""
     found = [path for path in (run / "checkpoints").glob("step=*.ckpt") if is_complete(path)]

@@ -97,4 +97,4 @@ def run(folder: Path, *arguments: str, wanted: int = 0) -> tuple[str, str]:
 def losses(folder: Path) -> list[tuple]:
     """What metrics.jsonl says of each step, speed left out."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [tuple(sorted((k, v) for k, v in line.items() if not k.startswith("perf/tok"))) for line in lines]
+    return [tuple(sorted((k, v) for k, v in line.items() if not k.startswith(("perf/tok", "stage/sec")))) for line in lines]

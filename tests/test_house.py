@@ -24,6 +24,7 @@ ORDER = """
     config cli
     analysis.queries analysis.representation analysis.separation analysis.projection
     analysis.map_figure analysis.map_page analysis.atlas
+    study.study study.graph study.reuse study.job study.results study.executors study.overview
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     __main__
 """.split()

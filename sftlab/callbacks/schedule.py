@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -11,12 +12,14 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from sftlab.callbacks.identity import reused_stages, run_identity, stage_keys
 from sftlab.data.ability import PlannedData
 from sftlab.model.export import ARCHITECTURE, export_live, write_architecture
 from sftlab.model.module import SFTModule
+from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan, StagePlan, compile_plan
-from sftlab.plan.pool import seed_from
 from sftlab.plan.stage import Stage
+from sftlab.runs import checkpoint_path
 
 _STATE = "sftlab"  # key of our part of a checkpoint
 _NEVER = 2**62  # a micro-batch that is never reached
@@ -52,8 +55,10 @@ class StageSchedule(Callback):
         self.val_every_n_steps = val_every_n_steps
         self.plan: Plan | None = None
         self._identity: dict[str, str] = {}
+        self._stage_keys: list[str] = []
         self._rng_states: list[torch.Tensor] | None = None
         self._validated = 0  # the last step that was validated
+        self._stage_began = 0.0
 
     @abstractmethod
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
@@ -99,12 +104,8 @@ class StageSchedule(Callback):
         module.follow(plan)
         module.run_folder = Path(trainer.log_dir or trainer.default_root_dir)
         module.val_abilities = data.val_abilities()
-        self._identity = {
-            **data.identity(),
-            "schedule": f"{seed_from(repr(self.final_stages(list(data.abilities)))):x}",
-            "model and optimizer": f"{seed_from(repr(module.settings())):x}",
-            "plan": plan.fingerprint(),
-        }
+        self._identity = run_identity(data, module, self.final_stages(list(data.abilities)), plan)
+        self._stage_keys = stage_keys(data, module, plan)
         # The Trainer was built before the plan existed. A smaller max_steps of the user's cuts this call short; the
         # plan stays whole, so that a resumed run goes on to its end.
         loop = trainer.fit_loop.epoch_loop
@@ -115,10 +116,15 @@ class StageSchedule(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Continue the random state of a resumed run; with the loaders known, take over when validation is due."""
+        self._stage_began = time.perf_counter()
         if self._rng_states is not None and len(self._rng_states) == trainer.world_size:
             torch.set_rng_state(self._rng_states[trainer.global_rank])
+        # A checkpoint holds the rate of the step after it, which another run may have planned differently.
+        module = cast(SFTModule, pl_module)
+        rate = learning_rate_at(self._plan, trainer.global_step, module.learning_rate, module.warmup_ratio)
+        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
         if trainer.is_global_zero:
-            module = cast(SFTModule, pl_module)
             write_architecture(module.run_folder / ARCHITECTURE, module, _data_of(trainer))
         trainer.check_val_every_n_epoch = None
         trainer.val_check_batch = _NEVER
@@ -134,6 +140,7 @@ class StageSchedule(Callback):
                 if stage.stage.fresh_optimizer:
                     for optimizer in trainer.optimizers:
                         optimizer.state.clear()
+                self._stage_began = time.perf_counter()
                 _call(trainer, "on_stage_start", stage)
 
     def on_train_batch_end(
@@ -174,6 +181,8 @@ class StageSchedule(Callback):
         module = cast(SFTModule, trainer.lightning_module)
         export_live(trainer, module, folder, self._plan, ended.end_step)
         _call(trainer, "on_stage_end", ended)
+        for logger in trainer.loggers:  # scores included; of a resumed stage, the time since then
+            logger.log_metrics({"stage/seconds": time.perf_counter() - self._stage_began}, step=ended.end_step)
         path = checkpoint_path(run_folder(trainer), ended.end_step, ended.stage.name)
         trainer.save_checkpoint(path, weights_only=False)
 
@@ -184,7 +193,8 @@ class StageSchedule(Callback):
         if trainer.world_size > 1:
             states = [None] * trainer.world_size
             torch.distributed.all_gather_object(states, state)
-        checkpoint[_STATE] = {"identity": self._identity, "rng": states, "validated": self._validated}
+        mine = {"identity": self._identity, "stage_keys": self._stage_keys}
+        checkpoint[_STATE] = {**mine, "rng": states, "validated": self._validated}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume what is not the same run; count batches in this run's micro-batches.
@@ -197,13 +207,21 @@ class StageSchedule(Callback):
             raise ValueError("ckpt_path: not a checkpoint of a staged run (start from its exported folder instead)")
         was = saved["identity"]
         changed = sorted(key for key in was.keys() | self._identity.keys() if was.get(key) != self._identity.get(key))
-        if changed:
+        if changed and not self._took_over(trainer, saved["stage_keys"], checkpoint["global_step"]):
             raise ValueError(
                 f"ckpt_path: this run differs from the checkpoint's in: {', '.join(changed)}. Resume with the config "
                 "and data that the run began with, or start a new run without --ckpt_path"
             )
         self._rng_states, self._validated = saved["rng"], saved["validated"]
         _count_in_micro_batches(checkpoint, trainer.accumulate_grad_batches)
+
+    def _took_over(self, trainer: Trainer, saved_keys: list[str], step: int) -> bool:
+        """Whether the checkpoint ends a stage that this run shares with another and was given."""
+        ended = self._ended_stage(step)
+        number = self._plan.stages.index(ended) if ended is not None else -1
+        if not 0 <= number < len(saved_keys) or saved_keys[number] != self._stage_keys[number]:
+            return False
+        return saved_keys[number] in [stage["key"] for stage in reused_stages(run_folder(trainer))]
 
     @property
     def _plan(self) -> Plan:
@@ -222,6 +240,7 @@ def _count_in_micro_batches(checkpoint: dict[str, Any], accumulate: int) -> None
     step = checkpoint["global_step"]
     loop = checkpoint["loops"]["fit_loop"]
     loop["state_dict"]["combined_loader"] = [{"step": step}]
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = False  # a run that took over a stage has more of them
     for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
         counts.update(dict.fromkeys(counts, step * accumulate))
         counts["completed"] -= 1
@@ -255,11 +274,6 @@ def run_folder(trainer: Trainer) -> Path:
 def stage_folder(folder: Path, plan: Plan, stage: StagePlan) -> Path:
     """Where a stage's result is exported: stages/0-specialised."""
     return folder / "stages" / f"{plan.stages.index(stage)}-{stage.stage.name}"
-
-
-def checkpoint_path(folder: Path, step: int, stage: str = "") -> Path:
-    """Where the checkpoint after ``step`` optimizer steps goes: checkpoints/step=000123-specialised.ckpt."""
-    return folder / "checkpoints" / f"step={step:06d}{'-' + stage if stage else ''}.ckpt"
 
 
 def _data_of(trainer: Trainer) -> PlannedData:

@@ -1,0 +1,233 @@
+"""The graph of a study: runs are chains of stages, equal stages are one node, and each node is trained once.
+
+    run k=0     [specialised 3f..] --> [general a1..]         job 1: specialised, job 2: general of k=0
+    run k=1/64  [specialised 3f..] --> [general b7..]         job 3: general of k=1/64, needs job 1
+    run mixed   [specialised 3f..] --> [general a1..]         job 4: nothing to train, needs job 2
+
+A job is a piece of one run that no other run branches from in the middle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sftlab.runs import LOGS, checkpoint_path, is_complete
+from sftlab.study.study import Run, Study
+
+# What of a Trainer's arguments changes a result, rather than where and how fast it is computed.
+_MATTERS = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "callbacks", "deterministic", "plugins")
+
+
+@dataclass(frozen=True)
+class StageNode:
+    """One stage of one run.
+
+    Attributes:
+        name: The stage's.
+        key: Equal keys, equal results: what is trained and measured, and how.
+        trained_key: The part of it that a checkpoint of fit knows.
+        end_step: Optimizer steps of the run at its end.
+        tokens: Tokens that it trains.
+        supervised_tokens: Those that the loss sees.
+    """
+
+    name: str
+    key: str
+    trained_key: str
+    end_step: int
+    tokens: int
+    supervised_tokens: int
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run, its folder and its stages.
+
+    Attributes:
+        run: What is run.
+        folder: Where its results go.
+        config_file: Its config.
+        stages: In the order of training.
+        full: For each stage the abilities that it trains in full.
+    """
+
+    run: Run
+    folder: Path
+    config_file: Path
+    stages: tuple[StageNode, ...]
+    full: dict[str, tuple[str, ...]]
+
+    def num_done(self) -> int:
+        """Stages that are complete in the run's folder."""
+        done = 0
+        for stage in self.stages:
+            if not is_complete(checkpoint_path(self.folder, stage.end_step, stage.name)):
+                break
+            done += 1
+        return done
+
+
+@dataclass(frozen=True)
+class Job:
+    """A piece of one run: take over the first stages from another run, then train up to a stage.
+
+    Attributes:
+        name: Unique in the study.
+        run: Name of the run.
+        folder: Of the run.
+        config_file: Of the run.
+        stages: All stages of the run up to the last that this job completes.
+        source: Folder of the run that has the first ``num_shared`` stages.
+        num_shared: Stages that come from there.
+        num_before: Stages that are there when it starts, taken over or trained.
+        needs: Jobs that must be done before.
+    """
+
+    name: str
+    run: str
+    folder: str
+    config_file: str
+    stages: tuple[StageNode, ...]
+    source: str
+    num_shared: int
+    num_before: int
+    needs: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that it trains."""
+        return sum(stage.tokens for stage in self.stages[self.num_before :])
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Job:
+        """From what ``to_dict`` gave."""
+        stages = tuple(StageNode(**stage) for stage in content["stages"])
+        return cls(**{**content, "stages": stages, "needs": tuple(content["needs"])})
+
+
+def study_folder(study: Study) -> Path:
+    """Where a study lives."""
+    return LOGS / study.name
+
+
+def plan_runs(study: Study) -> Iterator[PlannedRun]:
+    """Write each run's config and compile its plan; loads data and tokenizer, no weights.
+
+    Raises:
+        ValueError: A config has problems.
+    """
+    from sftlab.cli import parse_objects
+    from sftlab.plan.ledger import ledger
+
+    folder = study_folder(study)
+    (folder / "configs").mkdir(parents=True, exist_ok=True)
+    for run in study.runs:
+        config_file = folder / "configs" / f"{run.name}.yaml"
+        config_file.write_text(yaml.safe_dump(run.config, sort_keys=False), encoding="utf-8")
+        objects = parse_objects(["--config", str(config_file)])
+        plan = objects.schedule.compile(objects.data, objects.model)
+        rows = ledger(plan)
+        stages, full = [], {}
+        trained = [""] * len(plan.stages) if plan.declared else objects.stage_keys(plan)
+        for planned, trained_key in zip(plan.stages, trained, strict=True):
+            name = planned.stage.name
+            mine = [row for row in rows if row.stage == name]
+            tokens = sum(row.tokens for row in mine), sum(row.supervised_tokens for row in mine)
+            key = _full_key(trained_key or f"{run.name}/{name}", run.config.get("trainer") or {})
+            stages.append(StageNode(name, key, trained_key, planned.end_step, *tokens))
+            full[name] = planned.stage.full_abilities
+        yield PlannedRun(run, folder / "runs" / run.name, config_file, tuple(stages), full)
+
+
+def _full_key(trained_key: str, trainer: dict[str, Any]) -> str:
+    matters = {name: trainer.get(name) for name in _MATTERS}
+    return hashlib.blake2b(json.dumps([trained_key, matters]).encode(), digest_size=12).hexdigest()
+
+
+def save_stages(folder: Path, planned: Sequence[PlannedRun]) -> None:
+    """Note which stages a study has, so that others can take them over."""
+    rows = [{"folder": str(run.folder), "stages": [asdict(stage) for stage in run.stages]} for run in planned]
+    partial = folder / ".stages.partial"
+    partial.write_text(json.dumps(rows), encoding="utf-8")
+    partial.replace(folder / "stages.json")
+
+
+def other_studies(study: Study, keys: Collection[str]) -> list[PlannedRun]:
+    """Runs of other studies that have finished one of these stages."""
+    found = []
+    for path in sorted(LOGS.glob("*/stages.json")):
+        if path.parent.name == study.name:
+            continue
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            stages, folder = tuple(StageNode(**stage) for stage in row["stages"]), Path(row["folder"])
+            run = PlannedRun(Run(folder.name, "", 0, {}, {}), folder, Path(), stages, {})
+            if run.num_done() and stages[0].key in keys:
+                found.append(run)
+    return found
+
+
+def find_problems_of(study: Study) -> list[str]:
+    """Problems of the runs' configs, each told once with the runs that have it."""
+    from sftlab.cli import config_problems
+
+    found: dict[str, list[str]] = {}
+    for run in study.runs:
+        for problem in config_problems(run.config):
+            found.setdefault(problem, []).append(run.name)
+    return [f"{text} (in {len(names)} of {len(study.runs)} runs)" for text, names in found.items()]
+
+
+def jobs_of(planned: Sequence[PlannedRun], others: Sequence[PlannedRun] = ()) -> list[Job]:
+    """The jobs that are left, each after those that it needs.
+
+    Args:
+        planned: The runs of a study.
+        others: Runs of other studies, whose finished stages may be taken over.
+    """
+    finished = {stage.key: run for run in [*others, *planned] for stage in run.stages[: run.num_done()]}
+    home = dict(finished)  # key of a stage -> the run that has it, or else the first that has to train it
+    for run in planned:
+        for stage in run.stages:
+            home.setdefault(stage.key, run)
+    branching = {run.stages[shared - 1].key for run in planned if (shared := _num_shared(run, home))}
+    jobs: list[Job] = []
+    trained_by: dict[str, str] = {}  # key of a stage -> name of its job
+    for run in planned:
+        done, shared = run.num_done(), _num_shared(run, home)
+        if done == len(run.stages):
+            continue
+        start = max(done, shared)
+        ends = [end for end in range(start + 1, len(run.stages)) if run.stages[end - 1].key in branching]
+        for end in [*ends, len(run.stages)]:
+            first = start == max(done, shared)
+            need = trained_by.get(run.stages[start - 1].key) if start else None
+            source = home[run.stages[shared - 1].key] if first and shared > done else run
+            job = _job(run, source, shared, start, end, need)
+            jobs.append(job)
+            trained_by.update((stage.key, job.name) for stage in run.stages[start:end])
+            start = end
+    return jobs
+
+
+def _num_shared(run: PlannedRun, home: Mapping[str, PlannedRun]) -> int:
+    """Leading stages that another run has or will have."""
+    return next((i for i, stage in enumerate(run.stages) if home[stage.key] is run), len(run.stages))
+
+
+def _job(run: PlannedRun, source: PlannedRun, shared: int, start: int, end: int, need: str | None) -> Job:
+    whole = end == len(run.stages)
+    name = run.run.name if whole else f"{run.run.name}-until-{run.stages[end - 1].name}"
+    places = (str(run.folder), str(run.config_file))
+    counts = (0 if source is run else shared, start)
+    return Job(name, run.run.name, *places, run.stages[:end], str(source.folder), *counts, (need,) if need else ())

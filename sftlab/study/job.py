@@ -1,0 +1,124 @@
+"""Carrying out one job of a study: take over what is shared, then ``fit`` in a process of its own.
+
+A run's folder is locked meanwhile, and the lock is passed on to ``fit``: should this process be killed, the training goes
+on to its end, and whoever does the job again waits for it and finds it done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sftlab.runs import LOGS, checkpoint_path, complete_checkpoints, is_complete
+from sftlab.study.graph import Job
+from sftlab.study.reuse import take_over
+
+_TAIL_LINES = 12
+_GRACE_S = 30.0  # a process that was asked to end and does not is killed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        job: Its name.
+        error: The last lines of a job that failed, empty where all is well.
+        seconds: Wall-clock time.
+    """
+
+    job: str
+    error: str
+    seconds: float
+
+
+def carry_out(job: Job, environment: Mapping[str, str], stop: threading.Event | None = None) -> Outcome:
+    """Do a job; what a killed earlier try had finished is kept.
+
+    Args:
+        job: What to do.
+        environment: Variables of the process that trains, such as threads and devices, beside this process's own.
+        stop: Set by another thread to end the training early; its last checkpoint stays.
+    """
+    start = time.perf_counter()
+    folder = Path(job.folder)
+    place = folder.parents[1] / "locks" / f"{folder.name}.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = _num_done(job, folder)
+        if done < job.num_shared:
+            take_over(folder, Path(job.source), job.stages[: job.num_shared], job.num_shared == len(job.stages))
+            done = job.num_shared
+        error = "" if done == len(job.stages) else _fit(job, folder, environment, stop, lock.fileno())
+    return Outcome(job.name, error, time.perf_counter() - start)
+
+
+def _num_done(job: Job, folder: Path) -> int:
+    have = [is_complete(checkpoint_path(folder, stage.end_step, stage.name)) for stage in job.stages]
+    return next((i for i, complete in enumerate(have) if not complete), len(have))
+
+
+def _fit(job: Job, folder: Path, environment: Mapping[str, str], stop: threading.Event | None, lock: int) -> str:
+    """Train up to the job's last stage; the last lines of the log where that fails."""
+    checkpoints = complete_checkpoints(folder)
+    if not checkpoints:
+        shutil.rmtree(folder, ignore_errors=True)
+    command = [sys.executable, "-m", "sftlab", "fit", "--config", job.config_file]
+    command += ["--run", str(folder.relative_to(LOGS)), "--trainer.max_steps", str(job.stages[-1].end_step)]
+    command += ["--ckpt_path", str(checkpoints[-1])] if checkpoints else []
+    log = folder.parents[1] / "logs" / f"{job.name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    inherited = {key: value for key, value in os.environ.items() if key not in ("SFTLAB_RUN_FOLDER", "PL_GLOBAL_SEED")}
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, env={**inherited, **environment}, pass_fds=[lock], start_new_session=True
+        )
+        while process.poll() is None:
+            if stop is not None and stop.wait(0.1):
+                _end(process)
+                return "interrupted"
+            if stop is None:
+                process.wait()
+    if process.returncode == 0:
+        return ""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return "\n".join([f"exit status {process.returncode}; the whole log is {log}", *lines[-_TAIL_LINES:]])
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.terminate()
+    try:
+        process.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def write_jobs(jobs: list[Job], folder: Path) -> None:
+    """One file a job, for those who start jobs by themselves."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for job in jobs:
+        (folder / f"{job.name}.json").write_text(json.dumps(job.to_dict(), indent=1), encoding="utf-8")
+
+
+def read_job(path: Path) -> Job:
+    """A job from its file.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return Job.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"--job: {path} is no job of a study ({error}); --executor print writes them") from None

@@ -1,0 +1,99 @@
+"""What people see of a study: its plan before it runs, and each job's start and end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sftlab.study.graph import Job, PlannedRun
+from sftlab.study.job import Outcome
+from sftlab.study.results import tokens_of, tokens_per_second
+from sftlab.study.study import Study
+
+
+def overview(study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], num_workers: int) -> RenderableType:
+    """Runs and stages as a table, what is shared and done, and what is left to train."""
+    table = Table(title=f"{study.name}: {len(planned)} runs", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("run", no_wrap=True)
+    table.add_column("stages: + to train, = another run's, \u2713 done", overflow="fold")
+    table.add_column("tokens", justify="right")
+    table.add_column("to train", justify="right")
+    left = _tokens_left(planned, jobs)
+    trained_here = {(job.run, stage.name) for job in jobs for stage in job.stages[job.num_shared :]}
+    for run in planned:
+        done = run.num_done()
+        marks = [
+            f"{'✓' if i < done else '+' if _is_left(run, i, jobs, trained_here) else '='} {stage.name}"
+            for i, stage in enumerate(run.stages)
+        ]
+        mine = left.get(run.run.name, 0)
+        table.add_row(run.run.name, "   ".join(marks), f"{tokens_of(run.stages):,}", f"{mine:,}" if mine else "-")
+    return Group(table, *(Text(line) for line in _summary(planned, left, num_workers)))
+
+
+def _is_left(run: PlannedRun, index: int, jobs: Sequence[Job], trained: set[tuple[str, str]]) -> bool:
+    shared = max((job.num_shared for job in jobs if job.run == run.run.name), default=0)
+    return index >= shared and (run.run.name, run.stages[index].name) in trained
+
+
+def _tokens_left(planned: Sequence[PlannedRun], jobs: Sequence[Job]) -> dict[str, int]:
+    left = {}
+    for run in planned:
+        shared = max((job.num_shared for job in jobs if job.run == run.run.name), default=0)
+        left[run.run.name] = tokens_of(run.stages[max(shared, run.num_done()) :])
+    return left
+
+
+def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_workers: int) -> list[str]:
+    everything = sum(tokens_of(run.stages) for run in planned)
+    distinct = {stage.key: stage.tokens for run in planned for stage in run.stages}
+    once, rest = sum(distinct.values()), sum(left.values())
+    lines = [
+        f"{everything:,} tokens if every run trained all of its stages; {once:,} with each distinct stage trained once "
+        f"({once / max(1, everything):.2f} of it, {everything - once:,} saved).",
+        f"{rest:,} tokens are left to train.",
+    ]
+    speed = tokens_per_second(planned)
+    if rest and math.isnan(speed):
+        lines.append("How long it takes is known once the first stage has run.")
+    elif rest:
+        hours = rest / speed / num_workers / 3600
+        lines.append(f"About {hours:.1f} h at {speed:,.0f} tokens/s, validation and scores included.")
+    return lines
+
+
+class Teller:
+    """Prints a line as a job starts and ends, with what is left.
+
+    Args:
+        console: Where to.
+        planned: The runs of the study.
+        jobs: What is to be done.
+    """
+
+    def __init__(self, console: Console, planned: Sequence[PlannedRun], jobs: Sequence[Job]) -> None:
+        self.console, self.planned, self.total = console, planned, len(jobs)
+        self.ended, self.start = 0, time.perf_counter()
+        self.tokens, self.done_tokens = sum(_tokens_left(planned, jobs).values()), 0
+        self._runs = {run.run.name: run for run in planned}
+
+    def __call__(self, job: Job, outcome: Outcome | None) -> None:
+        """Tell of a start (no outcome) or an end."""
+        if outcome is None:
+            self.console.print(f"  start {job.name}: {job.tokens:,} tokens", markup=False, highlight=False)
+            return
+        self.ended += 1
+        self.done_tokens += 0 if outcome.error else job.tokens
+        took = time.perf_counter() - self.start
+        rest = (self.tokens - self.done_tokens) * took / self.done_tokens if self.done_tokens else math.nan
+        word = "failed" if outcome.error else "done"
+        ahead = "" if math.isnan(rest) else f", about {rest / 60:.0f} min left"
+        line = f"  {word}  {job.name} in {outcome.seconds:,.0f} s ({self.ended} of {self.total}{ahead})"
+        self.console.print(line, markup=False, highlight=False, style="red" if outcome.error else None)
+

@@ -1,0 +1,142 @@
+"""Results of a study as tidy tables: every score of every stage of every run, and what each run cost.
+
+    results.jsonl   one line a score: study, run, config, seed, factors, stage, ability, task, metric, value, error, ...
+    results.parquet the same; factors are columns of their own
+    costs.jsonl     one line a run: its stages with tokens, seconds, and whether another run trained them
+
+``results.jsonl`` is a function of the finished runs alone: a study that was killed and started again writes the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sftlab.callbacks.identity import reused_stages
+from sftlab.study.graph import PlannedRun, StageNode
+from sftlab.study.study import Study
+
+BEST = {"mt_bench": 10.0}  # highest score of a task, where it is not 1
+HELD_OUT = "held_out"  # the task whose value is the loss on held-out examples
+
+
+def write_results(study: Study, planned: Sequence[PlannedRun], folder: Path, errors: Mapping[str, str]) -> None:
+    """Write the tables from what the runs' folders hold.
+
+    Args:
+        study: The study.
+        planned: Its runs.
+        folder: Gets ``study.json``, ``results.jsonl``, ``results.parquet`` and ``costs.jsonl``.
+        errors: What was said of runs that failed.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [row for run in planned for row in _result_rows(study, run, folder)]
+    _write(folder / "study.json", json.dumps(study.to_dict(), indent=1))
+    _write(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    costs = [_cost_row(run, errors.get(run.run.name)) for run in planned]
+    _write(folder / "costs.jsonl", "".join(json.dumps(row) + "\n" for row in costs))
+    flat = [{**row, **row["factors"]} for row in rows]
+    for row in flat:
+        del row["factors"]
+    partial = folder / ".results.partial"
+    pq.write_table(pa.Table.from_pylist(flat), partial)
+    partial.replace(folder / "results.parquet")
+
+
+def _result_rows(study: Study, run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
+    """The scores and held-out losses of a run's finished stages, and the scores taken inside stages."""
+    text = json.dumps(run.run.config, sort_keys=True, default=str)
+    common = {
+        "study": study.name,
+        "run": run.run.name,
+        "config": run.run.config_name,
+        "seed": run.run.seed,
+        "factors": run.run.factors,
+        "config_hash": hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
+    }
+    stages = {stage.name: i for i, stage in enumerate(run.stages[: run.num_done()])}
+    for row in [*_scores(run, folder), *_losses(run)]:
+        if row["stage"] in stages:
+            about = {"stage_index": stages[row["stage"]], "last_stage": row["stage"] == run.stages[-1].name}
+            yield {**common, **about, "full": row["ability"] in run.full[row["stage"]], **row}
+
+
+def _scores(run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
+    names = ("stage", "step", "ability", "inside", "task", "metric", "headline", "value", "standard_error", "low", "high")
+    for row in _json_lines(run.folder / "scores.jsonl"):
+        answers = run.folder / "answers" / f"step={row['step']:06d}-{row['stage']}" / f"{row['task']}.problems.jsonl"
+        problems = str(answers.relative_to(folder)) if answers.is_file() else None
+        counts = {"num_problems": row["num_problems"], "num_missing": row["num_missing"]}
+        yield {**{n: row[n] for n in names}, **counts, "best": BEST.get(row["task"], 1.0), "problems": problems}
+
+
+def _losses(run: PlannedRun) -> Iterator[dict[str, Any]]:
+    ends = {stage.end_step: stage.name for stage in run.stages}
+    for line in _json_lines(run.folder / "metrics.jsonl"):
+        for tag, value in line.items():
+            if tag.startswith("val/loss/") and line["step"] in ends:
+                where = {"stage": ends[line["step"]], "step": line["step"], "ability": tag.removeprefix("val/loss/")}
+                about = {"inside": False, "task": HELD_OUT, "metric": "loss", "headline": True, "value": value}
+                unknown = dict.fromkeys(("standard_error", "low", "high", "num_problems", "best", "problems"))
+                yield {**where, **about, **unknown, "num_missing": 0}
+
+
+def _cost_row(run: PlannedRun, error: str | None) -> dict[str, Any]:
+    done = run.num_done()
+    status = "done" if done == len(run.stages) else "failed" if error else "missing"
+    seconds = stage_seconds(run)
+    reused = {stage["stage"] for stage in reused_stages(run.folder)}
+    stages = [
+        {
+            "name": stage.name,
+            "key": stage.key,
+            "tokens": stage.tokens,
+            "supervised_tokens": stage.supervised_tokens,
+            "seconds": seconds.get(stage.end_step),
+            "reused": stage.name in reused,
+        }
+        for stage in run.stages[:done]
+    ]
+    about = {"run": run.run.name, "config": run.run.config_name, "seed": run.run.seed, "factors": run.run.factors}
+    return {**about, "status": status, "stages": stages, "error": error}
+
+
+def stage_seconds(run: PlannedRun) -> dict[int, float]:
+    """Seconds that each stage took, by its last step."""
+    lines = _json_lines(run.folder / "metrics.jsonl")
+    return {line["step"]: line["stage/seconds"] for line in lines if "stage/seconds" in line}
+
+
+def tokens_per_second(planned: Sequence[PlannedRun]) -> float:
+    """Speed of the stages that were trained so far, validation and scores included; nan before the first."""
+    tokens = seconds = 0.0
+    for run in planned:
+        reused, took = {stage["stage"] for stage in reused_stages(run.folder)}, stage_seconds(run)
+        for stage in run.stages[: run.num_done()]:
+            if stage.name not in reused and stage.end_step in took:
+                tokens, seconds = tokens + stage.tokens, seconds + took[stage.end_step]
+    return tokens / seconds if seconds else math.nan
+
+
+def tokens_of(stages: Sequence[StageNode]) -> int:
+    """Tokens that stages train."""
+    return sum(stage.tokens for stage in stages)
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,71 @@
+"""Taking stages over: what one run has after a stage becomes another run's, as links to the same files.
+
+    stages/0-specialised/     the exported model            checkpoints/step=001317-specialised.ckpt
+    answers/step=001317-../   every answer and verdict      scores.jsonl, metrics.jsonl: the lines up to that step
+    reused.json               which stages came from where; `fit` goes on from a checkpoint of another run only if its
+                              key stands there
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from sftlab.callbacks.identity import REUSED_FILE
+from sftlab.runs import checkpoint_path
+from sftlab.study.graph import StageNode
+
+_WHOLE = ("config.yaml", "ledger.json", "exposures.parquet")  # of a run that is another's equal to the end
+
+
+def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_whole: bool) -> None:
+    """Give the run in ``target`` the first stages of the run in ``source``; the last checkpoint comes last.
+
+    Args:
+        target: Folder of a run that has not begun.
+        source: Folder of a run that has finished ``stages``.
+        stages: The stages that both share.
+        is_whole: Whether they are all that the target has to train.
+    """
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    last_step = stages[-1].end_step
+    notes = [{"stage": stage.name, "key": stage.trained_key, "run": source.name} for stage in stages]
+    (target / REUSED_FILE).write_text(json.dumps(notes, indent=1), encoding="utf-8")
+    for name in ("scores.jsonl", "metrics.jsonl"):
+        if (source / name).is_file():
+            (target / name).write_text("".join(_lines_until(source / name, last_step)), encoding="utf-8")
+    linked = [Path("architecture"), *(Path("stages") / f"{i}-{stage.name}" for i, stage in enumerate(stages))]
+    for path in source.glob("answers/step=*"):
+        if int(re.sub(r"\D.*", "", path.name.removeprefix("step="))) <= last_step:
+            linked.append(path.relative_to(source))
+    linked += [Path(name) for name in _WHOLE if is_whole]
+    linked += [checkpoint_path(Path(), stage.end_step, stage.name) for stage in stages]
+    for path in linked:
+        if (source / path).exists():
+            _link(source / path, target / path)
+
+
+def _lines_until(path: Path, step: int) -> list[str]:
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n") and (json.loads(line)["step"] or 0) <= step]
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link, or a copy where the file system has none; a folder file by file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.is_dir():
+        shutil.copytree(source, target, copy_function=_link_file)
+    else:
+        _link_file(str(source), str(target))
+
+
+def _link_file(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
