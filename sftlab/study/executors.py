@@ -1,10 +1,12 @@
 """Who carries out the jobs: this machine, a Ray cluster, or a scheduler of the user's own.
 
-All of them start a job once those that it needs are done, go on with the rest when one fails, and say who waits in vain.
+All of them start a job once those that it needs are done, go on with the rest when one fails, and say who waits in
+vain.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -78,7 +80,7 @@ def run_ray(jobs: Sequence[Job], address: str, num_cpus: float, num_gpus: float,
         raise ValueError("--executor ray needs the extra: pip install 'sftlab[ray]'") from None
     where, threads = os.getcwd(), str(max(1, int(num_cpus)))
     try:
-        ray.init(address=address or None, log_to_driver=False, logging_level="ERROR", include_dashboard=False)
+        ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ValueError(f"--ray_address: no cluster at {address!r}: {error}") from None
 
@@ -109,7 +111,8 @@ def _as_needed(
     jobs: Sequence[Job], start: Callable[[Job], Any], first_done: Callable[[Any], Any], tell: Tell, num_workers: int
 ) -> Iterator[Outcome]:
     """Start jobs as what they need is done; outcomes in the order of their ends, those never started included."""
-    left, running = list(jobs), {}
+    left = list(jobs)
+    running: dict[Any, Job] = {}
     good: set[str] = set()
     bad: set[str] = set()
     named = {job.name for job in jobs}

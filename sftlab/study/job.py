@@ -1,7 +1,7 @@
 """Carrying out one job of a study: take over what is shared, then ``fit`` in a process of its own.
 
-A run's folder is locked meanwhile, and the lock is passed on to ``fit``: should this process be killed, the training goes
-on to its end, and whoever does the job again waits for it and finds it done.
+A run's folder is locked meanwhile, and the lock is passed on to ``fit``: should this process be killed, the training
+goes on to its end, and whoever does the job again waits for it and finds it done.
 """
 
 from __future__ import annotations

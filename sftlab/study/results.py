@@ -68,7 +68,8 @@ def _result_rows(study: Study, run: PlannedRun, folder: Path) -> Iterator[dict[s
 
 
 def _scores(run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
-    names = ("stage", "step", "ability", "inside", "task", "metric", "headline", "value", "standard_error", "low", "high")
+    names = ["stage", "step", "ability", "inside", "task", "metric", "headline"]
+    names += ["value", "standard_error", "low", "high"]
     for row in _json_lines(run.folder / "scores.jsonl"):
         answers = run.folder / "answers" / f"step={row['step']:06d}-{row['stage']}" / f"{row['task']}.problems.jsonl"
         problems = str(answers.relative_to(folder)) if answers.is_file() else None

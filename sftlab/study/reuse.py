@@ -1,9 +1,9 @@
 """Taking stages over: what one run has after a stage becomes another run's, as links to the same files.
 
-    stages/0-specialised/     the exported model            checkpoints/step=001317-specialised.ckpt
-    answers/step=001317-../   every answer and verdict      scores.jsonl, metrics.jsonl: the lines up to that step
-    reused.json               which stages came from where; `fit` goes on from a checkpoint of another run only if its
-                              key stands there
+stages/0-specialised/     the exported model            checkpoints/step=001317-specialised.ckpt
+answers/step=001317-../   every answer and verdict      scores.jsonl, metrics.jsonl: the lines up to that step
+reused.json               which stages came from where; `fit` goes on from a checkpoint of another run only if its key
+                          stands there
 """
 
 from __future__ import annotations
