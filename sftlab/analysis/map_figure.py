@@ -58,8 +58,8 @@ def map_figure(panels: Sequence[Panel], abilities_N: Sequence[str]) -> Figure:
             points_M2 = panel.projection.map_N2[[ability == name for ability in abilities_N]]
             style: dict[str, Any] = {"c": colour_of(position), "marker": _MARKERS[position % len(_MARKERS)]}
             axis.scatter(*points_M2.T, s=22, alpha=0.75, linewidths=0, label=name, **style)
-        axis.set_xticks([])
-        axis.set_yticks([])
+        axis.set_aspect("equal", adjustable="datalim")  # distances mean something, directions do not
+        axis.set(xticks=[], yticks=[])
         axis.set_title(f"{panel.label}\nlayer {panel.layer} of {panel.num_blocks}", fontsize=11)
         axis.set_xlabel(f"{panel_note(panel)}\n{panel.projection.method}: {panel.projection.note}", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -82,6 +82,7 @@ def layers_figure(measured: Mapping[str, Sequence[Separation]]) -> Figure:
     probe, silhouette, *rest = figure.subplots(1, 2 + (len(labels) > 1))
     for position, (label, layers) in enumerate(measured.items()):
         style = {"color": _LINES[position % len(_LINES)], "marker": _MARKERS[position % len(_MARKERS)], "ms": 4}
+        style["linestyle"] = "--" if position else "-"  # one line shows under another
         depth_L = [100 * s.depth for s in layers]
         low_L, high_L = zip(*(s.probe_interval for s in layers), strict=True)
         probe.plot(depth_L, [s.probe_accuracy for s in layers], label=label, **style)
@@ -96,10 +97,15 @@ def layers_figure(measured: Mapping[str, Sequence[Separation]]) -> Figure:
     probe.set_title("Probe accuracy, 95 % interval")
     silhouette.set_title("Silhouette")
     for axis in (probe, silhouette, *rest):
-        axis.set_xlabel("depth in % of the blocks (0: embeddings)")
-        axis.grid(alpha=0.25)
+        _depth_axis(axis)
         axis.legend(frameon=False, fontsize=9, loc="best")
     return figure
+
+
+def _depth_axis(axis: Axes) -> None:
+    axis.set_xlim(-4, 104)
+    axis.set_xlabel("depth in % of the blocks (0: embeddings)")
+    axis.grid(alpha=0.25)
 
 
 def _draw_cka(axis: Axes, first: str, label: str, layers: Sequence[Separation], style: dict[str, Any]) -> None:
@@ -124,8 +130,7 @@ def abilities_figure(measured: Mapping[str, Sequence[Separation]]) -> Figure:
                       **style)  # fmt: skip
         axis.axhline(0, color="black", linewidth=0.8, linestyle=":")
         axis.set_title(label)
-        axis.set_xlabel("depth in % of the blocks (0: embeddings)")
-        axis.grid(alpha=0.25)
+        _depth_axis(axis)
     axes[0].set_ylabel("silhouette")
     axes[0].legend(frameon=False)
     return figure

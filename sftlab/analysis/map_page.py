@@ -28,6 +28,7 @@ nav { display: flex; flex-wrap: wrap; gap: .4rem 1rem; margin: .8rem 0; }
 button { font: inherit; padding: .2rem .7rem; border: 1px solid var(--line); border-radius: .4rem; background: none;
  color: inherit; cursor: pointer; }
 button[aria-pressed=true] { background: #8883; font-weight: 600; }
+nav span { display: flex; flex-wrap: wrap; gap: .4rem; }
 #legend button[aria-pressed=false] { opacity: .4; font-weight: 400; }
 #legend i { display: inline-block; width: .7em; height: .7em; border-radius: 50%; margin-right: .4em; }
 #panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(300px, 1fr)); gap: 1rem; }
@@ -37,7 +38,7 @@ svg { width: 100%; aspect-ratio: 1; border: 1px solid var(--line); border-radius
 circle { fill-opacity: .75; cursor: pointer; }
 circle.on { stroke: currentColor; stroke-width: .9; fill-opacity: 1; }
 #text { border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem; margin-top: 1rem; min-height: 7rem;
- white-space: pre-wrap; overflow-wrap: anywhere; }
+ max-height: 40vh; overflow: auto; position: sticky; bottom: 0; background: Canvas; white-space: pre-wrap; overflow-wrap: anywhere; }
 </style>
 </head>
 <body>
@@ -84,7 +85,7 @@ const draw = method => {
     make("figcaption", figure).textContent = panel.note + "; " + method + ": " + panel.maps[method].note;
     panel.maps[method].points.forEach(([x, y], n) => {
       const ability = data.queries[n].ability;
-      const dot = make("circle", svg, {cx: x, cy: y, r: 1.1, fill: data.abilities[ability].colour, "data-n": n}, SVG);
+      const dot = make("circle", svg, {cx: x, cy: y, r: 0.9, fill: data.abilities[ability].colour, "data-n": n}, SVG);
       if (hidden.has(ability)) dot.style.display = "none";
     });
     for (const kind of ["pointermove", "pointerdown"]) svg.addEventListener(kind, event => {
