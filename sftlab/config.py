@@ -180,7 +180,7 @@ def _arguments(path: str, cls: type, values: Mapping[str, Any]) -> list[str]:
 def _value(path: str, hint: Any, value: Any) -> list[str]:
     """Problems of one value; objects, lists and dictionaries of objects are walked, anything else is checked as is."""
     hints = (hint, *get_args(hint))
-    items = {get_origin(h): cls for h in hints for cls in get_args(h) if get_origin(h) in (dict, list) and _is_ours(cls)}
+    items = {get_origin(h): cls for h in hints for cls in get_args(h) if _is_ours(cls)}
     if isinstance(value, dict) and dict in items:
         return [problem for name, item in value.items() for problem in _node(f"{path}.{name}", items[dict], item)]
     if isinstance(value, list) and list in items:

@@ -1,8 +1,9 @@
-"""Scores every ability at each stage boundary, and inside stages on request: the matrix of stages and abilities."""
+"""Scores every ability at each stage boundary, on request before and inside stages too: R[stage, ability]."""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,8 @@ from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
 from sftlab.callbacks.schedule import run_folder, stage_folder
 from sftlab.data.ability import LAB, PlannedData
-from sftlab.evaluate.forgetting import ScoreMatrix, forgetting, table_rows
+from sftlab.evaluate import registry  # noqa: F401 - so that configs find its tasks by class name
+from sftlab.evaluate.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
 from sftlab.evaluate.generate import LocalModel
 from sftlab.evaluate.lab import LabTask
 from sftlab.evaluate.run import read_jsonl, run_task
@@ -31,9 +33,11 @@ class ScoreAbilities(Callback):
     """Answers each ability's problems with the exported model and grades them.
 
     Args:
-        tasks: The task of each ability; abilities with embedded data have theirs already.
+        tasks: The task of each ability: GSM8K, HumanEval, MBPP, MTBench or your own, each with its number of problems;
+            abilities with embedded data have theirs already.
         num_problems: Problems of an embedded task.
         every_n_steps: Score inside stages too; the dip right after a switch is itself of interest.
+        before: Score before training too: what forward transfer and the gain over the base are measured against.
         batch_size: Prompts decoded side by side.
     """
 
@@ -42,11 +46,26 @@ class ScoreAbilities(Callback):
         tasks: dict[str, Task] | None = None,
         num_problems: int = 100,
         every_n_steps: int | None = None,
+        before: bool = False,
         batch_size: int = 128,
     ) -> None:
         self.tasks, self.num_problems = tasks or {}, num_problems
-        self.every_n_steps, self.batch_size = every_n_steps, batch_size
+        self.every_n_steps, self.before, self.batch_size = every_n_steps, before, batch_size
         self._rows: list[dict[str, Any]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look for what the tasks need before anything is trained.
+
+        Raises:
+            ValueError: A file, the sandbox for generated code, or the judge's key is missing.
+        """
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        for ability, task in self.tasks.items():
+            try:
+                task.problems()
+            except ValueError as error:
+                raise ValueError(f"ScoreAbilities.tasks.{ability}: {error}") from None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the scores of a resumed run; those of steps that are trained again are dropped."""
@@ -62,16 +81,17 @@ class ScoreAbilities(Callback):
             return
         _, plan = _data_and_plan(trainer)
         if step not in plan.boundaries:
-            folder = run_folder(trainer) / "scoring"
-            export_live(trainer, cast(SFTModule, pl_module), folder, plan, step)
-            self._score(trainer, folder, plan.stages[plan.stage_index(step - 1)], inside=True)
-            if trainer.is_global_zero:
-                shutil.rmtree(folder, ignore_errors=True)
+            self._score_live(trainer, plan.stages[plan.stage_index(step - 1)].stage.name, inside=True)
+
+    def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
+        """Score the model as it is before training, where asked for."""
+        if self.before and trainer.global_step == 0:
+            self._score_live(trainer, BEFORE, inside=False)
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
         """Score every ability that has a task."""
         _, plan = _data_and_plan(trainer)
-        self._score(trainer, stage_folder(run_folder(trainer), plan, stage), stage, inside=False)
+        self._score(trainer, stage_folder(run_folder(trainer), plan, stage), stage.stage.name, inside=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the matrix and give the final scores to HParams."""
@@ -81,17 +101,22 @@ class ScoreAbilities(Callback):
         _, plan = _data_and_plan(trainer)
         full = {planned.stage.name: planned.stage.full_abilities for planned in plan.stages}
         say(trainer, score_table(rows, full))
-        lost = forgetting(score_matrix(rows, full))
-        for logger in trainer.loggers:
-            values = {f"forgetting/{ability}": value for ability, value in lost.items() if value is not None}
-            logger.log_metrics(values, step=trainer.global_step)
+        _log_matrix(trainer, score_matrix(rows, full))
         final = {f"score/{r['ability']}/{r['task']}": r["value"] for r in rows if r["stage"] == rows[-1]["stage"]}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(_hyperparameters(trainer), final, step=trainer.global_step)
                 logger.save()
 
-    def _score(self, trainer: Trainer, model: Path, stage: StagePlan, inside: bool) -> None:
+    def _score_live(self, trainer: Trainer, stage: str, inside: bool) -> None:
+        """Score the model in training, exported for that time alone."""
+        folder, (_, plan) = run_folder(trainer) / "scoring", _data_and_plan(trainer)
+        export_live(trainer, cast(SFTModule, trainer.lightning_module), folder, plan, trainer.global_step)
+        self._score(trainer, folder, stage, inside)
+        if trainer.is_global_zero:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _score(self, trainer: Trainer, model: Path, stage: str, inside: bool) -> None:
         """Rank 0 scores; the others wait. Scores count the whole run's steps."""
         if trainer.is_global_zero:
             data, _ = _data_and_plan(trainer)
@@ -105,11 +130,11 @@ class ScoreAbilities(Callback):
         trainer.strategy.barrier("scores")
 
     def _score_ability(
-        self, trainer: Trainer, ability: str, task: Task, backend: LocalModel, stage: StagePlan, inside: bool
+        self, trainer: Trainer, ability: str, task: Task, backend: LocalModel, stage: str, inside: bool
     ) -> None:
-        step, name = trainer.global_step, stage.stage.name
-        folder = run_folder(trainer) / "answers" / f"step={step:06d}-{name}"
-        about: dict[str, object] = {"step": step, "stage": name, "ability": ability, "inside": inside}
+        step = trainer.global_step
+        folder = run_folder(trainer) / "answers" / f"step={step:06d}-{stage.replace(' ', '-')}"
+        about: dict[str, object] = {"step": step, "stage": stage, "ability": ability, "inside": inside}
         scores, verdicts, answers = run_task(task, backend, folder, about)
         for position, score in enumerate(scores):
             self._rows.append({**about, **vars(score), "headline": position == 0})
@@ -127,11 +152,24 @@ class ScoreAbilities(Callback):
         return {**lab, **self.tasks}
 
 
+def _log_matrix(trainer: Trainer, matrix: ScoreMatrix) -> None:
+    """What the matrix says of each ability as metrics, the matrix itself as a text."""
+    measures = {"forgetting": forgetting, "forward_transfer": forward_transfer, "gain": gain}
+    values = {f"{name}/{ability}": v for name, of in measures.items() for ability, v in of(matrix).items()}
+    known = {name: v for name, v in values.items() if v is not None and not math.isnan(v)}
+    for logger in trainer.loggers if known else ():
+        logger.log_metrics(known, step=trainer.global_step)
+    header, *body = table_rows(matrix)
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *body)]
+    log_text(trainer, "scores", "\n".join(lines), trainer.global_step)
+
+
 def score_matrix(rows: Sequence[dict[str, Any]], full: Mapping[str, Sequence[str]]) -> ScoreMatrix:
-    """R[stage, ability] of the headline scores; ``full`` says what each stage trained in full."""
+    """R[stage, ability] of the headline scores; ``full`` says what each stage of the plan trained in full."""
     best = {row["ability"]: 10.0 for row in rows if row["task"] == "mt_bench"}
     measured = {row["stage"] for row in rows}
-    return ScoreMatrix.from_rows(rows, {name: full[name] for name in full if name in measured}, best)
+    trained = {BEFORE: (), **full}
+    return ScoreMatrix.from_rows(rows, {name: trained[name] for name in trained if name in measured}, best)
 
 
 def score_table(rows: Sequence[dict[str, Any]], full: Mapping[str, Sequence[str]]) -> Table:

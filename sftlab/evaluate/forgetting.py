@@ -1,15 +1,19 @@
 """What each stage taught and what it made forget, from the matrix R[stage, ability] of scores after each stage.
 
-    R            math   code   general     full
-    specialised  0.90   0.80   0.10        math, code     trains all of math and code
-    general      0.60   0.75   0.70        general        trains all of general and replays a little math and code
+    R                math   code   general     full
+    before training  0.05   0.10   0.02        -              the base; this row may be left out
+    specialised      0.90   0.80   0.10        math, code     trains all of math and code
+    general          0.60   0.75   0.70        general        trains all of general, replays a little math and code
 
-    anchor       first  first  second      last stage that trained the ability in full; replay does not count
-    BWT         -0.30  -0.05     -         R[T, j] - R[anchor, j]
-    forgetting   0.30   0.05     -         max over earlier stages of R[l, j], minus R[T, j]
+    anchor           first  first  second      last stage that trained the ability in full; replay does not count
+    BWT             -0.30  -0.05     -         R[T, j] - R[anchor, j]
+    forgetting       0.30   0.05     -         max over earlier rows of R[l, j], minus R[T, j]
+    FWT                -      -    0.08        R[before the first stage that trained j in full, j] - R[base, j]
+    gain             0.55   0.65   0.68        R[T, j] - R[base, j]
 
 T is the last stage. An ability anchored at T has nothing to forget yet: it is left out of the two, and ``None`` stands
-in its place. A score that was not measured is nan, and so is every number that needs it, means included.
+in its place; likewise in FWT where no stage came before the ability's first. A score that was not measured is nan, and
+so is every number that needs it, means included.
 
 Differences are in the ability's own unit. Means over abilities are taken after division by each ability's ``best``
 score (1 for rates, 10 for MT-Bench), or relative to a specialist; raw scores of different scales are never averaged.
@@ -24,6 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 
 PerAbility = dict[str, float | None]
+BEFORE = "before training"
+"""Name of the first row where it holds the scores of the model as it was before any training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +37,7 @@ class ScoreMatrix:
     """Scores of every ability after every stage.
 
     Attributes:
-        stages: Names, in the order of training. A first row may be the model before training; it trains nothing.
+        stages: Names, in the order of training. A first row named ``BEFORE`` is the base; it trains nothing.
         abilities: Names. One that no stage trains is fine: whether it is forgotten is of interest too.
         full: For each stage the abilities that it trained in full (``Stage.full_abilities``).
         scores_SA: R [stages, abilities]; nan where not measured.
@@ -99,6 +105,11 @@ class ScoreMatrix:
         """Index of the last stage that trained an ability in full; None where no stage did."""
         return max((i for i, names in enumerate(self.full) if ability in names), default=None)
 
+    @property
+    def has_base(self) -> bool:
+        """Whether the model was scored before training."""
+        return self.stages[0] == BEFORE
+
     def is_exposed(self, ability: str) -> bool:
         """Whether a stage came after the one that the ability is anchored at, so that it could be forgotten."""
         anchor = self.anchor(ability)
@@ -131,6 +142,27 @@ def forgetting(matrix: ScoreMatrix) -> PerAbility:
         exposed = matrix.is_exposed(ability)
         result[ability] = float(np.max(matrix.scores_SA[:-1, j]) - matrix.scores_SA[-1, j]) if exposed else None
     return result
+
+
+def forward_transfer(matrix: ScoreMatrix) -> PerAbility:
+    """R[first - 1, j] - R[base, j]: what the stages before an ability's own did for it, against the base model.
+
+    Lopez-Paz and Ranzato 2017 (arXiv 1706.08840, section 2), with the pretrained model in the place of a random one and
+    the first stage that trained ability j in full as its own. Where an earlier stage trained a fraction of it, that
+    counts too. None without a base row, and for abilities of the first stage or of none.
+    """
+    result: PerAbility = {}
+    for j, ability in enumerate(matrix.abilities):
+        first = next((i for i, names in enumerate(matrix.full) if ability in names), 0)
+        moved = matrix.has_base and first > 1
+        result[ability] = float(matrix.scores_SA[first - 1, j] - matrix.scores_SA[0, j]) if moved else None
+    return result
+
+
+def gain(matrix: ScoreMatrix) -> PerAbility:
+    """R[T, j] - R[base, j]: what all of the training did to an ability. None without a base row."""
+    changes = matrix.scores_SA[-1] - matrix.scores_SA[0]
+    return {name: float(changes[j]) if matrix.has_base else None for j, name in enumerate(matrix.abilities)}
 
 
 def specialist_gap(matrix: ScoreMatrix, specialists: Mapping[str, float]) -> PerAbility:
@@ -179,6 +211,8 @@ def table_rows(matrix: ScoreMatrix, specialists: Mapping[str, float] | None = No
         cells = [_cell(matrix, name, score) + "*" * (matrix.anchor(name) == i) for name, score in scores.items()]
         rows.append([stage, *cells, _percent(mean_over_abilities(matrix, dict(scores)))])
     changes = {"backward transfer": backward_transfer(matrix), "forgetting": forgetting(matrix)}
+    if matrix.has_base:
+        changes |= {"forward transfer": forward_transfer(matrix), "gain over the base": gain(matrix)}
     if specialists:
         changes["against the specialist"] = specialist_gap(matrix, specialists)
     for title, values in changes.items():

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sftlab.evaluate.completion import EXTRACTORS
-from sftlab.evaluate.sandbox import Outcome, Sandbox
+from sftlab.evaluate.sandbox import Isolation, Outcome, Sandbox
 from sftlab.evaluate.task import Answer, Problem, Sampling, Score, Task, Verdict, mean_score
 
 HUMANEVAL_PROMPT = "function@1"
@@ -61,32 +61,48 @@ class CodeTask(Task):
     """Programs graded by tests.
 
     Args:
+        num_problems: The first so many; all when left out.
+        num_samples: Programs for each problem.
+        temperature: 0 is greedy.
+        max_new_tokens: Tokens of an answer at most.
+        seed: Of the samples.
         extractors: Names from ``completion.EXTRACTORS``; the first gives the headline.
         ks: The k of each pass@k; none may exceed the number of samples.
-        sampling: How answers are drawn.
-        sandbox: Where programs run; bubblewrap when left out.
+        isolation: Where programs run: bubblewrap, or by name the weaker subprocess (see ``Sandbox``).
         num_workers: Checks at a time; as many as there are processors when left out.
+
+    Raises:
+        ValueError: An option has no such value, or several samples at temperature 0 would all be the same.
     """
 
     def __init__(
         self,
+        num_problems: int | None = None,
+        num_samples: int = 1,
+        temperature: float = 0.0,
+        max_new_tokens: int = 1024,
+        seed: int = 0,
         extractors: Sequence[str] = ("auto@1",),
         ks: Sequence[int] = (1,),
-        sampling: Sampling | None = None,
-        sandbox: Sandbox | None = None,
+        isolation: Isolation = "bubblewrap",
         num_workers: int | None = None,
     ) -> None:
-        self.sampling = sampling or Sampling(max_new_tokens=1024)
         for name in extractors:
             if name not in EXTRACTORS:
                 raise ValueError(f"{self.name}.extractors: {name!r} is unknown; choose from {', '.join(EXTRACTORS)}")
-        if not extractors or not ks or min(ks) < 1 or max(ks) > self.sampling.num_samples:
+        if not extractors or not ks or min(ks) < 1 or max(ks) > num_samples:
             raise ValueError(
-                f"{self.name}: extractors {list(extractors)}, ks {list(ks)}, num_samples {self.sampling.num_samples}; "
+                f"{self.name}: extractors {list(extractors)}, ks {list(ks)}, num_samples {num_samples}; "
                 "name an extractor, and let every k be between 1 and num_samples"
             )
+        if num_samples > 1 and temperature <= 0:
+            raise ValueError(f"{self.name}: {num_samples} samples at temperature 0 are all the same; set a temperature")
+        if num_problems is not None and num_problems < 1:
+            raise ValueError(f"{self.name}.num_problems: {num_problems}; it starts at 1")
+        self.sampling = Sampling(max_new_tokens, temperature, num_samples, seed)
+        self.num_problems = num_problems
         self.extractors, self.ks = tuple(extractors), tuple(ks)
-        self.sandbox = sandbox or Sandbox()
+        self.sandbox = Sandbox(isolation)
         self.num_workers = num_workers or os.cpu_count() or 1
 
     @abstractmethod
@@ -94,14 +110,17 @@ class CodeTask(Task):
         """The problems; ``reference`` has ``prompt`` (code given), ``names`` (asked for) and ``test``."""
 
     def problems(self) -> list[Problem]:
-        """All problems, in the order of the file.
+        """The problems asked, in the order of the file.
 
         Raises:
             SandboxMissing: the answers could not be graded on this machine; told before any is generated.
-            ValueError: the file is missing or malformed.
+            ValueError: the file is missing or malformed, or has fewer problems than asked for.
         """
         self.sandbox.require()
-        return self.read()
+        problems = self.read()
+        if len(problems) < (self.num_problems or 1):
+            raise ValueError(f"{self.name}: {len(problems)} problems in the file, {self.num_problems} asked for")
+        return problems[: self.num_problems]
 
     def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
         """Run every answer's program against its problem's tests; equal programs of a problem run once.

@@ -70,6 +70,7 @@ class MTBench(Task):
         references: Reference answers, needed where a question is of a category in ``GUIDED``: ``question_id`` and
             ``choices[0].turns`` in each row.
         prompts: Judge prompts, see ``judge_prompts``; our own when left out.
+        num_problems: Questions asked, spread evenly over the file, which lists them by category; all when left out.
         repeats: Ratings of each turn.
         judge_key: Environment variable that holds the endpoint's key.
         judge_temperature: None leaves it to the endpoint.
@@ -92,6 +93,7 @@ class MTBench(Task):
         judge_model: str,
         references: str | None = None,
         prompts: str | None = None,
+        num_problems: int | None = None,
         repeats: int = 3,
         judge_key: str = "OPENAI_API_KEY",
         judge_temperature: float | None = 0.0,
@@ -103,7 +105,9 @@ class MTBench(Task):
     ) -> None:
         if repeats < 1:
             raise ValueError(f"mt_bench.repeats: {repeats}; every turn is rated once at least")
-        self.path, self.references, self.prompts = path, references, prompts
+        if num_problems is not None and num_problems < 1:
+            raise ValueError(f"mt_bench.num_problems: {num_problems}; it starts at 1")
+        self.path, self.references, self.prompts, self.num_problems = path, references, prompts, num_problems
         self.repeats, self.judge_temperature = repeats, judge_temperature
         self.sampling = Sampling(max_new_tokens, temperature=0.7, seed=seed)
         cache = Path(judge_cache) if judge_cache else _default_cache()
@@ -136,9 +140,10 @@ class MTBench(Task):
                 )
                 raise ValueError(f"{where}: {category} is judged beside a reference answer; {lacking}")
             problems[uid] = Problem(uid, tuple(turns), reference, category, TEMPERATURES.get(category))
-        if not problems:
-            raise ValueError(f"{self.path}: no questions")
-        return list(problems.values())
+        count = self.num_problems or len(problems) or 1
+        if len(problems) < count:
+            raise ValueError(f"{self.path}: {len(problems)} questions, {count} asked for")
+        return [list(problems.values())[i * len(problems) // count] for i in range(count)]
 
     def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
         """Have every turn rated; a verdict per turn, and one for both together. A failed question stops no other."""

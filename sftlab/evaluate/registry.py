@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from sftlab.evaluate.gsm8k import GSM8K
+from sftlab.evaluate.humaneval import MBPP, HumanEval
+from sftlab.evaluate.lab import LabTask
+from sftlab.evaluate.mtbench import MTBench
 from sftlab.evaluate.task import Task
 
 LAB_ABILITIES = ("math", "code", "general")
-
-
-def _lab(ability: str) -> Callable[..., Task]:
-    def build(**options: Any) -> Task:
-        from sftlab.evaluate.lab import LabTask
-
-        return LabTask(ability, **options)
-
-    return build
-
-
-def _gsm8k(**options: Any) -> Task:
-    from sftlab.evaluate.gsm8k import GSM8K
-
-    return GSM8K(**options)
-
-
-def _humaneval(**options: Any) -> Task:
-    from sftlab.evaluate.humaneval import HumanEval
-
-    return HumanEval(**options)
-
-
-def _mbpp(**options: Any) -> Task:
-    from sftlab.evaluate.humaneval import MBPP
-
-    return MBPP(**options)
-
-
-def _mt_bench(**options: Any) -> Task:
-    from sftlab.evaluate.mtbench import MTBench
-
-    return MTBench(**options)
-
-
 TASKS: dict[str, Callable[..., Task]] = {
-    "gsm8k": _gsm8k,
-    "humaneval": _humaneval,
-    "mbpp": _mbpp,
-    "mt_bench": _mt_bench,
-    **{f"lab_{ability}": _lab(ability) for ability in LAB_ABILITIES},
+    **{task.name: task for task in (GSM8K, HumanEval, MBPP, MTBench)},
+    **{f"lab_{ability}": partial(LabTask, ability) for ability in LAB_ABILITIES},
 }
 
 

@@ -49,9 +49,12 @@ SCRATCH_BYTES = 16 << 20
 MISSING = (
     "generated code runs only in a sandbox, and {what}. "
     "Install bubblewrap 0.7 or newer (Debian and Ubuntu: apt-get install bubblewrap), or, if you trust the code as you "
-    "trust your own, opt in to weaker isolation: isolation=subprocess (limits only; it can read, write and connect as "
+    "trust your own, give the task the option isolation: subprocess (limits only; it can read, write and connect as "
     "you can)."
 )
+
+
+Isolation = Literal["bubblewrap", "subprocess"]
 
 
 class SandboxMissing(ValueError):
@@ -224,7 +227,7 @@ class Sandbox:
     """
 
     def __init__(
-        self, isolation: Literal["bubblewrap", "subprocess"] = "bubblewrap", seconds: float = 5.0, memory_mb: int = 512
+        self, isolation: Isolation = "bubblewrap", seconds: float = 5.0, memory_mb: int = 512
     ) -> None:
         if isolation not in ("bubblewrap", "subprocess"):
             raise ValueError(f"isolation: {isolation!r} is unknown; choose bubblewrap or subprocess")

@@ -8,10 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftlab.evaluate.forgetting import (
+    BEFORE,
     ScoreMatrix,
     average,
     backward_transfer,
     forgetting,
+    forward_transfer,
+    gain,
     mean_over_abilities,
     retention,
     specialist_gap,
@@ -68,6 +71,33 @@ def test_an_ability_that_no_stage_trains_can_be_forgotten() -> None:
     matrix = _matrix([[0.5, 0.6], [0.9, 0.2]], [(), ("math",)])
     assert forgetting(matrix) == pytest.approx({"math": None, "code": 0.4})
     assert backward_transfer(matrix) == {"math": None, "code": None}
+
+
+def test_forward_transfer_and_gain_are_against_the_model_before_training() -> None:
+    full = {BEFORE: (), "specialised": ("math", "code"), "general": ("general",)}
+    scores = [[0.05, 0.1, 0.02], [0.9, 0.8, 0.1], [0.6, 0.75, 0.7]]
+    rows = [
+        {"stage": stage, "ability": ability, "value": value}
+        for stage, values in zip(full, scores, strict=True)
+        for ability, value in zip(ABILITIES, values, strict=True)
+    ]
+    matrix = ScoreMatrix.from_rows(rows, full)
+    assert forward_transfer(matrix) == pytest.approx({"math": None, "code": None, "general": 0.08})
+    assert gain(matrix) == pytest.approx({"math": 0.55, "code": 0.65, "general": 0.68})
+    assert forgetting(matrix) == pytest.approx({"math": 0.3, "code": 0.05, "general": None})
+    titles = [row[0] for row in table_rows(matrix)]
+    assert titles[1] == BEFORE and titles[-2:] == ["forward transfer", "gain over the base"]
+    unmeasured = _matrix(scores, list(full.values()))
+    assert set(gain(unmeasured).values()) == set(forward_transfer(unmeasured).values()) == {None}
+
+
+def test_forward_transfer_follows_lopez_paz_and_ranzato_where_stages_train_one_ability_each() -> None:
+    full = [(), ("math",), ("code",), ("general",)]
+    scores = np.array([[0.1, 0.2, 0.3], [0.9, 0.25, 0.2], [0.7, 0.8, 0.45], [0.6, 0.7, 0.9]])
+    matrix = ScoreMatrix((BEFORE, "a", "b", "c"), ABILITIES, tuple(full), scores)
+    # Their FWT: the mean over tasks i = 2 .. T of R[i-1, i] - b[i].
+    wanted = sum(scores[i, i] - scores[0, i] for i in (1, 2)) / 2
+    assert mean_over_abilities(matrix, forward_transfer(matrix)) == pytest.approx(wanted)
 
 
 def test_one_stage_has_nothing_to_forget() -> None:

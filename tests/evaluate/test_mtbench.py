@@ -249,6 +249,10 @@ def test_the_public_files_work_unchanged(stub: Stub, shared_data: Path, tmp_path
     assert len(problems) == 80 and sum(p.reference is not None for p in problems) == 30
     scores = _run(task)
     assert (scores["rating"].num_problems, scores["rating"].value, stub.paid) == (80, 7.0, 160)
+    one_each = _task(tmp_path, stub, **files, num_problems=8).problems()
+    assert len({problem.category for problem in one_each}) == 8
+    with pytest.raises(ValueError, match="80 questions, 81 asked for"):
+        _task(tmp_path, stub, **files, num_problems=81).problems()
     rows = [json.loads(line) for line in (folder / "judge_prompts.jsonl").open(encoding="utf-8")]
     for row in rows:
         if row["name"] in FIELDS:
@@ -293,6 +297,8 @@ def test_malformed_files_are_refused(change: dict[str, Any], message: str, stub:
 
 
 def test_bad_options_are_refused(stub: Stub, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="num_problems: 0"):
+        _task(tmp_path, stub, num_problems=0)
     with pytest.raises(ValueError, match="repeats: 0"):
         _task(tmp_path, stub, repeats=0)
     with pytest.raises(ValueError, match="numbers larger than 0"):

@@ -119,7 +119,7 @@ def test_refusal_without_bubblewrap(monkeypatch: pytest.MonkeyPatch) -> None:
         Sandbox().check("def f(x):\n    return x * x", TEST, ["f"])
     message = str(caught.value)
     assert "\n" not in message
-    for word in ("bubblewrap", "not installed", "apt-get install bubblewrap", "isolation=subprocess"):
+    for word in ("bubblewrap", "not installed", "apt-get install bubblewrap", "isolation: subprocess"):
         assert word in message
 
 
