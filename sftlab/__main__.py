@@ -13,6 +13,8 @@ COMMANDS = {
     "evaluate": ("sftlab.commands.evaluate", "score a run, a stage, a checkpoint or a Hugging Face folder"),
     "represent": ("sftlab.commands.represent", "map the abilities in the hidden states of checkpoints, layer by layer"),
     "study": ("sftlab.commands.study", "plan and run a grid of runs; equal stages are trained once"),
+    "tag": ("sftlab.commands.tag", "tag what users ask for; list conversations to drop by tag"),
+    "report": ("sftlab.commands.report", "write the page, figures and tables of a study"),
     "compare": ("sftlab.commands.compare", "compare two result files problem by problem"),
 }
 

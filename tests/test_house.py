@@ -24,8 +24,13 @@ ORDER = """
     config cli
     analysis.queries analysis.representation analysis.separation analysis.projection
     analysis.map_figure analysis.map_page analysis.atlas
+    analysis.rules analysis.tagging analysis.llm_tagger analysis.words analysis.probes analysis.leaks
+    analysis.minhash analysis.composition analysis.card_page analysis.card_text
     study.study study.graph study.reuse study.job study.results study.executors study.overview
-    commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
+    study.evidence study.scaling study.tradeoff study.paper_numbers study.figures study.section
+    study.growth study.mixing study.strategies study.replay study.keeping study.page study.report
+    commands.options commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
+    commands.report commands.tag commands.leaks commands.card
     __main__
 """.split()
 LIGHT = "plan.plan plan.table data.records data.conversation data.template data.encoder data.example runs".split()

@@ -1,0 +1,40 @@
+"""``report``: the page, figures and tables of a study."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def weights_of(text: str) -> dict[str, float]:
+    """``math=1,code=1,general=2`` as a mapping.
+
+    Raises:
+        ValueError: It is not written so.
+    """
+    weights = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        try:
+            weights[name.strip()] = float(value)
+        except ValueError:
+            equals = ""
+        if not equals or not name.strip():
+            raise ValueError(f"--weights: {part!r} is no ability=number; write math=1,code=1,general=2")
+    return weights
+
+
+def main(arguments: list[str]) -> int:
+    """Parse, write the report and say where it is."""
+    parser = argparse.ArgumentParser(prog="python -m sftlab report", description="Write a study's report.")
+    parser.add_argument("folder", help="lightning_logs/<study>; the report goes into its folder report/")
+    parser.add_argument(
+        "--weights", default="", help="what each ability counts in the best k: math=1,code=1,general=2 (default: equal)"
+    )
+    options = parser.parse_args(arguments)
+    weights = weights_of(options.weights) if options.weights else {}
+    from pathlib import Path
+
+    from sftlab.study.report import write_report
+
+    print(f"Report: {write_report(Path(options.folder), weights)}")
+    return 0

@@ -1,0 +1,363 @@
+"""What a study found: its files read and checked, its scores averaged over seeds.
+
+The folder of a study holds
+
+    study.json     name, title, question, figures, factors with their values in order, seeds, names of the runs
+    results.jsonl  one score a line: run, config, seed, factors, stage, ability, task, metric, value, interval
+    costs.jsonl    one run a line: status, tokens and seconds of each stage, last lines of an error
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+Value = str | int | float
+HELD_OUT = "held_out"  # the task that stands for the loss on validation data
+Z = 1.959964
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What one set of axes shows: an ability by one metric of one task. ``best`` is None for a loss."""
+
+    ability: str
+    task: str
+    metric: str
+    best: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One line of results.jsonl; see there for what it holds."""
+
+    run: str
+    config: str
+    seed: int
+    factors: dict[str, Value]
+    stage: str
+    stage_index: int
+    last_stage: bool
+    ability: str
+    task: str
+    metric: str
+    headline: bool
+    value: float | None
+    full: bool
+    step: int = 0
+    inside: bool = False  # taken inside a stage, not at its end
+    standard_error: float | None = None
+    low: float | None = None
+    high: float | None = None
+    num_problems: int | None = None
+    best: float | None = None
+    problems: str | None = None
+
+    @property
+    def panel(self) -> Panel:
+        """Where it is shown."""
+        return Panel(self.ability, self.task, self.metric, None if self.task == HELD_OUT else self.best or 1.0)
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage of a run cost; a reused one was trained by another run."""
+
+    name: str
+    tokens: int
+    seconds: float | None
+    reused: bool
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """One line of costs.jsonl. ``status`` is done, failed or missing."""
+
+    run: str
+    config: str
+    seed: int
+    factors: dict[str, Value]
+    status: str
+    stages: list[StageCost] = field(default_factory=list)
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mean over seeds.
+
+    Attributes:
+        value: The mean.
+        low: With ``high`` its 95 % interval: Student's t over seeds where there are two or more, otherwise that of the
+            single run over its problems; nan where neither is known.
+        error: Standard error: the larger of that over seeds and that over problems; nan where unknown.
+        by_seed: The value of each seed.
+    """
+
+    value: float
+    low: float
+    high: float
+    error: float
+    by_seed: dict[int, float]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only."""
+
+    config: str
+    factors: tuple[tuple[str, Value], ...]
+
+    def __str__(self) -> str:
+        """The config, then its factors."""
+        return " ".join([self.config, *(f"{name}={text_of(value)}" for name, value in self.factors)])
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """A study's files, and its runs' scores by what they have in common."""
+
+    folder: Path
+    study: str
+    title: str
+    question: str
+    figures: list[str]
+    factors: dict[str, list[Value]]
+    seeds: list[int]
+    runs: list[str]
+    results: list[Result]
+    costs: list[RunCost]
+
+    @cached_property
+    def final(self) -> list[Result]:
+        """Headline scores after the last stage, held-out losses among them."""
+        ends = [r for r in self.results if r.last_stage and not r.inside and r.value is not None]
+        return [r for r in ends if r.headline or r.task == HELD_OUT]
+
+    @cached_property
+    def panels(self) -> list[Panel]:
+        """Panels of scores, in the order of the results."""
+        return list(dict.fromkeys(r.panel for r in self.final if r.task != HELD_OUT))
+
+    @cached_property
+    def loss_panels(self) -> list[Panel]:
+        """Panels of held-out losses."""
+        return list(dict.fromkeys(r.panel for r in self.final if r.task == HELD_OUT))
+
+    @cached_property
+    def configs(self) -> list[str]:
+        """Configs, in the order of the runs; those without any result too."""
+        return list(dict.fromkeys([*(c.config for c in self.costs), *(r.config for r in self.results)]))
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Groups that have results, by config, then by factors in the study's order."""
+        found = dict.fromkeys(self.group_of(r.config, r.factors) for r in self.results)
+        return sorted(found, key=lambda g: (self.configs.index(g.config), [self._rank(*f) for f in g.factors]))
+
+    def group_of(self, config: str, factors: Mapping[str, Value]) -> Group:
+        """The group of a config and factors, these in the study's order."""
+        names = [*(n for n in self.factors if n in factors), *(n for n in factors if n not in self.factors)]
+        return Group(config, tuple((name, factors[name]) for name in names))
+
+    def point(self, panel: Panel, group: Group) -> Point | None:
+        """The mean of a group's final scores; None where it has none."""
+        rows = [r for r in self._by_group.get(group, []) if r.panel == panel]
+        return point_of(rows) if rows else None
+
+    def specialists(self, ability: str) -> list[str]:
+        """Configs that train one ability alone."""
+        return [name for name in (f"single_{ability}", f"{ability}_only") if name in self.configs]
+
+    def without(self, config: str, axis: str) -> list[tuple[tuple[str, Value], ...]]:
+        """The factors other than ``axis`` with which a config was run: one line of a figure each."""
+        mine = (g for g in self.groups if g.config == config and axis in dict(g.factors))
+        return list(dict.fromkeys(tuple(f for f in g.factors if f[0] != axis) for g in mine))
+
+    def line(
+        self, panel: Panel, config: str, axis: str, rest: tuple[tuple[str, Value], ...] = ()
+    ) -> list[tuple[float, Point]]:
+        """Points of a config along a factor, ascending, the other factors being ``rest``."""
+        found = []
+        for group in self.groups:
+            factors = dict(group.factors)
+            if group.config == config and axis in factors:
+                x = number_of(factors.pop(axis), axis)
+                if factors == dict(rest) and (point := self.point(panel, group)):
+                    found.append((x, point))
+        return sorted(found, key=lambda pair: pair[0])
+
+    def missing(self, configs: Iterable[str]) -> list[str]:
+        """Runs of these configs without a final score, each with its status."""
+        scored = {r.run for r in self.final}
+        status = {c.run: c.status for c in self.costs}
+        owners = {c.run: c.config for c in self.costs}
+        wanted = set(configs)
+        names = dict.fromkeys([*self.runs, *status])
+        lacking = [n for n in names if n not in scored and owners.get(n, n.split("/")[0]) in wanted]
+        return [f"{name} ({status.get(name, 'missing').replace('done', 'no score')})" for name in lacking]
+
+    @cached_property
+    def _by_group(self) -> dict[Group, list[Result]]:
+        found: dict[Group, list[Result]] = {}
+        for r in self.final:
+            found.setdefault(self.group_of(r.config, r.factors), []).append(r)
+        return found
+
+    def _rank(self, name: str, value: Value) -> tuple[int, str]:
+        order = self.factors.get(name, [])
+        return (order.index(value) if value in order else len(order), str(value))
+
+
+def point_of(rows: Sequence[Result]) -> Point:
+    """Mean and interval over rows of different seeds and one panel."""
+    by_seed = {row.seed: float(row.value if row.value is not None else math.nan) for row in rows}
+    values, first = list(by_seed.values()), rows[0]
+    top = first.panel.best if first.panel.best is not None else math.inf
+    problems = math.sqrt(sum(_error_over_problems(row) ** 2 for row in rows)) / len(rows)
+    mean, low, high, seeds = mean_interval(values)
+    if len(values) == 1:
+        low, high = (math.nan if end is None else end for end in (first.low, first.high))
+    error = max((e for e in (problems, seeds) if not math.isnan(e)), default=math.nan)
+    return Point(mean, max(0.0, low) if low == low else low, min(top, high) if high == high else high, error, by_seed)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float, float]:
+    """Mean, low and high end of Student's 95 % interval, standard error; nan for what one value does not give."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    mean = sum(values) / n
+    if n < 2:
+        return mean, math.nan, math.nan, math.nan
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    half = float(stdtrit(n - 1, 0.975)) * error
+    return mean, mean - half, mean + half, error
+
+
+def _error_over_problems(row: Result) -> float:
+    """From the interval where there is one: it has a width where every answer was wrong, the standard error has not."""
+    if row.low is not None and row.high is not None and row.high > row.low:
+        return (row.high - row.low) / (2 * Z)
+    return math.nan if row.standard_error is None else row.standard_error
+
+
+def number_of(value: Value, factor: str) -> float:
+    """A factor's value as a number; 1/4 may be written so.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return float(Fraction(value)) if isinstance(value, str) else float(value)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"factor {factor}: {value!r} is no number, so it cannot be an axis of a figure") from None
+
+
+def text_of(value: Value) -> str:
+    """A value as people write it: 1/256 rather than 0.00390625."""
+    if isinstance(value, str) or value in (0, 1):
+        return str(value) if isinstance(value, str) else f"{value:.0f}"
+    near = Fraction(value).limit_denominator(4096)
+    return f"{near.numerator}/{near.denominator}" if near and abs(near - value) < 1e-9 and value < 1 else f"{value:g}"
+
+
+def read_evidence(folder: Path) -> Evidence:
+    """Read a study's folder.
+
+    Raises:
+        ValueError: It is none, or a line of its files is malformed.
+    """
+    head_file = folder / "study.json"
+    if not head_file.is_file():
+        known = sorted(p.parent.name for p in folder.parent.glob("*/study.json"))
+        hint = f"; studies beside it: {', '.join(known)}" if known else ""
+        raise ValueError(f"{folder}: no study (it has no study.json); give lightning_logs/<study>{hint}")
+    head = _checked_head(head_file)
+    results = [_result(row, place) for row, place in _lines(folder / "results.jsonl")]
+    costs = [_cost(row, place) for row, place in _lines(folder / "costs.jsonl")]
+    seen = set()
+    for r in results:
+        place = (r.run, r.stage, r.panel, r.step, r.inside)
+        if place in seen:
+            what = f"{r.task} {r.metric} of {r.run} after {r.stage}"
+            raise ValueError(f"{folder / 'results.jsonl'}: {what} is there twice; run the study again to rewrite it")
+        seen.add(place)
+    return Evidence(folder, **head, results=results, costs=costs)
+
+
+_HEAD = {"study": str, "title": str, "question": str, "figures": list, "factors": dict, "seeds": list, "runs": list}
+
+
+def _checked_head(path: Path) -> dict[str, Any]:
+    try:
+        head = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: no JSON ({error}); run the study again to rewrite it") from None
+    wrong = [n for n, kind in _HEAD.items() if not (isinstance(head, dict) and isinstance(head.get(n), kind))]
+    if wrong:
+        raise ValueError(f"{path}: {', '.join(wrong)} missing or of a wrong type; run the study again to rewrite it")
+    return {name: head[name] for name in _HEAD}
+
+
+def _lines(path: Path) -> Iterable[tuple[dict[str, Any], str]]:
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; run the study first: python -m sftlab study")
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{place}: no JSON ({error}); run the study again to rewrite it") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{place}: not an object; run the study again to rewrite it")
+            yield row, place
+
+
+# What a field may hold, by its annotation.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "bool": (bool,),
+    "float": (int, float),
+    "dict[str, Value]": (dict,),
+    "float | None": (int, float, type(None)),
+    "int | None": (int, type(None)),
+    "str | None": (str, type(None)),
+    "list[StageCost]": (list,),
+}
+
+
+def _checked(kind: type, row: dict[str, Any], place: str) -> dict[str, Any]:
+    """The fields of a dataclass from a row, their types checked."""
+    required = {f.name for f in fields(kind) if f.default is f.default_factory}
+    for f in fields(kind):
+        if f.name not in row and f.name in required:
+            raise ValueError(f"{place}: {f.name} is missing; run the study again to rewrite it")
+        allowed = _KINDS[str(f.type)]
+        value = row.get(f.name)
+        if f.name in row and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
+            raise ValueError(f"{place}: {f.name} is {value!r}, not {f.type}; run the study again to rewrite it")
+    return {f.name: row[f.name] for f in fields(kind) if f.name in row}
+
+
+def _result(row: dict[str, Any], place: str) -> Result:
+    known = _checked(Result, row, place)
+    if isinstance(known["value"], float) and math.isnan(known["value"]):
+        known["value"] = None
+    return Result(**known)
+
+
+def _cost(row: dict[str, Any], place: str) -> RunCost:
+    known = _checked(RunCost, row, place)
+    known["stages"] = [
+        StageCost(**_checked(StageCost, stage, f"{place}, stage {n}")) for n, stage in enumerate(known["stages"], 1)
+    ]
+    return RunCost(**known)

@@ -1,0 +1,186 @@
+"""A study's report: one page that needs nothing else, and every figure and table as a file of its own."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sftlab.study import growth, keeping, mixing, replay, strategies
+from sftlab.study.evidence import Evidence, read_evidence
+from sftlab.study.figures import save, style
+from sftlab.study.page import CSS
+from sftlab.study.paper_numbers import TABLES
+from sftlab.study.section import Drawing, Picture, Section, Table, csv_of
+
+KINDS: dict[str, Callable[[Evidence], Section]] = {
+    "scaling": growth.scaling,
+    "single_against_mixed": mixing.single_against_mixed,
+    "ratio": mixing.ratio,
+    "strategies": strategies.strategies,
+    "equal_count": mixing.equal_count,
+    "leave_one_out": strategies.leave_one_out,
+}
+
+
+def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Path:
+    """Write <folder>/report/: index.html, and PNG, SVG, CSV and Markdown of everything in it.
+
+    Args:
+        folder: Of a study.
+        weights: What each ability counts in the choice of k; 1 where left out.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: The folder is no study, a line of its files is malformed, or a weight names no ability.
+    """
+    evidence = read_evidence(folder)
+    if unknown := sorted(set(evidence.figures) - {*KINDS, "k"}):
+        known = ", ".join([*KINDS, "k"])
+        raise ValueError(f"{folder / 'study.json'}: figures: unknown {', '.join(unknown)}; known are {known}")
+    with style():
+        sections = [_section(evidence, kind, weights or {}) for kind in evidence.figures]
+        sections += [keeping.keeping(evidence), *_inside(folder), keeping.cost(evidence)]
+        if failed := keeping.failures(evidence):
+            sections.append(failed)
+        report = folder / "report"
+        report.mkdir(exist_ok=True)
+        bodies = [_section_html(section, report) for section in sections]
+    page = report / "index.html"
+    _write(page, _page(evidence, sections, bodies))
+    return page
+
+
+def _section(evidence: Evidence, kind: str, weights: Mapping[str, float]) -> Section:
+    section = replay.replay(evidence, weights) if kind == "k" else KINDS[kind](evidence)
+    if table := TABLES.get(kind):
+        header, *rows = table.rows
+        title = f"The paper's numbers: GSM8K / HumanEval / MT-Bench ({table.title})"
+        name = f"{section.name.replace('_', '-')}-paper"
+        section.parts.append(Table(name, title, header, rows, list(table.notes), folded=kind != "strategies"))
+    return section
+
+
+def _inside(folder: Path) -> list[Section]:
+    """Pictures of representations and interference, if there are any."""
+    section = Section("inside", "Looking inside")
+    for picture in sorted((folder / "inside").glob("*.png")):
+        about = picture.with_suffix(".json")
+        words = {"title": picture.stem, "caption": ""}
+        if about.is_file():
+            try:
+                words |= json.loads(about.read_text(encoding="utf-8"))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{about}: no JSON object with title and caption ({error})") from None
+        section.parts.append(Picture(picture, str(words["title"]), str(words["caption"])))
+    return [section] if section.parts else []
+
+
+def _section_html(section: Section, folder: Path) -> str:
+    parts = [f'<section id="{section.name}">', f"<h2>{_text(section.title)}</h2>"]
+    if section.lead:
+        parts.append(f"<p>{_text(section.lead)}</p>")
+    if section.findings:
+        parts.append(_list(section.findings))
+    for part in section.parts:
+        if isinstance(part, Drawing):
+            parts.append(_drawing_html(part, folder))
+        elif isinstance(part, Table):
+            parts.append(_table_html(part, folder))
+        else:
+            parts.append(_picture_html(part))
+    if section.missing:
+        lines = "".join(f"<li>{_text(words)}</li>" for words in dict.fromkeys(section.missing))
+        count = len(dict.fromkeys(section.missing))
+        parts.append(f"<details class=missing open><summary>Missing: {count}</summary><ul>{lines}</ul></details>")
+    return "\n".join([*parts, "</section>"])
+
+
+def _drawing_html(drawing: Drawing, folder: Path) -> str:
+    svg = save(drawing.figure, folder, drawing.name)
+    _write(folder / f"{drawing.name}.csv", csv_of(drawing.numbers))
+    label = html.escape(f"{drawing.title}. {drawing.caption}", quote=True)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    links = _links(drawing.name, ("png", "svg", "csv"))
+    caption = f"<figcaption><b>{_text(drawing.title)}.</b> {_text(drawing.caption)} {links}</figcaption>"
+    return f"<figure><div class=scroll>{svg}</div>{caption}</figure>"
+
+
+def _table_html(table: Table, folder: Path) -> str:
+    _write(folder / f"{table.name}.csv", table.as_csv())
+    _write(folder / f"{table.name}.md", table.as_markdown())
+    head = "".join(f"<th>{_text(cell)}</th>" for cell in table.header)
+    rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in table.rows)
+    notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
+    body = f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    body += f"<ul class=notes>{notes}</ul>" if notes else ""
+    title = f"{_text(table.title)} {_links(table.name, ('csv', 'md'))}"
+    if table.folded:
+        return f"<details><summary>{title}</summary>{body}</details>"
+    return f"<h3>{title}</h3>{body}"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>"
+
+
+def _cell(cell: str) -> str:
+    kind = " class=noise" if cell == "inside noise" else " class=lines" if "\n" in cell else ""
+    return f"<td{kind}>{_text(cell)}</td>"
+
+
+def _picture_html(picture: Picture) -> str:
+    data = base64.b64encode(picture.path.read_bytes()).decode()
+    image = f'<img alt="{html.escape(picture.title, quote=True)}" src="data:image/png;base64,{data}">'
+    return f"<figure>{image}<figcaption><b>{_text(picture.title)}.</b> {_text(picture.caption)}</figcaption></figure>"
+
+
+def _links(name: str, endings: Sequence[str]) -> str:
+    links = " ".join(f'<a href="{name}.{ending}">{ending.upper()}</a>' for ending in endings)
+    return f"<span class=links>{links}</span>"
+
+
+def _text(words: str) -> str:
+    """Escaped; **bold** is the one mark."""
+    return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(words, quote=False))
+
+
+def _page(evidence: Evidence, sections: Sequence[Section], bodies: Sequence[str]) -> str:
+    contents = "".join(f'<li><a href="#{s.name}">{_text(s.title)}</a></li>' for s in sections)
+    summary = "".join(
+        f'<h3><a href="#{s.name}">{_text(s.title)}</a></h3>{_list(s.findings)}' for s in sections if s.findings
+    )
+    seeds = ", ".join(map(str, evidence.seeds))
+    facts = f"{len(evidence.runs)} runs · seed{'s' * (len(evidence.seeds) != 1)} {seeds}"
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{_text(evidence.title)}</title>
+<link rel="icon" href="data:,">
+<style>{CSS}</style>
+</head>
+<body>
+<nav aria-label="Contents"><b>{_text(evidence.study)}</b><ol>{contents}</ol></nav>
+<main>
+<header><h1>{_text(evidence.title)}</h1>
+<p class=question>{_text(evidence.question)}</p><p class=facts>{facts}</p></header>
+<section id="summary"><h2>What it shows</h2>{summary}</section>
+{chr(10).join(bodies)}
+</main>
+</body>
+</html>
+"""
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
