@@ -36,9 +36,10 @@ figure { margin: 0; }
 figcaption { font-size: .9rem; }
 svg { width: 100%; aspect-ratio: 1; border: 1px solid var(--line); border-radius: .4rem; display: block; }
 circle { fill-opacity: .75; cursor: pointer; }
-circle.on { stroke: currentColor; stroke-width: .9; fill-opacity: 1; }
+circle.on { stroke: currentColor; stroke-width: .5; fill-opacity: 1; }
 #text { border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem; margin-top: 1rem; min-height: 7rem;
- max-height: 40vh; overflow: auto; position: sticky; bottom: 0; background: Canvas; white-space: pre-wrap; overflow-wrap: anywhere; }
+ max-height: 40vh; overflow: auto; position: sticky; bottom: 0; background: Canvas;
+ white-space: pre-wrap; overflow-wrap: anywhere; }
 </style>
 </head>
 <body>
@@ -69,7 +70,10 @@ const nearest = (svg, event) => {
 };
 const show = number => {
   document.querySelectorAll("circle.on").forEach(dot => dot.classList.remove("on"));
-  document.querySelectorAll(`circle[data-n="${number}"]`).forEach(dot => dot.classList.add("on"));
+  document.querySelectorAll(`circle[data-n="${number}"]`).forEach(dot => {
+    dot.classList.add("on");
+    dot.parentNode.append(dot);
+  });
   const query = data.queries[number];
   document.getElementById("text").textContent = data.abilities[query.ability].name + "\\n" + query.text;
 };

@@ -51,8 +51,8 @@ def choose_queries(data: PlannedData, num_queries: int) -> tuple[list[Query], di
         if len(queries) < num_queries:
             left_out = "".join(f"; {cause}: {count:,}" for cause, count in passed_over[name].items())
             raise ValueError(
-                f"--num_queries: {num_queries} wanted, but ability {name!r} has {len(queries)}{left_out}. Lower "
-                f"--num_queries, or raise data.abilities.{name}.fraction or data.max_length"
+                f"--num_queries: {num_queries} wanted, but ability {name!r} has {len(queries)}{left_out}. Give "
+                f"--num_queries {len(queries)}, or raise data.abilities.{name}.fraction or data.max_length"
             )
         chosen += queries
     return chosen, passed_over

@@ -71,9 +71,9 @@ def layer_number(text: str, num_blocks: int) -> int:
 def pooled_spans(prompts: Sequence[Sequence[int]], pooling: str) -> list[tuple[int, int]]:
     """First token and the one after the last, of each prompt, over which states are averaged.
 
-    The first token of a LLaMA has a state that is hundreds of times larger than all others (Sun et al. 2024, arXiv
-    2402.17762); a mean over everything would measure the prompt's length. So the beginning and end that all prompts
-    share do not count.
+    A LLaMA's state of the first token can be a hundred times larger than the others (Sun et al. 2024, arXiv 2402.17762;
+    116 times at layer 20 of SmolLM2-135M): a mean over everything would measure the prompt's length. So the beginning
+    and end that all prompts share do not count.
 
     Raises:
         ValueError: There is no such pooling.

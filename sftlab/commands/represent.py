@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -24,7 +26,7 @@ HELP = """usage: python -m sftlab represent --checkpoints A,B --config FILE [opt
 
   --checkpoints A,B      each a run folder (its last stage), an exported stage, a .ckpt inside a run, a Hugging Face
                          folder or id, lab-base and the like (random weights), or ``before``: the config's own model
-                         as it is before training
+                         with the weights from which its training starts
   --config FILE          where queries come from: the first user turns of the training examples that rank first
   --num_queries 100      of each ability
   --layer 0.67           the layer that is drawn: a number (15) or, with a point, a fraction of the depth. Layer 0 are
@@ -79,7 +81,8 @@ def main(arguments: list[str]) -> int:
         queries, passed_over = choose_queries(objects.data, int(own["num_queries"]))
         _tell_queries(queries, passed_over)
         partial = folder.with_name(f".{folder.name}.partial")
-        states = {c.label: _states(c, queries, partial, own["pooling"], objects.data.seed) for c in checkpoints}
+        shutil.rmtree(partial, ignore_errors=True)  # what a killed call left
+        states = {c.label: _states(c, queries, partial, own["pooling"]) for c in checkpoints}
     _report(checkpoints, queries, states, partial, own["pooling"], objects.data.seed)
     partial.rename(folder)
     print(f"Results in {folder}; look at {folder / 'map.html'}")
@@ -153,9 +156,7 @@ def _tell_queries(queries: Sequence[Query], passed_over: Mapping[str, Counter[st
         print(f"{ability}: {count:,} queries" + (f" (passed over: {causes})" if causes else ""))
 
 
-def _states(
-    checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, pooling: str, seed: int
-) -> HiddenStates:
+def _states(checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, pooling: str) -> HiddenStates:
     """Load one checkpoint, write its states, let it go."""
     import torch
 
@@ -170,17 +171,25 @@ def _states(
     attention = best_attention(device, load_config(checkpoint.path, checkpoint.config))
     attention = "sdpa" if attention == PER_DOCUMENT else attention
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    torch.manual_seed(seed)  # of random weights
+    torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", "0")))  # as fit seeds random weights
     model = build_backbone(checkpoint.path, checkpoint.config, attention, dtype).to(device)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(checkpoint.tokenizer)
     encoder = Encoder(tokenizer, get_template(checkpoint.template, tokenizer))
     prompts = [encoder.prompt_ids([Turn("user", query.text)]) for query in queries]
 
-    def tell(done: int, total: int) -> None:
-        line = f"\r{checkpoint.label}, template {checkpoint.template}: {done:,} of {total:,} queries"
-        print(line, end="" if done < total else "\n", file=sys.stderr, flush=True)
-
+    tell = _teller(f"{checkpoint.label}, template {checkpoint.template}", "queries read")
     return write_hidden_states(model, prompts, folder / "hidden" / checkpoint.label, pooling, tell=tell)
+
+
+def _teller(what: str, unit: str) -> Callable[[int, int], None]:
+    """Progress on one line of a terminal; in a file only its end."""
+
+    def tell(done: int, total: int) -> None:
+        if done == total or sys.stderr.isatty():
+            end = "\n" if done == total else "\r"
+            print(f"{what}: {done:,} of {total:,} {unit}", end=end, file=sys.stderr, flush=True)
+
+    return tell
 
 
 def _report(
@@ -197,7 +206,7 @@ def _report(
 
     drawn = {checkpoint.label: checkpoint.layer for checkpoint in checkpoints}
     projections = project_all(states, drawn, seed)
-    measured = measure_all(states, [query.ability for query in queries], seed, _tell_layers)
+    measured = measure_all(states, [query.ability for query in queries], seed, _teller("separation", "layers measured"))
     lines = [json.dumps(asdict(s), ensure_ascii=False) for layers in measured.values() for s in layers]
     (folder / "separation.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     write_atlas(folder, queries, projections, measured, drawn, pooling)
@@ -208,10 +217,6 @@ def _report(
     for label, layers in measured.items():
         console.print(_layers_table(label, layers, drawn[label]))
         console.print(_alignment_line(layers[drawn[label]]))
-
-
-def _tell_layers(done: int, total: int) -> None:
-    print(f"\rmeasured {done} of {total} layers", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
 def _layers_table(label: str, layers: Sequence[Separation], drawn: int) -> Table:

@@ -60,8 +60,8 @@ def test_silhouettes_are_those_of_the_definition():
     distance_NN = np.linalg.norm(states_ND[:, None] - states_ND[None], axis=-1)
     expected = []
     for i, name in enumerate(NAMES_N):
-        own = distance_NN[i, NAMES_N == name].sum() / 29
-        other = min(distance_NN[i, NAMES_N == n].mean() for n in set(NAMES_N) - {name})
+        own = distance_NN[i, name == NAMES_N].sum() / 29
+        other = min(distance_NN[i, n == NAMES_N].mean() for n in set(NAMES_N) - {name})
         expected.append((other - own) / max(own, other))
     np.testing.assert_allclose(silhouettes(states_ND, NAMES_N), expected, rtol=1e-6, atol=1e-9)
 
