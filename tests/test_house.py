@@ -21,6 +21,7 @@ ORDER = """
     evaluate.gsm8k evaluate.judge_prompts evaluate.mtbench evaluate.lab evaluate.likelihood
     evaluate.forgetting evaluate.compare evaluate.registry
     runs callbacks.identity callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
+    callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
     config cli
     analysis.queries analysis.representation analysis.separation analysis.projection
     analysis.map_figure analysis.map_page analysis.atlas
@@ -29,7 +30,8 @@ ORDER = """
     study.study study.graph study.reuse study.job study.results study.executors study.overview
     study.evidence study.scaling study.tradeoff study.paper_numbers study.figures study.section
     study.growth study.mixing study.strategies study.replay study.keeping study.page study.report
-    commands.options commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
+    commands.options
+    commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     commands.report commands.tag commands.leaks commands.card
     __main__
 """.split()

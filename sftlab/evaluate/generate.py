@@ -71,9 +71,16 @@ class LocalModel:
 
     @classmethod
     def from_folder(
-        cls, folder: str | Path, batch_size: int = 64, device: str = "auto", trust_remote_code: bool = False
+        cls,
+        folder: str | Path,
+        batch_size: int = 64,
+        device: str = "auto",
+        trust_remote_code: bool = False,
+        template: str = "",
     ) -> LocalModel:
         """Load a Hugging Face folder or id; bf16 on a GPU, fp32 on a CPU.
+
+        ``template`` is used in place of the one that the folder was trained with or that its tokenizer has.
 
         Raises:
             ValueError: There is no model, or its tokenizer has no chat template.
@@ -92,7 +99,7 @@ class LocalModel:
             raise ValueError(f"checkpoint: no model at {folder}: {str(error).splitlines()[0]}") from None
         noted = Path(folder) / NOTE_FILE
         name = json.loads(noted.read_text(encoding="utf-8"))["template"] if noted.is_file() else "tokenizer"
-        return cls(model.to(device), Encoder(tokenizer, get_template(name, tokenizer)), batch_size)  # type: ignore[arg-type]
+        return cls(model.to(device), Encoder(tokenizer, get_template(template or name, tokenizer)), batch_size)  # type: ignore[arg-type]
 
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
         """Answer turn by turn, the prompts of a turn sorted by length."""
