@@ -52,7 +52,8 @@ def write_atlas(
         figure = map_figure(of_method, abilities_N)
         name = f"map_{method.lower().replace('-', '')}"
         save_figure(figure, folder, name, f"Hidden states of the abilities' queries, {method}", caption)
-    by_layer = f"First user turns as prompts, {count}; {POOLINGS[pooling]}. {_IN_WORDS}"
+    at_0 = " At depth 0 the last token of every prompt is the same." if pooling == "last" else ""
+    by_layer = f"First user turns as prompts, {count}; {POOLINGS[pooling]}. {_IN_WORDS}{at_0}"
     save_figure(layers_figure(measured), folder, "separation", "Separation of abilities by layer", by_layer)
     title = "Separation of each ability by layer"
     save_figure(abilities_figure(measured), folder, "separation_abilities", title, by_layer)

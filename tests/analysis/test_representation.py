@@ -53,6 +53,14 @@ def test_states_do_not_depend_on_the_batch(pooling, tmp_path):
     assert np.ptp(alone.layer(1), axis=0).max() > 1e-3  # they differ from prompt to prompt at all
 
 
+def test_a_model_in_bf16_is_pooled_in_fp32(tmp_path):
+    prompts = some_prompts()
+    exact = write_hidden_states(model_of("llama"), prompts, tmp_path / "exact", "mean")
+    rough = write_hidden_states(model_of("llama").bfloat16(), prompts, tmp_path / "rough", "mean")
+    assert rough.layer(3).dtype == np.float32
+    np.testing.assert_allclose(rough.layer(3), exact.layer(3), atol=0.02 * np.abs(exact.layer(3)).max())
+
+
 def test_mean_is_over_what_differs(tmp_path):
     model, prompts = model_of("llama"), some_prompts()
     states = write_hidden_states(model, prompts, tmp_path / "hidden", "mean")
