@@ -41,7 +41,8 @@ def run_identity(data: PlannedData, module: SFTModule, stages: Sequence[Stage], 
 def stage_keys(data: PlannedData, module: SFTModule, plan: Plan) -> list[str]:
     """The key of each stage: what determines the model after it, and what is measured of it."""
     measured = {name: ability.held_out_hash() for name, ability in sorted(data.abilities.items())}
-    key = _hash(repr(module.settings()), weights_hash(module), os.environ.get("PL_GLOBAL_SEED", "0"), measured)
+    weights = str(module.path) if plan.declared else weights_hash(module)
+    key = _hash(repr(module.settings()), weights, os.environ.get("PL_GLOBAL_SEED", "0"), measured)
     keys = []
     for stage in plan.stages:
         key = _hash(key, _content(data, plan, stage))

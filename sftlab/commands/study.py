@@ -101,9 +101,10 @@ def _run(study: Study, options: dict[str, str], dry_run: bool) -> int:
     from sftlab.study.overview import Teller, overview
 
     console, folder = Console(), study_folder(study)
+    console = console if console.is_terminal else Console(width=160)
     with console.status(f"Planning {len(study.runs)} runs"):
         planned = list(plan_runs(study))
-    declared = any(not stage.trained_key for run in planned for stage in run.stages)
+    declared = any(run.declared for run in planned)
     others = [] if declared else other_studies(study, [stage.key for run in planned for stage in run.stages])
     jobs = jobs_of(planned, others)
     console.print(overview(study, planned, jobs, int(options["num_workers"])))

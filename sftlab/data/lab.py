@@ -1,5 +1,7 @@
 """The embedded abilities: generated word problems, small functions and general requests, each with an exact check.
 
+A fourth, ``text``, is what a base model reads before fine-tuning: sums, source code and lists in other words.
+
 No download and no licence question. The three share their names and things, so that what one teaches about copying
 helps the others, as in real data; the general requests touch arithmetic and Python in a chatty style, as ShareGPT does.
 Whether a conversation may be trained or is kept for tests is decided by a hash of its first prompt, so the two never
@@ -233,6 +235,49 @@ def _check_general(reference: Any, texts: Sequence[str]) -> tuple[bool, str | No
     return True, texts[-1].strip(), "as expected"
 
 
+# text: what a base model is trained on before any fine-tuning
+
+
+def _tale(rng: random.Random) -> Sample:
+    name, thing, held = rng.choice(NAMES), rng.choice(THINGS), rng.randint(2, 30)
+    opening, said = f"At first there were {held} {thing} and {name} counted them.", []
+    for _ in range(rng.randint(2, 4)):
+        other = rng.randint(2, 20)
+        if held > other and rng.random() < 0.4:
+            said.append(f"After {other} {thing} less it was {held}-{other}={held - other}.")
+            held -= other
+        elif held <= 20 and rng.random() < 0.3:
+            factor = rng.randint(2, 3)
+            said.append(f"The {thing} grew to {factor} times, {held}*{factor}={held * factor}.")
+            held *= factor
+        else:
+            said.append(f"With {other} more {thing} it was {held}+{other}={held + other}.")
+            held += other
+    return _exact("tale", (opening,), (" ".join([*said, f"So {name} saw {held} {thing}."]),))
+
+
+def _source(rng: random.Random) -> Sample:
+    name, v, k, other = rng.choice(FUNCTIONS), rng.choice(VARIABLES), rng.randint(2, 20), rng.randint(2, 20)
+    sign = rng.choice("+-*")
+    lines = [f"def {name}({v}):", f"    if {v} > {other}:", f"        {v} = {v} {sign} {k}", f"    return {v}"]
+    if rng.random() < 0.5:
+        lines = [f"def {name}(items):", "    out = []", f"    for {v} in items:", f"        {v} = {v} {sign} {k}"]
+        lines += [f"        out.append({v})", "    return out"]
+    return _exact("source", (f"# {name} with {v} {sign} {k} and {other}",), ("\n".join(lines),))
+
+
+def _echo(rng: random.Random) -> Sample:
+    name, things = rng.choice(NAMES), rng.sample(THINGS, rng.randint(2, 4))
+    listed = ", ".join(things)
+    again = rng.choice((listed, " and ".join(things), ", ".join(reversed(things)), f"{things[0]} {things[0]}"))
+    words = rng.choice((f"{name} repeats {again}.", f"{name} has {again} and it is {name} who has them."))
+    return _exact("echo", (f"{name} brings {listed}.",), (words,))
+
+
+def _text(rng: random.Random) -> Sample:
+    return rng.choice((_tale, _source, _echo))(rng)
+
+
 class _Ability(NamedTuple):
     generate: Callable[[random.Random], Sample]
     check: Callable[[Any, Sequence[str]], tuple[bool, str | None, str]]
@@ -245,7 +290,9 @@ _ABILITIES = {
     "general": _Ability(
         _general, _check_general, ("greeting", "repeat", "order", "memory", "list", "arithmetic", "python")
     ),
+    "text": _Ability(_text, _check_general, ("tale", "source", "echo")),
 }
+_TOKENIZED = ("code", "general", "math")  # what the tokenizer is trained on
 
 
 def _samples(
@@ -333,7 +380,7 @@ def lab_tokenizer() -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=1024, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    texts = ("\n".join(turn.text for turn in c.turns) for a in sorted(_ABILITIES) for c in lab_conversations(a, 1000))
+    texts = ("\n".join(turn.text for turn in c.turns) for a in _TOKENIZED for c in lab_conversations(a, 1000))
     tokenizer.train_from_iterator((f"USER: {text} ASSISTANT: {text}" for text in texts), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(

@@ -56,6 +56,7 @@ class PlannedRun:
         config_file: Its config.
         stages: In the order of training.
         full: For each stage the abilities that it trains in full.
+        declared: Only counts are known: tokens are examples, and it can be planned, not trained.
     """
 
     run: Run
@@ -63,6 +64,7 @@ class PlannedRun:
     config_file: Path
     stages: tuple[StageNode, ...]
     full: dict[str, tuple[str, ...]]
+    declared: bool = False
 
     def num_done(self) -> int:
         """Stages that are complete in the run's folder."""
@@ -139,15 +141,14 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
         plan = objects.schedule.compile(objects.data, objects.model)
         rows = ledger(plan)
         stages, full = [], {}
-        trained = [""] * len(plan.stages) if plan.declared else objects.stage_keys(plan)
-        for planned, trained_key in zip(plan.stages, trained, strict=True):
+        for planned, trained_key in zip(plan.stages, objects.stage_keys(plan), strict=True):
             name = planned.stage.name
             mine = [row for row in rows if row.stage == name]
             tokens = sum(row.tokens for row in mine), sum(row.supervised_tokens for row in mine)
-            key = _full_key(trained_key or f"{run.name}/{name}", run.config.get("trainer") or {})
+            key = _full_key(trained_key, run.config.get("trainer") or {})
             stages.append(StageNode(name, key, trained_key, planned.end_step, *tokens))
             full[name] = planned.stage.full_abilities
-        yield PlannedRun(run, folder / "runs" / run.name, config_file, tuple(stages), full)
+        yield PlannedRun(run, folder / "runs" / run.name, config_file, tuple(stages), full, plan.declared)
 
 
 def _full_key(trained_key: str, trainer: dict[str, Any]) -> str:
@@ -221,8 +222,8 @@ def jobs_of(planned: Sequence[PlannedRun], others: Sequence[PlannedRun] = ()) ->
 
 
 def _num_shared(run: PlannedRun, home: Mapping[str, PlannedRun]) -> int:
-    """Leading stages that another run has or will have."""
-    return next((i for i, stage in enumerate(run.stages) if home[stage.key] is run), len(run.stages))
+    """First stages of a run that another run has or will have."""
+    return max((i + 1 for i, stage in enumerate(run.stages) if home[stage.key] is not run), default=0)
 
 
 def _job(run: PlannedRun, source: PlannedRun, shared: int, start: int, end: int, need: str | None) -> Job:

@@ -22,7 +22,8 @@ def overview(study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], n
     table = Table(title=f"{study.name}: {len(planned)} runs", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("run", no_wrap=True)
     table.add_column("stages: + to train, = another run's, \u2713 done", overflow="fold")
-    table.add_column("tokens", justify="right")
+    unit = _unit(planned)
+    table.add_column(unit, justify="right")
     table.add_column("to train", justify="right")
     left = _tokens_left(planned, jobs)
     trained_here = {(job.run, stage.name) for job in jobs for stage in job.stages[job.num_shared :]}
@@ -51,13 +52,14 @@ def _tokens_left(planned: Sequence[PlannedRun], jobs: Sequence[Job]) -> dict[str
 
 
 def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_workers: int) -> list[str]:
+    unit = _unit(planned)
     everything = sum(tokens_of(run.stages) for run in planned)
     distinct = {stage.key: stage.tokens for run in planned for stage in run.stages}
     once, rest = sum(distinct.values()), sum(left.values())
     lines = [
-        f"{everything:,} tokens if every run trained all of its stages; {once:,} with each distinct stage trained once "
+        f"{everything:,} {unit} if every run trained all of its stages; {once:,} with each distinct stage trained once "
         f"({once / max(1, everything):.2f} of it, {everything - once:,} saved).",
-        f"{rest:,} tokens are left to train.",
+        f"{rest:,} {unit} are left to train.",
     ]
     speed = tokens_per_second(planned)
     if rest and math.isnan(speed):
@@ -66,6 +68,11 @@ def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_workers: i
         hours = rest / speed / num_workers / 3600
         lines.append(f"About {hours:.1f} h at {speed:,.0f} tokens/s, validation and scores included.")
     return lines
+
+
+def _unit(planned: Sequence[PlannedRun]) -> str:
+    """What the sizes count: examples where a config declares counts alone."""
+    return "examples" if any(run.declared for run in planned) else "tokens"
 
 
 class Teller:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sftlab.callbacks.identity import REUSED_FILE
-from sftlab.runs import checkpoint_path
+from sftlab.runs import checkpoint_path, is_complete
 from sftlab.study.graph import StageNode
 
 _WHOLE = ("config.yaml", "ledger.json", "exposures.parquet")  # of a run that is another's equal to the end
@@ -26,19 +26,20 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_whole:
     """Give the run in ``target`` the first stages of the run in ``source``; the last checkpoint comes last.
 
     Args:
-        target: Folder of a run that has not begun.
+        target: Folder of a run; finished stages in it stay, for others may be reading them.
         source: Folder of a run that has finished ``stages``.
         stages: The stages that both share.
         is_whole: Whether they are all that the target has to train.
     """
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
+    if not is_complete(checkpoint_path(target, stages[0].end_step, stages[0].name)):
+        shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True, exist_ok=True)
     last_step = stages[-1].end_step
     notes = [{"stage": stage.name, "key": stage.trained_key, "run": source.name} for stage in stages]
-    (target / REUSED_FILE).write_text(json.dumps(notes, indent=1), encoding="utf-8")
+    _write(target / REUSED_FILE, json.dumps(notes, indent=1))
     for name in ("scores.jsonl", "metrics.jsonl"):
         if (source / name).is_file():
-            (target / name).write_text("".join(_lines_until(source / name, last_step)), encoding="utf-8")
+            _write(target / name, "".join(_lines_until(source / name, last_step)))
     linked = [Path("architecture"), *(Path("stages") / f"{i}-{stage.name}" for i, stage in enumerate(stages))]
     for path in source.glob("answers/step=*"):
         if int(re.sub(r"\D.*", "", path.name.removeprefix("step="))) <= last_step:
@@ -46,8 +47,14 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_whole:
     linked += [Path(name) for name in _WHOLE if is_whole]
     linked += [checkpoint_path(Path(), stage.end_step, stage.name) for stage in stages]
     for path in linked:
-        if (source / path).exists():
+        if (source / path).exists() and not (target / path).exists():
             _link(source / path, target / path)
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _lines_until(path: Path, step: int) -> list[str]:

@@ -6,7 +6,7 @@
     seeds: [1, 2, 3]
     grid:                                                   # factors: every combination of their values
       k: {keys: [schedule.k], values: [0, 1/256, 1/64]}
-      size: {keys: [model.path], values: [lab-small, lab-base]}
+      size: {values: {small: {model.path: lab-small}, base: {model.path: lab-base}}}      # named values, each some keys
     runs:                                                   # named changes; each may have a grid of its own
       dmt: {}
       multi_task: {set: {schedule: {class_path: MultiTask}}, grid: {}}
@@ -142,20 +142,26 @@ def _number(value: Any) -> Any:
     return int(match[1]) / int(match[2]) if match else value
 
 
-def _checked_grid(path: Path, config_name: str, grid: Any) -> dict[str, dict[str, list[Any]]]:
+def _checked_grid(path: Path, config_name: str, grid: Any) -> dict[str, dict[str, Any]]:
     where = f"{path}, grid of {config_name}"
     if not isinstance(grid, dict):
         raise ValueError(f"{where}: give factors by name, not {grid!r}")
     for name, factor in grid.items():
-        if not isinstance(factor, dict) or set(factor) != {"keys", "values"} or not factor["values"]:
-            raise ValueError(f"{where}: {name} needs keys (of the config) and values, got {factor!r}")
+        values = factor.get("values") if isinstance(factor, dict) else None
+        listed = isinstance(values, list) and isinstance(factor.get("keys"), list) and set(factor) == {"keys", "values"}
+        named = isinstance(values, dict) and set(factor) == {"values"} and all(type(v) is dict for v in values.values())
+        if not values or not (listed or named):
+            raise ValueError(
+                f"{where}: {name} needs keys: [...] of the config with values: [...], or values with names, "
+                f"each with its keys: {{small: {{model.path: lab-small}}}}; it is {factor!r}"
+            )
     return grid
 
 
 def _combinations(
     config_name: str,
     base: dict[str, Any],
-    grid: Mapping[str, Mapping[str, list[Any]]],
+    grid: Mapping[str, Mapping[str, Any]],
     seeds: tuple[int, ...],
     factors: dict[str, list[Any]],
 ) -> Iterator[Run]:
@@ -163,8 +169,9 @@ def _combinations(
     for values in itertools.product(*(factor["values"] for factor in grid.values())):
         config, chosen, labels = deepcopy(base), {}, [config_name]
         for (name, factor), value in zip(grid.items(), values, strict=True):
-            _apply(config, dict.fromkeys(factor["keys"], value))
-            chosen[name] = _number(value)
+            named = isinstance(factor["values"], dict)
+            _apply(config, factor["values"][value] if named else dict.fromkeys(factor["keys"], value))
+            chosen[name] = value if named else _number(value)
             known = factors.setdefault(name, [])
             known += [chosen[name]] if chosen[name] not in known else []
             labels.append(f"{name}={str(value).replace('/', '_')}")

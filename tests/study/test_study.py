@@ -1,0 +1,73 @@
+"""Study files: what runs they stand for, and what is said of bad ones."""
+
+import pytest
+import yaml
+
+from sftlab.study.study import read_study
+
+BASE = {
+    "seed_everything": 7,
+    "data": {"abilities": {"math": {"class_path": "MathData", "init_args": {"fraction": 1.0}}}, "max_length": 64},
+    "schedule": {"class_path": "DMT", "init_args": {"k": 0.5, "epochs": 2}},
+    "model": {"path": "lab-base"},
+}
+
+
+def study(tmp_path, **content):
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(BASE))
+    path = tmp_path / "my.yaml"
+    path.write_text(yaml.safe_dump({"base": "base.yaml", **content}, sort_keys=False))
+    return read_study(path)
+
+
+def test_every_combination_is_a_run(tmp_path):
+    grid = {
+        "k": {"keys": ["schedule.k"], "values": [0, "1/4"]},
+        "size": {"values": {"small": {"model.path": "lab-small"}, "large": {"model.path": "lab-large"}}},
+    }
+    found = study(tmp_path, seeds=[1, 2], grid=grid, runs={"a": {}, "b": {"set": {"data.max_length": 32}, "grid": {}}})
+    assert len(found.runs) == 2 * 2 * 2 + 2
+    assert found.factors == {"k": [0, 0.25], "size": ["small", "large"]}
+    run = next(run for run in found.runs if run.name == "a-k=1_4-size=large-seed=2")
+    assert run.factors == {"k": 0.25, "size": "large"}
+    assert run.config["schedule"]["init_args"] == {"k": 0.25, "epochs": 2}
+    assert (run.config["model"]["path"], run.config["seed_everything"]) == ("lab-large", 2)
+    assert [run.config["data"]["max_length"] for run in found.runs if run.config_name == "b"] == [32, 32]
+
+
+def test_a_swept_value_reaches_all_that_refer_to_it(tmp_path):
+    base = {**BASE, "model": {"path": "lab-base", "learning_rate": "${schedule.init_args.k}"}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    grid = {"k": {"keys": ["schedule.k"], "values": [0.25, 0.125]}}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({"base": "base.yaml", "grid": grid}))
+    rates = [run.config["model"]["learning_rate"] for run in read_study(tmp_path / "my.yaml").runs]
+    assert rates == [0.25, 0.125]
+
+
+def test_another_class_drops_the_arguments_of_the_old_one(tmp_path):
+    found = study(tmp_path, runs={"all": {"set": {"schedule": {"class_path": "MultiTask"}}}})
+    assert found.runs[0].config["schedule"] == {"class_path": "MultiTask"}
+
+
+def test_several_bases_are_merged_and_the_last_word_is_the_command_lines(tmp_path):
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"data": {"max_length": 16}}))
+    found = study(tmp_path, base=["base.yaml", "more.yaml"])
+    assert found.runs[0].config["data"]["max_length"] == 16
+    changed = read_study(tmp_path / "my.yaml", {"seeds": [9]}, {"data.max_length": 8})
+    assert [(run.seed, run.config["data"]["max_length"]) for run in changed.runs] == [(9, 8)]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"sedes": [1]}, "'sedes' is no key of a study"),
+        ({"base": "absent.yaml"}, "there is no file"),
+        ({"runs": {"a": {"sett": {}}}}, "runs.a: an entry has set and grid"),
+        ({"grid": {"k": [0, 1]}}, "k needs keys"),
+        ({"grid": {"k": {"keys": "schedule.k", "values": [1]}}}, "k needs keys"),
+        ({"grid": {"k": {"keys": ["schedule.k"], "values": [0.5, 0.5]}}}, "two runs would be called"),
+    ],
+)
+def test_bad_files_are_told(tmp_path, content, words):
+    with pytest.raises(ValueError, match=words):
+        study(tmp_path, **content)
