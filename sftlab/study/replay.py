@@ -30,7 +30,7 @@ def replay(evidence: Evidence, weights: Weights) -> Section:
     section = Section("k", "The replay fraction k")
     configs = [c for c in evidence.configs if evidence.without(c, "k")]
     section.missing = evidence.missing(evidence.configs)
-    if not configs:
+    if not configs or not evidence.panels:
         section.missing.append("no run with a factor named k has a score")
         return section
     check_weights(evidence, weights)
