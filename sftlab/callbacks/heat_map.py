@@ -1,0 +1,125 @@
+"""Heat maps over the layers of a model: in TensorBoard and in a run's folder ``inside``; text without matplotlib."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from sftlab.callbacks.metrics import log_text
+from sftlab.callbacks.schedule import run_folder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_MOST_WORDS = 12  # columns of a panel up to which every cell has its number in it
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One map beside others.
+
+    Attributes:
+        title: What its values belong to.
+        columns: Labels of the columns.
+        values_RC: Values [rows, columns]; nan is left white.
+    """
+
+    title: str
+    columns: Sequence[str]
+    values_RC: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """Panels side by side with the same rows and the same colours.
+
+    Attributes:
+        name: Of the files, and after ``inside/`` of the TensorBoard tag.
+        title: One line.
+        caption: What is to be seen and how it was measured, for a report.
+        rows: Labels of the rows, the first layer first.
+        across: What the columns are.
+        panels: At least one.
+        signed: Colours run from red through white at 0 to blue; otherwise from white at 0.
+        form: How a value is written.
+    """
+
+    name: str
+    title: str
+    caption: str
+    rows: Sequence[str]
+    across: str
+    panels: Sequence[Panel]
+    signed: bool
+    form: str
+
+    def show(self, trainer: Trainer, step: int) -> None:
+        """Draw into TensorBoard, and PNG and JSON into ``inside``; only the text where matplotlib is not installed."""
+        if not trainer.is_global_zero:
+            return
+        if find_spec("matplotlib") is None:
+            log_text(trainer, f"inside/{self.name}", self._text(), step)
+            return
+        figure = self.figure()
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(f"inside/{self.name}", figure, step)
+        folder = run_folder(trainer) / "inside"
+        folder.mkdir(parents=True, exist_ok=True)
+        about = json.dumps({"title": self.title, "caption": self.caption}, ensure_ascii=False, indent=1) + "\n"
+        _write(folder / f"{self.name}.json", lambda path: path.write_text(about, encoding="utf-8"))
+        _write(folder / f"{self.name}.png", lambda path: figure.savefig(path, dpi=150, format="png"))
+
+    def figure(self) -> Figure:
+        """The drawing."""
+        from matplotlib.figure import Figure
+
+        widths = [1.3 + 0.52 * min(len(panel.columns), 2 * _MOST_WORDS) for panel in self.panels]
+        size = (max(6.0, 1.6 + sum(widths)), 1.5 + 0.3 * len(self.rows))
+        figure = Figure(figsize=size, layout="constrained")
+        axes_P = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
+        largest = max(float(np.nanmax(np.abs(panel.values_RC), initial=0.0)) for panel in self.panels) or 1.0
+        for axes, panel in zip(axes_P, self.panels, strict=True):
+            image = self._draw(axes, panel, largest)
+        axes_P[0].set_yticks(range(len(self.rows)), self.rows)
+        figure.colorbar(image, ax=list(axes_P), fraction=0.04, pad=0.015)
+        figure.suptitle(self.title, fontsize=11, fontweight="bold")
+        return figure
+
+    def _draw(self, axes: Axes, panel: Panel, largest: float) -> Any:
+        low, colours = (-largest, "RdBu") if self.signed else (0.0, "Blues")
+        image = axes.imshow(panel.values_RC, cmap=colours, vmin=low, vmax=largest, aspect="auto")
+        axes.set_title(panel.title, fontsize=10)
+        axes.set_xlabel(self.across)
+        some = range(0, len(panel.columns), 1 + (len(panel.columns) - 1) // _MOST_WORDS)
+        axes.set_xticks(some, [panel.columns[i] for i in some], fontsize=8)
+        axes.tick_params(length=0)
+        if len(panel.columns) <= _MOST_WORDS:
+            for (row, column), value in np.ndenumerate(panel.values_RC):
+                if not np.isnan(value):
+                    dark = abs(value) > 0.6 * largest
+                    words = format(value, self.form)
+                    axes.text(column, row, words, ha="center", va="center", fontsize=7.5, color="w" if dark else "k")
+        return image
+
+    def _text(self) -> str:
+        header = ["", *(f"{panel.title}, {column}" for panel in self.panels for column in panel.columns)]
+        lines = [header, ["---"] * len(header)]
+        for row, label in enumerate(self.rows):
+            lines.append([label, *(format(v, self.form) for panel in self.panels for v in panel.values_RC[row])])
+        return "\n\n".join([self.caption, "\n".join("| " + " | ".join(cells) + " |" for cells in lines)])
+
+
+def _write(path: Path, write: Any) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    write(partial)
+    partial.replace(path)

@@ -1,0 +1,239 @@
+"""Whether abilities pull the weights the same way: cosines between their gradients, by layer, during training."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from sftlab.callbacks.heat_map import HeatMap, Panel
+from sftlab.callbacks.layers import ALL, group_of, in_order
+from sftlab.callbacks.progress import say
+from sftlab.callbacks.schedule import run_folder
+from sftlab.data.ability import AbilityData, PlannedData
+from sftlab.data.feed import Batch, collate
+from sftlab.evaluate.run import read_jsonl
+from sftlab.model.module import SFTModule
+from sftlab.plan.plan import Plan, StagePlan, compile_plan
+from sftlab.plan.policy import Proportional
+from sftlab.plan.pool import Pool
+from sftlab.plan.stage import Batch as BatchSize
+from sftlab.plan.stage import Stage
+
+_TAG = "interference"
+Dots = dict[tuple[str, str, str], float]  # group, ability, ability -> dot product of their gradients
+
+
+class Interference(Callback):
+    """Logs cosines between the gradients of every two abilities before training, at stage ends and inside stages.
+
+    Each ability has a fixed probe: the conversations that rank first, held-out ones before training ones. A cosine of 1
+    means that a step for one ability is the same step for the other, 0 that they do not meet, below 0 that one undoes
+    the other (Yu et al. 2020, arXiv 2001.06782, call that conflicting). The gradient is that of the mean loss per
+    supervised token; a cosine does not depend on its length.
+
+    Training is the same with and without it. It costs one forward and backward pass over the probes, a packed row at a
+    time, and holds one gradient on the device and one per ability in main memory (of FSDP2's, a rank's shard).
+
+    Tags: ``interference/math-code`` over all weights, ``interference/math-code/layer-00`` by group (see ``group_of``).
+
+    Args:
+        every_n_steps: Measure inside stages too.
+        num_examples: Conversations in an ability's probe, at most.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, num_examples: int = 16) -> None:
+        if num_examples < 1 or (every_n_steps is not None and every_n_steps < 1):
+            raise ValueError(f"Interference: every_n_steps {every_n_steps}, num_examples {num_examples}; both are >= 1")
+        self.every_n_steps, self.num_examples = every_n_steps, num_examples
+        self._probes: dict[str, list[Batch]] = {}
+        self._found: dict[int, dict[str, float]] = {}  # by step, then by tag
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lay out the probes; take up what a resumed run has measured."""
+        data = cast(PlannedData, cast(Any, trainer).datamodule)
+        self._probes = {name: self._probe(ability, data) for name, ability in data.abilities.items()}
+        if len(self._probes) < 2:
+            say(trainer, "Interference: the data has one ability, so there is nothing to compare")
+        self._found = {}
+        for line in read_jsonl(run_folder(trainer) / "metrics.jsonl"):
+            mine = {tag: value for tag, value in line.items() if tag.startswith(f"{_TAG}/")}
+            if mine and line["step"] <= trainer.global_step:
+                self._found.setdefault(line["step"], {}).update(mine)
+
+    def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
+        """Measure before training; later stages start with the weights that the one before ended with."""
+        if trainer.global_step == 0:
+            self._measure(trainer, cast(SFTModule, pl_module))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure after a step inside a stage, where asked for."""
+        step, every = trainer.global_step, self.every_n_steps
+        if not every or step % every or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        if step not in _plan(trainer).boundaries:
+            self._measure(trainer, cast(SFTModule, pl_module))
+
+    def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
+        """Measure, and draw what the stage did."""
+        self._measure(trainer, cast(SFTModule, pl_module))
+        if len(self._probes) > 1:
+            self._heat_map(_plan(trainer), stage).show(trainer, trainer.global_step)
+
+    def _measure(self, trainer: Trainer, module: SFTModule) -> None:
+        """Log the cosines of now; every rank takes part."""
+        if len(self._probes) < 2:
+            return
+        values = cosines(gradient_dots(trainer, module, self._probes), list(self._probes))
+        self._found[trainer.global_step] = values
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)
+
+    def _probe(self, ability: AbilityData, data: PlannedData) -> list[Batch]:
+        """An ability's probe as batches of one packed row."""
+        pools = [pool for pool in (ability.val_pool(), ability.pool(data.seed)) if len(pool)]
+        tables, batches, wanted = {ability.name: ability.examples}, [], self.num_examples
+        for pool in pools:
+            chosen = pool.first(wanted)
+            wanted -= len(chosen)
+            if len(chosen):
+                plan = _rows_of(chosen, data.max_length)
+                batches += [collate(step, plan.rows(step), plan, tables) for step in range(plan.num_steps)]
+        return batches
+
+    def _heat_map(self, plan: Plan, stage: StagePlan) -> HeatMap:
+        """Pairs of abilities side by side; steps of the stage across, groups down."""
+        steps = [step for step in sorted(self._found) if stage.first_step <= step <= stage.end_step]
+        pairs = [f"{a}-{b}" for a, b in itertools.combinations(self._probes, 2)]
+        tags = {tag for step in steps for tag in self._found[step]}
+        groups = in_order({ALL, *(tag.split("/")[2] for tag in tags if tag.count("/") == 2)})
+        panels = []
+        for pair in pairs:
+            names = [f"{_TAG}/{pair}" + ("" if group == ALL else f"/{group}") for group in groups]
+            values = [[self._found[step].get(name, np.nan) for step in steps] for name in names]
+            panels.append(Panel(pair, [f"{step:,}" for step in steps], np.array(values)))
+        name = stage.stage.name
+        return HeatMap(
+            name=f"interference-{plan.stages.index(stage)}-{name}",
+            title=f"Cosines between the abilities' gradients, stage {name}",
+            caption=f"Cosine between the gradients of two abilities, by layer (down) and optimizer step (across), from "
+            f"the start of stage {name} (step {stage.first_step:,}) to its end, on up to {self.num_examples} "
+            "conversations of each ability that rank first (held-out ones before training ones), dropout off. Blue: a "
+            "step for one helps the other; red: it undoes the other.",
+            rows=groups,
+            across="optimizer step",
+            panels=panels,
+            signed=True,
+            form=".2f",
+        )
+
+
+def gradient_dots(trainer: Trainer, module: SFTModule, probes: Mapping[str, list[Batch]]) -> Dots:
+    """Dot products of the abilities' gradients, of every pair and of each with itself, by group of weights.
+
+    Every rank runs the whole probes, so that each gradient is complete without being exchanged (DDP) or is the mean of
+    equal ones (FSDP2); of sharded gradients the products of the shards are summed over ranks. Call it on every rank
+    when no gradient is being accumulated: it leaves none behind.
+    """
+    net, dots = cast(nn.Module, module.net), defaultdict[tuple[str, str, str], float](float)
+    if isinstance(net, FSDPModule):
+        net.reshard()  # after a validation the outermost weights are still whole, and their gradients would not be seen
+    parameters = [(group_of(name), p) for name, p in net.named_parameters() if p.requires_grad]
+    kept: dict[str, list[torch.Tensor]] = {}
+    with _undisturbed(module, net):
+        for ability, batches in probes.items():
+            _backward(trainer, net, batches)
+            kept[ability] = [_local(p) for _, p in parameters]
+            net.zero_grad(set_to_none=True)
+            for other, gradients in kept.items():
+                pairs = zip(parameters, gradients, kept[ability], strict=True)
+                for (group, _), theirs, mine in pairs:
+                    dots[group, other, ability] += float(theirs.double() @ mine.double())
+    if any(isinstance(p, DTensor) for _, p in parameters):
+        # Every rank has the same parameters, in the same order.
+        total_K = torch.tensor(list(dots.values()), dtype=torch.float64, device=trainer.strategy.root_device)
+        torch.distributed.all_reduce(total_K)
+        dots.update(zip(dots, total_K.tolist(), strict=True))
+    return dict(dots)
+
+
+def cosines(dots: Dots, abilities: list[str]) -> dict[str, float]:
+    """Cosines by tag, over all weights and by group; none for a group where an ability has no gradient."""
+    totals = defaultdict[tuple[str, str, str], float](float)
+    for (group, a, b), value in dots.items():
+        totals[group, a, b] += value
+        totals[ALL, a, b] += value
+    values = {}
+    for group in in_order({group for group, _, _ in totals}):
+        for a, b in itertools.combinations(abilities, 2):
+            length = (totals[group, a, a] * totals[group, b, b]) ** 0.5
+            if length > 0:
+                values[f"{_TAG}/{a}-{b}" + ("" if group == ALL else f"/{group}")] = totals[group, a, b] / length
+    return values
+
+
+@contextmanager
+def _undisturbed(module: SFTModule, net: nn.Module) -> Iterator[None]:
+    """Leave random states, modes, buffers and empty gradients as they were."""
+    modes = [(child, child.training) for child in net.modules()]
+    buffers = [
+        (child, name, buffer, buffer.clone())
+        for child in net.modules()
+        for name, buffer in child._buffers.items()
+        if buffer is not None
+    ]
+    net.zero_grad(set_to_none=True)  # as the next step would do before its first backward pass
+    # Without dropout; but activation checkpointing, which saves the memory, works in training mode only.
+    net.train(module.activation_checkpointing)
+    try:
+        with isolate_rng():
+            torch.manual_seed(0)
+            yield
+    finally:
+        net.zero_grad(set_to_none=True)
+        for child, training in modes:
+            child.training = training
+        for child, name, buffer, before in buffers:
+            child._buffers[name] = buffer.copy_(before)
+
+
+def _backward(trainer: Trainer, net: nn.Module, batches: list[Batch]) -> None:
+    """The gradient of the probe's mean loss, in the precision of training."""
+    device, total = trainer.strategy.root_device, sum(int(batch.supervised_D.sum()) for batch in batches)
+    for batch in batches:
+        batch = batch.to(device)
+        with torch.enable_grad():  # a stage ends inside a validation, where gradients are off
+            with trainer.precision_plugin.train_step_context():
+                loss, _ = net(batch, torch.full((len(batch.lengths_D),), 1 / max(1, total), device=device))
+            loss.backward()
+
+
+def _local(parameter: nn.Parameter) -> torch.Tensor:
+    """This rank's part of a gradient [elements], in main memory; zeros where the loss does not reach it."""
+    gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+    local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    return local.detach().cpu().flatten()
+
+
+def _rows_of(pool: Pool, max_length: int) -> Plan:
+    """A plan whose steps are the packed rows of a pool."""
+    stage = Stage("probe", {pool.ability: 1.0}, epochs=1)
+    return compile_plan([pool], [stage], Proportional(), BatchSize(rows=1), max_length)
+
+
+def _plan(trainer: Trainer) -> Plan:
+    plan = cast(PlannedData, cast(Any, trainer).datamodule).plan
+    assert plan is not None
+    return plan
