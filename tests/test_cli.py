@@ -12,7 +12,7 @@ from sftlab.cli import parse_objects
 from sftlab.plan.table import as_fraction
 
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
-OVERLAYS = {"13b", "33b", "batch16", "counts"}
+OVERLAYS = {"13b", "33b", "batch16", "counts", "scores"}
 
 
 def test_help_is_fast_and_names_every_command(tmp_path):
