@@ -14,6 +14,7 @@ import functools
 import hashlib
 import random
 import re
+import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -163,7 +164,8 @@ def _check_code(reference: Any, texts: Sequence[str]) -> tuple[bool, str | None,
         except LabPythonError as error:
             return False, source, str(error)
         if value != wanted:
-            return False, source, f"gives {value} for {given}, expected {wanted}"
+            said, asked, right = map(reprlib.repr, (value, given, wanted))  # long lists are cut short
+            return False, source, f"gives {said} for {asked}, expected {right}"
     return True, source, "passes its tests"
 
 

@@ -110,6 +110,9 @@ def test_code_is_scored_by_what_it_gives_not_how_it_looks():
     reference = [[1, 3], [7, 9]]
     assert check_answer("code", reference, ["def other(y):\n    z = 2\n    return z + y"])[0]
     assert not check_answer("code", reference, ["def other(y):\n    return 3"])[0]
+    long = "def other(y):\n    out = []\n    for i in range(300):\n        out.append(i)\n    return out"
+    _, _, reason = check_answer("code", reference, [long])
+    assert reason.startswith("gives [0, 1, 2, 3, 4, 5, ...] for ")
     assert not check_answer("code", reference, ["Sure! x + 2"])[0]
 
 
@@ -212,7 +215,7 @@ _BODIES = [
     "return len(obj=x)",
     "for i in range(-900, 900):\n        pass",
     "for i in range(1000):\n        for j in range(1000):\n            x = x + 1",
-    "for i in range(900):\n        x = x * x + 2",
+    "for i in range(300):\n        x = x * x + 2",
     "out = []\n    out.append(out)",
     "a = [[1]]",
     "a = [1]\n    b = [a, a]",
