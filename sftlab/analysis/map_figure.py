@@ -112,9 +112,9 @@ def _draw_cka(axis: Axes, first: str, label: str, layers: Sequence[Separation], 
     found = [(100 * s.depth, s.cka[first]) for s in layers if s.cka[first]["cka"] is not None]
     axis.plot([x for x, _ in found], [cka["cka"] for _, cka in found], label=f"{label} and {first}", **style)
     chance = {"color": style["color"], "linestyle": ":", "linewidth": 1}
-    axis.plot([x for x, _ in found], [cka["chance"] for _, cka in found], label="queries paired at random", **chance)
+    axis.plot([x for x, _ in found], [cka["chance"] for _, cka in found], **chance)
     axis.set_ylim(0, 1.03)
-    axis.set_title("CKA with the first checkpoint")
+    axis.set_title("CKA with the first checkpoint\n(dotted: queries paired at random)")
 
 
 def abilities_figure(measured: Mapping[str, Sequence[Separation]]) -> Figure:

@@ -37,7 +37,7 @@ figcaption { font-size: .9rem; }
 svg { width: 100%; aspect-ratio: 1; border: 1px solid var(--line); border-radius: .4rem; display: block; }
 circle { fill-opacity: .75; cursor: pointer; }
 circle.on { stroke: currentColor; stroke-width: .5; fill-opacity: 1; }
-#text { border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem; margin-top: 1rem; min-height: 7rem;
+#text { border: 1px solid var(--line); border-radius: .4rem; padding: .6rem .8rem; margin-top: 1rem; min-height: 3.2rem;
  max-height: 40vh; overflow: auto; position: sticky; bottom: 0; background: Canvas;
  white-space: pre-wrap; overflow-wrap: anywhere; }
 </style>
