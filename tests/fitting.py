@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch import Callback
 
 ROOT = Path(__file__).parents[1]
 WORDS = ["apple", "river", "stone", "cloud", "house", "green", "music", "table", "light", "paper", "bread", "winter"]
@@ -75,7 +76,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
 def environment(folder: Path) -> dict[str, str]:
     """One thread, a cache of the test's own."""
     inherited = {key: value for key, value in os.environ.items() if key != "PL_GLOBAL_SEED"}
-    return {**inherited, "OMP_NUM_THREADS": "1", "SFTLAB_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    return {**inherited, "OMP_NUM_THREADS": "1", "SFTLAB_CACHE": str(folder / "cache"), "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
 
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen:
@@ -98,3 +99,11 @@ def losses(folder: Path) -> list[tuple]:
     """What metrics.jsonl says of each step, speed left out."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [tuple(sorted((k, v) for k, v in line.items() if not k.startswith(("perf/tok", "stage/sec")))) for line in lines]
+
+
+class Broken(Callback):
+    """Ends a run with an error of its own."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Raise."""
+        raise RuntimeError("broken on purpose")

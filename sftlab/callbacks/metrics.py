@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sftlab.data.ability import PlannedData
 from sftlab.model.module import SFTModule
+from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan
 
 
@@ -107,20 +108,21 @@ class Metrics(Callback):
             nll_A = module.step_nll_A
             if trainer.world_size > 1:
                 nll_A = trainer.strategy.reduce(nll_A.clone(), reduce_op="sum")  # type: ignore[assignment]
-            metrics = self._metrics(trainer, plan, step, nll_A.tolist())
+            metrics = self._metrics(module, plan, step, nll_A.tolist())
             trainer.callback_metrics.update({k: torch.tensor(v) for k, v in metrics.items()})
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=step)
         module.step_nll_A.zero_()
 
-    def _metrics(self, trainer: Trainer, plan: Plan, step: int, nll_A: list[float]) -> dict[str, float]:
+    def _metrics(self, module: SFTModule, plan: Plan, step: int, nll_A: list[float]) -> dict[str, float]:
         supervised_A = self._supervised_SA[step - 1]
         stage = plan.stages[plan.stage_index(step - 1)]
         trained_A = self._supervised_SA[stage.first_step : step].sum(0)
         tokens, now = int(self._tokens_S1[step]), time.perf_counter()
         metrics = {
             "train/loss": sum(nll_A) / max(1, int(supervised_A.sum())),
-            "train/learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            # The optimizer already holds the next step's.
+            "train/learning_rate": learning_rate_at(plan, step - 1, module.learning_rate, module.warmup_ratio),
             "stage/index": float(plan.stage_index(step - 1)),
             "perf/tokens_per_second": (tokens - self._seen[0]) / max(1e-9, now - self._seen[1]),
             "perf/packing_fill": plan.fill(stage.first_step, step),
