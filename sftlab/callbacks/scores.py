@@ -22,7 +22,7 @@ from sftlab.evaluate import registry  # noqa: F401 - so that configs find its ta
 from sftlab.evaluate.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
 from sftlab.evaluate.generate import LocalModel
 from sftlab.evaluate.lab import LabTask
-from sftlab.evaluate.run import read_jsonl, run_task
+from sftlab.evaluate.run import fingerprint, read_jsonl, run_task
 from sftlab.evaluate.task import Score, Task
 from sftlab.model.export import export_live
 from sftlab.model.module import SFTModule
@@ -136,12 +136,14 @@ class ScoreAbilities(Callback):
         folder = run_folder(trainer) / "answers" / f"step={step:06d}-{stage.replace(' ', '-')}"
         about: dict[str, object] = {"step": step, "stage": stage, "ability": ability, "inside": inside}
         scores, verdicts, answers = run_task(task, backend, folder, about)
+        problems = task.problems()
+        about["fingerprint"] = fingerprint(task, problems)
         for position, score in enumerate(scores):
             self._rows.append({**about, **vars(score), "headline": position == 0})
         headline = scores[0]
         for logger in trainer.loggers:
             logger.log_metrics({f"score/{ability}/{task.name}": headline.value}, step=step)
-        prompts = {problem.uid: problem.prompts for problem in task.problems()}
+        prompts = {problem.uid: problem.prompts for problem in problems}
         samples = [(prompts[a.uid], a.texts, v.reason) for a, v in zip(answers[:3], verdicts[:3], strict=True)]
         log_text(trainer, f"answers/{ability}", _as_markdown(samples), step)
         say(trainer, f"  {ability}: {_as_words(headline)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -99,8 +100,20 @@ def _backend(checkpoint: str, server: str, batch_size: int, stack: ExitStack) ->
     from sftlab.evaluate.generate import LocalModel
 
     logging.disable_progress_bar()
-    folder = model_folder(Path(checkpoint), stack) if Path(checkpoint).exists() else checkpoint
-    return LocalModel.from_folder(folder, batch_size), {"checkpoint": checkpoint}
+    path = Path(checkpoint)
+    if not path.exists():
+        return LocalModel.from_folder(checkpoint, batch_size), {"checkpoint": checkpoint}
+    folder = model_folder(path, stack)
+    about: dict[str, object] = {"checkpoint": checkpoint}
+    about["weights"] = _stamp(folder if folder.is_relative_to(path) else path)
+    return LocalModel.from_folder(folder, batch_size), about
+
+
+def _stamp(path: Path) -> str:
+    """Sizes and times of a checkpoint's files, hashed: answers of other weights at the same path are not reused."""
+    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()
 
 
 def _options(arguments: list[str]) -> dict[str, str]:

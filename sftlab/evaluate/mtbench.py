@@ -32,7 +32,6 @@ TEMPERATURES = {
 """Temperature of the answers by category, as in the public harness; 0.7 in any other."""
 GUIDED = ("math", "reasoning", "coding")
 """Categories that are judged beside a reference answer."""
-MAX_JUDGE_TOKENS = 2048
 RETRIES = 2
 """Further rounds for judgements that gave no rating."""
 
@@ -74,6 +73,7 @@ class MTBench(Task):
         repeats: Ratings of each turn.
         judge_key: Environment variable that holds the endpoint's key.
         judge_temperature: None leaves it to the endpoint.
+        judge_max_tokens: Tokens of a judgement at most; one cut before its rating gives none.
         judge_cache: File of judgements; left out, one for all runs in SFTLAB_CACHE or ~/.cache/sftlab.
         num_parallel: Judgements asked for at once.
         timeout_s: Seconds that one request may take.
@@ -97,6 +97,7 @@ class MTBench(Task):
         repeats: int = 3,
         judge_key: str = "OPENAI_API_KEY",
         judge_temperature: float | None = 0.0,
+        judge_max_tokens: int = 2048,
         judge_cache: str | None = None,
         num_parallel: int = 8,
         timeout_s: float = 180.0,
@@ -108,7 +109,7 @@ class MTBench(Task):
         if num_problems is not None and num_problems < 1:
             raise ValueError(f"mt_bench.num_problems: {num_problems}; it starts at 1")
         self.path, self.references, self.prompts, self.num_problems = path, references, prompts, num_problems
-        self.repeats, self.judge_temperature = repeats, judge_temperature
+        self.repeats, self.judge_temperature, self.judge_max_tokens = repeats, judge_temperature, judge_max_tokens
         self.sampling = Sampling(max_new_tokens, temperature=0.7, seed=seed)
         cache = Path(judge_cache) if judge_cache else _default_cache()
         self.judge = ChatClient(judge_url, judge_model, judge_key, cache, num_parallel, timeout_s)
@@ -157,7 +158,7 @@ class MTBench(Task):
             asked = [(turn, sample) for turn in turns for sample in turn.due]
             for turn in turns:
                 turn.due = []
-            chats = [Chat(turn.messages, self.judge_temperature, MAX_JUDGE_TOKENS, sample=s) for turn, s in asked]
+            chats = [Chat(t.messages, self.judge_temperature, self.judge_max_tokens, sample=s) for t, s in asked]
             for (turn, sample), reply in zip(asked, self.judge.chat_all(chats, _tell), strict=True):
                 turn.take(sample, reply)
         of_answer: dict[tuple[str, int], list[_Turn]] = defaultdict(list)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -23,18 +24,25 @@ def run_task(
         backend: What answers.
         folder: Gets ``<task>.answers.jsonl`` (appended as answers come), ``<task>.problems.jsonl`` (one line per
             verdict with prompts, answers, what was extracted and why) and a line per score in ``scores.jsonl``.
-        about: Goes into every line of ``scores.jsonl``: checkpoint, fingerprint of the config and so on. Answers are
-            only reused when ``about`` and the task's sampling are the same.
+        about: Goes into every line of ``scores.jsonl``: checkpoint and so on, with the ``fingerprint`` of the task.
+            Answers are only reused when both are the same.
         tell: Called as answers come.
     """
     folder.mkdir(parents=True, exist_ok=True)
     problems = task.problems()
+    about = {**about, "fingerprint": fingerprint(task, problems)}
     answers = _answers(task, problems, backend, folder / f"{task.name}.answers.jsonl", about, tell)
     verdicts = task.grade(problems, answers)
     scores = task.scores(verdicts)
     _write_whole(folder / f"{task.name}.problems.jsonl", _lines(task, problems, answers, verdicts))
     save_scores(folder, about, scores)
     return scores, verdicts, answers
+
+
+def fingerprint(task: Task, problems: Sequence[Problem]) -> str:
+    """Hash of what is asked, how answers are drawn and what they are held against: equal ones may be compared."""
+    asked = [task.name, asdict(task.sampling), [asdict(problem) for problem in problems]]
+    return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
 
 
 def save_scores(folder: Path, about: dict[str, object], scores: Sequence[Score]) -> None:
@@ -56,7 +64,7 @@ def read_jsonl(path: Path) -> list[dict]:
 def _answers(
     task: Task, problems: Sequence[Problem], backend: Backend, path: Path, about: dict[str, object], tell: Tell | None
 ) -> list[Answer]:
-    head = {"about": about, "sampling": asdict(task.sampling), "task": task.name}
+    head = {"about": about, "task": task.name}
     lines = read_jsonl(path)
     if not lines or lines[0] != json.loads(json.dumps(head)):
         lines = []

@@ -168,7 +168,7 @@ def test_several_processes_measure_the_same_and_a_resumed_run_goes_on(tmp_path):
     run(tmp_path, "fit", "--config", config, "--run", "fsdp2", "--ckpt_path", "last", "--trainer.strategy", "fsdp2")
     logs = tmp_path / "lightning_logs"
     seen = {name: losses(logs / name) for name in ("one", "ddp", "fsdp2")}
-    assert sum("interference/math-code/layer-01" in dict(line) for line in seen["one"]) == 5
+    assert sum("interference/code-math/layer-01" in dict(line) for line in seen["one"]) == 5
     assert sum("weight_change/general/all" in dict(line) for line in seen["one"]) == 1
     for name in ("ddp", "fsdp2"):
         for mine, theirs in zip(seen[name], seen["one"], strict=True):
