@@ -15,6 +15,8 @@ COMMANDS = {
     "study": ("sftlab.commands.study", "plan and run a grid of runs; equal stages are trained once"),
     "tag": ("sftlab.commands.tag", "tag what users ask for; list conversations to drop by tag"),
     "report": ("sftlab.commands.report", "write the page, figures and tables of a study"),
+    "leaks": ("sftlab.commands.leaks", "find evaluation problems in training data"),
+    "card": ("sftlab.commands.card", "show what a mixture is made of, as a page"),
     "compare": ("sftlab.commands.compare", "compare two result files problem by problem"),
 }
 

@@ -26,7 +26,7 @@ ORDER = """
     analysis.queries analysis.representation analysis.separation analysis.projection
     analysis.map_figure analysis.map_page analysis.atlas
     analysis.rules analysis.tagging analysis.llm_tagger analysis.words analysis.probes analysis.leaks
-    analysis.minhash analysis.composition analysis.card_page analysis.card_text
+    analysis.minhash analysis.composition analysis.card_text analysis.card_page
     study.study study.graph study.reuse study.job study.results study.executors study.overview
     study.evidence study.scaling study.tradeoff study.paper_numbers study.figures study.section
     study.growth study.mixing study.strategies study.replay study.keeping study.page study.report

@@ -2,7 +2,7 @@
 
 The prompt has the form of InsTag's (arXiv 2308.07074) in our own words: one query, a JSON list of tags and explanations
 as the answer. A model that was trained on other words gets them from a file. What comes back is read in this order:
-JSON (alone, in a code block or amid prose): a list, one object, or an object that holds the list; every ``"tag": "..."``
+JSON (alone, in a code block or amid prose): a list, one object, or an object with the list; every ``"tag": "..."``
 of broken JSON, where that finds more; else it is unread, which is counted and drops nothing.
 """
 
