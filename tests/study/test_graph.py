@@ -16,9 +16,8 @@ def planned_runs(folder: Path, chains: list[list[int]]) -> list[PlannedRun]:
     """Runs whose stages are named by paths in a tree: equal beginnings, equal keys."""
     runs = []
     for number, chain in enumerate(chains):
-        stages = tuple(
-            StageNode(f"s{i}", "/".join(map(str, chain[: i + 1])), "t", 10 * (i + 1), 100, 50) for i in range(len(chain))
-        )
+        keys = ["/".join(map(str, chain[: i + 1])) for i in range(len(chain))]
+        stages = tuple(StageNode(f"s{i}", key, "t", 10 * (i + 1), 100, 50) for i, key in enumerate(keys))
         run = Run(f"run{number}", "run", 0, {}, {})
         runs.append(PlannedRun(run, folder / "study" / "runs" / run.name, folder / "config.yaml", stages, {}))
     return runs
