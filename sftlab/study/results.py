@@ -41,11 +41,11 @@ def write_results(study: Study, planned: Sequence[PlannedRun], folder: Path, err
     _write(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     costs = [_cost_row(run, errors.get(run.run.name)) for run in planned]
     _write(folder / "costs.jsonl", "".join(json.dumps(row) + "\n" for row in costs))
-    flat = [{**row, **row["factors"]} for row in rows]
-    for row in flat:
-        del row["factors"]
+    columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    columns.pop("factors", None)
+    columns.update({name: [row["factors"].get(name) for row in rows] for name in study.factors})
     partial = folder / ".results.partial"
-    pq.write_table(pa.Table.from_pylist(flat), partial)
+    pq.write_table(pa.table(columns), partial)
     partial.replace(folder / "results.parquet")
 
 

@@ -30,12 +30,6 @@ def finish(run: PlannedRun, num_stages: int) -> None:
         path.write_bytes(b"")
 
 
-def clear(runs: list[PlannedRun]) -> None:
-    for run in runs:
-        for path in run.folder.glob("checkpoints/*"):
-            path.unlink()
-
-
 chains = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=7)
 
 
