@@ -82,23 +82,28 @@ class HeatMap:
     def figure(self) -> Figure:
         """The drawing."""
         from matplotlib.figure import Figure
+        from matplotlib.ticker import PercentFormatter
 
-        widths = [1.3 + 0.52 * min(len(panel.columns), 2 * _MOST_WORDS) for panel in self.panels]
-        size = (max(6.0, 1.6 + sum(widths)), 1.5 + 0.3 * len(self.rows))
-        figure = Figure(figsize=size, layout="constrained")
-        axes_P = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
+        across = [1.3 + 0.52 * min(len(panel.columns), _MOST_WORDS) for panel in self.panels]
+        down = 1.1 + 0.3 * len(self.rows)
+        stacked = max(across) > down  # more columns than rows: under each other, so that a page holds them
+        size = (max(across), len(across) * down) if stacked else (sum(across), down)
+        figure = Figure(figsize=(max(5.5, size[0] + 1.2), size[1] + 0.4), layout="constrained")
+        shape = (len(across), 1) if stacked else (1, len(across))
+        axes_P = figure.subplots(*shape, sharey=True, squeeze=False).ravel()
         largest = max(float(np.nanmax(np.abs(panel.values_RC), initial=0.0)) for panel in self.panels) or 1.0
         for axes, panel in zip(axes_P, self.panels, strict=True):
             image = self._draw(axes, panel, largest)
         axes_P[0].set_yticks(range(len(self.rows)), self.rows)
-        figure.colorbar(image, ax=list(axes_P), fraction=0.04, pad=0.015)
+        ticks = PercentFormatter(1) if "%" in self.form else None
+        figure.colorbar(image, ax=list(axes_P), fraction=0.04, pad=0.015, format=ticks)
         figure.suptitle(self.title, fontsize=11, fontweight="bold")
         return figure
 
     def _draw(self, axes: Axes, panel: Panel, largest: float) -> Any:
         low, colours = (-largest, "RdBu") if self.signed else (0.0, "Blues")
         image = axes.imshow(panel.values_RC, cmap=colours, vmin=low, vmax=largest, aspect="auto")
-        axes.set_title(panel.title, fontsize=10)
+        axes.set_title(panel.title, fontsize=10, loc="left")
         axes.set_xlabel(self.across)
         some = range(0, len(panel.columns), 1 + (len(panel.columns) - 1) // _MOST_WORDS)
         axes.set_xticks(some, [panel.columns[i] for i in some], fontsize=8)

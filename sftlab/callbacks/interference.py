@@ -17,7 +17,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from sftlab.callbacks.heat_map import HeatMap, Panel
-from sftlab.callbacks.layers import ALL, group_of, in_order
+from sftlab.callbacks.layers import ALL, WORDS, group_of, in_order
 from sftlab.callbacks.progress import say
 from sftlab.callbacks.schedule import run_folder
 from sftlab.data.ability import AbilityData, PlannedData
@@ -131,7 +131,7 @@ class Interference(Callback):
             caption=f"Cosine between the gradients of two abilities, by layer (down) and optimizer step (across), from "
             f"the start of stage {name} (step {stage.first_step:,}) to its end, on up to {self.num_examples} "
             "conversations of each ability that rank first (held-out ones before training ones), dropout off. Blue: a "
-            "step for one helps the other; red: it undoes the other.",
+            f"step for one helps the other; red: it undoes the other. {WORDS}",
             rows=groups,
             across="optimizer step",
             panels=panels,

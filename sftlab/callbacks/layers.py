@@ -6,6 +6,8 @@ import re
 
 ALL = "all"
 EMBEDDINGS, HEAD = "embeddings", "head"
+WORDS = "Head: the last norm and, where they are not tied to the embeddings, the output weights."
+"""For captions."""
 _BLOCK = re.compile(r"\.(\d+)\.")
 _EMBEDDING = re.compile(r"(^|\.)(wte|wpe|tok_embeddings|embed_(tokens|in|positions)|\w*embeddings?)\.")
 

@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors import safe_open
 
 from sftlab.callbacks.heat_map import HeatMap, Panel
-from sftlab.callbacks.layers import ALL, group_of, in_order
+from sftlab.callbacks.layers import ALL, WORDS, group_of, in_order
 from sftlab.callbacks.progress import say
 from sftlab.callbacks.schedule import run_folder, stage_folder
 from sftlab.data.ability import PlannedData
@@ -103,7 +103,7 @@ class WeightChange(Callback):
             name="weight-change",
             title="How far each stage moved the weights",
             caption="Frobenius norm of what each stage changed in each layer's weights, relative to the norm of these "
-            "weights at the stage's start.",
+            f"weights at the stage's start. {WORDS}",
             rows=groups,
             across="stage",
             panels=[Panel("relative change", stages, np.array(values))],
