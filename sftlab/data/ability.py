@@ -210,6 +210,11 @@ class AbilityData(PlannedData):
         """Examples held out for validation."""
         return int((self._held_out_N & self._kept_N).sum())
 
+    @property
+    def kept_N(self) -> np.ndarray:
+        """Positions of the examples that are not on the drop list, for training and validation."""
+        return np.flatnonzero(self._kept_N)
+
     def load_examples(self, encoder: Encoder, max_length: int, overlong: str) -> None:
         """Render and tokenise the records, or find the result in the cache."""
         if self.path is None:

@@ -1,0 +1,65 @@
+"""``card``: what a mixture is made of, as a page and as Markdown."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+HELP = """usage: python -m sftlab card --config FILE --to FOLDER [--tags general=FOLDER/tags.jsonl] [any option of fit]
+
+Writes card.html (one file, nothing is loaded from elsewhere) and card.md: per ability examples, tokens, supervised
+tokens, turns, lengths, vocabulary, what was changed or left out, samples; between abilities shared vocabulary, same
+conversations and near-duplicates. Needs the tokenizer, no model weights.
+
+  --tags A=FILE,B=FILE   tags.jsonl of abilities, as tag writes it
+"""
+_NAMES = ("to", "tags")
+
+
+def main(arguments: list[str]) -> int:
+    """Compose the card."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(HELP)
+        return 0
+    from sftlab.analysis.card_page import page
+    from sftlab.analysis.card_text import markdown
+    from sftlab.analysis.composition import compose
+    from sftlab.cli import parse_objects
+    from sftlab.commands.options import output_folder, take_options
+    from sftlab.config import option_pairs
+
+    options, rest = take_options(arguments, _NAMES)
+    folder = output_folder(options)
+    objects = parse_objects(rest)
+    tags = _tags(options.get("tags", ""), list(objects.data.abilities))
+    objects.data.load(objects.model.tokenizer)
+    mix = compose(objects.data, tags)
+    configs = [Path(value).stem for name, value in option_pairs(rest) if name in ("config", "c")]
+    title = configs[-1] if configs else "mixture"
+    for name, text in (("card.html", page(mix, title)), ("card.md", markdown(mix, title))):
+        partial = folder / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8", errors="replace")
+        partial.rename(folder / name)
+    print(f"Written to {folder}: card.html, card.md")
+    return 0
+
+
+def _tags(given: str, abilities: list[str]) -> dict[str, Counter[str]]:
+    """Conversations by tag, of the files that are named.
+
+    Raises:
+        ValueError: A file is missing or has no tags, or there is no such ability.
+    """
+    from sftlab.data.records import read_records
+
+    tags: dict[str, Counter[str]] = {}
+    for item in filter(None, given.split(",")):
+        name, _, path = item.partition("=")
+        if name not in abilities or not path:
+            raise ValueError(f"--tags: write ABILITY=FILE with one of {', '.join(abilities)}, not {item!r}")
+        tags[name] = Counter()
+        for number, row in enumerate(read_records(path), start=1):
+            if not isinstance(row, dict) or not isinstance(row.get("tags"), list):
+                raise ValueError(f"--tags: {path}, record {number}: no tags; give a tags.jsonl that tag wrote")
+            tags[name].update(map(str, row["tags"]))
+    return tags
