@@ -98,7 +98,7 @@ def _ability(card: AbilityCard, colour: str) -> str:
     )
     return (
         f"<div class='card'><b><span class='dot' style='background:{colour}'></span>{escape(card.name)}</b>"
-        f" <span class='dim small'>{escape(card.source)}, {escape(card.reader)}, fraction {card.fraction:g}</span>"
+        f" <span class='dim small'>{escape(card.source)}, fraction {card.fraction:g}</span>"
         f"<div class='two'><div>{left}</div><div>{right}</div></div>{tags}"
         f"<h3>words that set it apart</h3>{words}<p class='small dim'>{card_text.word_facts(card)}</p>"
         f"<h3>samples</h3>{samples}</div>"
@@ -111,23 +111,26 @@ def _turn(role: str, text: str, colour: str) -> str:
 
 
 def _histogram(lengths_N: np.ndarray, colour: str) -> str:
-    """Examples by tokens, on a logarithmic axis, each doubling in four bars."""
-    low, high = max(1, int(lengths_N.min())), int(lengths_N.max())
-    first, last = int(np.floor(4 * np.log2(low))), int(np.ceil(4 * np.log2(high + 1)))
-    edges = 2.0 ** (np.arange(first, max(last, first + 1) + 1) / 4)
+    """Examples by tokens, on a logarithmic axis, in about 24 bars."""
+    low, high = max(1, int(lengths_N.min())), int(lengths_N.max()) + 1
+    start, octaves = np.log2(low), np.log2(high / low)
+    edges = np.unique(np.round(2.0 ** np.linspace(start, start + octaves, 25)))  # whole tokens: rounding empties no bar
     counts, _ = np.histogram(lengths_N, edges)
-    width, height, step = 460, 96, 460 / len(counts)
+    width, height = 460, 96
+    places = (np.log2(edges) - start) / octaves * width
+    tall = height * counts / counts.max()
     bars = "".join(
-        f"<rect x='{i * step:.1f}' y='{height * (1 - count / counts.max()):.1f}' width='{max(1, step - 1):.1f}' "
-        f"height='{height * count / counts.max():.1f}' fill='{colour}'>"
+        f"<rect x='{places[i]:.1f}' y='{height - tall[i]:.1f}' width='{max(1, places[i + 1] - places[i] - 1):.1f}' "
+        f"height='{tall[i]:.1f}' fill='{colour}'>"
         f"<title>{edges[i]:.0f} to {edges[i + 1]:.0f} tokens: {count:,}</title></rect>"
         for i, count in enumerate(counts)
     )
-    ticks = [value for value in 2 ** np.arange(0, 21) if edges[0] <= value <= edges[-1]]
+    per_octave = 1 if octaves > 2.5 else 4
+    ticks = np.unique(np.round(2.0 ** (np.arange(0, 20 * per_octave) / per_octave)))
     marks = "".join(
-        f"<text x='{min(width - 12, max(8, (4 * np.log2(value) - first) * step)):.0f}' y='{height + 15}' "
-        f"text-anchor='middle'>{value:,}</text>"
-        for value in ticks
+        f"<text x='{min(width - 14, max(14, (np.log2(value) - start) / octaves * width)):.0f}' y='{height + 15}' "
+        f"text-anchor='middle'>{value:,.0f}</text>"
+        for value in ticks[(ticks >= low) & (ticks <= high)]
     )
     return f"<svg viewBox='0 0 {width} {height + 20}' width='100%'>{bars}{marks}</svg>"
 
@@ -149,7 +152,7 @@ def _rows(rows: Sequence[tuple[str, int]], colour: str) -> str:
 
 def _overlap(mix: Composition) -> str:
     titles = {
-        "covered": "running words of the row that the column knows",
+        "covered": "words of the row the column knows",
         "same": "same conversations",
         "near": "near-duplicates",
     }

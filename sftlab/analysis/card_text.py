@@ -83,7 +83,7 @@ def markdown(mix: Composition, title: str) -> str:
     lines = [f"# What is in here: {title}", "", f"{COUNTED} {written}", ""]
     lines += [*_table(size_rows(mix)), ""]
     for card in mix.abilities.values():
-        lines += [f"## {card.name}", "", f"- from {card.source}, read by {card.reader}, fraction {card.fraction:g}"]
+        lines += [f"## {card.name}", "", f"- {card.source}, fraction {card.fraction:g}"]
         lines += [f"- {length_facts(card)}", f"- {word_facts(card)}"]
         lines += ["- exchanges: " + ", ".join(f"{name}: {count:,}" for name, count in exchange_rows(card))]
         lines += ["- words that set it apart: " + ", ".join(word for word, _ in card.distinctive)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from sftlab.analysis.minhash import Pair, near_duplicates, shingles, signature
 from sftlab.analysis.words import words_of
-from sftlab.data.ability import PlannedData
+from sftlab.data.ability import LAB, AbilityData, PlannedData
 from sftlab.data.conversation import Conversation
 
 _NUM_SAMPLES, _NUM_WORDS, _NUM_PAIRS = 3, 14, 8
@@ -31,7 +31,7 @@ class AbilityCard:
     """What one ability's data is.
 
     Attributes:
-        source: File or generator.
+        source: Where it is from and how it is read.
         lengths_N: Tokens of each example.
         supervised_N: Supervised tokens of each example.
         exchanges: Conversations by number of user turns.
@@ -44,7 +44,6 @@ class AbilityCard:
 
     name: str
     source: str
-    reader: str
     fraction: float
     lengths_N: np.ndarray
     supervised_N: np.ndarray
@@ -133,12 +132,12 @@ def text_key(words: list[str]) -> bytes:
     return hashlib.blake2b(" ".join(words).encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
-def compose(data: PlannedData, tags: Mapping[str, Counter[str]]) -> Composition:
+def compose(data: PlannedData, tags: Mapping[str, Mapping[str, list[str]]]) -> Composition:
     """Read every ability (twice: the second time only near-duplicates are looked at); ``data`` is loaded.
 
     Args:
         data: The mixture.
-        tags: Conversations by tag, of some abilities.
+        tags: Tags of conversations by uid, of some abilities.
 
     Raises:
         ValueError: An ability declares a count and has no data.
@@ -146,19 +145,23 @@ def compose(data: PlannedData, tags: Mapping[str, Counter[str]]) -> Composition:
     cards, texts = {}, _Texts()
     for name, ability in data.abilities.items():
         sizes = (ability.examples.lengths_N[ability.kept_N], ability.examples.supervised_N[ability.kept_N])
-        source = ability.path if isinstance(ability.path, str) else ", ".join(ability.path or ())
-        card = AbilityCard(
-            name, source, type(ability.reader).__name__, ability.fraction, *sizes, ability.audit_counts(),
-            tags=tags.get(name, Counter()),
-        )  # fmt: skip
+        card = AbilityCard(name, _source(ability), ability.fraction, *sizes, ability.audit_counts())
         for uid, talk in ability.conversations():
             words = words_of(_text(talk))
             card.add(uid, talk, words)
+            card.tags.update(tags.get(name, {}).get(uid, ()))
             texts.add(name, uid, words)
         cards[name] = card
     for card in cards.values():
         card.distinctive = distinctive_words(card.words, [other.words for other in cards.values() if other is not card])
     return Composition(cards, _duplicates(data, texts), data.template, data.max_length, _example(data))
+
+
+def _source(ability: AbilityData) -> str:
+    if ability.path == LAB:
+        return "generated"
+    paths = [ability.path] if isinstance(ability.path, str) else ability.path or []
+    return f"{', '.join(paths)}, read by {type(ability.reader).__name__}"
 
 
 def _text(talk: Conversation) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 HELP = """usage: python -m sftlab card --config FILE --to FOLDER [--tags general=FOLDER/tags.jsonl] [any option of fit]
@@ -44,22 +43,22 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _tags(given: str, abilities: list[str]) -> dict[str, Counter[str]]:
-    """Conversations by tag, of the files that are named.
+def _tags(given: str, abilities: list[str]) -> dict[str, dict[str, list[str]]]:
+    """Tags of conversations by uid, of the files that are named.
 
     Raises:
         ValueError: A file is missing or has no tags, or there is no such ability.
     """
     from sftlab.data.records import read_records
 
-    tags: dict[str, Counter[str]] = {}
+    tags: dict[str, dict[str, list[str]]] = {}
     for item in filter(None, given.split(",")):
         name, _, path = item.partition("=")
         if name not in abilities or not path:
             raise ValueError(f"--tags: write ABILITY=FILE with one of {', '.join(abilities)}, not {item!r}")
-        tags[name] = Counter()
+        tags[name] = {}
         for number, row in enumerate(read_records(path), start=1):
             if not isinstance(row, dict) or not isinstance(row.get("tags"), list):
                 raise ValueError(f"--tags: {path}, record {number}: no tags; give a tags.jsonl that tag wrote")
-            tags[name].update(map(str, row["tags"]))
+            tags[name][str(row.get("uid"))] = list(map(str, row["tags"]))
     return tags

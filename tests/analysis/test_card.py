@@ -99,8 +99,9 @@ class Checked(HTMLParser):
 
 
 def test_the_page_stands_alone_and_shows_text_as_text(folder):
-    (folder / "tags.jsonl").write_text('{"uid": "x", "tags": ["writing", "<b>"]}\n')
     config = str(write_config(folder))
+    uid = next(uid for uid, _ in parse_objects(["--config", config]).data.abilities["general"].conversations())
+    (folder / "tags.jsonl").write_text(json.dumps({"uid": uid, "tags": ["writing", "<b>"]}) + "\n")
     assert main(["--config", config, "--to", "out", "--tags", "general=tags.jsonl"]) == 0
     checked = Checked()
     checked.feed((folder / "out/card.html").read_text())
