@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,20 @@ def write_results(study: Study, planned: Sequence[PlannedRun], folder: Path, err
     partial = folder / ".results.partial"
     pq.write_table(pa.table(columns), partial)
     partial.replace(folder / "results.parquet")
+    _collect_pictures(study, planned, folder / "inside")
+
+
+def _collect_pictures(study: Study, planned: Sequence[PlannedRun], inside: Path) -> None:
+    """Copy what callbacks drew of the runs of the first seed, each with its title and caption, for the report."""
+    for run in planned:
+        for picture in sorted((run.folder / "inside").glob("*.png")) if run.run.seed == study.seeds[0] else ():
+            inside.mkdir(exist_ok=True)
+            name = f"{run.run.name}-{picture.stem}"
+            shutil.copy2(picture, inside / f"{name}.png")
+            if (note := picture.with_suffix(".json")).is_file():
+                about = json.loads(note.read_text(encoding="utf-8"))
+                about["title"] = f"{run.run.name}: {about.get('title', picture.stem)}"
+                _write(inside / f"{name}.json", json.dumps(about))
 
 
 def _result_rows(study: Study, run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
