@@ -1,11 +1,14 @@
 """Preparation speed and memory: records to a packed plan, against the bare tokenizer on the same text.
 
     .venv/bin/python tools/bench_prepare.py --conversations 4000
+    .venv/bin/python tools/bench_prepare.py --conversations 8000 --sharegpt conversations.json
 
-Writes ShareGPT-like conversations of several long turns and trains a byte-level BPE tokenizer on them. In turn, each in
-a process of its own with the same threads: ``encode_batch_fast`` of the tokenizers library over the rendered texts, and
-records -> readers -> template -> ids and masks -> Arrow cache -> packed plan. Prints tokens per second, the ratio, the
-seconds of a second start from the cache, and peak memory for the data and for four times the data.
+Takes ShareGPT-like conversations of several long turns in made-up words, or those of a file again and again with a
+number before each, and trains a byte-level BPE tokenizer on them. In turn, each in a process of its own with the same
+threads: ``encode_batch_fast`` of the tokenizers library over the rendered texts, and records -> readers -> template ->
+ids and masks -> Arrow cache -> packed plan. Prints tokens per second, the ratio, the same per second of processor time
+(which other programs disturb less), the seconds of a second start from the cache, and peak memory for the data and for
+four times the data.
 """
 
 from __future__ import annotations
@@ -25,11 +28,8 @@ from pathlib import Path
 SYLLABLES = ["ka", "to", "ri", "me", "su", "lo", "ven", "dar", "pi", "gra", "stel", "un", "ex", "com", "ing", "tion"]
 
 
-def write_inputs(folder: Path, num_conversations: int) -> None:
-    """Conversations of about 1,200 tokens each, and a tokenizer of 32,000 tokens trained on a part of them."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
+def made_up(num_conversations: int) -> list[dict]:
+    """Conversations of about 1,200 tokens each."""
     rng = random.Random(0)
     words = ["".join(rng.choices(SYLLABLES, k=rng.randint(1, 4))) for _ in range(30_000)]
 
@@ -40,7 +40,27 @@ def write_inputs(folder: Path, num_conversations: int) -> None:
         pairs = [(("human", text(80)), ("gpt", text(400))) for _ in range(rng.randint(1, 8))]
         return {"id": f"t{number}_0", "conversations": [{"from": f, "value": v} for pair in pairs for f, v in pair]}
 
-    talks = [talk(number) for number in range(num_conversations)]
+    return [talk(number) for number in range(num_conversations)]
+
+
+def varied(file: str, num_conversations: int) -> list[dict]:
+    """The conversations of a ShareGPT file, repeated under new ids with a number before the first turn."""
+    from sftlab.data.records import read_records
+
+    records = list(read_records(file))
+
+    def talk(number: int) -> dict:
+        first, *rest = records[number % len(records)]["conversations"]
+        return {"id": f"t{number}_0", "conversations": [{**first, "value": f"{number} {first['value']}"}, *rest]}
+
+    return [talk(number) for number in range(num_conversations)]
+
+
+def write_inputs(folder: Path, talks: list[dict]) -> None:
+    """The conversations, once and four times, and a tokenizer of 32,000 tokens trained on a part of them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
     (folder / "talks.json").write_text(json.dumps(talks))
     (folder / "talks4.json").write_text(json.dumps(talks * 4))
     tokenizer = Tokenizer(models.BPE())
@@ -56,6 +76,17 @@ def write_inputs(folder: Path, num_conversations: int) -> None:
     fast.save_pretrained(folder / "tokenizer")
 
 
+def times() -> tuple[float, float]:
+    """The clock, and this process's processor time over all its threads, both in seconds."""
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: tuple[float, float]) -> dict[str, float]:
+    """Seconds that went by, and seconds of processor time."""
+    seconds, cpu_seconds = (now - then for now, then in zip(times(), start, strict=True))
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds}
+
+
 def run_bare(folder: Path, records: str) -> dict[str, float]:
     """``encode_batch_fast`` over the texts, rendered beforehand."""
     from transformers import AutoTokenizer
@@ -67,10 +98,9 @@ def run_bare(folder: Path, records: str) -> dict[str, float]:
     template, reader = get_template("vicuna_v1.1", tokenizer), ShareGPTReader()
     talks = [reader.read(record)[0] for record in json.loads((folder / records).read_text())]
     texts = ["".join(piece.text for piece in template.render(talk.turns)) for talk in talks]
-    start = time.perf_counter()
+    start = times()
     encoded = tokenizer.backend_tokenizer.encode_batch_fast(texts)
-    seconds = time.perf_counter() - start
-    return {"tokens": sum(len(one) for one in encoded), "seconds": seconds}
+    return {"tokens": sum(len(one) for one in encoded), **since(start)}
 
 
 def run_prepare(folder: Path, records: str) -> dict[str, float]:
@@ -84,18 +114,18 @@ def run_prepare(folder: Path, records: str) -> dict[str, float]:
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     data = MixtureData({"general": GeneralData(str(folder / records))}, batch={"rows": 64}, seed=0)
-    start = time.perf_counter()
+    start = times()
     data.load(tokenizer)
     stages = MultiTask(epochs=1).final_stages(["general"])
     plan = compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed)
-    seconds = time.perf_counter() - start
-    return {"tokens": int(plan.lengths_N.sum()), "seconds": seconds, "fill": plan.fill()}
+    return {**since(start), "tokens": int(plan.lengths_N.sum()), "fill": plan.fill()}
 
 
 def main() -> None:
     """Run the contestants in turn and print figures and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=int, default=4000)
+    parser.add_argument("--sharegpt", metavar="FILE", help="take the conversations of a file in ShareGPT's form")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
@@ -108,7 +138,8 @@ def main() -> None:
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_inputs(Path(folder), options.conversations)
+        count = options.conversations
+        write_inputs(Path(folder), varied(options.sharegpt, count) if options.sharegpt else made_up(count))
         environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "true"}
 
         def measure(name: str, records: str, cache: str) -> dict[str, float]:
@@ -125,13 +156,14 @@ def main() -> None:
             for i in range(options.rounds)
         ]
         again, four = measure("prepare", "talks.json", "c0"), measure("prepare", "talks4.json", "c4")
-    speeds = [[run["tokens"] / run["seconds"] for run in pair] for pair in pairs]
-    bare, mine = (statistics.median(column) for column in zip(*speeds, strict=True))
-    ratios = [m / b for b, m in speeds]
     print(f"{options.conversations:,} conversations, {pairs[0][1]['tokens']:,} tokens, {options.threads} threads")
-    print(f"encode_batch_fast      {bare:>12,.0f} tokens/s")
-    print(f"records to packed plan {mine:>12,.0f} tokens/s")
-    print(f"ratio                  {statistics.median(ratios):>12.3f}   ({min(ratios):.3f} to {max(ratios):.3f})")
+    for unit, second in (("seconds", "s"), ("cpu_seconds", "s of processor time")):
+        speeds = [[run["tokens"] / run[unit] for run in pair] for pair in pairs]
+        bare, mine = (statistics.median(column) for column in zip(*speeds, strict=True))
+        ratios = [m / b for b, m in speeds]
+        print(f"encode_batch_fast      {bare:>12,.0f} tokens/{second}")
+        print(f"records to packed plan {mine:>12,.0f} tokens/{second}")
+        print(f"ratio                  {statistics.median(ratios):>12.3f}   ({min(ratios):.3f} to {max(ratios):.3f})")
     print(f"second start           {again['seconds']:>12.2f} s")
     print(f"packing fill           {pairs[0][1]['fill']:>12.1%}")
     print(

@@ -115,16 +115,18 @@ def mended(raw: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
     """
     rules: list[str] = []
     turns: list[Turn] = []
-    for role, text in raw:
+    for turn in raw:
+        role, text = turn
         if "\r" in text:
             text = text.replace("\r\n", "\n").replace("\r", "\n")
-        if not text.strip():
+            turn = Turn(role, text)
+        if not text or text.isspace():
             rules.append("mended: empty turn dropped")
         elif turns and turns[-1].role == role and role != "tool":
             turns[-1] = Turn(role, f"{turns[-1].text}\n\n{text}")
             rules.append("mended: turns of one role joined")
         else:
-            turns.append(Turn(role, text))
+            turns.append(turn)
     start = 1 if turns and turns[0].role == "system" else 0
     while len(turns) > start and turns[start].role in ("assistant", "tool"):
         del turns[start]
@@ -232,7 +234,7 @@ class MessagesReader(Reader):
         if not isinstance(message, dict):
             raise BadRecord("a turn is not a dictionary", type(message).__name__)
         role = message.get(self.role_key)
-        if role not in self.roles:
+        if not isinstance(role, str) or role not in self.roles:
             raise BadRecord("unknown role", repr(role))
         content = message.get(self.text_key)
         if isinstance(content, list):

@@ -52,7 +52,10 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template) -> None:
         self.tokenizer, self.template = tokenizer, template
         self._source = tokenizer.backend_tokenizer.to_str()
-        self._first, self._inside = _plain(self._source), _plain(_without_prefix(self._source))
+        self._first = self._inside = _plain(self._source)
+        without_prefix = _without_prefix(self._source)
+        if without_prefix != self._source:
+            self._inside = _plain(without_prefix)
         self._bos: list[int] = tokenizer("")["input_ids"][:1] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
         self._prefix_after_special = self._probe()
@@ -92,12 +95,15 @@ class Encoder:
         first, inside = map(iter, tokenised)
         return [self._joined(pieces, lambda _, prefix: next(first if prefix else inside).ids) for pieces in rendered]
 
-    def encode_again(self, pieces: Sequence[Piece], whole: Sequence[Piece], encoded: Encoded) -> Encoded:
-        """Encode a part of a conversation; only texts that the whole does not have are tokenised."""
-        prefixes = self._prefixes(whole)
-        known = {(piece.text, prefix): ids for piece, prefix, ids in zip(whole, prefixes, encoded.parts, strict=True)}
+    def known(self, pieces: Sequence[Piece], encoded: Encoded) -> dict[tuple[str, bool], array]:
+        """The ids of the texts of a conversation, each with and without the tokenizer's prefix as it has it there."""
+        found = zip(pieces, self._prefixes(pieces), encoded.parts, strict=True)
+        return {(piece.text, prefix): ids for piece, prefix, ids in found if not piece.special}
 
-        def ids_of(text: str, prefix: bool) -> Sequence[int]:
+    def encode_again(self, pieces: Sequence[Piece], known: dict[tuple[str, bool], array]) -> Encoded:
+        """Encode a part of a conversation; only texts that are not yet known are tokenised, and then are known."""
+
+        def ids_of(text: str, prefix: bool) -> array:
             if (text, prefix) not in known:
                 tokenizer = self._first if prefix else self._inside
                 known[text, prefix] = array("i", tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
@@ -106,7 +112,9 @@ class Encoder:
         return self._joined(pieces, ids_of)
 
     def _prefixes(self, pieces: Sequence[Piece]) -> list[bool]:
-        """Whether the tokenizer puts its prefix before a piece."""
+        """Whether the tokenizer puts its prefix before a piece; one that has no prefix is asked for all alike."""
+        if self._first is self._inside:
+            return [True] * len(pieces)
         after = [piece.special and self._prefix_after_special for piece in pieces]
         return [True, *after[:-1]]
 
@@ -122,17 +130,18 @@ class Encoder:
     def _joined(self, pieces: Sequence[Piece], ids_of: Callable[[str, bool], Sequence[int]]) -> Encoded:
         starts_itself = bool(pieces) and pieces[0].special and self._special[pieces[0].text] in self._bos
         ids = array("i", [] if starts_itself else self._bos)
-        runs, exchange_lengths, parts = [len(ids)], [len(ids)], []
-        for piece, prefix in zip(pieces, self._prefixes(pieces), strict=False):
-            new = array("i", [self._special[piece.text]] if piece.special else ids_of(piece.text, prefix))
+        runs, exchange_lengths, parts, in_supervised = [len(ids)], [len(ids)], [], False
+        for (text, supervised, special, exchange), prefix in zip(pieces, self._prefixes(pieces), strict=False):
+            new = array("i", (self._special[text],) if special else ids_of(text, prefix))
             parts.append(new)
             ids += new
-            if piece.supervised == bool(len(runs) % 2):
+            if supervised != in_supervised:
                 runs.append(0)
+                in_supervised = supervised
             runs[-1] += len(new)
-            while len(exchange_lengths) <= piece.exchange:
+            while len(exchange_lengths) <= exchange:
                 exchange_lengths.append(0)
-            exchange_lengths[piece.exchange] += len(new)
+            exchange_lengths[exchange] += len(new)
         return Encoded(ids, runs, exchange_lengths, parts)
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
@@ -152,12 +161,13 @@ def _plain(source: str) -> Tokenizer:
     tokenizer = Tokenizer.from_str(source)
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.post_processor = None  # it would add special tokens and copy
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def _without_prefix(source: str) -> str:
-    """A tokenizer's JSON without the prefix that it puts before a text."""
+    """A tokenizer's JSON without the prefix that it puts before a text; the same JSON where it puts none."""
 
     def edited(node: Any) -> Any:
         if isinstance(node, list):
@@ -173,8 +183,9 @@ def _without_prefix(source: str) -> str:
         return node
 
     whole = json.loads(source)
+    changed = False
     for part in ("normalizer", "pre_tokenizer"):
-        if (whole.get(part) or {}).get("type") == "Prepend":
-            whole[part] = None
-        whole[part] = edited(whole.get(part))
-    return json.dumps(whole)
+        before = whole.get(part)
+        whole[part] = None if (before or {}).get("type") == "Prepend" else edited(before)
+        changed = changed or whole[part] != before
+    return json.dumps(whole) if changed else source

@@ -1,24 +1,26 @@
 """Examples: conversations as token ids and masks, prepared once and kept in an Arrow file that is mapped into memory.
 
     conversations --render--> pieces --encode--> ids and runs --fit to max_length--> examples.arrow
-                              (this thread)      (a second thread: the tokenizer works outside of Python's lock)
+                              (this thread)      (other threads: the tokenizer works outside of Python's lock)
 
 The folder of a cache entry is named by everything that determines its content.
 """
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import inspect
 import json
 import os
 import shutil
 import sys
+from array import array
 from bisect import bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,8 @@ from sftlab.data.records import content_hash
 from sftlab.data.template import Piece
 
 OVERLONG = ("split", "truncate", "drop")
-_CHUNK, _AHEAD = 256, 2  # conversations tokenised at once; chunks given to the tokenizer before one is taken back
+_CHUNK, _AHEAD = 64, 3  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
+_THREADS = 2  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the other
 Source = Callable[[Audit], Iterator[tuple[int, Conversation]]]
 
 
@@ -210,9 +213,11 @@ class _Fitter:
         head = [turn for turn in talk.turns[:1] if turn.role == "system"]
         exchanges = _exchanges(talk.turns[len(head) :])
 
+        known = self.encoder.known(pieces, whole)
+
         def encoded(start: int, end: int) -> Encoded:
             turns = [*head, *(turn for exchange in exchanges[start:end] for turn in exchange)]
-            return self.encoder.encode_again(self.encoder.template.render(turns), pieces, whole)
+            return self.encoder.encode_again(self.encoder.template.render(turns), known)
 
         parts, start = [], 0
         while start < len(exchanges):
@@ -250,12 +255,22 @@ def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
         {"uid": pa.string(), "group": pa.string(), "length": pa.int32(), "supervised": pa.int32()}
         | {"ids": numbers, "runs": numbers}
     )
-    conversations = source(fitter.audit)
-    with (
-        pa.OSFile(str(partial / "examples.arrow"), "wb") as file,
-        pa.ipc.new_file(file, schema) as writer,
-        ThreadPoolExecutor(1) as pool,
-    ):
+    with pa.OSFile(str(partial / "examples.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        gc.freeze()  # looking through all that torch has loaded, again and again, is 4 % of the time
+        try:
+            for rows in _chunks(source(fitter.audit), fitter):
+                writer.write_batch(_record_batch(rows, schema))
+        finally:
+            gc.unfreeze()
+    (partial / "audit.json").write_text(json.dumps(fitter.audit.to_dict()), encoding="utf-8")
+    partial.rename(folder)
+
+
+def _chunks(
+    conversations: Iterator[tuple[int, Conversation]], fitter: _Fitter
+) -> Iterator[list[tuple[str, str, Encoded]]]:
+    """Rows, chunk by chunk; the tokenizer works on later chunks meanwhile."""
+    with ThreadPoolExecutor(_THREADS) as pool:
         work: deque[tuple[list[tuple[int, Conversation]], list[list[Piece]], Future]] = deque()
         while True:
             chunk = list(islice(conversations, _CHUNK))
@@ -263,25 +278,35 @@ def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
                 pieces = fitter.rendered(chunk)
                 work.append((chunk, pieces, pool.submit(fitter.encoder.tokenise, pieces)))
             if not work:
-                break
+                return
             if len(work) > _AHEAD or not chunk:  # the tokenizer always has a chunk waiting
                 done, pieces, tokenised = work.popleft()
-                encoded = fitter.encoder.assemble(pieces, tokenised.result())
-                writer.write_batch(_record_batch(list(fitter.rows(done, pieces, encoded)), schema))
-    (partial / "audit.json").write_text(json.dumps(fitter.audit.to_dict()), encoding="utf-8")
-    partial.rename(folder)
+                yield list(fitter.rows(done, pieces, fitter.encoder.assemble(pieces, tokenised.result())))
 
 
 def _record_batch(rows: list[tuple[str, str, Encoded]], schema: Any) -> Any:
+    """Columns from buffers: ``pa.array`` imports pandas when it is installed, which takes longer than a small file."""
     import pyarrow as pa
 
-    def lists(parts: list[Any]) -> Any:
-        offsets = np.cumsum([0, *map(len, parts)], dtype=np.int32)
-        flat = np.concatenate([np.asarray(part, dtype=np.int32) for part in parts]) if parts else np.zeros(0, np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+    uids, groups, parts = zip(*rows, strict=True) if rows else ((), (), ())
 
-    lengths = pa.array([len(part.ids) for _, _, part in rows], pa.int32())
-    supervised = pa.array([part.supervised for _, _, part in rows], pa.int32())
-    uids, groups = (pa.array([row[i] for row in rows], pa.string()) for i in (0, 1))
-    columns = [uids, groups, lengths, supervised, lists([r[2].ids for r in rows]), lists([r[2].runs for r in rows])]
+    def ints(values: Sequence[int]) -> Any:
+        return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(array("i", values))])
+
+    def starts(lengths: Iterable[int]) -> Any:
+        return pa.py_buffer(array("i", accumulate(lengths, initial=0)))
+
+    def texts(values: Sequence[str]) -> Any:
+        data = [value.encode() for value in values]
+        return pa.Array.from_buffers(
+            pa.string(), len(data), [None, starts(map(len, data)), pa.py_buffer(b"".join(data))]
+        )
+
+    def lists(values: list[array]) -> Any:
+        flat, offsets = ints(array("i", b"".join(values))), starts(map(len, values))
+        return pa.Array.from_buffers(pa.list_(pa.int32()), len(values), [None, offsets], children=[flat])
+
+    columns = [texts(uids), texts(groups), ints([len(part.ids) for part in parts])]
+    columns += [ints([part.supervised for part in parts]), lists([part.ids for part in parts])]
+    columns += [lists([array("i", part.runs) for part in parts])]
     return pa.RecordBatch.from_arrays(columns, schema=schema)

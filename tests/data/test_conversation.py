@@ -82,6 +82,7 @@ def test_pieces_of_one_sharegpt_conversation_are_one_group():
     ("reader", "record", "cause"),
     [
         (ShareGPTReader(), share(("alien", "a"), ("gpt", "b")), "unknown role"),
+        (ShareGPTReader(), share((["human"], "a"), ("gpt", "b")), "unknown role"),
         (ShareGPTReader(), share(("human", "a")), "no assistant turn"),
         (ShareGPTReader(), {"conversations": []}, "no turns"),
         (ShareGPTReader(), {"id": "x"}, "'conversations' missing"),

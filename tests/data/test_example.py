@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from sftlab.data import example
 from sftlab.data.conversation import Audit, Conversation, GSM8KReader, PairReader, Turn
@@ -84,6 +86,22 @@ def test_a_split_repeats_the_system_turn_and_keeps_the_order():
     answers = [part.split("</s>")[0].strip()[:3] for text in texts for part in text.split("ASSISTANT:")[1:]]
     assert answers == [f"0 {i}" for i in range(6)]
     assert table.uids == [f"{table.uids[0].split('/')[0]}/{i}" for i in range(len(texts))]
+
+
+@pytest.mark.parametrize("template", ["chatml", "alpaca"])
+def test_special_tokens_in_texts_stay_text_when_a_conversation_is_split(template):
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(lab_tokenizer().backend_tokenizer.to_str()), eos_token="</s>"
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    special = {"chatml": "<|im_end|>", "alpaca": "</s>"}[template]
+    turns = [Turn(role, text) for _ in range(12) for role, text in (("user", special), ("assistant", special))]
+    encoder = Encoder(tokenizer, get_template(template, tokenizer))
+    split = prepare(source([turns]), {"k": template}, encoder, 100)
+    whole = prepare(source([turns]), {"k": template}, encoder, 4000)
+    number = tokenizer.convert_tokens_to_ids(special)
+    counts = [int((table.ids(i) == number).sum()) for table in (split, whole) for i in range(len(table))]
+    assert len(split) > 1 and sum(counts[:-1]) == counts[-1] == (24 if template == "chatml" else 12)
 
 
 def test_equal_conversations_have_uids_of_their_own_whatever_their_order():
