@@ -94,8 +94,9 @@ class Point:
 
     Attributes:
         value: The mean.
-        low: With ``high`` its 95 % interval: Student's t over seeds where there are two or more, otherwise that of the
-            single run over its problems; nan where neither is known.
+        low: With ``high`` its 95 % interval. Of several seeds: Student's t over them, and never narrower than what the
+            number of problems alone allows (seeds that happen to agree prove little). Of one: that over its problems.
+            nan where unknown.
         error: Standard error: the larger of that over seeds and that over problems; nan where unknown.
         by_seed: The value of each seed.
     """
@@ -224,8 +225,12 @@ def point_of(rows: Sequence[Result]) -> Point:
     mean, low, high, seeds = mean_interval(values)
     if len(values) == 1:
         low, high = (math.nan if end is None else end for end in (first.low, first.high))
+    elif not math.isnan(problems):
+        low, high = min(low, mean - Z * problems), max(high, mean + Z * problems)
+    if not math.isnan(low):
+        low, high = max(0.0, low), min(top, high)
     error = max((e for e in (problems, seeds) if not math.isnan(e)), default=math.nan)
-    return Point(mean, max(0.0, low) if low == low else low, min(top, high) if high == high else high, error, by_seed)
+    return Point(mean, low, high, error, by_seed)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float, float, float]:

@@ -6,7 +6,6 @@ line style of its own, so that a figure can be read in grey.
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +34,8 @@ STYLES = (  # colour, marker, dashes
     ("#56b4e9", "P", (0, (3, 1.2, 1, 1.2, 1, 1.2))),
     ("#7f7f7f", "X", (0, (1, 2.4))),
 )
+# Colours that a page sets for itself, since they would be hard to see on a dark one.
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", STYLES[0][0]: "--blue", STYLES[2][0]: "--green"}
 _RC: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.5,
@@ -272,15 +273,18 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Figure:
     from matplotlib.patches import Rectangle
 
     colours = matplotlib.colormaps["cividis"]
-    height = sum(len(b.rows) + 0.35 for b in blocks)
-    wide = [max(len(b.name) for b in blocks), max(len(row) for b in blocks for row in b.rows)]
+    gaps = [0.35 if len(b.rows) > 1 else 0.08 for b in blocks]
+    height = sum(len(b.rows) + gap for b, gap in zip(blocks, gaps, strict=True))
+    named = [row for b in blocks if len(b.rows) > 1 for row in b.rows]  # the one stage of a block needs no name
+    wide = [max(len(b.name) for b in blocks), max(map(len, named), default=0)]
     figure, axes_11 = _subplots(1, 1, 1.15 * len(columns) + 0.075 * sum(wide) + 0.6, 0.31 * height + 0.45, 0)
     axes, y = axes_11[0][0], 0.0
-    for block in blocks:
+    for block, gap in zip(blocks, gaps, strict=True):
         place = (-0.25 - 0.072 * wide[1], y + len(block.rows) / 2)
         axes.text(*place, block.name, ha="right", va="center", weight="bold")
         for i, row in enumerate(block.rows):
-            axes.text(-0.1, y + 0.5, row, ha="right", va="center")
+            if len(block.rows) > 1:
+                axes.text(-0.1, y + 0.5, row, ha="right", va="center")
             for j in range(len(columns)):
                 share = float(block.share_RC[i, j])
                 face = colours(share) if math.isfinite(share) else "none"
@@ -288,7 +292,7 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Figure:
                 ink = INK if not math.isfinite(share) else "#111111" if share > 0.55 else "#fefefe"
                 axes.text(j + 0.5, y + 0.5, block.text_RC[i][j], ha="center", va="center", color=ink)
             y += 1
-        y += 0.35
+        y += gap
     for j, column in enumerate(columns):
         axes.text(j + 0.5, -0.15, column, ha="center", va="bottom", weight="bold")
     axes.set_xlim(0, len(columns))
@@ -328,11 +332,9 @@ def save(figure: Figure, folder: Path, name: str) -> str:
     for ending in ("png", "svg"):
         partial = folder / f".{name}.partial"
         metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
-        figure.savefig(partial, format=ending, dpi=160, facecolor="white", metadata=metadata)
+        figure.savefig(partial, format=ending, dpi=160, facecolor="#ffffff", metadata=metadata)
         partial.replace(folder / f"{name}.{ending}")
-    memory = io.StringIO()
-    figure.savefig(memory, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return for_page(memory.getvalue(), name)
+    return for_page((folder / f"{name}.svg").read_text(encoding="utf-8"), name)
 
 
 def for_page(svg: str, name: str) -> str:
@@ -342,6 +344,7 @@ def for_page(svg: str, name: str) -> str:
     svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1var(--sans)", svg)
-    for colour, variable in ((INK, "--ink"), (MUTED, "--muted"), (GRID, "--grid")):
+    svg = svg.replace("fill: #ffffff", "fill: none")  # the grounds of figure and axes
+    for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg

@@ -79,8 +79,7 @@ def _scaling_parts(
         parts.append(_fit_drawing(name, lines, curves, fits))
         parts.append(_fit_table(name, curves, fits))
     parts.append(_verdict_table(name, curves, shapes))
-    for (panel, label), shape in shapes.items():
-        section.findings.append(_shape_words(panel, label, shape, curves[panel, label]))
+    section.findings += [_verdict_words(panel, found, shapes) for panel, found in lines.items()]
     return parts
 
 
@@ -91,22 +90,18 @@ def curve_of(panel: Panel, line: Line) -> Curve:
     return Curve(x_P, mean_P, error_P, panel.best)
 
 
-def _shape_words(panel: Panel, label: str, shape: Shape, curve: Curve) -> str:
-    whose = panel_title(panel) + ("" if label == "score" else f", {label}")
-    measure = "loss on held-out data" if panel.best is None else "score"
-    slope = ""
-    if shape.verdict != "undecided":
-        scale, digits = _scale(panel)
-        gain = estimate_text(shape.slope, digits, scale, signed=True)
-        slope = f"; {gain}{' points' if scale == 100 else ''} per doubling of the data"
-    reason = {
-        "irregular": f"it falls somewhere by more than noise explains (p {p_text(shape.p_monotone)})",
-        "flat": "no rise beyond noise",
-        "log-linear": f"a line in log2 of the fraction is inside noise (p {p_text(shape.p_line)})",
-        "monotone": f"it rises, but not along a line in log2 of the fraction (p {p_text(shape.p_line)})",
-        "undecided": f"{len(curve)} points" + ("" if curve.has_errors else " without standard errors"),
-    }[shape.verdict]
-    return f"{whose}: the {measure} against the amount of data is **{shape.verdict}**: {reason}{slope}."
+def _verdict_words(panel: Panel, lines: Lines, shapes: dict[Key, Shape]) -> str:
+    """One sentence for an ability, its lines gathered by verdict."""
+    measure, sign = ("loss on held-out data", -1) if panel.best is None else ("score", 1)
+    by_verdict: dict[str, list[str]] = {}
+    for label in lines:
+        shape, (scale, digits) = shapes[panel, label], _scale(panel)
+        change = estimate_text(Estimate(sign * shape.slope.value), digits, scale, signed=True)
+        slope = "" if shape.verdict == "undecided" else f"({change}{' points' * (panel.best == 1)} per doubling)"
+        where = "" if label == "score" else f"at {label}"
+        by_verdict.setdefault(shape.verdict, []).append(" ".join(filter(None, [where, slope])))
+    texts = [f"**{verdict}** {', '.join(labels)}".strip() for verdict, labels in by_verdict.items()]
+    return f"{panel.ability}, {measure} against the amount of data: {'; '.join(texts)}."
 
 
 def _fit_drawing(
@@ -141,8 +136,8 @@ def _verdict_table(name: str, curves: dict[Key, Curve], shapes: dict[Key, Shape]
         numbers.append(_about(panel, label) | record | {"p_rising": shape.p_monotone, "p_line": shape.p_line})
     notes = [
         "Verdict, the first that holds: irregular where p rising < 0.05 (dips that a rising curve rarely shows); flat "
-        "where the interval of the slope holds 0; log-linear where p line >= 0.05; else monotone. A large p is also "
-        "what few or noisy points give.",
+        "where the interval of the slope holds 0; log-linear where p line >= 0.05; else monotone. Undecided with fewer "
+        "than three points or without standard errors. A large p is also what few or noisy points give.",
         "Gain per doubling: slope over log2 of the fraction"
         + (", in points where the best is 100 %." if name == "score" else "; positive where the loss falls."),
     ]

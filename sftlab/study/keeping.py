@@ -12,7 +12,7 @@ from sftlab.study.evidence import HELD_OUT, Evidence, Group, Result, mean_interv
 from sftlab.study.figures import HeatBlock, heat_figure
 from sftlab.study.section import Cell, Drawing, Section, Table, number, with_interval
 
-MAX_SINGLE_STAGE = 12  # groups of one stage shown in the heat map: they forget nothing, and a grid has dozens
+MAX_SINGLE_STAGE = 24  # groups of one stage shown in the heat map: they forget nothing, and a grid has dozens
 
 
 def keeping(evidence: Evidence) -> Section:
@@ -29,7 +29,8 @@ def keeping(evidence: Evidence) -> Section:
     if shown:
         section.parts.append(_heat(evidence, {g: matrices[g] for g in shown}))
     if staged:
-        section.parts.append(_change_table(evidence, {g: matrices[g] for g in staged}, section))
+        section.parts.append(_change_table(evidence, {g: matrices[g] for g in staged}))
+        section.findings += _loss_words(evidence, {g: matrices[g] for g in staged})
     specialists = _specialist_scores(evidence)
     if specialists:
         section.parts.append(_retention_table(evidence, matrices, specialists, section))
@@ -93,7 +94,7 @@ def _over_seeds(
     return mean_interval(values)[:3] if values else (math.nan, math.nan, math.nan)
 
 
-def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]], section: Section) -> Table:
+def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> Table:
     abilities = list(dict.fromkeys(panel.ability for panel in evidence.panels))
     rows, numbers = [], []
     for group, by_seed in matrices.items():
@@ -106,17 +107,24 @@ def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatri
                 about: dict[str, Cell] = {"group": str(group), "measure": name, "ability": ability, "mean": value}
                 numbers.append(about | {"low": low, "high": high, "num_seeds": len(by_seed)})
             rows.append([str(group), name, *cells])
-        lost = {a: _over_seeds(by_seed, a, forgetting) for a in abilities}
-        known = {a: value for a, (value, _, _) in lost.items() if not math.isnan(value)}
-        words = [f"{a} {number(-value, best(a), signed=True)}" for a, value in known.items()]
-        if words:
-            section.findings.append(f"**{group}**, last stage against the best before: {', '.join(words)}.")
     notes = [
         "Backward transfer: after the last stage minus after the stage that last trained the ability in full "
         "(arXiv 1706.08840). Forgetting: the best of the earlier stages minus the last (arXiv 1801.10112).",
         "95 % intervals: Student's t over seeds, where there are two or more.",
     ]
     return Table("forgetting-table", "Forgetting", ["", "", *abilities], rows, notes, numbers)
+
+
+def _loss_words(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> list[str]:
+    """A sentence for each ability that something forgot, or could have."""
+    found = []
+    for ability in dict.fromkeys(panel.ability for panel in evidence.panels):
+        best = next(iter(next(iter(matrices.values())).values())).best_of(ability)
+        lost = {str(group): _over_seeds(m, ability, forgetting)[0] for group, m in matrices.items()}
+        words = [f"{group} {number(-v, best, signed=True)}" for group, v in lost.items() if not math.isnan(v)]
+        if words:
+            found.append(f"{ability}, after the last stage against the best before it: {', '.join(words)}.")
+    return found
 
 
 def _specialist_scores(evidence: Evidence) -> dict[str, dict[tuple[int, str], float]]:
@@ -173,7 +181,7 @@ def cost(evidence: Evidence) -> Section:
         seconds = sum(s.seconds or 0 for s in stages if not s.reused)
         saved = reused / (trained + reused) if trained + reused else 0.0
         done = sum(run.status == "done" for run in runs)
-        name = config or "all"
+        name = config or "total"
         count = f"{done}" if done == len(runs) else f"{done} of {len(runs)}"
         rows.append([name, count, f"{trained:,}", f"{reused:,}", f"{saved:.0%}", _duration(seconds)])
         about: dict[str, Cell] = {"config": name, "runs": len(runs), "done": done, "tokens_trained": trained}

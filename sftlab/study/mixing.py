@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sftlab.study.evidence import Evidence, Panel, Point, text_of
+from sftlab.study.evidence import Evidence, Panel, Point, Z, text_of
 from sftlab.study.figures import LinePanel, line_figure
 from sftlab.study.growth import Lines, Rest, line_numbers, points_in, rest_text
 from sftlab.study.scaling import Estimate
@@ -17,10 +17,10 @@ from sftlab.study.section import (
     Section,
     Table,
     interval_words,
+    number,
     panel_label,
     panel_title,
     point_text,
-    with_interval,
 )
 from sftlab.study.tradeoff import Crossover, crossover
 
@@ -143,25 +143,23 @@ def ratio(evidence: Evidence) -> Section:
     _compare(evidence, section, list(GRIDS), axis, "k")
     section.lead = "; ".join(f"{name}: {text}" for name, text in GRIDS.items()) + "."
     for panel in evidence.panels:
-        for config in GRIDS:
-            section.findings += _range_words(evidence, panel, config, axis)
+        words = [text for config in GRIDS for text in _range_words(evidence, panel, config, axis)]
+        if words:
+            section.findings.append(f"{panel_title(panel)}, from the smallest to the largest k: {'; '.join(words)}.")
     return section
 
 
 def _range_words(evidence: Evidence, panel: Panel, config: str, axis: str) -> list[str]:
-    """One sentence a grid and ability: how far the score moves over k."""
+    """How far the score moves over k, for each size."""
     found = []
     for rest in evidence.without(config, axis):
         line = evidence.line(panel, config, axis, rest)
         if len(line) < 2:
             continue
-        (x0, first), (x1, last) = line[0], line[-1]
+        (_, first), (_, last) = line[0], line[-1]
         change, error = last.value - first.value, math.hypot(first.error, last.error)
-        verdict = "inside noise" if not abs(change) > 1.96 * error else "more than noise"
-        size = f" {rest_text(rest)}" if rest else ""
-        text = with_interval(change, change - 1.96 * error, change + 1.96 * error, panel.best, signed=True)
-        ends = f"from k = {text_of(x0)} to {text_of(x1)}"
-        found.append(f"{panel_title(panel)}{size}, {GRIDS[config]}: {text} {ends}, {verdict}.")
+        verdict = "inside noise" if not abs(change) > Z * error else "more than noise"
+        found.append(f"{rest_text(rest, config)} {number(change, panel.best, signed=True)} ({verdict})")
     return found
 
 
@@ -185,7 +183,7 @@ def equal_count(evidence: Evidence) -> Section:
 
 
 def _differ(a: Point, b: Point) -> bool:
-    return abs(a.value - b.value) > 1.96 * math.hypot(a.error, b.error)
+    return abs(a.value - b.value) > Z * math.hypot(a.error, b.error)
 
 
 def _compare(evidence: Evidence, section: Section, configs: Sequence[str], axis: str, xlabel: str) -> None:

@@ -2,13 +2,14 @@
 
 CSS = """
 :root { --ink: #1f2328; --muted: #5b6570; --grid: #d5dae0; --back: #ffffff; --soft: #f5f7f9; --link: #0b62a8;
+  --blue: #0072b2; --green: #009e73;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e3e6ea; --muted: #9aa4af; --grid: #3a424b; --back: #14171b;
-  --soft: #1d2228; --link: #7cbcf2; } }
+  --soft: #1d2228; --link: #7cbcf2; --blue: #4fa8ea; --green: #1fc79a; } }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; scroll-padding-top: 1rem; }
 body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.55 var(--sans);
-  display: grid; grid-template-columns: minmax(11rem, 15rem) minmax(0, 62rem); gap: 0 3rem; justify-content: center; }
+  display: grid; grid-template-columns: minmax(11rem, 15rem) minmax(0, 67rem); gap: 0 2.4rem; justify-content: center; }
 nav { position: sticky; top: 0; align-self: start; max-height: 100vh; overflow: auto; padding: 3rem 0 2rem 1.5rem;
   font-size: .9rem; }
 nav ol { list-style: none; padding: 0; margin: .6rem 0; }
@@ -38,8 +39,10 @@ svg { max-width: 100%; height: auto; display: block; }
 img { max-width: 100%; border-radius: .4rem; background: #fff; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .32rem 1rem .32rem 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
+table.wide { font-size: .8rem; }
+table.wide :is(th, td) { padding-right: .7rem; }
 th { font-weight: 600; color: var(--muted); white-space: nowrap; }
-td:first-child { white-space: nowrap; }
+td.short { white-space: nowrap; }
 td.noise { color: var(--muted); font-style: italic; }
 td.lines { white-space: pre-wrap; font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
 .notes { font-size: .82rem; color: var(--muted); padding-left: 1.1rem; margin: .5rem 0 0; max-width: 54rem; }
@@ -51,6 +54,6 @@ summary { cursor: pointer; font-size: .92rem; }
 .missing ul { margin: .3rem 0; padding-left: 1.1rem; columns: 2; }
 @media (max-width: 60rem) { body { display: block; }
   nav { position: static; padding: 1.2rem 1.2rem 0; max-height: none; }
-  main { padding: 1rem 1.2rem 4rem; } .missing ul { columns: 1; } }
+  main { padding: 1rem 1.2rem 4rem; } .missing ul { columns: 1; } figure svg { min-width: 34rem; } }
 @media print { nav { display: none; } body { display: block; } figure, tr { break-inside: avoid; } }
 """

@@ -58,11 +58,11 @@ def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Pa
 
 def _section(evidence: Evidence, kind: str, weights: Mapping[str, float]) -> Section:
     section = replay.replay(evidence, weights) if kind == "k" else KINDS[kind](evidence)
-    if table := TABLES.get(kind):
+    if kind != "strategies" and (table := TABLES.get(kind)):  # there they stand beside the user's own
         header, *rows = table.rows
         title = f"The paper's numbers: GSM8K / HumanEval / MT-Bench ({table.title})"
         name = f"{section.name.replace('_', '-')}-paper"
-        section.parts.append(Table(name, title, header, rows, list(table.notes), folded=kind != "strategies"))
+        section.parts.append(Table(name, title, header, rows, list(table.notes), folded=True))
     return section
 
 
@@ -85,8 +85,6 @@ def _section_html(section: Section, folder: Path) -> str:
     parts = [f'<section id="{section.name}">', f"<h2>{_text(section.title)}</h2>"]
     if section.lead:
         parts.append(f"<p>{_text(section.lead)}</p>")
-    if section.findings:
-        parts.append(_list(section.findings))
     for part in section.parts:
         if isinstance(part, Drawing):
             parts.append(_drawing_html(part, folder))
@@ -117,7 +115,8 @@ def _table_html(table: Table, folder: Path) -> str:
     head = "".join(f"<th>{_text(cell)}</th>" for cell in table.header)
     rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in table.rows)
     notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
-    body = f"<div class=scroll><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
+    wide = " class=wide" * (len(table.header) > 7)
+    body = f"<div class=scroll><table{wide}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
     body += f"<ul class=notes>{notes}</ul>" if notes else ""
     title = f"{_text(table.title)} {_links(table.name, ('csv', 'md'))}"
     if table.folded:
@@ -131,6 +130,7 @@ def _list(lines: Sequence[str]) -> str:
 
 def _cell(cell: str) -> str:
     kind = " class=noise" if cell == "inside noise" else " class=lines" if "\n" in cell else ""
+    kind = kind or " class=short" * (len(cell) < 44)
     return f"<td{kind}>{_text(cell)}</td>"
 
 

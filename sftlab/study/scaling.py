@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-RESAMPLES = 2000
+RESAMPLES = 2000  # for intervals
+NUM_NULL = 5_000  # for p values, whose tail needs more
 ALPHA_RANGE = (0.01, 4.0)
 LEVEL = 0.05
 SEED = 0  # the same curve always gets the same intervals
@@ -145,36 +146,36 @@ def _predict_line(parameters: np.ndarray, log_P: np.ndarray, curve: Curve) -> np
 
 
 def _fit_power(log_P: np.ndarray, values_BP: np.ndarray, curve: Curve) -> np.ndarray:
-    """For a given alpha the rest is a line; so a grid over alpha that narrows three times around its best point."""
+    """For a given alpha the rest is a line; so a grid over alpha that narrows around its best point."""
     loss_BP = curve.as_loss(values_BP)
-    num = len(loss_BP)
-    low_B, high_B = (np.full(num, math.log(end)) for end in ALPHA_RANGE)
-    grid_G = np.linspace(0, 1, 31)
-    rows_B = np.arange(num)
+    rows_B = np.arange(len(loss_BP))
+    least, most = (math.log(end) for end in ALPHA_RANGE)
+    grid_BG = np.linspace(least, most, 61)[None]  # the same for all rows, until it narrows
     for _ in range(4):
-        alpha_BG = np.exp(low_B[:, None] + grid_G * (high_B - low_B)[:, None])
-        offset_BG, scale_BG, squares_BG = _offset_and_scale(alpha_BG, log_P, loss_BP)
+        offset_BG, scale_BG, squares_BG = _offset_and_scale(np.exp(grid_BG), log_P, loss_BP)
         best_B = squares_BG.argmin(1)
-        step_B = (high_B - low_B) / (len(grid_G) - 1)
-        found = np.stack([offset_BG[rows_B, best_B], scale_BG[rows_B, best_B], alpha_BG[rows_B, best_B]])
-        centre_B = np.log(found[2])
-        low_B = np.maximum(centre_B - step_B, math.log(ALPHA_RANGE[0]))
-        high_B = np.minimum(centre_B + step_B, math.log(ALPHA_RANGE[1]))
+        centre_B = np.broadcast_to(grid_BG, squares_BG.shape)[rows_B, best_B]
+        found = np.stack([offset_BG[rows_B, best_B], scale_BG[rows_B, best_B], np.exp(centre_B)])
+        step = grid_BG[0, 1] - grid_BG[0, 0]
+        grid_BG = np.clip(centre_B[:, None] + np.linspace(-step, step, 13), least, most)
     return found
 
 
 def _offset_and_scale(alpha_BG: np.ndarray, log_P: np.ndarray, loss_BP: np.ndarray) -> tuple[np.ndarray, ...]:
     """Least squares for E and A that are not negative, and the sum of squares, for every alpha."""
     z_BGP = np.exp2(-alpha_BG[:, :, None] * log_P)
-    y_B1P = loss_BP[:, None, :]
-    centred_BGP = z_BGP - z_BGP.mean(2, keepdims=True)
-    scale_BG = np.maximum(0, (centred_BGP * y_B1P).sum(2) / (centred_BGP**2).sum(2))
-    offset_BG = y_B1P.mean(2) - scale_BG * z_BGP.mean(2)
-    without_BG = (z_BGP * y_B1P).sum(2) / (z_BGP**2).sum(2)  # the best scale where the offset is held at 0
-    scale_BG = np.where(offset_BG < 0, np.maximum(0, without_BG), scale_BG)
+    mean_BG, num = z_BGP.mean(2), len(log_P)
+    loss_B1P = loss_BP[:, None, :]
+    product_BG = (z_BGP @ loss_BP[:, :, None])[:, :, 0]
+    square_BG = np.einsum("bgp,bgp->bg", z_BGP, z_BGP)
+    loss_B1 = loss_BP.mean(1)[:, None]
+    scale_BG = np.maximum(0, (product_BG - num * mean_BG * loss_B1) / (square_BG - num * mean_BG**2))
+    offset_BG = loss_B1 - scale_BG * mean_BG
+    without_BG = np.maximum(0, product_BG / square_BG)  # the best scale where the offset is held at 0
+    scale_BG = np.where(offset_BG < 0, without_BG, scale_BG)
     offset_BG = np.maximum(0, offset_BG)
-    residual_BGP = offset_BG[:, :, None] + scale_BG[:, :, None] * z_BGP - y_B1P
-    return offset_BG, scale_BG, (residual_BGP**2).sum(2)
+    residual_BGP = offset_BG[:, :, None] + scale_BG[:, :, None] * z_BGP - loss_B1P
+    return offset_BG, scale_BG, np.einsum("bgp,bgp->bg", residual_BGP, residual_BGP)
 
 
 def _predict_power(parameters: np.ndarray, log_P: np.ndarray, curve: Curve) -> np.ndarray:
@@ -240,12 +241,12 @@ def p_monotone(curve: Curve) -> float:
     if not curve.has_errors or len(curve) < 2:
         return math.nan
     weight_P = curve.error_P**-2.0
-    null_BP = np.random.default_rng(SEED).normal(size=(RESAMPLES, len(curve))) * curve.error_P
+    null_BP = np.random.default_rng(SEED).normal(size=(NUM_NULL, len(curve))) * curve.error_P
     observed, null_B = (
         (weight_P * (values - isotonic(values, weight_P)) ** 2).sum(1)
         for values in (curve.up(curve.mean_P)[None], null_BP)
     )
-    return float((1 + (null_B >= observed[0] - 1e-12).sum()) / (RESAMPLES + 1))
+    return float((1 + (null_B >= observed[0] - 1e-12).sum()) / (NUM_NULL + 1))
 
 
 def p_line(curve: Curve) -> float:
@@ -257,11 +258,11 @@ def p_line(curve: Curve) -> float:
         return math.nan
     design_P2 = np.stack([np.ones(len(curve)), np.log2(curve.fraction_P)], 1) / curve.error_P[:, None]
     onto_PP = design_P2 @ np.linalg.pinv(design_P2)
-    null_BP = np.random.default_rng(SEED).normal(size=(RESAMPLES, len(curve)))
+    null_BP = np.random.default_rng(SEED).normal(size=(NUM_NULL, len(curve)))
     observed_P = curve.mean_P / curve.error_P
     observed = ((observed_P - onto_PP @ observed_P) ** 2).sum()
     null_B = ((null_BP - null_BP @ onto_PP.T) ** 2).sum(1)
-    return float((1 + (null_B >= observed - 1e-12).sum()) / (RESAMPLES + 1))
+    return float((1 + (null_B >= observed - 1e-12).sum()) / (NUM_NULL + 1))
 
 
 def shape_of(curve: Curve) -> Shape:

@@ -161,13 +161,13 @@ def panel_label(panel: Panel) -> str:
 def interval_words(evidence: Evidence, points: Sequence[Point]) -> str:
     """Where the intervals of a figure come from."""
     counts = sorted({len(p.by_seed) for p in points})
-    over = "Student's t over seeds (they hold the variation of training, not that of the choice of problems)"
-    single = "of one run over its problems (Wilson's for rates; they hold nothing of the variation of training)"
+    over = "Student's t over seeds, but never narrower than the number of problems allows"
+    single = "that of the run over its problems (Wilson's for rates), without the variation of training"
     if not counts:
         return ""
     if counts[0] >= 2:
         number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        return f"Means over {number} seeds; 95 % intervals are {over}."
+        return f"Means over {number} seeds; 95 % interval: {over}."
     if counts == [1]:
-        return f"One seed; 95 % intervals are {single}."
-    return f"Means over seeds; 95 % intervals are {over} where there are at least two seeds, else {single}."
+        return f"One seed; 95 % interval: {single}."
+    return f"Means over seeds; 95 % interval: {over}; of a single seed {single}."

@@ -12,12 +12,14 @@ from pathlib import Path
 from sftlab.evaluate.compare import Comparison, compare
 from sftlab.study.evidence import Evidence, Group, Panel, Point, Result, mean_interval
 from sftlab.study.figures import dot_figure
+from sftlab.study.paper_numbers import TABLES
 from sftlab.study.section import (
     Cell,
     Drawing,
     Section,
     Table,
     interval_words,
+    number,
     p_text,
     panel_title,
     point_numbers,
@@ -74,6 +76,11 @@ def strategies(evidence: Evidence) -> Section:
     scored = {group.config for group in groups}
     reference = next((name for name in ("dmt", "mixed_sequential") if name in scored), None)
     _rows(evidence, section, groups, [g for g in groups if g.config == reference][:1])
+    means = {str(g): _mean_of_best([evidence.point(p, g) for p in evidence.panels], evidence.panels) for g in groups}
+    ranked = sorted(((m, g) for g, m in means.items() if not math.isnan(m)), reverse=True)
+    if ranked:
+        places = ", ".join(f"{name} {mean:.1%}" for mean, name in ranked)
+        section.findings.insert(0, f"Mean over abilities, each as a share of its best possible score: {places}.")
     return section
 
 
@@ -103,6 +110,8 @@ def _rows(evidence: Evidence, section: Section, groups: Sequence[Group], referen
     figure = dot_figure(panels, labels)
     section.parts.append(Drawing(name, section.title, interval_words(evidence, known), figure, numbers))
     section.parts.append(_score_table(name, section.title, evidence.panels, groups, points, numbers))
+    if evidence.loss_panels:
+        section.parts.append(_loss_table(evidence, name, groups))
     if not reference:
         section.missing.append("a reference for paired tests")
         return
@@ -124,12 +133,40 @@ def _score_table(
     rows = []
     for group in groups:
         mine = [points[group, panel] for panel in panels]
-        shares = [p.value / (panel.best or 1) for p, panel in zip(mine, panels, strict=True) if p]
-        mean = f"{sum(shares) / len(shares):.1%}" if len(shares) == len(panels) else "-"
+        mean = number(_mean_of_best(mine, panels), 1)
         rows.append([str(group), *(point_text(p, panel.best) for p, panel in zip(mine, panels, strict=True)), mean])
-    header = ["strategy", *(panel_title(panel) for panel in panels), "mean of the best"]
-    notes = ["Mean of the best: each score divided by its best possible one, then averaged over abilities."]
+    header = ["strategy", *(panel_title(panel) for panel in panels), "mean"]
+    notes = ["Mean: each score divided by its best possible one, then averaged over abilities."]
+    if name == "strategies":
+        notes += _beside(header, rows, groups)
     return Table(f"{name}-table", title, header, rows, notes, numbers)
+
+
+def _beside(header: list[str], rows: list[list[str]], groups: Sequence[Group]) -> list[str]:
+    """Put the paper's numbers beside the rows; return the notes on them."""
+    paper = TABLES["strategies"]
+    (_, *sizes), *theirs = paper.rows
+    cells = {name: scores for name, *scores in theirs}
+    header += [f"paper {size}" for size in sizes]
+    for row, group in zip(rows, groups, strict=True):
+        row += cells.get(group.config, ["-"] * len(sizes))
+    return [f"Paper: GSM8K / HumanEval / MT-Bench, {paper.title}.", *paper.notes]
+
+
+def _loss_table(evidence: Evidence, name: str, groups: Sequence[Group]) -> Table:
+    points = {(g, p): evidence.point(p, g) for g in groups for p in evidence.loss_panels}
+    rows = [[str(g), *(point_text(points[g, p], None) for p in evidence.loss_panels)] for g in groups]
+    numbers: list[dict[str, Cell]] = [
+        {"strategy": str(g), "ability": panel.ability, **point_numbers(p)} for (g, panel), p in points.items() if p
+    ]
+    header = ["strategy", *(panel.ability for panel in evidence.loss_panels)]
+    return Table(f"{name}-loss", "Loss on held-out data (lower is better)", header, rows, [], numbers, folded=True)
+
+
+def _mean_of_best(points: Sequence[Point | None], panels: Sequence[Panel]) -> float:
+    """Mean over abilities of the share of the best possible score; nan where a score is lacking."""
+    shares = [p.value / (panel.best or 1) for p, panel in zip(points, panels, strict=True) if p]
+    return sum(shares) / len(shares) if len(shares) == len(panels) else math.nan
 
 
 def paired_tests(
