@@ -201,7 +201,7 @@ class Evidence:
         owners = {c.run: c.config for c in self.costs}
         wanted = set(configs)
         names = dict.fromkeys([*self.runs, *status])
-        lacking = [n for n in names if n not in scored and owners.get(n, n.split("/")[0]) in wanted]
+        lacking = [n for n in names if n not in scored and (n not in owners or owners[n] in wanted)]
         return [f"{name} ({status.get(name, 'missing').replace('done', 'no score')})" for name in lacking]
 
     @cached_property

@@ -315,7 +315,8 @@ def front_figure(
         axes.errorbar(
             x.value, y.value, bars[1], bars[0], color=look[0], marker=look[1], elinewidth=0.7, alpha=0.9, zorder=3
         )
-        axes.annotate(label, (x.value, y.value), (5, 5), textcoords="offset points", fontsize=8.5, zorder=5)
+        shift, side = ((5, 5), "left") if on_front else ((-5, -11), "right")  # away from the line
+        axes.annotate(label, (x.value, y.value), shift, textcoords="offset points", fontsize=8.5, ha=side, zorder=5)
         if label == best_label:
             axes.plot(x.value, y.value, "o", markersize=14, fillstyle="none", color=STYLES[1][0], zorder=4)
     axes.set_xlabel(xlabel)

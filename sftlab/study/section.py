@@ -149,8 +149,8 @@ def point_numbers(point: Point) -> dict[str, Cell]:
 
 
 def panel_title(panel: Panel) -> str:
-    """Ability and task."""
-    return panel.ability if panel.task.startswith("lab_") else f"{panel.ability}: {panel.task}"
+    """The ability, and its task where that says more."""
+    return panel.ability if panel.task.startswith("lab_") or panel.best is None else f"{panel.ability}: {panel.task}"
 
 
 def panel_label(panel: Panel) -> str:

@@ -33,7 +33,6 @@ class Maker:
         factors: dict[str, Any],
         stages: Sequence[Stage],
         num_problems: int = 200,
-        best: float = 1.0,
         loss: Callable[[str], float] | None = None,
         noise: float = 0.02,
     ) -> None:

@@ -231,6 +231,24 @@ def test_a_study_in_which_all_failed_has_a_report(tmp_path: Path) -> None:
     assert "0 of 7 runs done" in text and "dmt/seed=1 (failed)" in text and "killed" in text
 
 
+def test_ratings_keep_their_scale(tmp_path: Path) -> None:
+    study = leave_one_out_study(tmp_path / "s")
+    rows = [json.loads(line) for line in (study / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["ability"] == "general":
+            row |= {key: 10 * row[key] for key in ("value", "low", "high", "standard_error")}
+            row |= {"best": 10.0, "task": "mt_bench", "metric": "rating"}
+    (study / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(study)
+    everything = [row["value"] / (row["best"] or 1) for row in rows if row["config"] == "all"]
+    cells = next(
+        line for line in (page.parent / "leave-one-out-table.md").read_text().splitlines() if line.startswith("| all")
+    )
+    assert re.search(r"\| \d\.\d\d \(\d\.\d\d to \d\.\d\d\) \|", cells)
+    assert cells.endswith(f"| {sum(everything) / 3:.1%} |")
+    assert "general: mt_bench" in Page(page).text
+
+
 def test_pictures_from_inside_are_part_of_the_page(tmp_path: Path, reports: dict[str, Path]) -> None:
     study = leave_one_out_study(tmp_path / "s")
     (study / "inside").mkdir()
