@@ -32,7 +32,7 @@ ORDER = """
     study.growth study.mixing study.strategies study.replay study.keeping study.page study.report
     commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
-    commands.report commands.tag commands.leaks commands.card
+    commands.report commands.study commands.tag commands.leaks commands.card
     __main__
 """.split()
 LIGHT = "plan.plan plan.table data.records data.conversation data.template data.encoder data.example runs".split()
