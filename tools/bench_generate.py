@@ -49,7 +49,8 @@ def main() -> None:
         tasks = [LabTask(ability, of_each) for ability in ("math", "code", "general")]
         problems = [problem for task in tasks for problem in task.problems()][: options.num_problems]
     sampling = Sampling(options.max_new_tokens)
-    models = {size: LocalModel.from_folder(options.model, size, "cpu") for size in (1, options.batch_size)}
+    one = LocalModel.from_folder(options.model, 1, "cpu")
+    models = {1: one, options.batch_size: LocalModel(one.model, one.encoder, options.batch_size)}
     for model in models.values():
         timed(model, problems[:2], sampling)
     seconds: dict[int, list[float]] = {size: [] for size in models}
