@@ -54,7 +54,8 @@ class _Turn:
             self.trouble = str(reply)
             self.due.append(sample)
         else:
-            self.trouble = "a judgement without [[rating]] from 1 to 10"
+            cut = "" if reply.complete[0] else ", cut at judge_max_tokens"
+            self.trouble = f"a judgement without [[rating]] from 1 to 10{cut}"
             self.due.append(self.next_sample)
             self.next_sample += 1
 
