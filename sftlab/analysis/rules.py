@@ -84,11 +84,13 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature(
             1.0,
             "source text",
-            r"^\s*(?:def|class) \w+.*:\s*$|^\s*#include\b|^\s*(?:import|from) \w+(?:\.\w+)*(?: import \w+)?\s*$|"
-            r"console\.log|system\.out|std::|\bpublic (?:static|class|int|void)|^\s*(?:var|let|const) \w+\s*=|"
-            r"\bfunction\s*\w*\s*\(|\)\s*\{|;\s*$|=>|</\w+>|\bselect\b.{1,80}\bfrom\b\s+\w+|\b\w+\.\w+\(|\bdef \w+\(",
+            r"^[ \t]*(?:def|class) \w+.*:\s*$|^[ \t]*#include\b|^[ \t]*(?:import|"
+            r"from) \w+(?:\.\w+)*(?: import \w+)?\s*$|"
+            r"console\.log|system\.out|std::|\bpublic (?:static|class|int|void)|^[ \t]*(?:var|let|const) \w+\s*=|"
+            r"\bfunction\s*\w*\s*\(|\)\s*\{|;[ \t]*$|=>|</\w+>|\bselect\b.{1,80}\bfrom\b\s+\w+|\b\w+\.\w+\(|"
+            r"\bdef \w+\(",
         ),
-        Feature(0.5, "assignment", r"^\s*\w+\s*=\s*(?:[\[{(\"'\d]|true|false|none)"),
+        Feature(0.5, "assignment", r"^[ \t]*\w+\s*=\s*(?:[\[{(\"'\d]|true|false|none)"),
         Feature(0.5, "literal list", r"[\[{(]\s*(?:\"[^\"]*\"|'[^']*'|\d+)\s*[,:]"),
         Feature(
             0.5,
@@ -162,7 +164,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature(
             -1.0,
             "code in the query",
-            r"```|\bdef \w+\(|^\s*\w+\s*=\s*[\[{(\"']|</\w+>|[\[{]\s*(?:\"|'|\d+\s*,)|;\s*$",
+            r"```|\bdef \w+\(|^[ \t]*\w+\s*=\s*[\[{(\"']|</\w+>|[\[{]\s*(?:\"|'|\d+\s*,)|;[ \t]*$",
         ),
         Feature(
             -0.5,
@@ -278,9 +280,9 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
         Feature(
             1.0,
             "greeting or farewell",
-            r"^\W*(?:hi|hello|hey|good (?:morning|evening|afternoon)|goodbye|bye|thanks?|thank you|what is up|"
+            r"^[^\w\n]*(?:hi|hello|hey|good (?:morning|evening|afternoon)|goodbye|bye|thanks?|thank you|what is up|"
             r"what's up|how are you|"
-            r"nice to meet you|see you|have a nice (?:day|one))\b[^?]{0,20}[.!?]*\s*$|\bnice day\b|\bgreet my\b|"
+            r"nice to meet you|see you|have a nice (?:day|one))\b[^?\n]{0,20}[.!?]*[ \t]*$|\bnice day\b|\bgreet my\b|"
             r"\bsay hello\b",
         ),
     ),

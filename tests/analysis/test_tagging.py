@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,16 @@ def test_any_text_gets_a_tag_with_a_reason(query):
     found = find_tags(query)
     assert found and all(one.explanation for one in found)
     assert len({one.tag for one in found}) == len(found) and {one.tag for one in found} <= {*FEATURES, OTHER}
+
+
+HOSTILE = ["\n", " \n", "; ", "(' ", '["', "a.", "1, ", "write a ", "select ", "= ", "<", "def "]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_rules_take_linear_time_on_hostile_text(text):
+    began = time.perf_counter()
+    find_tags(text * (60_000 // len(text)))
+    assert time.perf_counter() - began < 3  # a quadratic pattern takes minutes
 
 
 def test_an_explanation_adds_up():

@@ -76,8 +76,8 @@ def test_the_learning_rate_rises_and_falls_in_each_stage_by_its_own_peak(records
     _, lines = fit(records, schedule, data, warmup_ratio=0.25)
     rates = [line["train/learning_rate"] for line in lines]
     first, second = (stage.num_steps for stage in data.plan.stages)
-    wanted = [1e-2 * warmup_cosine(step + 1, first, 0.25) for step in range(first - 1)]
-    assert rates[: first - 1] == pytest.approx(wanted)  # after step s the optimizer holds the rate of step s + 1
+    wanted = [1e-2 * warmup_cosine(step, first, 0.25) for step in range(first)]
+    assert rates[:first] == pytest.approx(wanted)
     assert max(rates[first:]) == pytest.approx(5e-3)
     assert [line["stage/index"] for line in lines] == [0.0] * first + [1.0] * second
 
