@@ -11,7 +11,7 @@ from fitting import ROOT, run, write_config, write_records
 from sftlab.cli import parse_objects
 from sftlab.plan.table import as_fraction
 
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "studies" not in path.parts]
 OVERLAYS = {"13b", "33b", "batch16", "counts", "scores"}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from sftlab.study.evidence import Evidence, Panel, Point, Z, text_of
 from sftlab.study.figures import LinePanel, line_figure
-from sftlab.study.growth import Lines, Rest, line_numbers, points_in, rest_text
+from sftlab.study.growth import Line, Lines, Rest, line_numbers, points_in, rest_text
 from sftlab.study.scaling import Estimate
 from sftlab.study.section import (
     Cell,
@@ -40,7 +40,8 @@ def single_against_mixed(evidence: Evidence) -> Section:
     for panel in evidence.panels:
         if not evidence.specialists(panel.ability):
             section.missing.append(f"config single_{panel.ability}")
-    sizes = list(dict.fromkeys(rest for config in evidence.configs for rest in evidence.without(config, "fraction")))
+    configs = ["mixed"] if "mixed" in evidence.configs else evidence.configs
+    sizes = list(dict.fromkeys(rest for config in configs for rest in evidence.without(config, "fraction")))
     grid: list[list[LinePanel]] = []
     lines: dict[Panel, Lines] = {}
     rows, numbers = [], []
@@ -75,10 +76,16 @@ def single_against_mixed(evidence: Evidence) -> Section:
 def _single_and_mixed(evidence: Evidence, panel: Panel, rest: Rest) -> Lines:
     found: Lines = {}
     for label, configs in (("single", evidence.specialists(panel.ability)), ("mixed", ["mixed"])):
-        line = [pair for config in configs for pair in evidence.line(panel, config, "fraction", rest)]
+        line = [pair for config in configs for pair in _line(evidence, panel, config, rest)]
         if line:
             found[label] = line
     return found
+
+
+def _line(evidence: Evidence, panel: Panel, config: str, rest: Rest) -> Line:
+    """The line of a config at the factors of ``rest`` that it was varied in."""
+    varied = {name for group in evidence.groups if group.config == config for name, _ in group.factors}
+    return evidence.line(panel, config, "fraction", tuple(pair for pair in rest if pair[0] in varied))
 
 
 def _crossing(panel: Panel, found: Lines) -> Crossover | None:
@@ -95,6 +102,8 @@ def _crossing(panel: Panel, found: Lines) -> Crossover | None:
 
 def _crossing_words(crossing: Crossover, mixed: Sequence[tuple[float, Point]]) -> str:
     x = crossing.fraction
+    if x.low == 0 and math.isinf(x.high):
+        return "inside noise: these runs cannot tell at which fraction mixing costs, or whether"
     if x.value == 0:
         start = "mixing costs at every fraction tried"
     elif math.isinf(x.value):

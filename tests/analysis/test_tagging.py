@@ -198,6 +198,7 @@ class Echo:
 
 
 def test_a_local_model_answers_through_its_template_and_its_replies_are_kept(tmp_path):
+    import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from sftlab.data.encoder import Encoder
@@ -208,6 +209,7 @@ def test_a_local_model_answers_through_its_template_and_its_replies_are_kept(tmp
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = LlamaConfig(vocab_size=1024, max_position_embeddings=900, eos_token_id=2, **size)
     encoder = Encoder(lab_tokenizer(), get_template("vicuna_short", lab_tokenizer()))
+    torch.manual_seed(0)
     local = LocalModel(AutoModelForCausalLM.from_config(config), encoder)
     chats = LocalChats(local, ReplyCache(tmp_path / "r.jsonl"), "tiny")
     tagger = LLMTagger(chats, "tiny")

@@ -2,9 +2,12 @@
 
 import pytest
 import yaml
+from fitting import ROOT
 
+from sftlab.study.graph import find_problems_of
 from sftlab.study.study import read_study
 
+SHIPPED = sorted((ROOT / "configs" / "studies").rglob("*.yaml"))
 BASE = {
     "seed_everything": 7,
     "data": {"abilities": {"math": {"class_path": "MathData", "init_args": {"fraction": 1.0}}}, "max_length": 64},
@@ -71,3 +74,16 @@ def test_several_bases_are_merged_and_the_last_word_is_the_command_lines(tmp_pat
 def test_bad_files_are_told(tmp_path, content, words):
     with pytest.raises(ValueError, match=words):
         study(tmp_path, **content)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_shipped_study_is_valid(path):
+    assert path.read_text().startswith("# ")
+    found = read_study(path)
+    assert find_problems_of(found) == []
+    assert len({run.name for run in found.runs}) == len(found.runs) > 0
+
+
+def test_the_papers_grids_are_all_there():
+    sizes = {path.stem: len(read_study(path).runs) for path in SHIPPED if path.parent.name == "paper"}
+    assert sizes == {"rq1": 45, "rq2": 60, "rq3": 15, "rq4": 21, "k_sweep": 20}
