@@ -133,19 +133,21 @@ class SFTModule(LightningModule):
         assert self.net is not None
         _, nll_K = self.net(batch, torch.zeros(len(batch.lengths_D), device=self.device))
         real_K = (batch.supervised_D > 0)[batch.example_K]
-        name = self.val_abilities[dataloader_idx]
-        sums = torch.stack([torch.where(real_K, nll_K, 0.0).double().sum(), real_K.sum().double()])
-        self._val_sums[name] = self._val_sums.get(name, 0) + sums
+        self._val_loss[self.val_abilities[dataloader_idx]].update(nll_K[real_K].double())
 
     def on_validation_epoch_start(self) -> None:
-        """Empty the sums."""
-        self._val_sums: dict[str, Any] = {}
+        """Start the means over."""
+        from torchmetrics import MeanMetric
+
+        self._val_loss = {
+            name: MeanMetric(nan_strategy="disable").set_dtype(torch.float64).to(self.device)
+            for name in self.val_abilities
+        }
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean over all ranks."""
-        for name, sums_2 in self._val_sums.items():
-            total, count = self.trainer.strategy.reduce(sums_2, reduce_op="sum")
-            loss = float(total / count)
+        for name, mean in self._val_loss.items():
+            loss = float(mean.compute())
             # Lightning would log it one step early; callbacks that monitor it find it where they look.
             self.log(f"val/loss/{name}", loss, logger=False)
             for logger in self.loggers:
