@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from sftlab.runs import LOGS, checkpoint_path, is_complete
+from sftlab.runs import LOGS, checkpoint_path, is_complete, write_whole
 from sftlab.study.study import Run, Study
 
 # What of a Trainer's arguments changes a result, rather than where and how fast it is computed.
@@ -159,9 +159,7 @@ def _full_key(trained_key: str, trainer: dict[str, Any]) -> str:
 def save_stages(folder: Path, planned: Sequence[PlannedRun]) -> None:
     """Note which stages a study has, so that others can take them over."""
     rows = [{"folder": str(run.folder), "stages": [asdict(stage) for stage in run.stages]} for run in planned]
-    partial = folder / ".stages.partial"
-    partial.write_text(json.dumps(rows), encoding="utf-8")
-    partial.replace(folder / "stages.json")
+    write_whole(folder / "stages.json", json.dumps(rows))
 
 
 def other_studies(study: Study, keys: Collection[str]) -> list[PlannedRun]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sftlab.callbacks.identity import reused_stages
+from sftlab.runs import write_whole
 from sftlab.study.graph import PlannedRun, StageNode
 from sftlab.study.study import Study
 
@@ -38,10 +39,10 @@ def write_results(study: Study, planned: Sequence[PlannedRun], folder: Path, err
     import pyarrow.parquet as pq
 
     rows = [row for run in planned for row in _result_rows(study, run, folder)]
-    _write(folder / "study.json", json.dumps(study.to_dict(), indent=1))
-    _write(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_whole(folder / "study.json", json.dumps(study.to_dict(), indent=1))
+    write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     costs = [_cost_row(run, errors.get(run.run.name)) for run in planned]
-    _write(folder / "costs.jsonl", "".join(json.dumps(row) + "\n" for row in costs))
+    write_whole(folder / "costs.jsonl", "".join(json.dumps(row) + "\n" for row in costs))
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
     columns.pop("factors", None)
     columns.update({name: [row["factors"].get(name) for row in rows] for name in study.factors})
@@ -61,7 +62,7 @@ def _collect_pictures(study: Study, planned: Sequence[PlannedRun], inside: Path)
             if (note := picture.with_suffix(".json")).is_file():
                 about = json.loads(note.read_text(encoding="utf-8"))
                 about["title"] = f"{run.run.name}: {about.get('title', picture.stem)}"
-                _write(inside / f"{name}.json", json.dumps(about))
+                write_whole(inside / f"{name}.json", json.dumps(about))
 
 
 def _result_rows(study: Study, run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
@@ -150,9 +151,3 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

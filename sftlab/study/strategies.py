@@ -166,7 +166,7 @@ def _loss_table(evidence: Evidence, name: str, groups: Sequence[Group]) -> Table
 def _mean_of_best(points: Sequence[Point | None], panels: Sequence[Panel]) -> float:
     """Mean over abilities of the share of the best possible score; nan where a score is lacking."""
     shares = [p.value / (panel.best or 1) for p, panel in zip(points, panels, strict=True) if p]
-    return sum(shares) / len(shares) if len(shares) == len(panels) else math.nan
+    return sum(shares) / len(shares) if shares and len(shares) == len(panels) else math.nan
 
 
 def paired_tests(
