@@ -107,6 +107,7 @@ def run_prepare(folder: Path, records: str) -> dict[str, float]:
     """Records to a packed plan, through the package."""
     from transformers import AutoTokenizer
 
+    import sftlab.cli  # noqa: F401 - as every command that prepares data does
     from sftlab.callbacks.schedule import MultiTask
     from sftlab.data.ability import GeneralData
     from sftlab.data.mixture import MixtureData

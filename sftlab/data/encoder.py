@@ -106,7 +106,7 @@ class Encoder:
         def ids_of(text: str, prefix: bool) -> array:
             if (text, prefix) not in known:
                 tokenizer = self._first if prefix else self._inside
-                known[text, prefix] = array("i", tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+                known[text, prefix] = array("I", tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
             return known[text, prefix]
 
         return self._joined(pieces, ids_of)
@@ -129,19 +129,22 @@ class Encoder:
 
     def _joined(self, pieces: Sequence[Piece], ids_of: Callable[[str, bool], Sequence[int]]) -> Encoded:
         starts_itself = bool(pieces) and pieces[0].special and self._special[pieces[0].text] in self._bos
-        ids = array("i", [] if starts_itself else self._bos)
+        ids = array("I", [] if starts_itself else self._bos)
         runs, exchange_lengths, parts, in_supervised = [len(ids)], [len(ids)], [], False
-        for (text, supervised, special, exchange), prefix in zip(pieces, self._prefixes(pieces), strict=False):
-            new = array("i", (self._special[text],) if special else ids_of(text, prefix))
+        for (text, supervised, special, exchange), prefix in zip(pieces, self._prefixes(pieces), strict=True):
+            new = array("I", (self._special[text],) if special else ids_of(text, prefix))
+            length = len(new)
             parts.append(new)
             ids += new
-            if supervised != in_supervised:
-                runs.append(0)
+            if supervised is in_supervised:
+                runs[-1] += length
+            else:
+                runs.append(length)
                 in_supervised = supervised
-            runs[-1] += len(new)
-            while len(exchange_lengths) <= exchange:
-                exchange_lengths.append(0)
-            exchange_lengths[exchange] += len(new)
+            if exchange < len(exchange_lengths):
+                exchange_lengths[exchange] += length
+            else:
+                exchange_lengths += [0] * (exchange - len(exchange_lengths)) + [length]
         return Encoded(ids, runs, exchange_lengths, parts)
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:

@@ -1,14 +1,13 @@
 """Examples: conversations as token ids and masks, prepared once and kept in an Arrow file that is mapped into memory.
 
     conversations --render--> pieces --encode--> ids and runs --fit to max_length--> examples.arrow
-                              (this thread)      (other threads: the tokenizer works outside of Python's lock)
+    (this thread)             (other threads: the tokenizer works outside of Python's lock)  (this thread)
 
 The folder of a cache entry is named by everything that determines its content.
 """
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import inspect
 import json
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +33,8 @@ from sftlab.data.records import content_hash
 from sftlab.data.template import Piece
 
 OVERLONG = ("split", "truncate", "drop")
-_CHUNK, _AHEAD = 64, 3  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
-_THREADS = 2  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the other
+_CHUNK, _AHEAD = 128, 5  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
+_THREADS = 3  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the others
 Source = Callable[[Audit], Iterator[tuple[int, Conversation]]]
 
 
@@ -57,8 +56,10 @@ class Examples:
         table = pa.ipc.open_file(pa.memory_map(str(folder / "examples.arrow"))).read_all()
         self.uids: list[str] = table["uid"].to_pylist()
         self.groups: list[str] = table["group"].to_pylist()
-        self.lengths_N = table["length"].to_numpy()
-        self.supervised_N = table["supervised"].to_numpy()
+        self.lengths_N, self.supervised_N = (
+            np.concatenate([np.zeros(0, np.int32), *map(_ints, table[name].chunks)])
+            for name in ("length", "supervised")
+        )
         self._ids, self._runs = _lists(table["ids"]), _lists(table["runs"])
         self._starts = np.cumsum([0, *(len(chunk) for chunk in table["ids"].chunks)]).tolist()
         self.audit = Audit(**json.loads((folder / "audit.json").read_text(encoding="utf-8")))
@@ -84,8 +85,13 @@ class Examples:
         return values[offsets[row] : offsets[row + 1]]
 
 
+def _ints(array: Any) -> np.ndarray:
+    """An Arrow array of int32, not copied; ``to_numpy`` would import pandas, which takes longer than a small file."""
+    return np.frombuffer(array.buffers()[1], np.int32, len(array), offset=4 * array.offset)
+
+
 def _lists(column: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in column.chunks]
+    return [(_ints(chunk.values), _ints(chunk.offsets)) for chunk in column.chunks]
 
 
 def prepare_files(
@@ -161,58 +167,54 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SFTLAB_CACHE", Path.home() / ".cache" / "sftlab")) / "examples"
 
 
+class _Fitted(NamedTuple):
+    """What became of one conversation: its examples, each with the end of its uid, and the rules that were needed."""
+
+    uid: str
+    parts: list[tuple[str, Encoded]]
+    rules: list[str]
+
+
 class _Fitter:
-    """Conversations to examples that fit, with the audit of what did not."""
+    """Conversations to examples that fit; safe to use from several threads."""
 
     def __init__(self, encoder: Encoder, max_length: int, overlong: str) -> None:
         self.encoder, self.max_length, self.overlong = encoder, max_length, overlong
-        self.audit = Audit()
-        self._seen: Counter[str] = Counter()
 
-    def rendered(self, chunk: list[tuple[int, Conversation]]) -> list[list[Piece]]:
-        """The pieces of a chunk."""
-        return [self.encoder.template.render(talk.turns) for _, talk in chunk]
+    def fitted(self, talks: Sequence[Conversation]) -> list[_Fitted]:
+        """Render, tokenise and fit some conversations."""
+        rendered = [self.encoder.template.render(talk.turns) for talk in talks]
+        encoded = self.encoder.encode(rendered)
+        return [self._fitted(*one) for one in zip(talks, rendered, encoded, strict=True)]
 
-    def rows(
-        self, chunk: list[tuple[int, Conversation]], rendered: list[list[Piece]], encoded: list[Encoded]
-    ) -> Iterator[tuple[str, str, Encoded]]:
-        """Uid, group and encoding of each example of a chunk."""
-        for (number, talk), pieces, whole in zip(chunk, rendered, encoded, strict=True):
-            if len(whole.ids) <= self.max_length:
-                parts = [("", whole)]
-            elif self.overlong == "drop":
-                self.audit.add("dropped: longer than max_length", number)
-                continue
-            elif self.overlong == "truncate" or len(whole.exchange_lengths) == 1:
-                parts = [("", self._truncated(whole, number))]
-            else:
-                self.audit.add("split: longer than max_length", number)
-                parts = [(f"/{i}", part) for i, part in enumerate(self._split(talk, pieces, whole, number))]
-            uid = talk.uid
-            for suffix, part in parts:
-                if not part.supervised:
-                    self.audit.add("dropped: nothing supervised within max_length", number)
-                    continue
-                name = uid + suffix
-                self._seen[name] += 1
-                if self._seen[name] > 1:
-                    self.audit.add("kept: same conversation again", number)
-                    name = f"{name}#{self._seen[name]}"
-                yield name, talk.group, part
+    def _fitted(self, talk: Conversation, pieces: list[Piece], whole: Encoded) -> _Fitted:
+        rules: list[str] = []
+        if len(whole.ids) <= self.max_length:
+            parts = [("", whole)]
+        elif self.overlong == "drop":
+            rules.append("dropped: longer than max_length")
+            parts = []
+        elif self.overlong == "truncate" or len(whole.exchange_lengths) == 1:
+            parts = [("", self._truncated(whole, rules))]
+        else:
+            rules.append("split: longer than max_length")
+            parts = [(f"/{i}", part) for i, part in enumerate(self._split(talk, pieces, whole, rules))]
+        kept = [(end, part) for end, part in parts if part.supervised]
+        rules += ["dropped: nothing supervised within max_length"] * (len(parts) - len(kept))
+        return _Fitted(talk.uid, kept, rules)
 
-    def _truncated(self, whole: Encoded, number: int) -> Encoded:
-        self.audit.add("truncated: longer than max_length", number)
+    def _truncated(self, whole: Encoded, rules: list[str]) -> Encoded:
+        rules.append("truncated: longer than max_length")
         left, runs = self.max_length, []
         for run in whole.runs:
             runs.append(min(run, left))
             left -= runs[-1]
         return Encoded(whole.ids[: self.max_length], runs, [self.max_length], [])
 
-    def _split(self, talk: Conversation, pieces: list[Piece], whole: Encoded, number: int) -> list[Encoded]:
+    def _split(self, talk: Conversation, pieces: list[Piece], whole: Encoded, rules: list[str]) -> list[Encoded]:
         """Pieces of whole exchanges, each as long as fits."""
         head = [turn for turn in talk.turns[:1] if turn.role == "system"]
         exchanges = _exchanges(talk.turns[len(head) :])
-
         known = self.encoder.known(pieces, whole)
 
         def encoded(start: int, end: int) -> Encoded:
@@ -229,7 +231,7 @@ class _Fitter:
             while end > start + 1 and len((part := encoded(start, end)).ids) > self.max_length:
                 end -= 1
             part = part if end > start + 1 else alone
-            parts.append(part if len(part.ids) <= self.max_length else self._truncated(part, number))
+            parts.append(part if len(part.ids) <= self.max_length else self._truncated(part, rules))
             start = end
         return parts
 
@@ -250,38 +252,47 @@ def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    numbers = pa.list_(pa.int32())
+    audit, numbers = Audit(), pa.list_(pa.int32())
     schema = pa.schema(
         {"uid": pa.string(), "group": pa.string(), "length": pa.int32(), "supervised": pa.int32()}
         | {"ids": numbers, "runs": numbers}
     )
     with pa.OSFile(str(partial / "examples.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        gc.freeze()  # looking through all that torch has loaded, again and again, is 4 % of the time
-        try:
-            for rows in _chunks(source(fitter.audit), fitter):
-                writer.write_batch(_record_batch(rows, schema))
-        finally:
-            gc.unfreeze()
-    (partial / "audit.json").write_text(json.dumps(fitter.audit.to_dict()), encoding="utf-8")
+        for rows in _chunks(source(audit), fitter, audit):
+            writer.write_batch(_record_batch(rows, schema))
+    (partial / "audit.json").write_text(json.dumps(audit.to_dict()), encoding="utf-8")
     partial.rename(folder)
 
 
 def _chunks(
-    conversations: Iterator[tuple[int, Conversation]], fitter: _Fitter
+    conversations: Iterator[tuple[int, Conversation]], fitter: _Fitter, audit: Audit
 ) -> Iterator[list[tuple[str, str, Encoded]]]:
-    """Rows, chunk by chunk; the tokenizer works on later chunks meanwhile."""
+    """Uid, group and encoding of each example, chunk by chunk; threads work on later chunks meanwhile."""
+    seen: Counter[str] = Counter()
+
+    def rows(chunk: list[tuple[int, Conversation]], fitted: list[_Fitted]) -> Iterator[tuple[str, str, Encoded]]:
+        for (number, talk), (uid, parts, rules) in zip(chunk, fitted, strict=True):
+            for rule in rules:
+                audit.add(rule, number)
+            for end, part in parts:
+                name = uid + end
+                seen[name] += 1
+                if seen[name] > 1:
+                    audit.add("kept: same conversation again", number)
+                    name = f"{name}#{seen[name]}"
+                yield name, talk.group, part
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        work: deque[tuple[list[tuple[int, Conversation]], list[list[Piece]], Future]] = deque()
+        work: deque[tuple[list[tuple[int, Conversation]], Future]] = deque()
         while True:
             chunk = list(islice(conversations, _CHUNK))
             if chunk:
-                pieces = fitter.rendered(chunk)
-                work.append((chunk, pieces, pool.submit(fitter.encoder.tokenise, pieces)))
+                work.append((chunk, pool.submit(fitter.fitted, [talk for _, talk in chunk])))
             if not work:
                 return
-            if len(work) > _AHEAD or not chunk:  # the tokenizer always has a chunk waiting
-                done, pieces, tokenised = work.popleft()
-                yield list(fitter.rows(done, pieces, fitter.encoder.assemble(pieces, tokenised.result())))
+            if len(work) > _AHEAD or not chunk:  # each thread always has a chunk waiting
+                done, fitted = work.popleft()
+                yield list(rows(done, fitted.result()))
 
 
 def _record_batch(rows: list[tuple[str, str, Encoded]], schema: Any) -> Any:

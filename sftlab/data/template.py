@@ -86,12 +86,13 @@ class _Pieces:
         self.exchange = -1
 
     def add(self, text: str, supervised: bool = False, special: bool = False) -> None:
-        last = self.list[-1] if self.list else None
-        exchange = max(0, self.exchange)
-        joinable = last is not None and not last.special and not special and last.supervised == supervised
-        if joinable and last is not None and last.exchange == exchange:
-            self.list[-1] = Piece(last.text + text, supervised, False, exchange)
-        elif text:
+        exchange = self.exchange if self.exchange > 0 else 0
+        if self.list and not special:
+            before, *kind = self.list[-1]
+            if kind == [supervised, False, exchange]:
+                self.list[-1] = Piece(before + text, supervised, False, exchange)
+                return
+        if text:
             self.list.append(Piece(text, supervised, special, exchange))
 
 

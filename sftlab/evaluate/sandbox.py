@@ -226,9 +226,7 @@ class Sandbox:
         memory_mb: Address space of one process, in MiB.
     """
 
-    def __init__(
-        self, isolation: Isolation = "bubblewrap", seconds: float = 5.0, memory_mb: int = 512
-    ) -> None:
+    def __init__(self, isolation: Isolation = "bubblewrap", seconds: float = 5.0, memory_mb: int = 512) -> None:
         if isolation not in ("bubblewrap", "subprocess"):
             raise ValueError(f"isolation: {isolation!r} is unknown; choose bubblewrap or subprocess")
         if seconds <= 0 or memory_mb < 64:

@@ -61,9 +61,7 @@ def _own_lines(evidence: Evidence, panel: Panel) -> Lines:
     return found
 
 
-def _scaling_parts(
-    evidence: Evidence, name: str, lines: dict[Panel, Lines], section: Section
-) -> list[Drawing | Table]:
+def _scaling_parts(evidence: Evidence, name: str, lines: dict[Panel, Lines], section: Section) -> list[Drawing | Table]:
     points = points_in(lines.values())
     what = "Score" if name == "score" else "Loss on held-out data"
     grid = [[LinePanel(panel_title(p), panel_label(p), p.best, found) for p, found in lines.items()]]
@@ -104,9 +102,7 @@ def _verdict_words(panel: Panel, lines: Lines, shapes: dict[Key, Shape]) -> str:
     return f"{panel.ability}, {measure} against the amount of data: {'; '.join(texts)}."
 
 
-def _fit_drawing(
-    name: str, lines: dict[Panel, Lines], curves: dict[Key, Curve], fits: dict[Key, list[Fit]]
-) -> Drawing:
+def _fit_drawing(name: str, lines: dict[Panel, Lines], curves: dict[Key, Curve], fits: dict[Key, list[Fit]]) -> Drawing:
     row = []
     numbers: list[dict[str, Cell]] = []
     for panel, found in lines.items():

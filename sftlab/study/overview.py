@@ -103,4 +103,3 @@ class Teller:
         ahead = "" if math.isnan(rest) else f", about {rest / 60:.0f} min left"
         line = f"  {word}  {job.name} in {outcome.seconds:,.0f} s ({self.ended} of {self.total}{ahead})"
         self.console.print(line, markup=False, highlight=False, style="red" if outcome.error else None)
-

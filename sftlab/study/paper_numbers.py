@@ -61,8 +61,7 @@ TABLES = {
             "The paper reports no seeds and no intervals. The standard error of 17.68 % on 164 problems is 2.98"
             " points: the gain of DMT over mixed sequential on HumanEval at 7B (+2.44) is inside noise, that on"
             " GSM8K (+9.32, standard error about 1.3) is not.",
-            "The math-only scores equal those of RFT-U33B models in arXiv 2308.01825, so they may come from "
-            "there.",
+            "The math-only scores equal those of RFT-U33B models in arXiv 2308.01825, so they may come from there.",
             "Scores after each stage are not reported, so backward transfer cannot be computed from the paper.",
         ),
     ),
@@ -104,8 +103,6 @@ TABLES = {
     1/4    48.37/13.41/5.69  50.18/18.9/5.83
     1      45.79/14.02/5.63  50.49/16.46/5.76
         """,
-        (
-            "v1's section 3.5 names k in {1, 1/2, 1/4, 1/8, 1/16, 1/32}, its table has those shown here.",
-        ),
+        ("v1's section 3.5 names k in {1, 1/2, 1/4, 1/8, 1/16, 1/32}, its table has those shown here.",),
     ),
 }

@@ -93,9 +93,7 @@ def csv_of(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows
-    )
+    writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows)
     return text.getvalue()
 
 

@@ -169,9 +169,7 @@ def _mean_of_best(points: Sequence[Point | None], panels: Sequence[Panel]) -> fl
     return sum(shares) / len(shares) if shares and len(shares) == len(panels) else math.nan
 
 
-def paired_tests(
-    evidence: Evidence, groups: Sequence[Group], reference: Group
-) -> tuple[list[Paired], list[str]]:
+def paired_tests(evidence: Evidence, groups: Sequence[Group], reference: Group) -> tuple[list[Paired], list[str]]:
     """Every group against the reference by every score, and why some are lacking."""
     found, lacking = [], []
     for group in groups:

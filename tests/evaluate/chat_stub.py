@@ -29,9 +29,7 @@ class Stub:
                     number = len(stub.requests)
                     stub.requests.append(body)
                     stub.headers.append(dict(self.headers))
-                if getattr(stub, f"do_{stub.script(number)}")(self, body):
-                    with stub.lock:
-                        stub.paid += 1
+                getattr(stub, f"do_{stub.script(number)}")(self, body)
 
             do_GET = do_POST
 
@@ -43,67 +41,66 @@ class Stub:
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
-    def send(self, to: BaseHTTPRequestHandler, status: int, data: bytes, cut: int = 0, **headers: str) -> bool:
+    def send(self, to: BaseHTTPRequestHandler, status: int, data: bytes, cut: int = 0, **headers: str) -> None:
+        """Answer; a whole reply is counted before the client can have it."""
+        if status == 200 and not cut and b'"choices"' in data:
+            with self.lock:
+                self.paid += 1
         to.send_response(status)
         for name, value in headers.items():
             to.send_header(name.replace("_", "-"), value)
         to.send_header("Content-Length", str(len(data)))
         to.end_headers()
         to.wfile.write(data[: len(data) - cut])
-        return status == 200 and not cut
 
     def reply(self, text: object, n: int = 1) -> bytes:
         choices = [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"} for _ in range(n)]
         return json.dumps({"model": "stub-0", "choices": choices, "usage": {"total_tokens": 9}}).encode()
 
-    def do_good(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
-        return self.send(to, 200, self.reply(self.text, body.get("n", 1)))
+    def do_good(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 200, self.reply(self.text, body.get("n", 1)))
 
-    def do_no_rating(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
-        return self.send(to, 200, self.reply("I would rather not say."))
+    def do_no_rating(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 200, self.reply("I would rather not say."))
 
-    def do_eleven(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
-        return self.send(to, 200, self.reply("Rating: [[11]]"))
+    def do_eleven(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 200, self.reply("Rating: [[11]]"))
 
-    def do_busy(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
-        return self.send(to, 429, b"{}", Retry_After="0")
+    def do_busy(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 429, b"{}", Retry_After="0")
 
-    def do_broken(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
-        return self.send(to, 500, b"<html>oh</html>")
+    def do_broken(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 500, b"<html>oh</html>")
 
-    def do_cut(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
-        return self.send(to, 200, self.reply(self.text), cut=20)
+    def do_cut(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 200, self.reply(self.text), cut=20)
 
-    def do_hang_up(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
+    def do_hang_up(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         to.connection.close()
-        return False
 
-    def do_error_in_200(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
+    def do_error_in_200(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         self.send(to, 200, b'{"error": "overloaded"}')
-        return False
 
-    def do_slow(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
+    def do_slow(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         time.sleep(0.8)
-        return False
 
-    def do_drip(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
+    def do_drip(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         to.send_response(200)
         to.end_headers()
         for _ in range(40):
             to.wfile.write(b" ")
             to.wfile.flush()
             time.sleep(0.05)
-        return False
 
-    def do_late(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
+    def do_late(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         time.sleep(0.02)
-        return self.do_good(to, body)
+        self.do_good(to, body)
 
-    def do_denied(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
-        return self.send(to, 401, json.dumps({"error": f"wrong key {to.headers['Authorization']}"}).encode())
+    def do_denied(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 401, json.dumps({"error": f"wrong key {to.headers['Authorization']}"}).encode())
 
-    def do_flagged(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
-        return self.send(to, 400, b'{"error": "content policy"}')
+    def do_flagged(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 400, b'{"error": "content policy"}')
 
-    def do_elsewhere(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
-        return self.send(to, 302, b"", Location=f"{self.url}/other")
+    def do_elsewhere(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 302, b"", Location=f"{self.url}/other")

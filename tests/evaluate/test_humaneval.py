@@ -324,8 +324,12 @@ def test_missing_data_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "options",
     [
-        {"extractors": ("best",)}, {"extractors": ()}, {"ks": (2,)}, {"ks": (0,)},
-        {"num_problems": 0}, {"num_samples": 2},
+        {"extractors": ("best",)},
+        {"extractors": ()},
+        {"ks": (2,)},
+        {"ks": (0,)},
+        {"num_problems": 0},
+        {"num_samples": 2},
     ],
 )
 def test_bad_options_are_told(options: dict[str, Any]) -> None:
