@@ -76,10 +76,3 @@ def _step_of(path: Path) -> tuple[int, bool]:
 def is_complete(path: Path) -> bool:
     """A file appears under its name only when complete; a folder of shards is complete once its last file is there."""
     return path.is_file() or ((path / ".metadata").is_file() and (path / "meta.pt").is_file())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that appears under its name only when complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

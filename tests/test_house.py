@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
+    files
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.ledger plan.table
     data.records data.conversation data.template data.encoder data.example data.lab_python data.lab
     data.feed data.droplist data.ability data.mixture
@@ -20,7 +21,8 @@ ORDER = """
     evaluate.syscalls evaluate.sandboxed evaluate.sandbox evaluate.completion evaluate.humaneval
     evaluate.gsm8k evaluate.judge_prompts evaluate.mtbench evaluate.lab evaluate.likelihood
     evaluate.forgetting evaluate.compare evaluate.registry
-    runs callbacks.identity callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
+    runs exhibit
+    callbacks.identity callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
     config cli
     analysis.queries analysis.representation analysis.separation analysis.projection
@@ -29,13 +31,14 @@ ORDER = """
     analysis.minhash analysis.composition analysis.card_text analysis.card_page
     study.study study.graph study.reuse study.job study.results study.executors study.overview
     study.evidence study.scaling study.tradeoff study.paper_numbers study.figures study.section
-    study.growth study.mixing study.strategies study.replay study.keeping study.page study.report
+    study.growth study.mixing study.strategies study.replay study.keeping study.inside study.page study.report
     commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     commands.report commands.study commands.tag commands.leaks commands.card
     __main__
 """.split()
-LIGHT = "plan.plan plan.table data.records data.conversation data.template data.encoder data.example runs".split()
+LIGHT = "files plan.plan plan.table data.records data.conversation data.template data.encoder data.example".split()
+LIGHT += "runs exhibit".split()
 
 
 def name_of(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sftlab.analysis.map_figure import Panel, abilities_figure, layers_figure, map_figure, save_figure
 from sftlab.analysis.map_page import map_page
@@ -12,6 +13,7 @@ from sftlab.analysis.projection import Projection, methods, project
 from sftlab.analysis.queries import Query
 from sftlab.analysis.representation import POOLINGS, HiddenStates
 from sftlab.analysis.separation import Separation
+from sftlab.exhibit import Exhibit, Picture, Table
 
 Projections = dict[str, dict[str, Projection]]  # by method, then by checkpoint
 
@@ -36,7 +38,7 @@ def write_atlas(
     drawn: Mapping[str, int],
     pooling: str,
 ) -> None:
-    """Write maps, figures by layer, map.html and points.jsonl."""
+    """Write maps, figures by layer, map.html, points.jsonl and an exhibit of them."""
     abilities_N = [query.ability for query in queries]
     panels = {
         method: [
@@ -48,20 +50,45 @@ def write_atlas(
     count = f"{len(queries) // len(set(abilities_N))} queries of each ability"
     where = ", ".join(f"layer {drawn[label]} of {len(layers) - 1} in {label}" for label, layers in measured.items())
     caption = f"First user turns as prompts, {count}; {POOLINGS[pooling]}; {where}. {_IN_WORDS}"
+    parts: list[Table | Picture] = []
     for method, of_method in panels.items():
         figure = map_figure(of_method, abilities_N)
         name = f"map_{method.lower().replace('-', '')}"
-        save_figure(figure, folder, name, f"Hidden states of the abilities' queries, {method}", caption)
+        parts.append(save_figure(figure, folder, name, f"{_TITLE}, {method}", caption))
     at_0 = " At depth 0 the last token of every prompt is the same." if pooling == "last" else ""
     by_layer = f"First user turns as prompts, {count}; {POOLINGS[pooling]}. {_IN_WORDS}{at_0}"
-    save_figure(layers_figure(measured), folder, "separation", "Separation of abilities by layer", by_layer)
+    title = "Separation of abilities by layer"
+    parts.append(save_figure(layers_figure(measured), folder, "separation", title, by_layer))
     title = "Separation of each ability by layer"
-    save_figure(abilities_figure(measured), folder, "separation_abilities", title, by_layer)
-    page = map_page("Hidden states of the abilities' queries", caption, queries, panels)
-    (folder / "map.html").write_text(page, encoding="utf-8", errors="replace")
+    parts.append(save_figure(abilities_figure(measured), folder, "separation_abilities", title, by_layer))
+    parts.append(_table(measured))
+    page = folder / "map.html"
+    page.write_text(map_page(_TITLE, caption, queries, panels), encoding="utf-8", errors="replace")
     (folder / "points.jsonl").write_text("".join(_point_lines(queries, projections)), encoding="utf-8")
+    drawn_layers = [layers[drawn[label]] for label, layers in measured.items()]
+    findings = [
+        f"{s.checkpoint}, layer {s.layer}: silhouette {s.silhouette:.2f}, a probe names {s.probe_accuracy:.0%} of the "
+        "abilities"
+        for s in drawn_layers
+    ]
+    Exhibit(_TITLE, [f"{'; '.join(findings)}."], parts, page).write(folder, "map")
 
 
+def _table(measured: Mapping[str, Sequence[Separation]]) -> Table:
+    """Every layer of every checkpoint."""
+    first = next(iter(measured))
+    rows: list[dict[str, Any]] = [
+        {"checkpoint": label, "layer": s.layer, "silhouette": s.silhouette}
+        | {f"silhouette of {name}": value for name, value in s.silhouette_by_ability.items()}
+        | {"probe accuracy": s.probe_accuracy, f"CKA with {first}": s.cka[first]["cka"] if label != first else None}
+        for label, layers in measured.items()
+        for s in layers
+    ]
+    shown = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell or "-") for cell in row.values()] for row in rows]
+    return Table("separation", "Separation by layer", list(rows[0]), shown, numbers=rows, folded=True)
+
+
+_TITLE = "Hidden states of the abilities' queries"
 _IN_WORDS = (
     "Silhouette: 1 apart, 0 mixed. Probe: accuracy of a linear classifier on held-out queries. Both are of the hidden "
     "states, not of the drawing."

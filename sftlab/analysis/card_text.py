@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from sftlab.analysis.composition import MOST_EXCHANGES, AbilityCard, Composition
 from sftlab.analysis.minhash import NUM_BANDS, NUM_HASHES, ROWS_OF_BAND, SHINGLE_WORDS, THRESHOLD
+from sftlab.exhibit import Exhibit, Table
 
 COUNTED = "All examples left after drop lists are counted, before fractions, validation included."
 METHOD = (
@@ -75,6 +77,15 @@ def matrix(mix: Composition, kind: str) -> list[Row]:
             cells = [f"{counts[one, other]:,}" for other in names]
         rows.append((one, *cells))
     return rows
+
+
+def exhibit(mix: Composition, title: str, page: Path) -> Exhibit:
+    """For the report of a study."""
+    tables = [("sizes", "Abilities", size_rows(mix), [COUNTED])]
+    tables += [("same", "Same conversations", matrix(mix, "same"), [])]
+    tables += [("near", "Near-duplicates", matrix(mix, "near"), [METHOD])]
+    parts = [Table(n, words, [*head], [[*row] for row in rows], notes) for n, words, (head, *rows), notes in tables]
+    return Exhibit(f"What is in here: {title}", parts=parts, page=page)
 
 
 def markdown(mix: Composition, title: str) -> str:

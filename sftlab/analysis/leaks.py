@@ -28,12 +28,17 @@ from sftlab.analysis.probes import Probe
 from sftlab.analysis.words import words_of
 from sftlab.data.conversation import Conversation
 from sftlab.data.droplist import Drop
+from sftlab.exhibit import Exhibit, Table
 
 DEFAULT_N = 8
 MUCH = 0.7
 """Share of a problem's n-grams that makes it contaminated."""
 MIN_EQUAL_WORDS = 4
 """Texts with fewer words are not compared as a whole: "Yes." is no leak."""
+TITLES = (
+    *("ability", "conversations", "against", "same text", f"{MUCH:.0%} shared", "any shared"),
+    *(f"problems {MUCH:.0%}", "problems any", "of"),
+)
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses nothing
 
 
@@ -233,6 +238,44 @@ class LeakReport:
                 numbers = (count.same, count.much, count.any, much, len(touched), problems)
                 rows.append((ability, f"{total:,}", task, *(f"{number:,}" for number in numbers)))
         return rows
+
+    def notes(self) -> list[str]:
+        """How the columns are meant, and what was not compared."""
+        n, index = self.index.n, self.index
+        notes = [
+            f"same text: a turn equals a question or answer; {MUCH:.0%}, any: conversations with so many of its "
+            f"{n}-grams, with any; problems: those that they touch."
+        ]
+        if index.num_short:
+            notes.append(
+                f"{index.num_short:,} of {len(index.probes):,} texts of problems have fewer than {n} words and are "
+                f"compared as a whole only; {index.num_unchecked:,} are too short to be compared at all."
+            )
+        return notes
+
+    def worst_rows(self) -> list[list[str]]:
+        """Task, share, ability, conversation, problem, part and shared words of the worst leaks."""
+        return [
+            [task, "same" if leak.same else f"{leak.share:.0%}", leak.ability, leak.uid[:10], leak.problem, leak.part,
+             leak.words[:150]]
+            for task, leaks in self.worst.items()
+            for leak in leaks
+        ]  # fmt: skip
+
+    def exhibit(self) -> Exhibit:
+        """For the report of a study."""
+        rows = [[*row] for row in self.rows()]
+        parts = [Table("overlap", f"Overlap by {self.index.n} words in a row", [*TITLES], rows, self.notes())]
+        if worst := self.worst_rows():
+            header = ["task", "shared", "ability", "conversation", "problem", "part", "words"]
+            parts.append(Table("worst", "The most that is shared", header, worst, folded=True))
+        findings = []
+        for task, num_problems in self.num_problems.items():
+            shares = [share for (_, t), c in self.counts.items() if t == task for share in (c.problems or {}).items()]
+            much = {problem for problem, share in shares if share >= MUCH}
+            words = f"{len(much):,} of {num_problems:,} problems of {task} share {MUCH:.0%} of their"
+            findings.append(f"{words} {self.index.n}-grams with a training conversation, {len(dict(shares)):,} any.")
+        return Exhibit("Evaluation problems in the training data", findings, parts)
 
 
 def leak_line(leak: Leak) -> str:

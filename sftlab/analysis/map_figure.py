@@ -1,11 +1,12 @@
-"""Pictures of representations: maps side by side, and separation by layer; PNG, SVG and a caption beside each PNG."""
+"""Pictures of representations: maps side by side, and separation by layer; PNG and SVG."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sftlab.exhibit import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,15 +36,14 @@ def colour_of(position: int) -> str:
     return COLOURS[position % len(COLOURS)]
 
 
-def save_figure(figure: Figure, folder: Path, name: str, title: str, caption: str) -> None:
-    """Write NAME.png, NAME.svg and NAME.json with title and caption; the same figure gives the same files."""
+def save_figure(figure: Figure, folder: Path, name: str, title: str, caption: str) -> Picture:
+    """Write NAME.png and NAME.svg; the same figure gives the same files."""
     import matplotlib
 
     with matplotlib.rc_context({"svg.hashsalt": "sftlab", "svg.fonttype": "none"}):
         figure.savefig(folder / f"{name}.png", dpi=150)
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    text = json.dumps({"title": title, "caption": caption}, ensure_ascii=False, indent=1)
-    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    return Picture(folder / f"{name}.png", title, caption)
 
 
 def map_figure(panels: Sequence[Panel], abilities_N: Sequence[str]) -> Figure:

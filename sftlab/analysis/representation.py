@@ -10,7 +10,6 @@ Padding stands right of a prompt, where causal attention does not look.
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from sftlab.files import whole_folder
 from sftlab.model.parallel import decoder_layers
 
 if TYPE_CHECKING:
@@ -118,22 +118,18 @@ def write_hidden_states(
     """
     spans = pooled_spans(prompts, pooling)
     _refuse_too_long(model, prompts)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    collector, done = _Collector(partial, len(prompts)), 0
-    layers = decoder_layers(model)
+    layers, done = decoder_layers(model), 0
     model.eval()
-    with torch.inference_mode(), collector.watching(layers):
-        for rows in _batches([len(ids) for ids in prompts], batch_tokens):
-            ids_BT, mask_BT = _right_padded([prompts[row] for row in rows], model.device)
-            collector.expect(rows, [spans[row] for row in rows])
-            model.base_model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
-            done += len(rows)
-            tell(done, len(prompts))
-    collector.flush()
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    with whole_folder(folder) as partial, torch.inference_mode():
+        collector = _Collector(partial, len(prompts))
+        with collector.watching(layers):
+            for rows in _batches([len(ids) for ids in prompts], batch_tokens):
+                ids_BT, mask_BT = _right_padded([prompts[row] for row in rows], model.device)
+                collector.expect(rows, [spans[row] for row in rows])
+                model.base_model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False)
+                done += len(rows)
+                tell(done, len(prompts))
+        collector.flush()
     return HiddenStates(folder, len(layers))
 
 

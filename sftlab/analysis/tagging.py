@@ -18,6 +18,8 @@ from typing import Protocol
 from sftlab.analysis.rules import Found
 from sftlab.data.conversation import Conversation
 from sftlab.data.droplist import Drop
+from sftlab.exhibit import Exhibit, Table
+from sftlab.files import whole_file
 
 TURNS = ("all", "first")
 DROPPED_TAGS = "code|math"
@@ -193,6 +195,20 @@ class TagReport:
     def _fate(self, tag: str) -> str:
         return "dropped" if self.pattern and self.pattern.search(tag) else ""
 
+    def exhibit(self, notes: Sequence[str] = ()) -> Exhibit:
+        """The same for the report of a study."""
+        rows = [list(row) for row in self.tag_rows()]
+        parts = [Table("tags", f"Tags of {self.ability}", ["tag", "conversations", "share", "matched"], rows)]
+        if self.dropped:
+            counts = [[reason, f"{count:,}"] for reason, count in self.dropped.most_common()]
+            parts.append(Table("dropped", "Left out by the drop list", ["reason", "conversations"], counts))
+        samples = [[name, uid[:10], text] for name in sorted(self.samples) for uid, text in self._sorted_samples(name)]
+        parts.append(Table("samples", "Samples", ["fate", "conversation", "user turns"], samples, folded=True))
+        return Exhibit(f"Tags of {self.ability}", [*self.summary(), *notes], parts)
+
+    def _sorted_samples(self, name: str) -> list[tuple[str, str]]:
+        return sorted(self.samples[name].items())
+
     def markdown(self, notes: Sequence[str] = ()) -> str:
         """The whole report."""
         lines = [f"# Tags of {self.ability}", "", *self.summary(), *notes, ""]
@@ -205,7 +221,7 @@ class TagReport:
             lines += [f"| {_cell(reason)} | {count:,} |" for reason, count in self.dropped.most_common()]
         for name in sorted(self.samples):
             lines += ["", f"## {name}: samples", ""]
-            lines += [f"- `{uid}` {_cell(text)}" for uid, text in sorted(self.samples[name].items())]
+            lines += [f"- `{uid}` {_cell(text)}" for uid, text in self._sorted_samples(name)]
         return "\n".join(lines) + "\n"
 
 
@@ -217,8 +233,8 @@ def write_tags(
     path: Path, tagged: Iterable[Tagged], report: TagReport, tell: Callable[[int], None] | None = None
 ) -> None:
     """Write tags.jsonl, one line for every different conversation, and count all in the report; whole or not at all."""
-    partial, seen = path.with_name(f".{path.name}.partial"), set()
-    with partial.open("w", encoding="utf-8") as file:
+    seen = set()
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         for one in tagged:
             report.add(one)
             if one.uid not in seen:
@@ -226,4 +242,3 @@ def write_tags(
                 file.write(json.dumps(one.row(report.tagger), ensure_ascii=False) + "\n")
             if tell is not None and report.num_conversations % TELL_EVERY == 0:
                 tell(report.num_conversations)
-    partial.rename(path)

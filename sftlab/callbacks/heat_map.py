@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.schedule import run_folder
+from sftlab.exhibit import Exhibit, Picture
+from sftlab.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ class HeatMap:
     form: str
 
     def show(self, trainer: Trainer, step: int) -> None:
-        """Draw into TensorBoard, and PNG and JSON into ``inside``; only the text where matplotlib is not installed."""
+        """Draw into TensorBoard and an exhibit into ``inside``; only the text where matplotlib is not installed."""
         if not trainer.is_global_zero:
             return
         if find_spec("matplotlib") is None:
@@ -75,9 +75,10 @@ class HeatMap:
                 logger.experiment.add_figure(f"inside/{self.name}", figure, step)
         folder = run_folder(trainer) / "inside"
         folder.mkdir(parents=True, exist_ok=True)
-        about = json.dumps({"title": self.title, "caption": self.caption}, ensure_ascii=False, indent=1) + "\n"
-        _write(folder / f"{self.name}.json", lambda path: path.write_text(about, encoding="utf-8"))
-        _write(folder / f"{self.name}.png", lambda path: figure.savefig(path, dpi=150, format="png"))
+        picture = Picture(folder / f"{self.name}.png", self.title, self.caption)
+        with whole_file(picture.path) as partial:
+            figure.savefig(partial, dpi=150, format="png")
+        Exhibit(self.title, parts=[picture]).write(folder, self.name)
 
     def figure(self) -> Figure:
         """The drawing."""
@@ -122,9 +123,3 @@ class HeatMap:
         for row, label in enumerate(self.rows):
             lines.append([label, *(format(v, self.form) for panel in self.panels for v in panel.values_RC[row])])
         return "\n\n".join([self.caption, "\n".join("| " + " | ".join(cells) + " |" for cells in lines)])
-
-
-def _write(path: Path, write: Any) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    write(partial)
-    partial.replace(path)

@@ -9,6 +9,7 @@ from typing import Any, cast
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sftlab.callbacks.schedule import run_folder
+from sftlab.files import whole_file, write_text
 from sftlab.plan.ledger import exposures, ledger
 from sftlab.plan.plan import Plan, StagePlan
 
@@ -38,8 +39,6 @@ def write_ledger(folder: Path, plan: Plan, num_steps: int) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     account = {"num_steps": num_steps, "rows": [row.to_dict() for row in ledger(plan, num_steps)]}
-    partial = folder / ".ledger.partial"
-    partial.write_text(json.dumps(account, indent=1), encoding="utf-8")
-    partial.replace(folder / "ledger.json")
-    pq.write_table(pa.table(exposures(plan, num_steps)), partial)
-    partial.replace(folder / "exposures.parquet")
+    write_text(folder / "ledger.json", json.dumps(account, indent=1))
+    with whole_file(folder / "exposures.parquet") as partial:
+        pq.write_table(pa.table(exposures(plan, num_steps)), partial)

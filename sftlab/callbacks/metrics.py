@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from sftlab.data.ability import PlannedData
+from sftlab.files import write_text
 from sftlab.model.module import SFTModule
 from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan
@@ -63,9 +64,7 @@ class JsonlLogger(Logger):
         kept = [line for line in lines if line.endswith("\n") and (json.loads(line)["step"] or 0) <= step]
         contents = [json.loads(line) for line in kept]
         self._known = {(line["step"], frozenset(line) - {"step"}) for line in contents}
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(kept), encoding="utf-8")
-        partial.replace(self._path)
+        write_text(self._path, "".join(kept))
 
 
 class Metrics(Callback):

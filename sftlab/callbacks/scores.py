@@ -24,6 +24,7 @@ from sftlab.evaluate.generate import LocalModel
 from sftlab.evaluate.lab import LabTask
 from sftlab.evaluate.run import fingerprint, read_jsonl, run_task
 from sftlab.evaluate.task import Score, Task
+from sftlab.files import write_text
 from sftlab.model.export import export_live
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
@@ -123,10 +124,7 @@ class ScoreAbilities(Callback):
             backend = LocalModel.from_folder(model, self.batch_size, str(trainer.strategy.root_device))
             for ability, task in self._tasks(data).items():
                 self._score_ability(trainer, ability, task, backend, stage, inside)
-            folder = run_folder(trainer)
-            partial = folder / ".scores.partial"
-            partial.write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
-            partial.replace(folder / "scores.jsonl")
+            write_text(run_folder(trainer) / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in self._rows))
         trainer.strategy.barrier("scores")
 
     def _score_ability(

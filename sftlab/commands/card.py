@@ -10,6 +10,7 @@ Writes card.html (one file, nothing is loaded from elsewhere) and card.md: per a
 tokens, turns, lengths, vocabulary, what was changed or left out, samples; between abilities shared vocabulary, same
 conversations and near-duplicates. Needs the tokenizer, no model weights.
 
+  --to FOLDER            lightning_logs/<study>/inside/card puts it into the report of a study
   --tags A=FILE,B=FILE   tags.jsonl of abilities, as tag writes it
 """
 _NAMES = ("to", "tags")
@@ -21,11 +22,12 @@ def main(arguments: list[str]) -> int:
         print(HELP)
         return 0
     from sftlab.analysis.card_page import page
-    from sftlab.analysis.card_text import markdown
+    from sftlab.analysis.card_text import exhibit, markdown
     from sftlab.analysis.composition import compose
     from sftlab.cli import parse_objects
     from sftlab.commands.options import output_folder, take_options
     from sftlab.config import option_pairs
+    from sftlab.files import whole_file
 
     options, rest = take_options(arguments, _NAMES)
     folder = output_folder(options)
@@ -36,9 +38,9 @@ def main(arguments: list[str]) -> int:
     configs = [Path(value).stem for name, value in option_pairs(rest) if name in ("config", "c")]
     title = configs[-1] if configs else "mixture"
     for name, text in (("card.html", page(mix, title)), ("card.md", markdown(mix, title))):
-        partial = folder / f".{name}.partial"
-        partial.write_text(text, encoding="utf-8", errors="replace")
-        partial.rename(folder / name)
+        with whole_file(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8", errors="replace")
+    exhibit(mix, title, folder / "card.html").write(folder, "card")
     print(f"Written to {folder}: card.html, card.md")
     return 0
 

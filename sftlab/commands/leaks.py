@@ -21,6 +21,7 @@ HELP = """usage: python -m sftlab leaks --config FILE --against gsm8k=FILE,human
 
 Words are runs of letters and digits, upper and lower case alike. n-grams do not cross turns.
 Then train without them: --data.abilities.math.drop FOLDER/drop.jsonl, and the same for the others.
+The report of a study whose runs use that list shows the leaks; also if FOLDER lies in lightning_logs/<study>/inside.
 """
 _NAMES = ("against", "n", "to", "drop")
 _TELL_EVERY = 5000  # conversations
@@ -69,9 +70,10 @@ def _number(options: dict[str, str], name: str, default: float, low: float, high
 def _check(abilities: dict[str, Any], index: ProbeIndex, report: LeakReport, folder: Path | None) -> None:
     """Stream every ability past the index; leaks.jsonl appears when all are done."""
     from sftlab.analysis.leaks import find_leaks, leak_line
+    from sftlab.files import whole_file
 
     with ExitStack() as stack:
-        partial = folder / ".leaks.jsonl.partial" if folder else None
+        partial = stack.enter_context(whole_file(folder / "leaks.jsonl")) if folder else None
         file = stack.enter_context(partial.open("w", encoding="utf-8")) if partial else None
         for name, ability in abilities.items():
             for leaks in find_leaks(ability.conversations(), name, index):
@@ -83,8 +85,8 @@ def _check(abilities: dict[str, Any], index: ProbeIndex, report: LeakReport, fol
                     print(f"\r{name}: {done:,} conversations", end="", file=sys.stderr, flush=True)
     if max(report.conversations.values(), default=0) >= _TELL_EVERY:
         print(file=sys.stderr)
-    if partial:
-        partial.rename(partial.with_name("leaks.jsonl"))
+    if folder:
+        report.exhibit().write(folder, "leaks")
 
 
 def _print(report: LeakReport) -> None:
@@ -92,31 +94,22 @@ def _print(report: LeakReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sftlab.analysis.leaks import MUCH
+    from sftlab.analysis.leaks import TITLES
 
-    index, console = report.index, Console()
+    console = Console()
     console = console if console.is_terminal else Console(width=130)
-    table = Table(title=f"Overlap by {index.n} words in a row", title_justify="left", box=box.SIMPLE_HEAD)
-    titles = ("ability", "conversations", "against", "same text", f"{MUCH:.0%} shared", "any shared")
-    for number, title in enumerate((*titles, f"problems {MUCH:.0%}", "problems any", "of")):
-        table.add_column(title, justify="left" if number in (0, 2) else "right")
+    title = f"Overlap by {report.index.n} words in a row"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for number, column in enumerate(TITLES):
+        table.add_column(column, justify="left" if number in (0, 2) else "right")
     for row in report.rows():
         table.add_row(*row)
     console.print(table)
-    console.print(
-        f"same text: a turn equals a question or answer; {MUCH:.0%}, any: conversations with so many of its "
-        f"{index.n}-grams, with any; problems: those that they touch.",
-        style="dim",
-    )
-    if index.num_short:
-        console.print(
-            f"{index.num_short:,} of {len(index.probes):,} texts of problems have fewer than {index.n} words and are "
-            f"compared as a whole only; {index.num_unchecked:,} are too short to be compared at all.",
-            highlight=False,
-        )
-    for task, leaks in report.worst.items():
-        console.print(f"\nThe most of {task}:", style="bold")
-        for leak in leaks:
-            kind = "same" if leak.same else f"{leak.share:.0%}"
-            text = f"  {kind:>5}  {leak.ability} {leak.uid[:10]}  {leak.problem} {leak.part}: {leak.words[:150]}"
-            console.print(text, highlight=False, markup=False)
+    for note in report.notes():
+        console.print(note, highlight=False, style="dim")
+    last = ""
+    for task, share, ability, uid, problem, part, words in report.worst_rows():
+        if task != last:
+            console.print(f"\nThe most of {task}:", style="bold")
+        text, last = f"  {share:>5}  {ability} {uid}  {problem} {part}: {words}", task
+        console.print(text, highlight=False, markup=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,8 @@ HELP = """usage: python -m sftlab represent --checkpoints A,B --config FILE [opt
   --layer 0.67           the layer that is drawn: a number (15) or, with a point, a fraction of the depth. Layer 0 are
                          the embeddings, layer i is what leaves block i, before the last norm. All layers are measured
   --pooling last         last: the state of the prompt's last token; mean: over the tokens in which prompts differ
-  --to FOLDER            where results go (representations/<last checkpoint>); it must not exist
+  --to FOLDER            where results go; it must not exist. Without it representations/<last checkpoint>, or
+                         <study>/inside/<last checkpoint> for a run of a study, whose report then shows it
 
 A query is written as a prompt by the checkpoint's own template if sftlab trained it, else by the config's.
 Writes maps (t-SNE, PCA, and UMAP where umap-learn is installed) as PNG, SVG and a page, separation.jsonl with the
@@ -69,6 +69,7 @@ def main(arguments: list[str]) -> int:
     from sftlab.analysis.queries import choose_queries
     from sftlab.analysis.representation import layer_number, pooled_spans
     from sftlab.cli import parse_objects
+    from sftlab.files import whole_folder
 
     pooled_spans([[0]], own["pooling"])
     layer_number(own["layer"], sys.maxsize)
@@ -76,15 +77,13 @@ def main(arguments: list[str]) -> int:
     with ExitStack() as stack:
         checkpoints = [_located(name, objects, own["layer"], stack) for name in names]
         checkpoints = _told_apart(checkpoints)
-        folder = _free_folder(own["to"], checkpoints[-1].label)
+        folder = _free_folder(own["to"], names[-1], checkpoints[-1].label)
         objects.data.load(objects.model.tokenizer)
         queries, passed_over = choose_queries(objects.data, int(own["num_queries"]))
         _tell_queries(queries, passed_over)
-        partial = folder.with_name(f".{folder.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed call left
-        states = {c.label: _states(c, queries, partial, own["pooling"]) for c in checkpoints}
-    _report(checkpoints, queries, states, partial, own["pooling"], objects.data.seed)
-    partial.rename(folder)
+        with whole_folder(folder) as partial:
+            states = {c.label: _states(c, queries, partial, own["pooling"]) for c in checkpoints}
+            _report(checkpoints, queries, states, partial, own["pooling"], objects.data.seed)
     print(f"Results in {folder}; look at {folder / 'map.html'}")
     return 0
 
@@ -139,12 +138,14 @@ def _told_apart(checkpoints: Sequence[_Checkpoint]) -> list[_Checkpoint]:
     return apart
 
 
-def _free_folder(to: str, label: str) -> Path:
+def _free_folder(to: str, checkpoint: str, label: str) -> Path:
+    """What --to names; otherwise the study's own folder for a checkpoint of a study, so that its report shows it."""
     if to:
         if Path(to).exists():
             raise ValueError(f"--to: {to} exists; name a new folder")
         return Path(to)
-    folder, number = Path("representations") / label, 2
+    study = next((folder for folder in Path(checkpoint).parents if (folder / "study.json").is_file()), None)
+    folder, number = (study / "inside" if study else Path("representations")) / label, 2
     while folder.exists():
         folder, number = folder.with_name(f"{label}-{number}"), number + 1
     return folder

@@ -24,6 +24,7 @@ HELP = """usage: python -m sftlab tag --config FILE --ability general --to FOLDE
                          killed call goes on where it was
 
 Then train without them: --data.abilities.general.drop FOLDER/drop.jsonl
+The report of a study whose runs use that list shows the tags; also if FOLDER lies in lightning_logs/<study>/inside.
 """
 _NAMES = ("ability", "tagger", "tagger_model", "template", "prompt", "turns", "drop", "to")
 
@@ -64,6 +65,7 @@ def main(arguments: list[str]) -> int:
     if pattern:
         write_drops(folder / "drop.jsonl", report.drops.values())
     (folder / "report.md").write_text(report.markdown(tagger.notes()), encoding="utf-8")
+    report.exhibit(tagger.notes()).write(folder, "tags")
     _print(report, tagger, folder)
     return 0
 

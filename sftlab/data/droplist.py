@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sftlab.files import whole_file
+
 NOT_FOUND = "drop list: uid that no conversation has"
 ELSEWHERE = "drop list: line for another ability"
 _KEYS = ("uid", "reason", "ability")
@@ -120,9 +122,7 @@ def _read_line(where: str, line: str) -> Drop:
 
 def write_drops(path: Path, drops: Iterable[Drop]) -> None:
     """Write a drop list; the file is there only when complete."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         for drop in drops:
             row = {key: value for key, value in drop._asdict().items() if value}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    partial.rename(path)

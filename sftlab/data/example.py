@@ -12,7 +12,6 @@ import hashlib
 import inspect
 import json
 import os
-import shutil
 import sys
 from array import array
 from bisect import bisect_right
@@ -31,6 +30,7 @@ from sftlab.data.conversation import Audit, Conversation, Reader, Turn, read_con
 from sftlab.data.encoder import Encoded, Encoder
 from sftlab.data.records import content_hash
 from sftlab.data.template import Piece
+from sftlab.files import whole_folder
 
 OVERLONG = ("split", "truncate", "drop")
 _CHUNK, _AHEAD = 128, 5  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
@@ -246,22 +246,19 @@ def _exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
 
 
 def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
-    """Write a cache entry beside its place and rename it when complete."""
+    """Write a cache entry."""
     import pyarrow as pa
 
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     audit, numbers = Audit(), pa.list_(pa.int32())
     schema = pa.schema(
         {"uid": pa.string(), "group": pa.string(), "length": pa.int32(), "supervised": pa.int32()}
         | {"ids": numbers, "runs": numbers}
     )
-    with pa.OSFile(str(partial / "examples.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for rows in _chunks(source(audit), fitter, audit):
-            writer.write_batch(_record_batch(rows, schema))
-    (partial / "audit.json").write_text(json.dumps(audit.to_dict()), encoding="utf-8")
-    partial.rename(folder)
+    with whole_folder(folder) as partial:
+        with pa.OSFile(str(partial / "examples.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for rows in _chunks(source(audit), fitter, audit):
+                writer.write_batch(_record_batch(rows, schema))
+        (partial / "audit.json").write_text(json.dumps(audit.to_dict()), encoding="utf-8")
 
 
 def _chunks(

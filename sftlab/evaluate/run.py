@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sftlab.evaluate.generate import Backend
 from sftlab.evaluate.task import Answer, Problem, Score, Task, Verdict
+from sftlab.files import whole_file
 
 Tell = Callable[[int, int], None]  # problems answered so far, problems in all
 
@@ -101,7 +102,5 @@ def _lines(
 
 
 def _write_whole(path: Path, lines: Iterable[dict]) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in lines)
-    partial.replace(path)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from sftlab.data.ability import PlannedData
+from sftlab.files import whole_folder
 from sftlab.model.module import SFTModule
 from sftlab.plan.ledger import LedgerRow, ledger
 from sftlab.plan.plan import Plan
@@ -31,7 +31,7 @@ def write_architecture(folder: Path, module: SFTModule, data: PlannedData) -> No
 
     assert data.encoder is not None
     template, tokenizer, config = data.encoder.template, module.tokenizer, module.backbone.config
-    with _complete_or_absent(folder) as partial:
+    with whole_folder(folder) as partial:
         config.use_cache = True
         config.save_pretrained(partial)
         config.use_cache = False
@@ -82,22 +82,11 @@ def write_folder(folder: Path, architecture: Path, weights: dict[str, torch.Tens
     missing = [name for name in missing if model.get_parameter(name).is_meta]
     if missing or unexpected:
         raise ValueError(f"export: weights missing: {missing[:3]}, unknown: {list(unexpected)[:3]}")
-    with _complete_or_absent(folder) as partial:
+    with whole_folder(folder) as partial:
         model.save_pretrained(partial)
         shutil.copytree(architecture, partial, dirs_exist_ok=True)
         note = json.loads((architecture / NOTE_FILE).read_text(encoding="utf-8"))
         (partial / "README.md").write_text(model_card(note["base"], note["template"], rows), encoding="utf-8")
-
-
-@contextmanager
-def _complete_or_absent(folder: Path) -> Iterator[Path]:
-    """A folder to fill, which takes its place only when it is complete."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
 
 
 def model_card(base: str, template: str, rows: Sequence[LedgerRow]) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sftlab.files import whole_file
 from sftlab.study.evidence import Point, text_of
 
 if TYPE_CHECKING:
@@ -331,10 +332,9 @@ def front_figure(
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Write <name>.png and <name>.svg; return the SVG for a page: no addresses in it, ink and grid in its colours."""
     for ending in ("png", "svg"):
-        partial = folder / f".{name}.partial"
         metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
-        figure.savefig(partial, format=ending, dpi=160, facecolor="#ffffff", metadata=metadata)
-        partial.replace(folder / f"{name}.{ending}")
+        with whole_file(folder / f"{name}.{ending}") as partial:
+            figure.savefig(partial, format=ending, dpi=160, facecolor="#ffffff", metadata=metadata)
     return for_page((folder / f"{name}.svg").read_text(encoding="utf-8"), name)
 
 

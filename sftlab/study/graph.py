@@ -18,7 +18,8 @@ from typing import Any
 
 import yaml
 
-from sftlab.runs import LOGS, checkpoint_path, is_complete, write_whole
+from sftlab.files import write_text
+from sftlab.runs import LOGS, checkpoint_path, is_complete
 from sftlab.study.study import Run, Study
 
 # What of a Trainer's arguments changes a result, rather than where and how fast it is computed.
@@ -159,7 +160,7 @@ def _full_key(trained_key: str, trainer: dict[str, Any]) -> str:
 def save_stages(folder: Path, planned: Sequence[PlannedRun]) -> None:
     """Note which stages a study has, so that others can take them over."""
     rows = [{"folder": str(run.folder), "stages": [asdict(stage) for stage in run.stages]} for run in planned]
-    write_whole(folder / "stages.json", json.dumps(rows))
+    write_text(folder / "stages.json", json.dumps(rows))
 
 
 def other_studies(study: Study, keys: Collection[str]) -> list[PlannedRun]:

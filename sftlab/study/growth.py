@@ -6,14 +6,13 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from sftlab.exhibit import Cell, Table
 from sftlab.study.evidence import Evidence, Panel, Point, Value, text_of
 from sftlab.study.figures import Line, LinePanel, line_figure
 from sftlab.study.scaling import Curve, Estimate, Fit, Shape, fits_of, shape_of
 from sftlab.study.section import (
-    Cell,
     Drawing,
     Section,
-    Table,
     estimate_text,
     interval_words,
     number,

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from sftlab.evaluate.forgetting import PerAbility, ScoreMatrix, backward_transfer, forgetting, retention
+from sftlab.exhibit import Cell, Table
 from sftlab.study.evidence import HELD_OUT, Evidence, Group, Result, mean_interval, number_of
 from sftlab.study.figures import HeatBlock, heat_figure
-from sftlab.study.section import Cell, Drawing, Section, Table, number, with_interval
+from sftlab.study.section import Drawing, Section, number, with_interval
 
 MAX_SINGLE_STAGE = 24  # groups of one stage shown in the heat map: they forget nothing, and a grid has dozens
 

@@ -7,21 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sftlab.exhibit import Cell, Table
 from sftlab.study.evidence import Evidence, Panel, Point, Z, text_of
 from sftlab.study.figures import LinePanel, line_figure
 from sftlab.study.growth import Line, Lines, Rest, line_numbers, points_in, rest_text
 from sftlab.study.scaling import Estimate
-from sftlab.study.section import (
-    Cell,
-    Drawing,
-    Section,
-    Table,
-    interval_words,
-    number,
-    panel_label,
-    panel_title,
-    point_text,
-)
+from sftlab.study.section import Drawing, Section, interval_words, number, panel_label, panel_title, point_text
 from sftlab.study.tradeoff import Crossover, crossover
 
 GRIDS = {

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from sftlab.exhibit import Cell, Table
 from sftlab.study.evidence import Evidence, Panel, Point, mean_interval, number_of, text_of
 from sftlab.study.figures import LinePanel, front_figure, line_figure
 from sftlab.study.growth import Lines, Rest, line_numbers, points_in, rest_text
 from sftlab.study.mixing import line_table
-from sftlab.study.section import Cell, Drawing, Section, Table, interval_words, panel_label, panel_title
+from sftlab.study.section import Drawing, Section, interval_words, panel_label, panel_title
 from sftlab.study.tradeoff import best_choice, pareto_front
 
 Weights = Mapping[str, float]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sftlab.exhibit import Picture, Table, csv_of
+from sftlab.files import whole_file, write_text
 from sftlab.study import growth, keeping, mixing, replay, strategies
 from sftlab.study.evidence import Evidence, read_evidence
 from sftlab.study.figures import save, style
+from sftlab.study.inside import inside
 from sftlab.study.page import CSS
 from sftlab.study.paper_numbers import TABLES
-from sftlab.study.section import Drawing, Picture, Section, Table, csv_of
+from sftlab.study.section import Drawing, Section
 
 KINDS: dict[str, Callable[[Evidence], Section]] = {
     "scaling": growth.scaling,
@@ -45,14 +48,14 @@ def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Pa
         raise ValueError(f"{folder / 'study.json'}: figures: unknown {', '.join(unknown)}; known are {known}")
     with style():
         sections = [_section(evidence, kind, weights or {}) for kind in evidence.figures]
-        sections += [keeping.keeping(evidence), *_inside(folder), keeping.cost(evidence)]
+        sections += [keeping.keeping(evidence), *inside(evidence), keeping.cost(evidence)]
         if failed := keeping.failures(evidence):
             sections.append(failed)
         report = folder / "report"
         report.mkdir(exist_ok=True)
         bodies = [_section_html(section, report) for section in sections]
     page = report / "index.html"
-    _write(page, _page(evidence, sections, bodies))
+    write_text(page, _page(evidence, sections, bodies))
     return page
 
 
@@ -66,21 +69,6 @@ def _section(evidence: Evidence, kind: str, weights: Mapping[str, float]) -> Sec
     return section
 
 
-def _inside(folder: Path) -> list[Section]:
-    """Pictures of representations and interference, if there are any."""
-    section = Section("inside", "Looking inside")
-    for picture in sorted((folder / "inside").glob("*.png")):
-        about = picture.with_suffix(".json")
-        words = {"title": picture.stem, "caption": ""}
-        if about.is_file():
-            try:
-                words |= json.loads(about.read_text(encoding="utf-8"))
-            except (ValueError, TypeError) as error:
-                raise ValueError(f"{about}: no JSON object with title and caption ({error})") from None
-        section.parts.append(Picture(picture, str(words["title"]), str(words["caption"])))
-    return [section] if section.parts else []
-
-
 def _section_html(section: Section, folder: Path) -> str:
     parts = [f'<section id="{section.name}">', f"<h2>{_text(section.title)}</h2>"]
     if section.lead:
@@ -92,6 +80,10 @@ def _section_html(section: Section, folder: Path) -> str:
             parts.append(_table_html(part, folder))
         else:
             parts.append(_picture_html(part))
+    if section.page:
+        with whole_file(folder / f"{section.name}.html") as partial:
+            shutil.copyfile(section.page, partial)
+        parts.append(f'<p><a href="{section.name}.html">The whole page</a></p>')
     if section.missing:
         lines = "".join(f"<li>{_text(words)}</li>" for words in dict.fromkeys(section.missing))
         count = len(dict.fromkeys(section.missing))
@@ -101,7 +93,7 @@ def _section_html(section: Section, folder: Path) -> str:
 
 def _drawing_html(drawing: Drawing, folder: Path) -> str:
     svg = save(drawing.figure, folder, drawing.name)
-    _write(folder / f"{drawing.name}.csv", csv_of(drawing.numbers))
+    write_text(folder / f"{drawing.name}.csv", csv_of(drawing.numbers))
     label = html.escape(f"{drawing.title}. {drawing.caption}", quote=True)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
     links = _links(drawing.name, ("png", "svg", "csv"))
@@ -110,8 +102,8 @@ def _drawing_html(drawing: Drawing, folder: Path) -> str:
 
 
 def _table_html(table: Table, folder: Path) -> str:
-    _write(folder / f"{table.name}.csv", table.as_csv())
-    _write(folder / f"{table.name}.md", table.as_markdown())
+    write_text(folder / f"{table.name}.csv", table.as_csv())
+    write_text(folder / f"{table.name}.md", table.as_markdown())
     head = "".join(f"<th>{_text(cell)}</th>" for cell in table.header)
     rows = "".join(f"<tr>{''.join(_cell(cell) for cell in row)}</tr>" for row in table.rows)
     notes = "".join(f"<li>{_text(note)}</li>" for note in table.notes)
@@ -178,9 +170,3 @@ def _page(evidence: Evidence, sections: Sequence[Section], bodies: Sequence[str]
 </body>
 </html>
 """
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sftlab.callbacks.identity import reused_stages
-from sftlab.runs import write_whole
+from sftlab.files import whole_file, write_text
 from sftlab.study.graph import PlannedRun, StageNode
 from sftlab.study.study import Study
 
@@ -39,30 +38,15 @@ def write_results(study: Study, planned: Sequence[PlannedRun], folder: Path, err
     import pyarrow.parquet as pq
 
     rows = [row for run in planned for row in _result_rows(study, run, folder)]
-    write_whole(folder / "study.json", json.dumps(study.to_dict(), indent=1))
-    write_whole(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(folder / "study.json", json.dumps(study.to_dict(), indent=1))
+    write_text(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     costs = [_cost_row(run, errors.get(run.run.name)) for run in planned]
-    write_whole(folder / "costs.jsonl", "".join(json.dumps(row) + "\n" for row in costs))
+    write_text(folder / "costs.jsonl", "".join(json.dumps(row) + "\n" for row in costs))
     columns: dict[str, list[Any]] = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
     columns.pop("factors", None)
     columns.update({name: [row["factors"].get(name) for row in rows] for name in study.factors})
-    partial = folder / ".results.partial"
-    pq.write_table(pa.table(columns), partial)
-    partial.replace(folder / "results.parquet")
-    _collect_pictures(study, planned, folder / "inside")
-
-
-def _collect_pictures(study: Study, planned: Sequence[PlannedRun], inside: Path) -> None:
-    """Copy what callbacks drew of the runs of the first seed, each with its title and caption, for the report."""
-    for run in planned:
-        for picture in sorted((run.folder / "inside").glob("*.png")) if run.run.seed == study.seeds[0] else ():
-            inside.mkdir(exist_ok=True)
-            name = f"{run.run.name}-{picture.stem}"
-            shutil.copy2(picture, inside / f"{name}.png")
-            if (note := picture.with_suffix(".json")).is_file():
-                about = json.loads(note.read_text(encoding="utf-8"))
-                about["title"] = f"{run.run.name}: {about.get('title', picture.stem)}"
-                write_whole(inside / f"{name}.json", json.dumps(about))
+    with whole_file(folder / "results.parquet") as partial:
+        pq.write_table(pa.table(columns), partial)
 
 
 def _result_rows(study: Study, run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sftlab.callbacks.identity import REUSED_FILE
-from sftlab.runs import checkpoint_path, is_complete, write_whole
+from sftlab.files import write_text
+from sftlab.runs import checkpoint_path, is_complete
 from sftlab.study.graph import StageNode
 
 _WHOLE = ("config.yaml", "ledger.json", "exposures.parquet")  # of a run that is another's equal to the end
@@ -36,10 +37,10 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_whole:
     target.mkdir(parents=True, exist_ok=True)
     last_step = stages[-1].end_step
     notes = [{"stage": stage.name, "key": stage.trained_key, "run": source.name} for stage in stages]
-    write_whole(target / REUSED_FILE, json.dumps(notes, indent=1))
+    write_text(target / REUSED_FILE, json.dumps(notes, indent=1))
     for name in ("scores.jsonl", "metrics.jsonl"):
         if (source / name).is_file():
-            write_whole(target / name, "".join(_lines_until(source / name, last_step)))
+            write_text(target / name, "".join(_lines_until(source / name, last_step)))
     linked = [Path("architecture"), *(Path("stages") / f"{i}-{stage.name}" for i, stage in enumerate(stages))]
     for path in source.glob("answers/step=*"):
         if int(re.sub(r"\D.*", "", path.name.removeprefix("step="))) <= last_step:

@@ -2,50 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sftlab.exhibit import Cell, Picture, Table
 from sftlab.study.evidence import Evidence, Panel, Point
 from sftlab.study.scaling import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-Cell = str | int | float | None
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows with a header. Cells that are text are shown as they are, numbers are for the CSV alone.
-
-    Attributes:
-        name: Of its files.
-        numbers: The same with all digits, for the CSV; the shown rows where left out.
-        folded: Shown only when asked for.
-    """
-
-    name: str
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    notes: list[str] = field(default_factory=list)
-    numbers: list[dict[str, Cell]] = field(default_factory=list)
-    folded: bool = False
-
-    def as_markdown(self) -> str:
-        """A Markdown table with its title and notes."""
-        lines = [self.header, ["---"] * len(self.header), *self.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"**{self.title}**\n\n{body}\n" + "".join(f"\n- {note}" for note in self.notes) + "\n" * bool(self.notes)
-
-    def as_csv(self) -> str:
-        """All digits where there are any."""
-        return csv_of(self.numbers or [dict(zip(self.header, row, strict=True)) for row in self.rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +27,6 @@ class Drawing:
     numbers: list[dict[str, Cell]]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """An image that something else made."""
-
-    path: Path
-    title: str
-    caption: str
-
-
 @dataclass
 class Section:
     """One question with its answer.
@@ -77,6 +36,7 @@ class Section:
         findings: Sentences for the top of the report.
         parts: In the order shown.
         missing: What should be here and is not.
+        page: A page with more, which the report links to.
     """
 
     name: str
@@ -85,16 +45,7 @@ class Section:
     findings: list[str] = field(default_factory=list)
     parts: list[Drawing | Table | Picture] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-
-
-def csv_of(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV; nan is left empty."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows)
-    return text.getvalue()
+    page: Path | None = None
 
 
 def number(value: float, best: float | None, signed: bool = False) -> str:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftlab.evaluate.compare import Comparison, compare
+from sftlab.exhibit import Cell, Table
 from sftlab.study.evidence import Evidence, Group, Panel, Point, Result, mean_interval
 from sftlab.study.figures import dot_figure
 from sftlab.study.paper_numbers import TABLES
 from sftlab.study.section import (
-    Cell,
     Drawing,
     Section,
-    Table,
     interval_words,
     number,
     p_text,

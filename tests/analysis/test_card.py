@@ -12,6 +12,7 @@ from sftlab.analysis.card_text import markdown
 from sftlab.analysis.composition import compose
 from sftlab.cli import parse_objects
 from sftlab.commands.card import main
+from sftlab.exhibit import Exhibit
 
 LONG = "the river stone shone under a green cloud while the table held bread paper music and light"
 TRAP = '<script>alert("x")</script> a | b'
@@ -109,6 +110,9 @@ def test_the_page_stands_alone_and_shows_text_as_text(folder):
     assert not checked.open
     assert TRAP in text and "<b>" in text and "ASSISTANT:" in text
     assert "</script>" not in (folder / "out/card.md").read_text()
+    exhibit = Exhibit.read(folder / "out/card.exhibit.json")
+    assert exhibit.page == folder / "out/card.html"
+    assert [row[0] for row in exhibit.parts[0].rows] == ["code", "math", "general", "all"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Leaks: the hashed search equals a plain one, real data gives what it gave, bad evaluation files are told."""
 
 import json
+from pathlib import Path
 
 import pytest
 from fitting import write_config, write_records
@@ -16,6 +17,7 @@ from sftlab.data.ability import CodeData, MathData
 from sftlab.data.conversation import Conversation, Turn
 from sftlab.data.droplist import read_drops
 from sftlab.data.records import read_records
+from sftlab.exhibit import Exhibit
 
 
 def talk(*texts):
@@ -139,5 +141,11 @@ def test_the_command_lists_what_it_found_and_what_to_drop(tmp_path, monkeypatch,
     assert {(drop.ability, drop.reason) for drop in drops} == {("math", "leak: mine")}
     leaks = list(read_records("out/leaks.jsonl"))
     assert {leak["uid"] for leak in leaks if leak["same"]} == {drop.uid for drop in drops}
+    exhibit = Exhibit.read(Path("out/leaks.exhibit.json"))
+    assert exhibit.findings == [
+        "2 of 2 problems of mine share 70% of their 8-grams with a training conversation, 2 any."
+    ]
+    assert ["math", f"{len(math):,}", "mine", "2", "2"] in [row[:5] for row in exhibit.parts[0].rows]
+    assert {row[3] for row in exhibit.parts[1].rows if row[1] == "same"} == {drop.uid[:10] for drop in drops}
     left = parse_objects(["--config", config, "--data.abilities.math.drop", "out/drop.jsonl"]).data
     assert len(list(left.abilities["math"].conversations())) == len(math) - 2

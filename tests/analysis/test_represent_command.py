@@ -23,6 +23,7 @@ from sftlab.data.ability import CodeData, GeneralData, MathData
 from sftlab.data.conversation import Turn
 from sftlab.data.lab import lab_tokenizer
 from sftlab.data.mixture import MixtureData
+from sftlab.exhibit import Exhibit, exhibits_in
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +76,6 @@ def test_from_checkpoints_to_files(tmp_path):
     for name in ("map_tsne", "map_pca", "separation", "separation_abilities"):
         assert (first / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert (first / f"{name}.svg").read_bytes() == (second / f"{name}.svg").read_bytes()
-        assert set(json.loads((first / f"{name}.json").read_text())) == {"title", "caption"}
     points, again = lines_of(first / "points.jsonl"), lines_of(second / "points.jsonl")
     assert points == again and len(points) == 36
     assert [point["ability"] for point in points[::12]] == ["math", "code", "general"]
@@ -87,6 +87,21 @@ def test_from_checkpoints_to_files(tmp_path):
     assert all(f["cka"]["lab-small"]["cka"] is None or 0 < f["cka"]["lab-small"]["cka"] <= 1 for f in figures[4:])
     assert np.load(first / "hidden" / "tuned" / "layer_002.npy").shape == (36, 32)
     assert not list(tmp_path.glob(".*partial"))
+    exhibit = Exhibit.read(first / "map.exhibit.json")
+    *pictures, table = exhibit.parts
+    assert {picture.path.stem for picture in pictures} >= {"map_tsne", "map_pca", "separation", "separation_abilities"}
+    assert [row["silhouette"] for row in table.numbers] == [f["silhouette"] for f in figures]
+    assert exhibit.page == first / "map.html" and "lab-small, layer 3: silhouette" in exhibit.findings[0]
+
+
+def test_a_run_of_a_study_is_drawn_for_its_report(tmp_path):
+    study = tmp_path / "lightning_logs" / "mine"
+    write_model(study / "runs" / "dmt" / "stages" / "0-all")
+    (study / "study.json").write_text("{}")
+    config = write_config(tmp_path)
+    for folder in ("0-all", "0-all-2"):
+        assert call("--checkpoints", str(study / "runs" / "dmt" / "stages" / "0-all"), "--config", config) == 0
+        assert study / "inside" / folder / "map.exhibit.json" in exhibits_in(study / "inside", deep=True)
 
 
 def test_the_screen_tells_queries_layers_and_template(tmp_path, capsys):

@@ -22,6 +22,7 @@ from sftlab.data.lab import lab_problems
 from sftlab.data.records import read_records
 from sftlab.evaluate.judge import ChatClient
 from sftlab.evaluate.replies import ReplyCache
+from sftlab.exhibit import Exhibit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluate"))
 from chat_stub import SECRET, Stub
@@ -257,6 +258,11 @@ def test_the_command_writes_tags_a_report_and_a_list_that_drops(tmp_path, monkey
     drops = read_drops("tags/drop.jsonl")
     assert {(drop.reason, drop.ability) for drop in drops} == {("tag: code", "general")} and len(drops) == 3
     assert "## kept: samples" in (tmp_path / "tags/report.md").read_text()
+    exhibit = Exhibit.read(tmp_path / "tags/tags.exhibit.json")
+    assert "3 dropped (6.0%)" in exhibit.findings[1]
+    tags, dropped, samples = exhibit.parts
+    assert ["code", "3", "6.0%", "dropped"] in tags.rows and dropped.rows == [["tag: code", "3"]]
+    assert {row[0] for row in samples.rows} == {"kept", "dropped, tag: code"}
     left = parse_objects(["--config", config, "--data.abilities.general.drop", "tags/drop.jsonl"]).data
     assert len(list(left.abilities["general"].conversations())) == 47
 

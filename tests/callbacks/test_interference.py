@@ -1,7 +1,6 @@
 """Interference and weight change: the numbers against independent ones, training untouched, several processes."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
@@ -21,6 +20,7 @@ from sftlab.callbacks.layers import group_of, in_order
 from sftlab.callbacks.metrics import JsonlLogger
 from sftlab.callbacks.schedule import DMT, MultiTask
 from sftlab.callbacks.weight_change import START, WeightChange
+from sftlab.exhibit import exhibits_in
 
 PAIRS = ["math-code", "math-general", "code-general"]
 
@@ -103,11 +103,13 @@ def test_cosines_are_those_of_autograd_and_training_is_untouched(records):
     assert not (records / "looked" / START).exists()
 
     pictures = {"interference-0-specialised", "interference-1-general", "weight-change"}
-    assert {path.stem for path in inside.iterdir()} == pictures
-    for name in pictures:
-        about = json.loads((inside / f"{name}.json").read_text())
-        assert about["title"] and about["caption"]
-        assert (inside / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    exhibits = exhibits_in(inside)
+    assert {path.name.removesuffix(".exhibit.json") for path in exhibits} == pictures
+    assert len(list(inside.iterdir())) == 2 * len(pictures)
+    for exhibit in exhibits.values():
+        (picture,) = exhibit.parts
+        assert picture.title == exhibit.title and picture.caption
+        assert picture.path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_picture_in_tensorboard_or_a_text_without_matplotlib(records, monkeypatch):

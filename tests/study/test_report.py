@@ -16,6 +16,7 @@ from synthetic import ABILITIES, STUDIES, k_study, leave_one_out_study, mixed_st
 
 from sftlab.commands.report import weights_of
 from sftlab.evaluate.compare import compare, mcnemar
+from sftlab.exhibit import Exhibit, Picture, Table
 from sftlab.study.evidence import number_of, point_of, read_evidence, text_of
 from sftlab.study.paper_numbers import BENCHMARKS, TABLES
 from sftlab.study.report import write_report
@@ -249,16 +250,44 @@ def test_ratings_keep_their_scale(tmp_path: Path) -> None:
     assert "general: mt_bench" in Page(page).text
 
 
-def test_pictures_from_inside_are_part_of_the_page(tmp_path: Path, reports: dict[str, Path]) -> None:
+def test_what_tools_found_is_part_of_the_page(tmp_path: Path, reports: dict[str, Path]) -> None:
     study = leave_one_out_study(tmp_path / "s")
-    (study / "inside").mkdir()
-    shutil.copy(reports["k"].parent / "k.png", study / "inside" / "map.png")
-    (study / "inside" / "map.json").write_text(json.dumps({"title": "Abilities in layer 15", "caption": "a <b> c"}))
+    maps, tags = study / "inside" / "map", tmp_path / "tags"
+    for folder in (maps, tags):
+        folder.mkdir(parents=True)
+    picture = Picture(maps / "map.png", "Abilities in layer 15", "a <b> c")
+    shutil.copy(reports["k"].parent / "k.png", picture.path)
+    (maps / "map.html").write_text("<p>points</p>")
+    Exhibit("Hidden states", ["They lie apart."], [picture], maps / "map.html").write(maps, "map")
+    table = Table("tags", "Tags of general", ["tag", "conversations"], [["code | math", "12"]])
+    Exhibit("What users ask for", ["12 of 40 dropped."], [table]).write(tags, "tags")
+    (study / "configs").mkdir()
+    left_out = {"data": {"abilities": {"general": {"init_args": {"drop": str(tags / "drop.jsonl")}}}}}
+    for name in ("one", "two"):
+        (study / "configs" / f"{name}.yaml").write_text(json.dumps(left_out))
+    runs = [json.loads(line) for line in (study / "costs.jsonl").read_text().splitlines()]
+    for run in runs:
+        folder = study / "runs" / run["run"] / "inside"
+        folder.mkdir(parents=True)
+        drawn = Picture(folder / "change.png", "Change by layer", "norms")
+        shutil.copy(picture.path, drawn.path)
+        Exhibit(drawn.title, parts=[drawn]).write(folder, "change")
+
     page = Page(write_report(study))
-    assert "Looking inside" in page.text and "Abilities in layer 15" in page.text and "a <b> c" in page.text
-    assert any(target.startswith("data:image/png;base64,iVBOR") for target in page.targets)
-    (study / "inside" / "map.json").write_text("[")
-    with pytest.raises(ValueError, match=r"map\.json: no JSON object"):
+    for words in ("Hidden states", "They lie apart.", "Abilities in layer 15", "a <b> c", "12 of 40 dropped."):
+        assert words in page.text
+    assert sum(target.startswith("data:image/png;base64,iVBOR") for target in page.targets) == 1 + len(
+        {run["run"] for run in runs if run["seed"] == 1}
+    )
+    assert page.text.count("What users ask for") == 3, "once, whatever number of runs: in contents, summary and place"
+    assert (study / "report" / "inside-2-tags.md").read_text().count("code \\| math") == 1
+    assert (study / "report" / "inside-1.html").read_text() == "<p>points</p>"
+
+    picture.path.unlink()
+    with pytest.raises(ValueError, match=r"map\.exhibit\.json: it shows map\.png, which is not beside it"):
+        write_report(study)
+    (maps / "map.exhibit.json").write_text("[")
+    with pytest.raises(ValueError, match=r"map\.exhibit\.json: no exhibit \(JSONDecodeError"):
         write_report(study)
 
 

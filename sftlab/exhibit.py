@@ -1,0 +1,133 @@
+"""Exhibits: what a tool found, in a form that a study's report shows: sentences, tables, pictures, perhaps a page.
+
+FOLDER/NAME.exhibit.json   words and tables; pictures and the page are files of the same folder that it names
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftlab.files import write_text
+
+Cell = str | int | float | None
+_ENDING = ".exhibit.json"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with a header. Cells that are text are shown as they are, numbers are for the CSV alone.
+
+    Attributes:
+        name: Of its files.
+        numbers: The same with all digits, for the CSV; the shown rows where left out.
+        folded: Shown only when asked for.
+    """
+
+    name: str
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+    numbers: list[dict[str, Cell]] = field(default_factory=list)
+    folded: bool = False
+
+    def as_markdown(self) -> str:
+        """A Markdown table with its title and notes."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return f"**{self.title}**\n\n{body}\n" + "".join(f"\n- {note}" for note in self.notes) + "\n" * bool(self.notes)
+
+    def as_csv(self) -> str:
+        """All digits where there are any."""
+        return csv_of(self.numbers or [dict(zip(self.header, row, strict=True)) for row in self.rows])
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image file with what is to be seen in it."""
+
+    path: Path
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """What one tool found.
+
+    Attributes:
+        title: One line.
+        findings: Sentences for the top of a report.
+        parts: Tables and pictures in the order shown; pictures lie in the folder that the exhibit is written to.
+        page: A page of its own, in the same folder.
+    """
+
+    title: str
+    findings: Sequence[str] = ()
+    parts: Sequence[Table | Picture] = ()
+    page: Path | None = None
+
+    def write(self, folder: Path, name: str) -> None:
+        """Write NAME.exhibit.json."""
+        parts = [
+            {"file": part.path.name, "title": part.title, "caption": part.caption}
+            if isinstance(part, Picture)
+            else asdict(part)
+            for part in self.parts
+        ]
+        page = self.page.name if self.page else None
+        content = {"title": self.title, "findings": list(self.findings), "parts": parts, "page": page}
+        write_text(folder / f"{name}{_ENDING}", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Exhibit:
+        """An exhibit as it was written.
+
+        Raises:
+            ValueError: It is none, or a file that it names is missing.
+        """
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            parts: list[Table | Picture] = [
+                Picture(path.with_name(part["file"]), part["title"], part["caption"])
+                if "file" in part
+                else Table(**part)
+                for part in content["parts"]
+            ]
+            page = path.with_name(content["page"]) if content["page"] else None
+            exhibit = cls(str(content["title"]), list(map(str, content["findings"])), parts, page)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}: no exhibit ({type(error).__name__}: {error}); run what wrote it again") from None
+        files = [part.path for part in parts if isinstance(part, Picture)] + [page] * (page is not None)
+        if missing := [file.name for file in files if file and not file.is_file()]:
+            raise ValueError(f"{path}: it shows {', '.join(missing)}, which is not beside it")
+        return exhibit
+
+
+def _part(content: dict[str, Any], path: Path) -> Table | Picture:
+    if "file" in content:
+        return Picture(path.with_name(content["file"]), content["title"], content["caption"])
+    return Table(**content)
+
+
+def exhibits_in(folder: Path, deep: bool = False) -> dict[Path, Exhibit]:
+    """The exhibits of a folder by path, in the order of their names; ``deep``: of the folders in it too."""
+    paths = folder.rglob(f"*{_ENDING}") if deep else folder.glob(f"*{_ENDING}")
+    return {path: Exhibit.read(path) for path in sorted(paths) if not path.name.startswith(".")}
+
+
+def csv_of(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as CSV; nan is left empty."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows)
+    return text.getvalue()
