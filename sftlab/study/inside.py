@@ -7,6 +7,8 @@ beside a drop list           what tag and leaks found when they wrote the list t
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +28,12 @@ def inside(evidence: Evidence) -> list[Section]:
     found = exhibits_in(evidence.folder / "inside", deep=True)
     for folder in _drop_folders(evidence):
         found |= exhibits_in(folder)
-    sections = [_section(exhibit, f"inside-{number}") for number, exhibit in enumerate(found.values(), start=1)]
+    names: Counter[str] = Counter()
+    sections = []
+    for path, exhibit in found.items():
+        name = "inside-" + re.sub(r"[^a-z0-9]+", "-", f"{path.parent.name} {path.name.split('.')[0]}".lower())
+        names[name] += 1
+        sections.append(_section(exhibit, f"{name}-{names[name]}" if names[name] > 1 else name))
     drawn = Section("inside-runs", "Inside the runs", "Drawn by callbacks, of the runs of the first seed.")
     drawn.parts += list(_drawn(evidence))
     return [*sections, drawn] if drawn.parts else sections

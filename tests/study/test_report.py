@@ -280,8 +280,8 @@ def test_what_tools_found_is_part_of_the_page(tmp_path: Path, reports: dict[str,
         {run["run"] for run in runs if run["seed"] == 1}
     )
     assert page.text.count("What users ask for") == 3, "once, whatever number of runs: in contents, summary and place"
-    assert (study / "report" / "inside-2-tags.md").read_text().count("code \\| math") == 1
-    assert (study / "report" / "inside-1.html").read_text() == "<p>points</p>"
+    assert (study / "report" / "inside-tags-tags-tags.md").read_text().count("code \\| math") == 1
+    assert (study / "report" / "inside-map-map.html").read_text() == "<p>points</p>"
 
     picture.path.unlink()
     with pytest.raises(ValueError, match=r"map\.exhibit\.json: it shows map\.png, which is not beside it"):
