@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from sftlab.callbacks.heat_map import HeatMap, Panel
 from sftlab.callbacks.layers import ALL, WORDS, group_of, in_order
 from sftlab.callbacks.progress import say
-from sftlab.callbacks.schedule import run_folder
+from sftlab.callbacks.schedule import is_due_inside, run_folder
 from sftlab.data.ability import AbilityData, PlannedData
 from sftlab.data.feed import Batch, collate
 from sftlab.evaluate.run import read_jsonl
@@ -80,10 +80,7 @@ class Interference(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure after a step inside a stage, where asked for."""
-        step, every = trainer.global_step, self.every_n_steps
-        if not every or step % every or (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
-        if step not in _plan(trainer).boundaries:
+        if is_due_inside(trainer, batch_idx, self.every_n_steps):
             self._measure(trainer, cast(SFTModule, pl_module))
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:

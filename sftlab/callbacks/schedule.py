@@ -271,6 +271,15 @@ def run_folder(trainer: Trainer) -> Path:
     return cast(SFTModule, trainer.lightning_module).run_folder
 
 
+def is_due_inside(trainer: Trainer, batch_idx: int, every_n_steps: int | None) -> bool:
+    """Whether this micro-batch ended every n-th optimizer step, where that is inside a stage and not at its end."""
+    step = trainer.global_step
+    if not every_n_steps or step % every_n_steps or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        return False
+    plan = _data_of(trainer).plan
+    return plan is not None and step not in plan.boundaries
+
+
 def stage_folder(folder: Path, plan: Plan, stage: StagePlan) -> Path:
     """Where a stage's result is exported: stages/0-specialised."""
     return folder / "stages" / f"{plan.stages.index(stage)}-{stage.stage.name}"

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
-from sftlab.callbacks.schedule import run_folder, stage_folder
+from sftlab.callbacks.schedule import is_due_inside, run_folder, stage_folder
 from sftlab.data.ability import LAB, PlannedData
 from sftlab.evaluate import registry  # noqa: F401 - so that configs find its tasks by class name
 from sftlab.evaluate.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
@@ -27,6 +27,7 @@ from sftlab.evaluate.task import Score, Task
 from sftlab.files import write_text
 from sftlab.model.export import export_live
 from sftlab.model.module import SFTModule
+from sftlab.model.parallel import patient_barrier
 from sftlab.plan.plan import Plan, StagePlan
 
 
@@ -77,12 +78,9 @@ class ScoreAbilities(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Score inside a stage, where asked for."""
-        step, every = trainer.global_step, self.every_n_steps
-        if not every or step % every or (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return
-        _, plan = _data_and_plan(trainer)
-        if step not in plan.boundaries:
-            self._score_live(trainer, plan.stages[plan.stage_index(step - 1)].stage.name, inside=True)
+        if is_due_inside(trainer, batch_idx, self.every_n_steps):
+            _, plan = _data_and_plan(trainer)
+            self._score_live(trainer, plan.stages[plan.stage_index(trainer.global_step - 1)].stage.name, inside=True)
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
         """Score the model as it is before training, where asked for."""
@@ -125,7 +123,7 @@ class ScoreAbilities(Callback):
             for ability, task in self._tasks(data).items():
                 self._score_ability(trainer, ability, task, backend, stage, inside)
             write_text(run_folder(trainer) / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in self._rows))
-        trainer.strategy.barrier("scores")
+        patient_barrier()
 
     def _score_ability(
         self, trainer: Trainer, ability: str, task: Task, backend: LocalModel, stage: str, inside: bool

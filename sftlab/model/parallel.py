@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -41,10 +42,21 @@ def shard(net: nn.Module, layers: nn.ModuleList, mesh: Any) -> None:
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The repeated blocks of a causal LM: its longest ModuleList."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    assert lists, f"{type(model).__name__} has no decoder layers"
-    return max(lists, key=len)
+    """The repeated blocks of a causal LM: its longest ModuleList that lies in no other, as a block's experts do."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    outer = [found for name, found in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
+    assert outer, f"{type(model).__name__} has no decoder layers"
+    return max(outer, key=len)
+
+
+def patient_barrier() -> None:
+    """Wait for all ranks, for days if need be: while one of them scores, an NCCL barrier would run into its timeout."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        group = distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+        distributed.barrier(group)
+        distributed.destroy_process_group(group)
 
 
 def best_precision() -> str:

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
 from sftlab.analysis.representation import HiddenStates, layer_number, pooled_spans, write_hidden_states
+from sftlab.model.parallel import decoder_layers
 
 CONFIGS = {
     "llama": LlamaConfig(vocab_size=60, hidden_size=24, intermediate_size=40, num_hidden_layers=3,
@@ -112,3 +113,14 @@ def test_layers_by_number_and_by_fraction(text, num_blocks, layer):
 def test_bad_layers_are_told(text):
     with pytest.raises(ValueError, match=r"--layer: .* is no layer; give 0 \(embeddings\) to 4"):
         layer_number(text, 4)
+
+
+def test_the_experts_of_a_block_are_not_taken_for_the_blocks():
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.experts = torch.nn.ModuleList(torch.nn.Linear(1, 1) for _ in range(8))
+
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList(Block() for _ in range(3))
+    assert decoder_layers(model) is model.layers
