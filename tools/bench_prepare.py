@@ -2,11 +2,13 @@
 
     .venv/bin/python tools/bench_prepare.py --conversations 4000
     .venv/bin/python tools/bench_prepare.py --conversations 8000 --sharegpt conversations.json
+    .venv/bin/python tools/bench_prepare.py --trl           # TRL's SFTTrainer too (pip install trl)
 
 Takes ShareGPT-like conversations of several long turns in made-up words, or those of a file again and again with a
 number before each, and trains a byte-level BPE tokenizer on them. In turn, each in a process of its own with the same
 threads: ``encode_batch_fast`` of the tokenizers library over the rendered texts, and records -> readers -> template ->
-ids and masks -> Arrow cache -> packed plan. Prints tokens per second, the ratio, the same per second of processor time
+ids and masks -> Arrow cache -> packed plan. TRL gets a process for each thread and packs too; it cuts what is longer
+than a row, which the package splits. Prints tokens per second, the ratio, the same per second of processor time
 (which other programs disturb less), the seconds of a second start from the cache, and peak memory for the data and for
 four times the data.
 """
@@ -122,6 +124,33 @@ def run_prepare(folder: Path, records: str) -> dict[str, float]:
     return {**since(start), "tokens": int(plan.lengths_N.sum()), "fill": plan.fill()}
 
 
+def run_trl(folder: Path, records: str) -> dict[str, float]:
+    """Records to packed rows with masks, through TRL's SFTTrainer; its model is a tiny one."""
+    import datasets
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    from sftlab.data.template import get_template
+
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+    tokenizer.chat_template = get_template("vicuna_v1.1", tokenizer).chat_template()
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes))
+    config = SFTConfig(
+        str(folder / "trl"), packing=True, max_length=2048, assistant_only_loss=True, use_cpu=True, bf16=False,
+        dataset_num_proc=int(os.environ["RAYON_NUM_THREADS"]), report_to="none",
+    )  # fmt: skip
+    roles = {"human": "user", "gpt": "assistant"}
+    start = times()
+    talks = [
+        {"messages": [{"role": roles[turn["from"]], "content": turn["value"]} for turn in record["conversations"]]}
+        for record in json.loads((folder / records).read_text())
+    ]
+    trainer = SFTTrainer(model, config, train_dataset=datasets.Dataset.from_list(talks), processing_class=tokenizer)
+    spent = since(start)
+    return {**spent, "tokens": sum(map(len, trainer.train_dataset["input_ids"]))}
+
+
 def main() -> None:
     """Run the contestants in turn and print figures and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -129,11 +158,12 @@ def main() -> None:
     parser.add_argument("--sharegpt", metavar="FILE", help="take the conversations of a file in ShareGPT's form")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--trl", action="store_true", help="measure TRL too (pip install trl)")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        run = {"bare": run_bare, "prepare": run_prepare}[options.only[0]]
+        run = {"bare": run_bare, "prepare": run_prepare, "trl": run_trl}[options.only[0]]
         found = run(Path(options.folder), options.only[1])
         found["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         print(json.dumps(found))
@@ -156,6 +186,7 @@ def main() -> None:
             (measure("bare", "talks.json", ""), measure("prepare", "talks.json", f"c{i}"))
             for i in range(options.rounds)
         ]
+        trl = [measure("trl", "talks.json", f"trl{i}") for i in range(options.rounds if options.trl else 0)]
         again, four = measure("prepare", "talks.json", "c0"), measure("prepare", "talks4.json", "c4")
     print(f"{options.conversations:,} conversations, {pairs[0][1]['tokens']:,} tokens, {options.threads} threads")
     for unit, second in (("seconds", "s"), ("cpu_seconds", "s of processor time")):
@@ -165,6 +196,11 @@ def main() -> None:
         print(f"encode_batch_fast      {bare:>12,.0f} tokens/{second}")
         print(f"records to packed plan {mine:>12,.0f} tokens/{second}")
         print(f"ratio                  {statistics.median(ratios):>12.3f}   ({min(ratios):.3f} to {max(ratios):.3f})")
+    if trl:
+        speeds = [run["tokens"] / run["seconds"] for run in trl]
+        ratios = [mine["tokens"] / mine["seconds"] / speed for (_, mine), speed in zip(pairs, speeds, strict=True)]
+        print(f"TRL                    {statistics.median(speeds):>12,.0f} tokens/s")
+        print(f"ratio to TRL           {statistics.median(ratios):>12.3f}   ({min(ratios):.3f} to {max(ratios):.3f})")
     print(f"second start           {again['seconds']:>12.2f} s")
     print(f"packing fill           {pairs[0][1]['fill']:>12.1%}")
     print(

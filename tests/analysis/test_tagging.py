@@ -2,8 +2,8 @@
 
 import json
 import re
+import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -73,11 +73,12 @@ def test_any_text_gets_a_tag_with_a_reason(query):
 HOSTILE = ["\n", " \n", "; ", "(' ", '["', "a.", "1, ", "write a ", "select ", "= ", "<", "def "]
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_the_rules_take_linear_time_on_hostile_text(text):
-    began = time.perf_counter()
-    find_tags(text * (60_000 // len(text)))
-    assert time.perf_counter() - began < 3  # a quadratic pattern takes minutes
+def test_the_rules_come_to_an_end_on_hostile_text():
+    code = "import sys; from sftlab.analysis.rules import find_tags\n"
+    code += "for text in eval(sys.argv[1]): find_tags(text * (100_000 // len(text)))"
+    subprocess.run(
+        [sys.executable, "-c", code, repr(HOSTILE)], timeout=300, check=True
+    )  # an hour if one were quadratic
 
 
 def test_an_explanation_adds_up():
