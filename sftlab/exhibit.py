@@ -17,7 +17,7 @@ from typing import Any
 from sftlab.files import write_text
 
 Cell = str | int | float | None
-_ENDING = ".exhibit.json"
+ENDING = ".exhibit.json"
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Exhibit:
         ]
         page = self.page.name if self.page else None
         content = {"title": self.title, "findings": list(self.findings), "parts": parts, "page": page}
-        write_text(folder / f"{name}{_ENDING}", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        write_text(folder / f"{name}{ENDING}", json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Exhibit:
@@ -93,34 +93,34 @@ class Exhibit:
         Raises:
             ValueError: It is none, or a file that it names is missing.
         """
+        mend = "run what wrote it again, or delete it"
         try:
             content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            parts: list[Table | Picture] = [
-                Picture(path.with_name(part["file"]), part["title"], part["caption"])
-                if "file" in part
-                else Table(**part)
-                for part in content["parts"]
-            ]
+            parts = [_part(part, path) for part in content["parts"]]
             page = path.with_name(content["page"]) if content["page"] else None
             exhibit = cls(str(content["title"]), list(map(str, content["findings"])), parts, page)
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}: no exhibit ({type(error).__name__}: {error}); run what wrote it again") from None
-        files = [part.path for part in parts if isinstance(part, Picture)] + [page] * (page is not None)
-        if missing := [file.name for file in files if file and not file.is_file()]:
-            raise ValueError(f"{path}: it shows {', '.join(missing)}, which is not beside it")
+            raise ValueError(f"{path}: no exhibit ({type(error).__name__}: {error}); {mend}") from None
+        files = [part.path for part in parts if isinstance(part, Picture)] + ([page] if page else [])
+        if missing := [file.name for file in files if not file.is_file()]:
+            raise ValueError(f"{path}: it shows {', '.join(missing)}, which is not beside it; {mend}")
         return exhibit
 
 
 def _part(content: dict[str, Any], path: Path) -> Table | Picture:
     if "file" in content:
-        return Picture(path.with_name(content["file"]), content["title"], content["caption"])
-    return Table(**content)
+        return Picture(path.with_name(content["file"]), str(content["title"]), str(content["caption"]))
+    rows = [list(map(str, row)) for row in content["rows"]]
+    table = Table(**{**content, "rows": rows, "header": list(map(str, content["header"]))})
+    if wrong := [row for row in rows if len(row) != len(table.header)]:
+        raise ValueError(f"{table.title}: a row of {len(wrong[0])} cells under {len(table.header)} titles")
+    return table
 
 
-def exhibits_in(folder: Path, deep: bool = False) -> dict[Path, Exhibit]:
-    """The exhibits of a folder by path, in the order of their names; ``deep``: of the folders in it too."""
-    paths = folder.rglob(f"*{_ENDING}") if deep else folder.glob(f"*{_ENDING}")
-    return {path: Exhibit.read(path) for path in sorted(paths) if not path.name.startswith(".")}
+def files_in(folder: Path, ending: str = ENDING, deep: bool = False) -> list[Path]:
+    """Finished files of a folder by their ending, exhibits where none is given; ``deep``: of the folders in it too."""
+    found = (folder.rglob if deep else folder.glob)(f"*{ending}")
+    return sorted(path for path in found if not any(n.startswith(".") for n in path.relative_to(folder).parts))
 
 
 def csv_of(rows: Sequence[dict[str, Any]]) -> str:

@@ -114,14 +114,15 @@ def run_prepare(folder: Path, records: str) -> dict[str, float]:
     """Records to a packed plan, through the package."""
     from transformers import AutoTokenizer
 
-    import sftlab.cli  # noqa: F401 - as every command that prepares data does
     from sftlab.callbacks.schedule import MultiTask
+    from sftlab.cli import freeze_imports
     from sftlab.data.ability import GeneralData
     from sftlab.data.mixture import MixtureData
     from sftlab.plan.plan import compile_plan
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     data = MixtureData({"general": GeneralData(str(folder / records))}, batch={"rows": 64}, seed=0)
+    freeze_imports()  # as fit and plan do
     start = times()
     data.load(tokenizer)
     stages = MultiTask(epochs=1).final_stages(["general"])

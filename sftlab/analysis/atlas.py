@@ -67,8 +67,8 @@ def write_atlas(
     (folder / "points.jsonl").write_text("".join(_point_lines(queries, projections)), encoding="utf-8")
     drawn_layers = [layers[drawn[label]] for label, layers in measured.items()]
     findings = [
-        f"{s.checkpoint}, layer {s.layer}: silhouette {s.silhouette:.2f}, a probe names {s.probe_accuracy:.0%} of the "
-        "abilities"
+        f"{s.checkpoint}, layer {s.layer}: silhouette {s.silhouette:.2f}, a probe names the ability of "
+        f"{s.probe_accuracy:.0%} of the queries"
         for s in drawn_layers
     ]
     Exhibit(_TITLE, [f"{'; '.join(findings)}."], parts, page).write(folder, "map")
@@ -84,7 +84,7 @@ def _table(measured: Mapping[str, Sequence[Separation]]) -> Table:
         for label, layers in measured.items()
         for s in layers
     ]
-    shown = [[f"{cell:.2f}" if isinstance(cell, float) else str(cell or "-") for cell in row.values()] for row in rows]
+    shown = [list(map(_cell, row.values())) for row in rows]
     return Table("separation", "Separation by layer", list(rows[0]), shown, numbers=rows, folded=True)
 
 
@@ -104,3 +104,7 @@ def _point_lines(queries: Sequence[Query], projections: Projections) -> list[str
         }
         lines.append(json.dumps({**query._asdict(), "maps": maps}) + "\n")
     return lines
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -196,15 +196,19 @@ class TagReport:
         return "dropped" if self.pattern and self.pattern.search(tag) else ""
 
     def exhibit(self, notes: Sequence[str] = ()) -> Exhibit:
-        """The same for the report of a study."""
-        rows = [list(row) for row in self.tag_rows()]
-        parts = [Table("tags", f"Tags of {self.ability}", ["tag", "conversations", "share", "matched"], rows)]
+        """What the report of a study shows of it."""
+        rows, header = [list(row) for row in self.tag_rows()], ["tag", "conversations", "share", "matched"]
+        parts = [Table("tags", f"Tags of {self.ability}", header, rows, self._rarer(len(rows)))]
         if self.dropped:
             counts = [[reason, f"{count:,}"] for reason, count in self.dropped.most_common()]
             parts.append(Table("dropped", "Left out by the drop list", ["reason", "conversations"], counts))
         samples = [[name, uid[:10], text] for name in sorted(self.samples) for uid, text in self._sorted_samples(name)]
         parts.append(Table("samples", "Samples", ["fate", "conversation", "user turns"], samples, folded=True))
         return Exhibit(f"Tags of {self.ability}", [*self.summary(), *notes], parts)
+
+    def _rarer(self, shown: int) -> list[str]:
+        rarer = len(self.by_tag) - shown
+        return [f"And {rarer:,} rarer tags; tags.jsonl has all."] if rarer > 0 else []
 
     def _sorted_samples(self, name: str) -> list[tuple[str, str]]:
         return sorted(self.samples[name].items())
@@ -214,8 +218,7 @@ class TagReport:
         lines = [f"# Tags of {self.ability}", "", *self.summary(), *notes, ""]
         lines += ["| tag | conversations | share | |", "|---|---:|---:|---|"]
         lines += [f"| {' | '.join(_cell(text) for text in row)} |" for row in self.tag_rows()]
-        if len(self.by_tag) > 40:
-            lines += ["", f"and {len(self.by_tag) - 40:,} rarer tags; tags.jsonl has all."]
+        lines += [line for note in self._rarer(40) for line in ("", note)]
         if self.dropped:
             lines += ["", "| dropped for | conversations |", "|---|---:|"]
             lines += [f"| {_cell(reason)} | {count:,} |" for reason, count in self.dropped.most_common()]

@@ -27,7 +27,7 @@ from sftlab.evaluate.task import Score, Task
 from sftlab.files import write_text
 from sftlab.model.export import export_live
 from sftlab.model.module import SFTModule
-from sftlab.model.parallel import patient_barrier
+from sftlab.model.parallel import patience
 from sftlab.plan.plan import Plan, StagePlan
 
 
@@ -117,13 +117,13 @@ class ScoreAbilities(Callback):
 
     def _score(self, trainer: Trainer, model: Path, stage: str, inside: bool) -> None:
         """Rank 0 scores; the others wait. Scores count the whole run's steps."""
-        if trainer.is_global_zero:
-            data, _ = _data_and_plan(trainer)
-            backend = LocalModel.from_folder(model, self.batch_size, str(trainer.strategy.root_device))
-            for ability, task in self._tasks(data).items():
-                self._score_ability(trainer, ability, task, backend, stage, inside)
-            write_text(run_folder(trainer) / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in self._rows))
-        patient_barrier()
+        with patience():
+            if trainer.is_global_zero:
+                data, _ = _data_and_plan(trainer)
+                backend = LocalModel.from_folder(model, self.batch_size, str(trainer.strategy.root_device))
+                for ability, task in self._tasks(data).items():
+                    self._score_ability(trainer, ability, task, backend, stage, inside)
+                write_text(run_folder(trainer) / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in self._rows))
 
     def _score_ability(
         self, trainer: Trainer, ability: str, task: Task, backend: LocalModel, stage: str, inside: bool

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 def main(arguments: list[str]) -> int:
     """Train; the arguments are LightningCLI's and are read from ``sys.argv``, so that launched ranks get them too."""
-    from sftlab.cli import LabCLI
+    from sftlab.cli import LabCLI, freeze_imports
 
+    freeze_imports()
     LabCLI()
     return 0

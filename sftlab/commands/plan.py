@@ -20,9 +20,10 @@ def main(arguments: list[str]) -> int:
         return 0
     from rich.console import Console
 
-    from sftlab.cli import parse_objects
+    from sftlab.cli import freeze_imports, parse_objects
     from sftlab.plan.table import plan_screen
 
+    freeze_imports()
     objects = parse_objects(arguments)
     plan = objects.schedule.compile(objects.data, objects.model)
     console = Console()

@@ -144,7 +144,8 @@ def _free_folder(to: str, checkpoint: str, label: str) -> Path:
         if Path(to).exists():
             raise ValueError(f"--to: {to} exists; name a new folder")
         return Path(to)
-    study = next((folder for folder in Path(checkpoint).parents if (folder / "study.json").is_file()), None)
+    parents = Path(os.path.abspath(checkpoint)).parents
+    study = next((folder for folder in parents if (folder / "stages.json").is_file()), None)
     folder, number = (study / "inside" if study else Path("representations")) / label, 2
     while folder.exists():
         folder, number = folder.with_name(f"{label}-{number}"), number + 1

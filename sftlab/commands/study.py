@@ -138,9 +138,9 @@ def _finish(
     write_results(study, planned, folder, errors)
     from sftlab.commands.report import main as report
 
-    report([str(folder)])
     for run, error in errors.items():
-        print(f"\nfailed: {run}\n{error}", file=sys.stderr)
+        print(f"\nfailed: {run}\n{error}\n", file=sys.stderr, flush=True)
+    report([str(folder)])
     if errors:
         print(f"\n{len(errors)} run(s) failed; the same command runs them again.", file=sys.stderr)
     return 1 if errors else 0

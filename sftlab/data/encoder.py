@@ -79,20 +79,13 @@ class Encoder:
         return json.dumps([tokenizer, template.name, template.chat_template(), self._bos])
 
     def encode(self, rendered: Sequence[Sequence[Piece]]) -> list[Encoded]:
-        """Encode rendered conversations, all pieces of all of them in one call."""
-        return self.assemble(rendered, self.tokenise(rendered))
-
-    def tokenise(self, rendered: Sequence[Sequence[Piece]]) -> tuple[list[Any], list[Any]]:
-        """What the tokenizer makes of all pieces; it works outside of Python's lock, so a thread may do this."""
-        first, inside = self._texts(rendered)
-        return (
-            self._first.encode_batch_fast(first, add_special_tokens=False) if first else [],
-            self._inside.encode_batch_fast(inside, add_special_tokens=False) if inside else [],
+        """Encode rendered conversations, all pieces of all of them in one call that works outside of Python's lock."""
+        texts = self._texts(rendered)
+        tokenizers = (self._first, self._inside)
+        first, inside = (
+            iter(tokenizer.encode_batch_fast(some, add_special_tokens=False) if some else ())
+            for tokenizer, some in zip(tokenizers, texts, strict=True)
         )
-
-    def assemble(self, rendered: Sequence[Sequence[Piece]], tokenised: tuple[list[Any], list[Any]]) -> list[Encoded]:
-        """Put what ``tokenise`` gave together, conversation by conversation."""
-        first, inside = map(iter, tokenised)
         return [self._joined(pieces, lambda _, prefix: next(first if prefix else inside).ids) for pieces in rendered]
 
     def known(self, pieces: Sequence[Piece], encoded: Encoded) -> dict[tuple[str, bool], array]:
@@ -116,13 +109,13 @@ class Encoder:
         if self._first is self._inside:
             return [True] * len(pieces)
         after = [piece.special and self._prefix_after_special for piece in pieces]
-        return [True, *after[:-1]]
+        return [True, *after][: len(pieces)]
 
     def _texts(self, rendered: Sequence[Sequence[Piece]]) -> tuple[list[str], list[str]]:
         first: list[str] = []
         inside: list[str] = []
         for pieces in rendered:
-            for piece, prefix in zip(pieces, self._prefixes(pieces), strict=False):
+            for piece, prefix in zip(pieces, self._prefixes(pieces), strict=True):
                 if not piece.special:
                     (first if prefix else inside).append(piece.text)
         return first, inside

@@ -287,7 +287,7 @@ def _chunks(
                 work.append((chunk, pool.submit(fitter.fitted, [talk for _, talk in chunk])))
             if not work:
                 return
-            if len(work) > _AHEAD or not chunk:  # each thread always has a chunk waiting
+            if len(work) > _AHEAD or not chunk:  # the threads always find a chunk waiting
                 done, fitted = work.popleft()
                 yield list(rows(done, fitted.result()))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -49,14 +51,18 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return max(outer, key=len)
 
 
-def patient_barrier() -> None:
-    """Wait for all ranks, for days if need be: while one of them scores, an NCCL barrier would run into its timeout."""
+@contextmanager
+def patience() -> Iterator[None]:
+    """At its end every rank waits for all, for days if need be: NCCL's barrier would give up while one rank scores."""
     from torch import distributed
 
-    if distributed.is_available() and distributed.is_initialized():
-        group = distributed.new_group(backend="gloo", timeout=timedelta(days=7))
-        distributed.barrier(group)
-        distributed.destroy_process_group(group)
+    if not (distributed.is_available() and distributed.is_initialized()):
+        yield
+        return
+    group = distributed.new_group(backend="gloo")  # connects now: a network that cannot is told before the work
+    yield
+    distributed.monitored_barrier(group, timeout=timedelta(days=7))
+    distributed.destroy_process_group(group)
 
 
 def best_precision() -> str:

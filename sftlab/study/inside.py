@@ -9,25 +9,25 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftlab.exhibit import Exhibit, Picture, Table, exhibits_in
+from sftlab.exhibit import Exhibit, Picture, Table, files_in
 from sftlab.study.evidence import Evidence
 from sftlab.study.section import Section
 
 
 def inside(evidence: Evidence) -> list[Section]:
-    """A section for each exhibit, and one for the heat maps of all runs.
+    """A section for each exhibit, one for the heat maps of the runs, one for pictures that no exhibit shows.
 
-    Raises:
-        ValueError: An exhibit is malformed, or what it shows is missing.
+    What cannot be shown is named as missing: after days of training a report must not fail for a lost picture.
     """
-    found = exhibits_in(evidence.folder / "inside", deep=True)
-    for folder in _drop_folders(evidence):
-        found |= exhibits_in(folder)
+    folder = evidence.folder / "inside"
+    broken: list[str] = []
+    found = _read(files_in(folder, deep=True), broken)
+    found |= _read([path for other in _drop_folders(evidence) for path in files_in(other)], broken)
     names: Counter[str] = Counter()
     sections = []
     for path, exhibit in found.items():
@@ -35,8 +35,24 @@ def inside(evidence: Evidence) -> list[Section]:
         names[name] += 1
         sections.append(_section(exhibit, f"{name}-{names[name]}" if names[name] > 1 else name))
     drawn = Section("inside-runs", "Inside the runs", "Drawn by callbacks, of the runs of the first seed.")
-    drawn.parts += list(_drawn(evidence))
-    return [*sections, drawn] if drawn.parts else sections
+    drawn.parts += list(_drawn(evidence, broken))
+    shown = {part.path.resolve() for exhibit in found.values() for part in exhibit.parts if isinstance(part, Picture)}
+    others = Section("inside-pictures", "Pictures", missing=broken)
+    others.parts += [
+        Picture(path, path.stem, "") for path in files_in(folder, ".png", deep=True) if path.resolve() not in shown
+    ]
+    return [*sections, *(section for section in (drawn, others) if section.parts or section.missing)]
+
+
+def _read(paths: Iterable[Path], broken: list[str]) -> dict[Path, Exhibit]:
+    """The exhibits by path, each once; what is wrong with others goes to ``broken``."""
+    found = {}
+    for path in dict.fromkeys(path.resolve() for path in paths):
+        try:
+            found[path] = Exhibit.read(path)
+        except ValueError as error:
+            broken.append(str(error))
+    return found
 
 
 def _section(exhibit: Exhibit, name: str) -> Section:
@@ -45,11 +61,11 @@ def _section(exhibit: Exhibit, name: str) -> Section:
 
 
 def _drop_folders(evidence: Evidence) -> list[Path]:
-    """Folders of the drop lists that configs of the study name, each once, where they are still there."""
+    """Folders of the drop lists in the runs' configs, where they are still there; names are of the working folder."""
     import yaml
 
-    configs = sorted((evidence.folder / "configs").glob("*.yaml"))
-    lists = [path for config in configs for path in _lists_in(yaml.safe_load(config.read_text("utf-8")))]
+    configs = [evidence.folder / "configs" / f"{run}.yaml" for run in evidence.runs]
+    lists = [path for c in configs if c.is_file() for path in _lists_in(yaml.safe_load(c.read_text("utf-8")))]
     return [folder for folder in dict.fromkeys(path.parent for path in lists) if folder.is_dir()]
 
 
@@ -65,10 +81,11 @@ def _lists_in(node: Any) -> Iterator[Path]:
             yield from _lists_in(value)
 
 
-def _drawn(evidence: Evidence) -> Iterator[Picture]:
+def _drawn(evidence: Evidence, broken: list[str]) -> Iterator[Picture]:
     for cost in evidence.costs:
         if cost.seed == evidence.seeds[0]:
-            for exhibit in exhibits_in(evidence.folder / "runs" / cost.run / "inside").values():
+            paths = files_in(evidence.folder / "runs" / cost.run / "inside")
+            for exhibit in _read(paths, broken).values():
                 for part in exhibit.parts:
                     if isinstance(part, Picture):
                         yield replace(part, title=f"{cost.run}: {part.title}")

@@ -23,7 +23,7 @@ from sftlab.data.ability import CodeData, GeneralData, MathData
 from sftlab.data.conversation import Turn
 from sftlab.data.lab import lab_tokenizer
 from sftlab.data.mixture import MixtureData
-from sftlab.exhibit import Exhibit, exhibits_in
+from sftlab.exhibit import Exhibit, files_in
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +90,7 @@ def test_from_checkpoints_to_files(tmp_path):
     exhibit = Exhibit.read(first / "map.exhibit.json")
     *pictures, table = exhibit.parts
     assert {picture.path.stem for picture in pictures} >= {"map_tsne", "map_pca", "separation", "separation_abilities"}
+    assert [row[1] for row in table.rows] == ["0", "1", "2", "3", "0", "1", "2"]
     assert [row["silhouette"] for row in table.numbers] == [f["silhouette"] for f in figures]
     assert exhibit.page == first / "map.html" and "lab-small, layer 3: silhouette" in exhibit.findings[0]
 
@@ -97,11 +98,11 @@ def test_from_checkpoints_to_files(tmp_path):
 def test_a_run_of_a_study_is_drawn_for_its_report(tmp_path):
     study = tmp_path / "lightning_logs" / "mine"
     write_model(study / "runs" / "dmt" / "stages" / "0-all")
-    (study / "study.json").write_text("{}")
+    (study / "stages.json").write_text("[]")
     config = write_config(tmp_path)
     for folder in ("0-all", "0-all-2"):
         assert call("--checkpoints", str(study / "runs" / "dmt" / "stages" / "0-all"), "--config", config) == 0
-        assert study / "inside" / folder / "map.exhibit.json" in exhibits_in(study / "inside", deep=True)
+        assert study / "inside" / folder / "map.exhibit.json" in files_in(study / "inside", deep=True)
 
 
 def test_the_screen_tells_queries_layers_and_template(tmp_path, capsys):

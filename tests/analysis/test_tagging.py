@@ -2,8 +2,8 @@
 
 import json
 import re
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,12 +73,15 @@ def test_any_text_gets_a_tag_with_a_reason(query):
 HOSTILE = ["\n", " \n", "; ", "(' ", '["', "a.", "1, ", "write a ", "select ", "= ", "<", "def "]
 
 
-def test_the_rules_come_to_an_end_on_hostile_text():
-    code = "import sys; from sftlab.analysis.rules import find_tags\n"
-    code += "for text in eval(sys.argv[1]): find_tags(text * (100_000 // len(text)))"
-    subprocess.run(
-        [sys.executable, "-c", code, repr(HOSTILE)], timeout=300, check=True
-    )  # an hour if one were quadratic
+@pytest.mark.parametrize("text", HOSTILE)
+def test_the_rules_do_not_grow_with_the_square_of_hostile_text(text):
+    def work(num_characters):
+        began = time.process_time()
+        find_tags(text * (num_characters // len(text)))
+        return time.process_time() - began
+
+    short = min(work(10_000) for _ in range(3))
+    assert work(80_000) < 24 * short, "8 times the text costs about 8 times as much; with a quadratic pattern up to 64"
 
 
 def test_an_explanation_adds_up():

@@ -20,7 +20,7 @@ from sftlab.callbacks.layers import group_of, in_order
 from sftlab.callbacks.metrics import JsonlLogger
 from sftlab.callbacks.schedule import DMT, MultiTask
 from sftlab.callbacks.weight_change import START, WeightChange
-from sftlab.exhibit import exhibits_in
+from sftlab.exhibit import Exhibit, files_in
 
 PAIRS = ["math-code", "math-general", "code-general"]
 
@@ -103,7 +103,7 @@ def test_cosines_are_those_of_autograd_and_training_is_untouched(records):
     assert not (records / "looked" / START).exists()
 
     pictures = {"interference-0-specialised", "interference-1-general", "weight-change"}
-    exhibits = exhibits_in(inside)
+    exhibits = {path: Exhibit.read(path) for path in files_in(inside)}
     assert {path.name.removesuffix(".exhibit.json") for path in exhibits} == pictures
     assert len(list(inside.iterdir())) == 2 * len(pictures)
     for exhibit in exhibits.values():

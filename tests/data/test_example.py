@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from sftlab.data.conversation import Audit, Conversation, GSM8KReader, PairReade
 from sftlab.data.encoder import Encoder
 from sftlab.data.example import prepare, prepare_files
 from sftlab.data.lab import lab_tokenizer
-from sftlab.data.template import get_template
+from sftlab.data.template import Vicuna, get_template
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,56 @@ def talk(lengths, number=0):
     for i, (asked, said) in enumerate(lengths):
         turns += [Turn("user", f"{number} {i}" + " coins" * asked), Turn("assistant", f"{number} {i}" + " pens" * said)]
     return turns
+
+
+class Uneven(Vicuna):
+    """Takes its time, so that threads overtake one another, and cannot write what contains a word of its choice."""
+
+    bad = "never said"
+
+    def render(self, turns):
+        time.sleep(random.Random(turns[0].text).choice([0, 0, 0.01]))
+        if any(self.bad in turn.text for turn in turns):
+            raise ValueError("cannot be written")
+        return super().render(turns)
+
+
+def test_threads_that_overtake_one_another_change_nothing(cache, monkeypatch):
+    talks = [talk([(5, 9)] * (1 + i % 4), number=i % 70) for i in range(150)]  # the later ones are there again
+    found = []
+    for chunk, template in ((1000, get_template("vicuna_short", lab_tokenizer())), (4, uneven())):
+        monkeypatch.setattr(example, "_CHUNK", chunk)
+        found.append(prepare(source(talks), {"chunk": chunk}, Encoder(lab_tokenizer(), template), 60))
+    one, other = found
+    assert one.uids == other.uids and one.groups == other.groups and any(uid.endswith("#2") for uid in one.uids)
+    assert one.audit.to_dict() == other.audit.to_dict() and one.audit.counts["kept: same conversation again"]
+    for i in range(len(one)):
+        np.testing.assert_array_equal(one.ids(i), other.ids(i))
+        np.testing.assert_array_equal(one.mask(i), other.mask(i))
+
+
+@pytest.mark.parametrize("where", ["template", "source"])
+def test_an_error_in_a_late_chunk_is_told_and_leaves_no_entry(cache, monkeypatch, where):
+    monkeypatch.setattr(example, "_CHUNK", 4)
+    talks = [talk([(5, 9)], number=i) for i in range(60)]
+
+    def give(audit: Audit):
+        for number, turns in enumerate(talks):
+            if where == "source" and number == 50:
+                raise ValueError("cannot be read")
+            yield number, Conversation(tuple(turns), "g")
+
+    template = uneven()
+    template.bad = "50 0" if where == "template" else template.bad
+    with pytest.raises(ValueError, match=r"cannot be (written|read)"):
+        prepare(give, {"bad": where}, Encoder(lab_tokenizer(), template), 60)
+    assert not [path for path in cache.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    template.bad = "never said"
+    assert len(prepare(source(talks), {"bad": where}, Encoder(lab_tokenizer(), template), 60)) == 60
+
+
+def uneven():
+    return Uneven("vicuna_short", lab_tokenizer(), "")
 
 
 @given(TALKS, st.sampled_from(["split", "truncate", "drop"]), st.integers(12, 90))
@@ -152,7 +203,7 @@ from sftlab.data.conversation import Conversation, Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.example import prepare
 from sftlab.data.lab import lab_tokenizer
-from sftlab.data.template import get_template
+from sftlab.data.template import Vicuna, get_template
 
 def give(audit):
     print("building", flush=True)

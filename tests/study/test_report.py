@@ -261,12 +261,12 @@ def test_what_tools_found_is_part_of_the_page(tmp_path: Path, reports: dict[str,
     Exhibit("Hidden states", ["They lie apart."], [picture], maps / "map.html").write(maps, "map")
     table = Table("tags", "Tags of general", ["tag", "conversations"], [["code | math", "12"]])
     Exhibit("What users ask for", ["12 of 40 dropped."], [table]).write(tags, "tags")
-    (study / "configs").mkdir()
     left_out = {"data": {"abilities": {"general": {"init_args": {"drop": str(tags / "drop.jsonl")}}}}}
-    for name in ("one", "two"):
-        (study / "configs" / f"{name}.yaml").write_text(json.dumps(left_out))
     runs = [json.loads(line) for line in (study / "costs.jsonl").read_text().splitlines()]
     for run in runs:
+        config = study / "configs" / f"{run['run']}.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(json.dumps(left_out))
         folder = study / "runs" / run["run"] / "inside"
         folder.mkdir(parents=True)
         drawn = Picture(folder / "change.png", "Change by layer", "norms")
@@ -276,19 +276,18 @@ def test_what_tools_found_is_part_of_the_page(tmp_path: Path, reports: dict[str,
     page = Page(write_report(study))
     for words in ("Hidden states", "They lie apart.", "Abilities in layer 15", "a <b> c", "12 of 40 dropped."):
         assert words in page.text
-    assert sum(target.startswith("data:image/png;base64,iVBOR") for target in page.targets) == 1 + len(
-        {run["run"] for run in runs if run["seed"] == 1}
-    )
+    num_pictures = 1 + len({run["run"] for run in runs if run["seed"] == 1})
+    assert sum(target.startswith("data:image/png;base64,iVBOR") for target in page.targets) == num_pictures
     assert page.text.count("What users ask for") == 3, "once, whatever number of runs: in contents, summary and place"
     assert (study / "report" / "inside-tags-tags-tags.md").read_text().count("code \\| math") == 1
     assert (study / "report" / "inside-map-map.html").read_text() == "<p>points</p>"
 
-    picture.path.unlink()
-    with pytest.raises(ValueError, match=r"map\.exhibit\.json: it shows map\.png, which is not beside it"):
-        write_report(study)
+    picture.path.rename(maps / "mine.png")
+    page = Page(write_report(study))
+    assert "map.exhibit.json: it shows map.png, which is not beside it; run what wrote it again" in page.text
+    assert sum(target.startswith("data:image/png;base64,iVBOR") for target in page.targets) == num_pictures, "mine"
     (maps / "map.exhibit.json").write_text("[")
-    with pytest.raises(ValueError, match=r"map\.exhibit\.json: no exhibit \(JSONDecodeError"):
-        write_report(study)
+    assert "map.exhibit.json: no exhibit (JSONDecodeError" in Page(write_report(study)).text
 
 
 def _change(study: Path, **changes: Any) -> None:
