@@ -152,12 +152,10 @@ def _draw_line(axes: Axes, panel: LinePanel, label: str, look: tuple[str, str, A
     mean_P, low_P, high_P = (np.array([getattr(p, name) for _, p in line]) for name in ("value", "low", "high"))
     start = 1 if line and line[0][0] == 0 else 0
     shared: dict[str, Any] = {"color": colour, "marker": marker, "markeredgecolor": "white", "markeredgewidth": 0.6}
-    known_P = np.isfinite(low_P)
     if panel.joined:
         axes.plot(at_P[start:], mean_P[start:], linestyle=dashes, label=label, zorder=3, **shared)
         axes.fill_between(at_P[start:], low_P[start:], high_P[start:], color=colour, alpha=0.16, linewidth=0)
-        known_P = known_P & (np.arange(len(line)) < start)  # the point at 0 stands alone
-    at_P, mean_P, low_P, high_P = (a[known_P] if not panel.joined else a[:start] for a in (at_P, mean_P, low_P, high_P))
+        at_P, mean_P, low_P, high_P = (a[:start] for a in (at_P, mean_P, low_P, high_P))  # the point at 0 stands alone
     if len(at_P):
         ends = np.nan_to_num(np.maximum(0, np.stack([mean_P - low_P, high_P - mean_P])))
         name = None if panel.joined else label

@@ -76,7 +76,8 @@ def _scaling_parts(evidence: Evidence, name: str, lines: dict[Panel, Lines], sec
         parts.append(_fit_drawing(name, lines, curves, fits))
         parts.append(_fit_table(name, curves, fits))
     parts.append(_verdict_table(name, curves, shapes))
-    section.findings += [_verdict_words(panel, found, shapes) for panel, found in lines.items()]
+    known = [p for p, found in lines.items() if any(shapes[p, label].verdict != "undecided" for label in found)]
+    section.findings += [_verdict_words(panel, lines[panel], shapes) for panel in known]
     return parts
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from sftlab.evaluate.forgetting import PerAbility, ScoreMatrix, backward_transfer, forgetting, retention
 from sftlab.exhibit import Cell, Table
-from sftlab.study.evidence import HELD_OUT, Evidence, Group, Result, mean_interval, number_of
+from sftlab.study.evidence import HELD_OUT, Evidence, Group, Result, Value, mean_interval, number_of
 from sftlab.study.figures import HeatBlock, heat_figure
 from sftlab.study.section import Drawing, Section, number, with_interval
 
@@ -128,34 +129,47 @@ def _loss_words(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]
     return found
 
 
-def _specialist_scores(evidence: Evidence) -> dict[str, dict[tuple[int, str], float]]:
-    """Ability -> (seed, size) -> final score of the run trained on all of its data alone."""
-    found: dict[str, dict[tuple[int, str], float]] = {}
+@dataclass(frozen=True)
+class _Specialist:
+    """Final score of a run that was trained on all data of one ability alone."""
+
+    seed: int
+    factors: dict[str, Value]
+    value: float
+
+    def is_peer_of(self, group: Group) -> bool:
+        """Whether the factors that both have are the same, such as the size."""
+        mine = dict(group.factors)
+        return all(mine.get(name, value) == value for name, value in self.factors.items())
+
+
+def _specialist_scores(evidence: Evidence) -> dict[str, list[_Specialist]]:
+    found: dict[str, list[_Specialist]] = {}
     tasks = {panel.ability: panel.task for panel in reversed(evidence.panels)}
     for r in evidence.final:
         whole = number_of(r.factors.get("fraction", 1), "fraction") == 1
         if r.config in evidence.specialists(r.ability) and tasks.get(r.ability) == r.task and whole:
-            found.setdefault(r.ability, {})[r.seed, str(r.factors.get("size"))] = float(r.value or 0)
+            factors = {name: value for name, value in r.factors.items() if name != "fraction"}
+            found.setdefault(r.ability, []).append(_Specialist(r.seed, factors, float(r.value or 0)))
     return found
 
 
 def _retention_table(
     evidence: Evidence,
     matrices: dict[Group, dict[int, ScoreMatrix]],
-    specialists: dict[str, dict[tuple[int, str], float]],
+    specialists: dict[str, list[_Specialist]],
     section: Section,
 ) -> Table:
     rows, numbers = [], []
     for group, by_seed in matrices.items():
         if any(group.config in evidence.specialists(ability) for ability in specialists):
             continue
-        size = str(dict(group.factors).get("size"))
         cells = []
-        for ability in specialists:
+        for ability, alone in specialists.items():
+            peers = [one for one in alone if one.is_peer_of(group)]
+            value_of = {one.seed: one.value for one in peers if sum(one.seed == other.seed for other in peers) == 1}
             kept = [
-                retention(m, {ability: specialists[ability][seed, size]}).get(ability)
-                for seed, m in by_seed.items()
-                if (seed, size) in specialists[ability]
+                retention(m, {ability: value_of[seed]}).get(ability) for seed, m in by_seed.items() if seed in value_of
             ]
             values = [v for v in kept if v is not None and not math.isnan(v)]
             value, low, high = mean_interval(values)[:3] if values else (math.nan,) * 3
@@ -166,7 +180,10 @@ def _retention_table(
         rows.append([str(group), *cells])
     lacking = [p.ability for p in evidence.panels if p.ability not in specialists]
     section.missing += [f"config {ability}_only or single_{ability}, for its retention" for ability in lacking]
-    notes = ["Final score divided by that of the model of the same seed and size trained on all of this ability alone."]
+    notes = [
+        "Final score divided by that of the model trained on all of this ability alone, of the same seed and size "
+        "(and of whatever else the study varies)."
+    ]
     return Table("retention", "Retention against the specialists", ["", *specialists], rows, notes, numbers)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import ABILITIES, STUDIES, k_study, leave_one_out_study, mixed_study, strategies_study
+from synthetic import ABILITIES, STUDIES, Maker, k_study, leave_one_out_study, mixed_study, strategies_study
 
 from sftlab.commands.report import weights_of
 from sftlab.evaluate.compare import compare, mcnemar
@@ -183,6 +183,23 @@ def test_strategies_are_told_apart(reports: dict[str, Path]) -> None:
     }
     assert float(lost["mixed_sequential", "forgetting", "math"]) == pytest.approx(0.84, abs=0.06)
     assert lost["dmt", "forgetting", "general"] == ""  # trained last: nothing to forget yet
+
+
+def test_retention_is_against_the_specialist_of_the_same_data(tmp_path: Path) -> None:
+    maker = Maker("mixed", ["single_against_mixed"], {"fraction": [1], "general": ["whole", "filtered"]}, [1])
+    alone = {"math": 0.5, "general": {"whole": 0.9, "filtered": 0.4}}
+    maker.run("single_math", 1, {"fraction": 1}, [("all", ["math"], {"math": alone["math"]})], 2000, noise=0)
+    for data, score in alone["general"].items():
+        factors = {"fraction": 1, "general": data}
+        maker.run("single_general", 1, factors, [("all", ["general"], {"general": score})], 2000, noise=0)
+        mixed = {"math": 0.25, "general": score}
+        maker.run("mixed", 1, factors, [("all", ["math", "general"], mixed)], 2000, noise=0)
+    rows = rows_of(write_report(maker.write(tmp_path / "s")), "retention")
+    kept = {(row["group"], row["ability"]): float(row["retention"]) for row in rows}
+    assert len(kept) == 4
+    for data in ("whole", "filtered"):
+        assert kept[f"mixed fraction=1 general={data}", "general"] == pytest.approx(1, abs=0.1)
+        assert kept[f"mixed fraction=1 general={data}", "math"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_cost_counts_reused_tokens_once(reports: dict[str, Path]) -> None:
