@@ -100,9 +100,9 @@ class LabCLI(LightningCLI):
 
     def _run_folder(self, config: Any) -> Path:
         """Where this run lives; a resumed run goes on in its own folder, a new one never enters an old one's."""
-        name = config.run or (Path(str(config.config[0])).stem if config.config else "run")
+        name = config.run or (_name_of(Path(str(config.config[0]))) if config.config else "run")
         if config.ckpt_path:
-            checkpoint = run_of_checkpoint(name, config.ckpt_path)
+            checkpoint = run_of_checkpoint(name, config.ckpt_path, is_exact=bool(config.run))
             config.ckpt_path = self.config[self.subcommand].ckpt_path = str(checkpoint)
             return checkpoint.parent.parent
         return new_run_folder(name)
@@ -113,6 +113,12 @@ class PlannedObjects(LabCLI):
 
     def __init__(self) -> None:
         super().__init__(run=False)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """A run's own config.yaml holds keys that only fit has a use for."""
+        super().add_arguments_to_parser(parser)
+        for name in ("ckpt_path", "weights_only"):
+            parser.add_argument(f"--{name}", type=Any, default=None, help="Of fit; has no effect here.")
 
     def instantiate_classes(self) -> None:
         """Build what a plan needs."""
@@ -164,8 +170,13 @@ def _refuse_problems(arguments: list[str]) -> None:
     """
     if {"-h", "--help"} & set(arguments) or any(word.startswith(("--help", "--print_config")) for word in arguments):
         return
-    found = config_problems(merged_config(arguments))
-    if found:
+    config = merged_config(arguments)
+    if "base" in config and "data" not in config:
+        raise ValueError(
+            "--config: this is a study, not a config of fit; run it with the study command, or give one of the configs "
+            "that its runs have in lightning_logs/<study>/configs/"
+        )
+    if found := config_problems(config):
         raise ValueError("\n  ".join([f"the config has {len(found)} problem(s):", *found]))
 
 
@@ -176,6 +187,11 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     if "data" not in config or "schedule" not in config:
         found.append("a config needs data and schedule: start from one of configs/ with --config configs/dmt.yaml")
     return found
+
+
+def _name_of(config: Path) -> str:
+    """The name of a run: its config's, or that of the run whose own config it is."""
+    return config.resolve().parent.name if config.name == "config.yaml" else config.stem
 
 
 def _default_callbacks(given: list[Callback], folder: Path) -> list[Callback]:

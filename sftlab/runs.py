@@ -39,8 +39,10 @@ def _in_use(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def run_of_checkpoint(name: str, checkpoint: str) -> Path:
+def run_of_checkpoint(name: str, checkpoint: str, is_exact: bool = False) -> Path:
     """The checkpoint that ``--ckpt_path`` means: a path, or ``last``, the newest complete one of the newest run.
+
+    Runs of that name are also those with a number after it, unless ``is_exact``.
 
     Raises:
         ValueError: There is none.
@@ -50,7 +52,8 @@ def run_of_checkpoint(name: str, checkpoint: str) -> Path:
         if not is_complete(path):
             raise ValueError(f"--ckpt_path: {path} is no complete checkpoint")
         return path
-    runs = [path for path in LOGS.glob(f"{name}*") if re.fullmatch(rf"{re.escape(name)}(-\d+)?", path.name)]
+    pattern = re.escape(name) if is_exact else rf"{re.escape(name)}(-\d+)?"
+    runs = [path for path in LOGS.glob(f"{name}*") if re.fullmatch(pattern, path.name)]
     for run in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True):
         if checkpoints := complete_checkpoints(run):
             return checkpoints[-1]

@@ -85,7 +85,7 @@ def exhibit(mix: Composition, title: str, page: Path) -> Exhibit:
     tables += [("same", "Same conversations", matrix(mix, "same"), [])]
     tables += [("near", "Near-duplicates", matrix(mix, "near"), [METHOD])]
     parts = [Table(n, words, [*head], [[*row] for row in rows], notes) for n, words, (head, *rows), notes in tables]
-    return Exhibit(f"What is in here: {title}", parts=parts, page=page)
+    return Exhibit(f"What the data of {title} is made of", parts=parts, page=page)
 
 
 def markdown(mix: Composition, title: str) -> str:

@@ -58,7 +58,10 @@ def _of_task(name: str) -> list[Probe]:
         return _of_file(name, str(HumanEval()._file()))  # the task drops the reference solutions, which matter here
     if name in TASKS and not name.startswith("lab_"):
         raise ValueError(f"--against: {name} needs its file: {name}=FILE")
-    problems = build_task(name, {}).problems()
+    try:
+        problems = build_task(name, {}).problems()
+    except ValueError as error:
+        raise ValueError(str(error).replace("--tasks", "--against", 1)) from None
     return [Probe(name, problem.uid, "question", text) for problem in problems for text in problem.prompts]
 
 

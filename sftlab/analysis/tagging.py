@@ -201,7 +201,7 @@ class TagReport:
         parts = [Table("tags", f"Tags of {self.ability}", header, rows, self._rarer(len(rows)))]
         if self.dropped:
             counts = [[reason, f"{count:,}"] for reason, count in self.dropped.most_common()]
-            parts.append(Table("dropped", "Left out by the drop list", ["reason", "conversations"], counts))
+            parts.append(Table("dropped", "On the drop list", ["reason", "conversations"], counts))
         samples = [[name, uid[:10], text] for name in sorted(self.samples) for uid, text in self._sorted_samples(name)]
         parts.append(Table("samples", "Samples", ["fate", "conversation", "user turns"], samples, folded=True))
         return Exhibit(f"Tags of {self.ability}", [*self.summary(), *notes], parts)

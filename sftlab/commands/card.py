@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> int:
     from sftlab.files import whole_file
 
     options, rest = take_options(arguments, _NAMES)
-    folder = output_folder(options)
     objects = parse_objects(rest)
+    folder = output_folder(options)
     tags = _tags(options.get("tags", ""), list(objects.data.abilities))
     objects.data.load(objects.model.tokenizer)
     mix = compose(objects.data, tags)

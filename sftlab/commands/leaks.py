@@ -43,10 +43,10 @@ def main(arguments: list[str]) -> int:
     n = int(_number(options, "n", DEFAULT_N, 2, 1000))
     if min_share is not None and "to" not in options:
         raise ValueError("--to: name the folder that drop.jsonl goes to")
-    folder = output_folder(options) if "to" in options else None
     index = ProbeIndex(read_probes(options.get("against", "")), n)
-    report = LeakReport(index)
-    _check(parse_objects(rest).data.abilities, index, report, folder)
+    report, abilities = LeakReport(index), parse_objects(rest).data.abilities
+    folder = output_folder(options) if "to" in options else None
+    _check(abilities, index, report, folder)
     if folder and min_share is not None:
         drops = leaks_to_drop(folder / "leaks.jsonl", min_share)
         write_drops(folder / "drop.jsonl", drops)

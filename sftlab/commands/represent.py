@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import sys
@@ -112,6 +113,10 @@ def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -
 
     path, config, tokenizer, label = name, None, name, Path(name.rstrip("/")).name
     template = objects.data.template
+    if not Path(name).exists() and Path(name).parent.is_dir() and len(Path(name).parts) > 1:  # no hub id
+        near = difflib.get_close_matches(label, [path.name for path in Path(name).parent.iterdir()], n=1)
+        hint = f"; did you mean {Path(name).parent / near[0]}?" if near else ""
+        raise ValueError(f"--checkpoints: there is no {name}{hint}")
     if Path(name).exists():
         folder = model_folder(Path(name), stack)
         path = tokenizer = str(folder)

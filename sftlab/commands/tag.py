@@ -52,8 +52,8 @@ def main(arguments: list[str]) -> int:
     if turns not in TURNS:
         raise ValueError(f"--turns: {turns!r} is not one of {', '.join(TURNS)}")
     pattern = tag_pattern(options["drop"] or DROPPED_TAGS) if "drop" in options else None
-    folder = output_folder(options)
     abilities = parse_objects(rest).data.abilities
+    folder = output_folder(options)
     ability = abilities.get(options.get("ability", ""))
     if ability is None:
         raise ValueError(f"--ability: name one of {', '.join(abilities)}, not {options.get('ability', '')!r}")

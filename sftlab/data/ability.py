@@ -177,7 +177,8 @@ class AbilityData(PlannedData):
                 raise ValueError(f"{key}: {value} does not lie between 0 and 1")
         if (num_examples is None) == (path in (None, LAB)):
             raise ValueError(
-                "num_examples: give it with path: lab (generate) or null (declare), otherwise leave it out"
+                f"{type(self).__name__}: path {path!r} with num_examples {num_examples}; num_examples goes with "
+                "path: lab (generate) or null (declare), and is null for files"
             )
         if drop is not None and path is None:
             raise ValueError("drop: there is nothing to leave out with path: null, only a count is declared")

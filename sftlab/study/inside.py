@@ -27,13 +27,17 @@ def inside(evidence: Evidence) -> list[Section]:
     folder = evidence.folder / "inside"
     broken: list[str] = []
     found = _read(files_in(folder, deep=True), broken)
-    found |= _read([path for other in _drop_folders(evidence) for path in files_in(other)], broken)
+    drops = _drop_folders(evidence)
+    found |= _read([path for other in drops for path in files_in(other)], broken)
     names: Counter[str] = Counter()
     sections = []
     for path, exhibit in found.items():
         name = "inside-" + re.sub(r"[^a-z0-9]+", "-", f"{path.parent.name} {path.name.split('.')[0]}".lower())
         names[name] += 1
-        sections.append(_section(exhibit, f"{name}-{names[name]}" if names[name] > 1 else name))
+        section = _section(exhibit, f"{name}-{names[name]}" if names[name] > 1 else name)
+        if (path.parent / "drop.jsonl").is_file() and path.parent not in drops:
+            section.lead = "A drop list lies beside it; no run of this study leaves out what it names."
+        sections.append(section)
     drawn = Section("inside-runs", "Inside the runs", "Drawn by callbacks, of the runs of the first seed.")
     drawn.parts += list(_drawn(evidence, broken))
     shown = {part.path.resolve() for exhibit in found.values() for part in exhibit.parts if isinstance(part, Picture)}
@@ -66,7 +70,7 @@ def _drop_folders(evidence: Evidence) -> list[Path]:
 
     configs = [evidence.folder / "configs" / f"{run}.yaml" for run in evidence.runs]
     lists = [path for c in configs if c.is_file() for path in _lists_in(yaml.safe_load(c.read_text("utf-8")))]
-    return [folder for folder in dict.fromkeys(path.parent for path in lists) if folder.is_dir()]
+    return [folder for folder in dict.fromkeys(path.resolve().parent for path in lists) if folder.is_dir()]
 
 
 def _lists_in(node: Any) -> Iterator[Path]:

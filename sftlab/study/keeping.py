@@ -91,9 +91,14 @@ def _mean_cell(by_seed: dict[int, ScoreMatrix], stage: str, ability: str) -> flo
 def _over_seeds(
     by_seed: dict[int, ScoreMatrix], ability: str, measure: Callable[[ScoreMatrix], PerAbility]
 ) -> tuple[float, float, float]:
-    """Mean and interval of a measure of an ability over seeds; nan where no seed has it."""
+    """Mean and interval of a measure of an ability over seeds; nan where no seed has it.
+
+    Two seeds have no interval: they may agree by chance, to one of no width.
+    """
     values = [v for m in by_seed.values() if (v := measure(m).get(ability)) is not None and not math.isnan(v)]
-    return mean_interval(values)[:3] if values else (math.nan, math.nan, math.nan)
+    if len(values) > 2:
+        return mean_interval(values)[:3]
+    return (sum(values) / len(values) if values else math.nan), math.nan, math.nan
 
 
 def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> Table:
@@ -112,7 +117,7 @@ def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatri
     notes = [
         "Backward transfer: after the last stage minus after the stage that last trained the ability in full "
         "(arXiv 1706.08840). Forgetting: the best of the earlier stages minus the last (arXiv 1801.10112).",
-        "95 % intervals: Student's t over seeds, where there are two or more.",
+        "95 % intervals: Student's t over seeds, where there are three or more.",
     ]
     return Table("forgetting-table", "Forgetting", ["", "", *abilities], rows, notes, numbers)
 

@@ -79,7 +79,7 @@ def _section_html(section: Section, folder: Path) -> str:
         elif isinstance(part, Table):
             parts.append(_table_html(part, folder))
         else:
-            parts.append(_picture_html(part))
+            parts.append(_picture_html(part, folder))
     if section.page:
         with whole_file(folder / f"{section.name}.html") as partial:
             shutil.copyfile(section.page, partial)
@@ -126,10 +126,14 @@ def _cell(cell: str) -> str:
     return f"<td{kind}>{_text(cell)}</td>"
 
 
-def _picture_html(picture: Picture) -> str:
+def _picture_html(picture: Picture, folder: Path) -> str:
+    name = "picture-" + re.sub(r"[^a-z0-9]+", "-", f"{picture.title} {picture.path.parent.name}".lower()).strip("-")
+    with whole_file(folder / f"{name}.png") as partial:
+        shutil.copyfile(picture.path, partial)
     data = base64.b64encode(picture.path.read_bytes()).decode()
     image = f'<img alt="{html.escape(picture.title, quote=True)}" src="data:image/png;base64,{data}">'
-    return f"<figure>{image}<figcaption><b>{_text(picture.title)}.</b> {_text(picture.caption)}</figcaption></figure>"
+    caption = f"<b>{_text(picture.title)}.</b> {_text(picture.caption)} {_links(name, ('png',))}"
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
 
 def _links(name: str, endings: Sequence[str]) -> str:

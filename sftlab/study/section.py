@@ -52,10 +52,9 @@ def number(value: float, best: float | None, signed: bool = False) -> str:
     """A score as people read it: percent where 1 is the best, otherwise two decimals (losses three)."""
     if math.isnan(value):
         return "-"
-    sign = "+" if signed else ""
-    if best == 1:
-        return f"{100 * value:{sign}.1f}" + (" pts" if signed else "%")
-    return f"{value:{sign}.{3 if best is None else 2}f}"
+    sign, digits = "+" if signed else "", 1 if best == 1 else 3 if best is None else 2
+    shown = round(100 * value if best == 1 else value, digits) + 0.0  # no minus before a zero
+    return f"{shown:{sign}.{digits}f}" + ((" pts" if signed else "%") if best == 1 else "")
 
 
 def with_interval(value: float, low: float, high: float, best: float | None, signed: bool = False) -> str:

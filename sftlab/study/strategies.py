@@ -263,7 +263,9 @@ def _test_table(name: str, reference: Group, tests: Sequence[Paired]) -> Table:
     rows, numbers = [], []
     for t in tests:
         c, best = t.over_problems, t.panel.best
-        over_seeds = with_interval(t.change, t.low, t.high, best, signed=True) if len(t.seeds) > 1 else "one seed"
+        over_seeds = "one seed" if len(t.seeds) == 1 else number(t.change, best, signed=True)
+        if len(t.seeds) > 2:  # two may agree by chance, to an interval of no width
+            over_seeds = with_interval(t.change, t.low, t.high, best, signed=True)
         problems = with_interval(c.difference, c.low, c.high, best, signed=True)
         count = f"{c.num_problems}" + (f" ({c.num_missing} missing)" if c.num_missing else "")
         tested = [problems, p_text(c.p_value), p_text(t.p_holm), over_seeds, t.verdict]

@@ -17,6 +17,7 @@ Keys are dotted as on the command line. A fraction may be written 1/256.
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,8 @@ from typing import Any
 
 from sftlab.config import merge_config, read_yaml, set_key
 
+FIGURES = ("scaling", "single_against_mixed", "ratio", "k", "strategies", "equal_count", "leave_one_out")
+"""What the report of a study may draw."""
 _KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures"}
 _ENTRY_KEYS = {"set", "grid"}
 
@@ -118,9 +121,15 @@ def read_study(
     names = [run.name for run in runs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"{path}: two runs would be called {twice[0]}; give the values of a factor other names")
+    figures = tuple(content.get("figures") or ())
+    for figure in figures:
+        if figure not in FIGURES:
+            near = difflib.get_close_matches(str(figure), FIGURES, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(FIGURES)}"
+            raise ValueError(f"{path}, figures: there is no {figure!r}; {hint}")
     name = str(content.get("study") or path.stem)
     about = (str(content.get("title") or name), str(content.get("question") or ""))
-    return Study(name, *about, tuple(content.get("figures") or ()), factors, seeds, tuple(runs))
+    return Study(name, *about, figures, factors, seeds, tuple(runs))
 
 
 def _apply(config: dict[str, Any], changes: Mapping[str, Any]) -> None:

@@ -105,6 +105,12 @@ def test_a_run_of_a_study_is_drawn_for_its_report(tmp_path):
         assert study / "inside" / folder / "map.exhibit.json" in files_in(study / "inside", deep=True)
 
 
+def test_a_mistyped_run_is_not_looked_for_on_the_hub(tmp_path):
+    (tmp_path / "lightning_logs" / "dmt").mkdir(parents=True)
+    with pytest.raises(ValueError, match="there is no lightning_logs/dtm; did you mean lightning_logs/dmt"):
+        call("--checkpoints", "lightning_logs/dtm", "--config", write_config(tmp_path))
+
+
 def test_the_screen_tells_queries_layers_and_template(tmp_path, capsys):
     assert call("--checkpoints", "before", "--config", write_config(tmp_path), "--pooling", "mean") == 0
     said = capsys.readouterr()

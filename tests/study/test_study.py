@@ -5,7 +5,8 @@ import yaml
 from fitting import ROOT
 
 from sftlab.study.graph import find_problems_of
-from sftlab.study.study import read_study
+from sftlab.study.report import KINDS
+from sftlab.study.study import FIGURES, read_study
 
 SHIPPED = sorted((ROOT / "configs" / "studies").rglob("*.yaml"))
 BASE = {
@@ -66,6 +67,7 @@ def test_several_bases_are_merged_and_the_last_word_is_the_command_lines(tmp_pat
         ({"sedes": [1]}, "'sedes' is no key of a study"),
         ({"base": "absent.yaml"}, "there is no file"),
         ({"runs": {"a": {"sett": {}}}}, "runs.a: an entry has set and grid"),
+        ({"figures": ["strategy"]}, "figures: there is no 'strategy'; did you mean strategies"),
         ({"grid": {"k": [0, 1]}}, "k needs keys"),
         ({"grid": {"k": {"keys": "schedule.k", "values": [1]}}}, "k needs keys"),
         ({"grid": {"k": {"keys": ["schedule.k"], "values": [0.5, 0.5]}}}, "two runs would be called"),
@@ -74,6 +76,10 @@ def test_several_bases_are_merged_and_the_last_word_is_the_command_lines(tmp_pat
 def test_bad_files_are_told(tmp_path, content, words):
     with pytest.raises(ValueError, match=words):
         study(tmp_path, **content)
+
+
+def test_what_a_study_may_draw_is_what_the_report_draws():
+    assert set(FIGURES) == {*KINDS, "k"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
