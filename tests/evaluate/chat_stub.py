@@ -18,6 +18,7 @@ class Stub:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.paid = 0
+        self.slow_s = 0.8  # how late a slow answer is; one that drips takes twice as long
         self.lock = threading.Lock()
         self.text = "Fine.\nRating: [[7]]"
         stub = self
@@ -82,7 +83,7 @@ class Stub:
         self.send(to, 200, b'{"error": "overloaded"}')
 
     def do_slow(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
-        time.sleep(0.8)
+        time.sleep(self.slow_s)
 
     def do_drip(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         to.send_response(200)
@@ -90,7 +91,7 @@ class Stub:
         for _ in range(40):
             to.wfile.write(b" ")
             to.wfile.flush()
-            time.sleep(0.05)
+            time.sleep(self.slow_s / 20)
 
     def do_late(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         time.sleep(0.02)

@@ -90,7 +90,8 @@ def test_answers_are_asked_as_the_public_harness_does(stub: Stub, tmp_path: Path
 def test_a_misbehaving_judge(stub: Stub, tmp_path: Path) -> None:
     bad = ["busy", "broken", "cut", "no_rating", "eleven", "hang_up", "error_in_200", "flagged", "good", "good", "good"]
     stub.script = lambda i: "slow" if i % 41 == 7 else "drip" if i % 41 == 30 else bad[i % len(bad)]
-    task = _task(tmp_path, stub, timeout_s=0.4)
+    stub.slow_s = 4.0
+    task = _task(tmp_path, stub, timeout_s=2.0)  # far from what a good answer takes on a busy machine
     problems = task.problems()
     verdicts = task.grade(problems, _answers(problems))
     assert len(verdicts) == 16 * 3
