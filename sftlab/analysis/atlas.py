@@ -16,6 +16,11 @@ from sftlab.analysis.separation import Separation
 from sftlab.exhibit import Exhibit, Picture, Table
 
 Projections = dict[str, dict[str, Projection]]  # by method, then by checkpoint
+_TITLE = "Hidden states of the abilities' queries"
+_IN_WORDS = (
+    "Silhouette: 1 apart, 0 mixed. Probe: accuracy of a linear classifier on held-out queries. Both are of the hidden "
+    "states, not of the drawing."
+)
 
 
 def project_all(states: Mapping[str, HiddenStates], drawn: Mapping[str, int], seed: int) -> Projections:
@@ -86,13 +91,6 @@ def _table(measured: Mapping[str, Sequence[Separation]]) -> Table:
     ]
     shown = [list(map(_cell, row.values())) for row in rows]
     return Table("separation", "Separation by layer", list(rows[0]), shown, numbers=rows, folded=True)
-
-
-_TITLE = "Hidden states of the abilities' queries"
-_IN_WORDS = (
-    "Silhouette: 1 apart, 0 mixed. Probe: accuracy of a linear classifier on held-out queries. Both are of the hidden "
-    "states, not of the drawing."
-)
 
 
 def _point_lines(queries: Sequence[Query], projections: Projections) -> list[str]:

@@ -35,10 +35,10 @@ MUCH = 0.7
 """Share of a problem's n-grams that makes it contaminated."""
 MIN_EQUAL_WORDS = 4
 """Texts with fewer words are not compared as a whole: "Yes." is no leak."""
-TITLES = (
-    *("ability", "conversations", "against", "same text", f"{MUCH:.0%} shared", "any shared"),
-    *(f"problems {MUCH:.0%}", "problems any", "of"),
-)
+TITLES = [
+    "ability", "conversations", "against", "same text", f"{MUCH:.0%} shared", "any shared",
+    f"problems {MUCH:.0%}", "problems any", "of",
+]  # fmt: skip
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses nothing
 
 
@@ -265,7 +265,7 @@ class LeakReport:
     def exhibit(self) -> Exhibit:
         """For the report of a study."""
         rows = [[*row] for row in self.rows()]
-        parts = [Table("overlap", f"Overlap by {self.index.n} words in a row", [*TITLES], rows, self.notes())]
+        parts = [Table("overlap", f"Overlap by {self.index.n} words in a row", TITLES, rows, self.notes())]
         if worst := self.worst_rows():
             header = ["task", "shared", "ability", "conversation", "problem", "part", "words"]
             parts.append(Table("worst", "The most that is shared", header, worst, folded=True))

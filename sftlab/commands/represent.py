@@ -113,10 +113,6 @@ def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -
 
     path, config, tokenizer, label = name, None, name, Path(name.rstrip("/")).name
     template = objects.data.template
-    if not Path(name).exists() and Path(name).parent.is_dir() and len(Path(name).parts) > 1:  # no hub id
-        near = difflib.get_close_matches(label, [path.name for path in Path(name).parent.iterdir()], n=1)
-        hint = f"; did you mean {Path(name).parent / near[0]}?" if near else ""
-        raise ValueError(f"--checkpoints: there is no {name}{hint}")
     if Path(name).exists():
         folder = model_folder(Path(name), stack)
         path = tokenizer = str(folder)
@@ -125,6 +121,10 @@ def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -
     elif name == "before":
         model = objects.model
         path, config, tokenizer = model.path, model.config, model.tokenizer_path
+    elif len(Path(name).parts) > 1 and Path(name).parent.is_dir():  # a path, no hub id
+        near = difflib.get_close_matches(label, [path.name for path in Path(name).parent.iterdir()], n=1)
+        hint = f"; did you mean {Path(name).parent / near[0]}?" if near else ""
+        raise ValueError(f"--checkpoints: there is no {name}{hint}")
     try:
         blocks = load_config(path, config).get_text_config().num_hidden_layers
     except ValueError as error:

@@ -7,7 +7,6 @@ beside a drop list           what tag and leaks found when they wrote the list t
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from sftlab.exhibit import Exhibit, Picture, Table, files_in
 from sftlab.study.evidence import Evidence
-from sftlab.study.section import Section
+from sftlab.study.section import Section, slug
 
 
 def inside(evidence: Evidence) -> list[Section]:
@@ -32,7 +31,7 @@ def inside(evidence: Evidence) -> list[Section]:
     names: Counter[str] = Counter()
     sections = []
     for path, exhibit in found.items():
-        name = "inside-" + re.sub(r"[^a-z0-9]+", "-", f"{path.parent.name} {path.name.split('.')[0]}".lower())
+        name = f"inside-{slug(path.parent.name)}-{slug(path.name.split('.')[0])}"
         names[name] += 1
         section = _section(exhibit, f"{name}-{names[name]}" if names[name] > 1 else name)
         if (path.parent / "drop.jsonl").is_file() and path.parent not in drops:

@@ -17,7 +17,7 @@ from sftlab.study.figures import save, style
 from sftlab.study.inside import inside
 from sftlab.study.page import CSS
 from sftlab.study.paper_numbers import TABLES
-from sftlab.study.section import Drawing, Section
+from sftlab.study.section import Drawing, Section, slug
 
 KINDS: dict[str, Callable[[Evidence], Section]] = {
     "scaling": growth.scaling,
@@ -127,7 +127,7 @@ def _cell(cell: str) -> str:
 
 
 def _picture_html(picture: Picture, folder: Path) -> str:
-    name = "picture-" + re.sub(r"[^a-z0-9]+", "-", f"{picture.title} {picture.path.parent.name}".lower()).strip("-")
+    name = f"picture-{slug(picture.title)}-{slug(picture.path.parent.name)}"
     with whole_file(folder / f"{name}.png") as partial:
         shutil.copyfile(picture.path, partial)
     data = base64.b64encode(picture.path.read_bytes()).decode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,11 @@ class Section:
     parts: list[Drawing | Table | Picture] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     page: Path | None = None
+
+
+def slug(text: str) -> str:
+    """A text as a name of files and anchors."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def number(value: float, best: float | None, signed: bool = False) -> str:
