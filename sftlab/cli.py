@@ -17,7 +17,6 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from sftlab.callbacks import interference, weight_change  # noqa: F401 - so that configs find them by class name
-from sftlab.callbacks.identity import stage_keys
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.progress import ScreenProgress
@@ -28,7 +27,8 @@ from sftlab.data.mixture import MixtureData
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
 from sftlab.plan.plan import Plan
-from sftlab.runs import new_run_folder, run_of_checkpoint
+from sftlab.run.folder import new_run_folder, run_of_checkpoint
+from sftlab.run.identity import stage_keys
 
 HEADER = """Trains the stages of a schedule over a mixture of abilities.
 

@@ -1,9 +1,13 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chat_stub import SECRET, Stub
+
+from sftlab.endpoint import client
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +17,15 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data at {folder}: set SFTLAB_SHARED_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    """A chat endpoint on this machine."""
+    monkeypatch.setattr(client, "FIRST_WAIT_S", 0.01)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("OPENAI_API_KEY", SECRET)
+    stub = Stub()
+    yield stub
+    stub.server.shutdown()
+    stub.server.server_close()

@@ -10,7 +10,7 @@ from fitting import ROOT, run, write_config, write_records
 
 from sftlab.cli import parse_objects
 from sftlab.plan.table import as_fraction
-from sftlab.runs import checkpoint_path, run_of_checkpoint
+from sftlab.run.folder import checkpoint_path, run_of_checkpoint
 
 CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "studies" not in path.parts]
 OVERLAYS = {"13b", "33b", "batch16", "counts", "scores"}

@@ -13,32 +13,35 @@ FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
     files
+    stats.fits stats.tradeoff stats.forgetting stats.paired
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.ledger plan.table
-    data.records data.conversation data.template data.encoder data.example data.lab_python data.lab
+    data.records data.conversation lab.python lab.abilities data.template data.encoder data.example
     data.feed data.droplist data.ability data.mixture
     model.attention model.backbone model.loss model.optim model.parallel model.module model.export
-    evaluate.task evaluate.replies evaluate.judge evaluate.generate evaluate.run
-    evaluate.syscalls evaluate.sandboxed evaluate.sandbox evaluate.completion evaluate.humaneval
-    evaluate.gsm8k evaluate.judge_prompts evaluate.mtbench evaluate.lab evaluate.likelihood
-    evaluate.forgetting evaluate.compare evaluate.registry
-    runs exhibit
-    callbacks.identity callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
+    endpoint.replies endpoint.client
+    sandbox.system_calls sandbox.guest sandbox.host
+    tasks.task tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
+    evaluate.local tasks.likelihood tasks.registry evaluate.run
+    report.exhibit report.evidence report.paper_numbers report.figures report.section
+    report.sections.growth report.sections.mixing report.sections.strategies report.sections.replay
+    report.sections.keeping report.sections.inside report.page report.write
+    run.folder run.identity
+    callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
     config cli
-    analysis.queries analysis.representation analysis.separation analysis.projection
-    analysis.map_figure analysis.map_page analysis.atlas
-    analysis.rules analysis.tagging analysis.llm_tagger analysis.words analysis.probes analysis.leaks
-    analysis.minhash analysis.composition analysis.card_text analysis.card_page
+    analysis.map.queries analysis.map.representation analysis.map.separation analysis.map.projection
+    analysis.map.figure analysis.map.page analysis.map.atlas
+    analysis.tags.rules analysis.tags.tagging analysis.tags.llm_tagger
+    analysis.words analysis.leaks.probes analysis.leaks.find
+    analysis.card.minhash analysis.card.composition analysis.card.text analysis.card.page
     study.study study.graph study.reuse study.job study.results study.executors study.overview
-    study.evidence study.scaling study.tradeoff study.paper_numbers study.figures study.section
-    study.growth study.mixing study.strategies study.replay study.keeping study.inside study.page study.report
     commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     commands.report commands.study commands.tag commands.leaks commands.card
     __main__
 """.split()
 LIGHT = "files plan.plan plan.table data.records data.conversation data.template data.encoder data.example".split()
-LIGHT += "runs exhibit".split()
+LIGHT += "run.folder report.exhibit".split()
 
 
 def name_of(path: Path) -> str:

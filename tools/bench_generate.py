@@ -16,10 +16,10 @@ import time
 import torch
 from transformers.utils import logging
 
-from sftlab.evaluate.generate import LocalModel
-from sftlab.evaluate.gsm8k import GSM8K
-from sftlab.evaluate.lab import LabTask
-from sftlab.evaluate.task import Answer, Problem, Sampling
+from sftlab.evaluate.local import LocalModel
+from sftlab.tasks.gsm8k import GSM8K
+from sftlab.tasks.lab import LabTask
+from sftlab.tasks.task import Answer, Problem, Sampling
 
 
 def timed(model: LocalModel, problems: list[Problem], sampling: Sampling) -> tuple[float, list[Answer]]:

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.schedule import run_folder
-from sftlab.exhibit import Exhibit, Picture
 from sftlab.files import whole_file
+from sftlab.report.exhibit import Exhibit, Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

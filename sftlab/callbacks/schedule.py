@@ -12,14 +12,14 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from sftlab.callbacks.identity import reused_stages, run_identity, stage_keys
 from sftlab.data.ability import PlannedData
 from sftlab.model.export import ARCHITECTURE, export_live, write_architecture
 from sftlab.model.module import SFTModule
 from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan, StagePlan, compile_plan
 from sftlab.plan.stage import Stage
-from sftlab.runs import checkpoint_path
+from sftlab.run.folder import checkpoint_path
+from sftlab.run.identity import reused_stages, run_identity, stage_keys
 
 _STATE = "sftlab"  # key of our part of a checkpoint
 _NEVER = 2**62  # a micro-batch that is never reached

@@ -18,17 +18,17 @@ from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
 from sftlab.callbacks.schedule import is_due_inside, run_folder, stage_folder
 from sftlab.data.ability import LAB, PlannedData
-from sftlab.evaluate import registry  # noqa: F401 - so that configs find its tasks by class name
-from sftlab.evaluate.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
-from sftlab.evaluate.generate import LocalModel
-from sftlab.evaluate.lab import LabTask
+from sftlab.evaluate.local import LocalModel
 from sftlab.evaluate.run import fingerprint, read_jsonl, run_task
-from sftlab.evaluate.task import Score, Task
 from sftlab.files import write_text
 from sftlab.model.export import export_live
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import patience
 from sftlab.plan.plan import Plan, StagePlan
+from sftlab.stats.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
+from sftlab.tasks import registry  # noqa: F401 - so that configs find its tasks by class name
+from sftlab.tasks.lab import LabTask
+from sftlab.tasks.task import Score, Task
 
 
 class ScoreAbilities(Callback):

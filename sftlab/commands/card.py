@@ -21,9 +21,9 @@ def main(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP)
         return 0
-    from sftlab.analysis.card_page import page
-    from sftlab.analysis.card_text import exhibit, markdown
-    from sftlab.analysis.composition import compose
+    from sftlab.analysis.card.composition import compose
+    from sftlab.analysis.card.page import page
+    from sftlab.analysis.card.text import exhibit, markdown
     from sftlab.cli import parse_objects
     from sftlab.commands.options import output_folder, take_options
     from sftlab.config import option_pairs

@@ -12,7 +12,7 @@ def main(arguments: list[str]) -> int:
 
     from rich.console import Console
 
-    from sftlab.evaluate.compare import compare, comparison_table
+    from sftlab.stats.paired import compare, comparison_table
 
     Console().print(comparison_table(compare(Path(arguments[0]), Path(arguments[1]))))
     return 0

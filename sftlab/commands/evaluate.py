@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sftlab.evaluate.task import Score
+    from sftlab.tasks.task import Score
 
 HELP = """usage: python -m sftlab evaluate --checkpoint PATH --tasks gsm8k,humaneval [options]
 
@@ -53,9 +53,9 @@ def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path
     from rich.console import Console
     from rich.table import Table
 
-    from sftlab.evaluate.likelihood import Likelihood
-    from sftlab.evaluate.registry import build_task
     from sftlab.evaluate.run import run_task, save_scores
+    from sftlab.tasks.likelihood import Likelihood
+    from sftlab.tasks.registry import build_task
 
     likelihood = [Likelihood(**tasks.pop("likelihood"))] if "likelihood" in tasks else []
     built = [build_task(name, options) for name, options in tasks.items()]
@@ -91,13 +91,13 @@ def _tell(name: str) -> Any:
 
 def _backend(checkpoint: str, server: str, batch_size: int, stack: ExitStack) -> tuple[Any, dict[str, object]]:
     if server:
-        from sftlab.evaluate.generate import ServerModel
+        from sftlab.evaluate.local import ServerModel
 
         return ServerModel.at(server, checkpoint), {"checkpoint": checkpoint, "server": server}
     from transformers.utils import logging
 
     from sftlab.commands.export import model_folder
-    from sftlab.evaluate.generate import LocalModel
+    from sftlab.evaluate.local import LocalModel
 
     logging.disable_progress_bar()
     path = Path(checkpoint)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sftlab.analysis.leaks import LeakReport, ProbeIndex
+    from sftlab.analysis.leaks.find import LeakReport, ProbeIndex
 
 HELP = """usage: python -m sftlab leaks --config FILE --against gsm8k=FILE,humaneval,mt_bench=FILE [options]
 
@@ -32,8 +32,8 @@ def main(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP)
         return 0
-    from sftlab.analysis.leaks import DEFAULT_N, MUCH, LeakReport, ProbeIndex, leaks_to_drop
-    from sftlab.analysis.probes import read_probes
+    from sftlab.analysis.leaks.find import DEFAULT_N, MUCH, LeakReport, ProbeIndex, leaks_to_drop
+    from sftlab.analysis.leaks.probes import read_probes
     from sftlab.cli import parse_objects
     from sftlab.commands.options import output_folder, take_options
     from sftlab.data.droplist import write_drops
@@ -69,7 +69,7 @@ def _number(options: dict[str, str], name: str, default: float, low: float, high
 
 def _check(abilities: dict[str, Any], index: ProbeIndex, report: LeakReport, folder: Path | None) -> None:
     """Stream every ability past the index; leaks.jsonl appears when all are done."""
-    from sftlab.analysis.leaks import find_leaks, leak_line
+    from sftlab.analysis.leaks.find import find_leaks, leak_line
     from sftlab.files import whole_file
 
     with ExitStack() as stack:
@@ -94,7 +94,7 @@ def _print(report: LeakReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from sftlab.analysis.leaks import TITLES
+    from sftlab.analysis.leaks.find import TITLES
 
     console = Console()
     console = console if console.is_terminal else Console(width=130)

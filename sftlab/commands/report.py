@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     weights = weights_of(options.weights) if options.weights else {}
     from pathlib import Path
 
-    from sftlab.study.report import write_report
+    from sftlab.report.write import write_report
 
     print(f"Report: {write_report(Path(options.folder), weights)}")
     return 0

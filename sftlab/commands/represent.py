@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sftlab.analysis.queries import Query
-    from sftlab.analysis.representation import HiddenStates
-    from sftlab.analysis.separation import Separation
+    from sftlab.analysis.map.queries import Query
+    from sftlab.analysis.map.representation import HiddenStates
+    from sftlab.analysis.map.separation import Separation
     from sftlab.cli import PlannedObjects
 
 HELP = """usage: python -m sftlab represent --checkpoints A,B --config FILE [options] [any option of fit]
@@ -67,8 +67,8 @@ def main(arguments: list[str]) -> int:
     missing = [package for module, package in _NEEDED.items() if not find_spec(module)]
     if missing:
         raise ValueError(f"represent needs {' and '.join(missing)}: pip install 'sftlab[studies]'")
-    from sftlab.analysis.queries import choose_queries
-    from sftlab.analysis.representation import layer_number, pooled_spans
+    from sftlab.analysis.map.queries import choose_queries
+    from sftlab.analysis.map.representation import layer_number, pooled_spans
     from sftlab.cli import parse_objects
     from sftlab.files import whole_folder
 
@@ -106,7 +106,7 @@ def _own_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
 
 def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -> _Checkpoint:
     """What a name on the command line means, its layer checked before anything is computed."""
-    from sftlab.analysis.representation import layer_number
+    from sftlab.analysis.map.representation import layer_number
     from sftlab.commands.export import model_folder
     from sftlab.model.backbone import load_config
     from sftlab.model.export import NOTE_FILE
@@ -167,7 +167,7 @@ def _states(checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, poo
     """Load one checkpoint, write its states, let it go."""
     import torch
 
-    from sftlab.analysis.representation import write_hidden_states
+    from sftlab.analysis.map.representation import write_hidden_states
     from sftlab.data.conversation import Turn
     from sftlab.data.encoder import Encoder
     from sftlab.data.template import get_template
@@ -208,8 +208,8 @@ def _report(
     seed: int,
 ) -> None:
     """Draw one layer, measure all, write and print everything."""
-    from sftlab.analysis.atlas import project_all, write_atlas
-    from sftlab.analysis.separation import measure_all
+    from sftlab.analysis.map.atlas import project_all, write_atlas
+    from sftlab.analysis.map.separation import measure_all
 
     drawn = {checkpoint.label: checkpoint.layer for checkpoint in checkpoints}
     projections = project_all(states, drawn, seed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sftlab.analysis.tagging import Tagger, TagReport
+    from sftlab.analysis.tags.tagging import Tagger, TagReport
 
 HELP = """usage: python -m sftlab tag --config FILE --ability general --to FOLDER [--drop] [options] [any option of fit]
 
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     if not arguments or {"-h", "--help"} & set(arguments):
         print(HELP)
         return 0
-    from sftlab.analysis.tagging import (
+    from sftlab.analysis.tags.tagging import (
         DROPPED_TAGS,
         TELL_EVERY,
         TURNS,
@@ -75,16 +75,16 @@ def _tell(done: int) -> None:
 
 
 def _tagger(options: dict[str, str], folder: Path) -> Tagger:
-    from sftlab.analysis.rules import RuleTagger
+    from sftlab.analysis.tags.rules import RuleTagger
 
     name = options.get("tagger") or "rules"
     if name == "rules":
         if useless := [key for key in ("tagger_model", "template", "prompt") if key in options]:
             raise ValueError(f"--{useless[0]} has no use with the rules; name a model with --tagger")
         return RuleTagger()
-    from sftlab.analysis.llm_tagger import PROMPT, LLMTagger, LocalChats, ServerChats, model_identity
-    from sftlab.evaluate.judge import ChatClient
-    from sftlab.evaluate.replies import ReplyCache
+    from sftlab.analysis.tags.llm_tagger import PROMPT, LLMTagger, LocalChats, ServerChats, model_identity
+    from sftlab.endpoint.client import ChatClient
+    from sftlab.endpoint.replies import ReplyCache
 
     prompt, replies = PROMPT, folder / "replies.jsonl"
     if "prompt" in options:
@@ -96,7 +96,7 @@ def _tagger(options: dict[str, str], folder: Path) -> Tagger:
         if not model:
             raise ValueError("--tagger_model: name the endpoint's model")
         return LLMTagger(ServerChats(ChatClient(name, model, cache=replies)), model, prompt)
-    from sftlab.evaluate.generate import LocalModel
+    from sftlab.evaluate.local import LocalModel
 
     local = LocalModel.from_folder(name, template=options.get("template", ""))
     return LLMTagger(LocalChats(local, ReplyCache(replies), model_identity(name)), Path(name).name, prompt)

@@ -28,8 +28,8 @@ from sftlab.data.droplist import DropList
 from sftlab.data.encoder import Encoder
 from sftlab.data.example import Examples, prepare, prepare_files
 from sftlab.data.feed import PlanLoader
-from sftlab.data.lab import LAB_VERSION, lab_conversations
 from sftlab.data.template import get_template
+from sftlab.lab.abilities import LAB_VERSION, lab_conversations
 from sftlab.plan.plan import Plan, compile_plan
 from sftlab.plan.policy import MixturePolicy, Proportional
 from sftlab.plan.pool import Pool, seed_from

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from sftlab.evaluate.generate import Backend
-from sftlab.evaluate.task import Answer, Problem, Score, Task, Verdict
+from sftlab.evaluate.local import Backend
 from sftlab.files import whole_file
+from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict
 
 Tell = Callable[[int, int], None]  # problems answered so far, problems in all
 

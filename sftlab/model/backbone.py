@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from sftlab.data.lab import LAB_SIZES, lab_tokenizer
+from sftlab.lab.abilities import LAB_SIZES, lab_tokenizer
 from sftlab.model.attention import register_attention
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from sftlab.files import write_text
-from sftlab.runs import LOGS, checkpoint_path, is_complete
+from sftlab.run.folder import LOGS, checkpoint_path, is_complete
 from sftlab.study.study import Run, Study
 
 # What of a Trainer's arguments changes a result, rather than where and how fast it is computed.

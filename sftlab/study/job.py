@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftlab.runs import LOGS, checkpoint_path, complete_checkpoints, is_complete
+from sftlab.run.folder import LOGS, checkpoint_path, complete_checkpoints, is_complete
 from sftlab.study.graph import Job
 from sftlab.study.reuse import take_over
 

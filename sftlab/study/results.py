@@ -16,8 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftlab.callbacks.identity import reused_stages
 from sftlab.files import whole_file, write_text
+from sftlab.run.identity import reused_stages
 from sftlab.study.graph import PlannedRun, StageNode
 from sftlab.study.study import Study
 

@@ -15,9 +15,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sftlab.callbacks.identity import REUSED_FILE
 from sftlab.files import write_text
-from sftlab.runs import checkpoint_path, is_complete
+from sftlab.run.folder import checkpoint_path, is_complete
+from sftlab.run.identity import REUSED_FILE
 from sftlab.study.graph import StageNode
 
 _WHOLE = ("config.yaml", "ledger.json", "exposures.parquet")  # of a run that is another's equal to the end

@@ -20,7 +20,7 @@ from sftlab.callbacks.layers import group_of, in_order
 from sftlab.callbacks.metrics import JsonlLogger
 from sftlab.callbacks.schedule import DMT, MultiTask
 from sftlab.callbacks.weight_change import START, WeightChange
-from sftlab.exhibit import Exhibit, files_in
+from sftlab.report.exhibit import Exhibit, files_in
 
 PAIRS = ["math-code", "math-general", "code-general"]
 

@@ -13,8 +13,8 @@ from small import small_fit, small_mixture, trained
 from sftlab.callbacks.schedule import Sequential
 from sftlab.callbacks.scores import ScoreAbilities, score_table
 from sftlab.cli import parse_objects
-from sftlab.evaluate.forgetting import BEFORE
-from sftlab.evaluate.gsm8k import GSM8K
+from sftlab.stats.forgetting import BEFORE
+from sftlab.tasks.gsm8k import GSM8K
 
 GOLD = [{"question": f"What is {i} plus {i}?", "answer": f"Add them.\n#### {2 * i}"} for i in range(6)]
 

@@ -20,8 +20,8 @@ from sftlab.data import example
 from sftlab.data.conversation import Audit, Conversation, GSM8KReader, PairReader, Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.example import prepare, prepare_files
-from sftlab.data.lab import lab_tokenizer
 from sftlab.data.template import Vicuna, get_template
+from sftlab.lab.abilities import lab_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -202,7 +202,7 @@ import sys, time
 from sftlab.data.conversation import Conversation, Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.example import prepare
-from sftlab.data.lab import lab_tokenizer
+from sftlab.lab.abilities import lab_tokenizer
 from sftlab.data.template import Vicuna, get_template
 
 def give(audit):

@@ -8,14 +8,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sftlab.data.encoder import Encoder
-from sftlab.data.lab import lab_conversations, lab_tokenizer
 from sftlab.data.template import get_template
-from sftlab.evaluate.generate import LocalModel
-from sftlab.evaluate.lab import LabTask
-from sftlab.evaluate.likelihood import Likelihood
+from sftlab.evaluate.local import LocalModel
 from sftlab.evaluate.run import read_jsonl, run_task
-from sftlab.evaluate.task import Problem, Sampling
+from sftlab.lab.abilities import lab_conversations, lab_tokenizer
 from sftlab.model.backbone import load_config
+from sftlab.tasks.lab import LabTask
+from sftlab.tasks.likelihood import Likelihood
+from sftlab.tasks.task import Problem, Sampling
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftlab.runs import checkpoint_path
+from sftlab.run.folder import checkpoint_path
 from sftlab.study.executors import commands, run_local
 from sftlab.study.graph import PlannedRun, StageNode, jobs_of
 from sftlab.study.job import Outcome

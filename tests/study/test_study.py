@@ -4,8 +4,8 @@ import pytest
 import yaml
 from fitting import ROOT
 
+from sftlab.report.write import KINDS
 from sftlab.study.graph import find_problems_of
-from sftlab.study.report import KINDS
 from sftlab.study.study import FIGURES, read_study
 
 SHIPPED = sorted((ROOT / "configs" / "studies").rglob("*.yaml"))

@@ -1,0 +1,1 @@
+"""Evaluation problems in training data."""

@@ -1,0 +1,1 @@
+"""Hidden states of prompts, measured and drawn."""

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible client: retries, and a cache on disk."""

@@ -1,0 +1,1 @@
+"""The embedded testbed: generated abilities with exact checks."""

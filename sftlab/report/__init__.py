@@ -1,0 +1,1 @@
+"""Shows what was found: reads files, never live objects, and needs no torch."""

@@ -1,0 +1,127 @@
+"""What a report is made of: sections with findings in words, drawings, tables, and what is missing."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sftlab.report.evidence import Evidence, Panel, Point
+from sftlab.report.exhibit import Cell, Picture, Table
+from sftlab.stats.fits import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A figure with its caption and the numbers in it."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    numbers: list[dict[str, Cell]]
+
+
+@dataclass
+class Section:
+    """One question with its answer.
+
+    Attributes:
+        name: Anchor, and start of the names of its files.
+        findings: Sentences for the top of the report.
+        parts: In the order shown.
+        missing: What should be here and is not.
+        page: A page with more, which the report links to.
+    """
+
+    name: str
+    title: str
+    lead: str = ""
+    findings: list[str] = field(default_factory=list)
+    parts: list[Drawing | Table | Picture] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    page: Path | None = None
+
+
+def slug(text: str) -> str:
+    """A text as a name of files and anchors."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def number(value: float, best: float | None, signed: bool = False) -> str:
+    """A score as people read it: percent where 1 is the best, otherwise two decimals (losses three)."""
+    if math.isnan(value):
+        return "-"
+    sign, digits = "+" if signed else "", 1 if best == 1 else 3 if best is None else 2
+    shown = round(100 * value if best == 1 else value, digits) + 0.0  # no minus before a zero
+    return f"{shown:{sign}.{digits}f}" + ((" pts" if signed else "%") if best == 1 else "")
+
+
+def with_interval(value: float, low: float, high: float, best: float | None, signed: bool = False) -> str:
+    """A score and its interval; the interval is left out where there is none."""
+    if math.isnan(low) or math.isnan(value):
+        return number(value, best, signed)
+    scale, digits = (100, 1) if best == 1 else (1, 3 if best is None else 2)
+    ends = [f"{scale * end:{'+' if signed else ''}.{digits}f}" for end in (low, high)]
+    return f"{number(value, best, signed)} ({ends[0]} to {ends[1]})"
+
+
+def point_text(point: Point | None, best: float | None) -> str:
+    """A mean and its interval; a dash where there is none."""
+    return with_interval(point.value, point.low, point.high, best) if point else "-"
+
+
+def estimate_text(estimate: Estimate, digits: int = 2, scale: float = 1, signed: bool = False) -> str:
+    """An estimate and its interval."""
+    if math.isnan(estimate.value):
+        return "-"
+    form = f"{'+' if signed else ''}.{digits}f"
+    ends = "" if math.isnan(estimate.low) else f" ({scale * estimate.low:{form}} to {scale * estimate.high:{form}})"
+    return f"{scale * estimate.value:{form}}{ends}"
+
+
+def p_text(p: float) -> str:
+    """A p value."""
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def point_numbers(point: Point) -> dict[str, Cell]:
+    """Columns of a point for a CSV."""
+    return {
+        "mean": point.value,
+        "low": point.low,
+        "high": point.high,
+        "standard_error": point.error,
+        "num_seeds": len(point.by_seed),
+    }
+
+
+def panel_title(panel: Panel) -> str:
+    """The ability, and its task where that says more."""
+    return panel.ability if panel.task.startswith("lab_") or panel.best is None else f"{panel.ability}: {panel.task}"
+
+
+def panel_label(panel: Panel) -> str:
+    """What its axis measures."""
+    return "loss on held-out data" if panel.best is None else panel.metric.split("/")[0].replace("@", " at ")
+
+
+def interval_words(evidence: Evidence, points: Sequence[Point]) -> str:
+    """Where the intervals of a figure come from."""
+    counts = sorted({len(p.by_seed) for p in points})
+    over = "Student's t over seeds, but never narrower than the number of problems allows"
+    single = "that of the run over its problems (Wilson's for rates), without the variation of training"
+    if not counts:
+        return ""
+    if counts[0] >= 2:
+        number = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+        return f"Means over {number} seeds; 95 % interval: {over}."
+    if counts == [1]:
+        return f"One seed; 95 % interval: {single}."
+    return f"Means over seeds; 95 % interval: {over}; of a single seed {single}."

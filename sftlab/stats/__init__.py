@@ -1,0 +1,1 @@
+"""Numbers in, numbers out: intervals, paired comparisons, fits, trade-offs, forgetting."""

