@@ -144,7 +144,8 @@ OWN = """
 from lightning.pytorch import Callback
 from sftlab.callbacks.schedule import StageSchedule
 from sftlab.data.ability import AbilityData
-from sftlab.data.conversation import Reader, Turn
+from sftlab.data.conversation import Turn
+from sftlab.data.readers import Reader
 from sftlab.plan.policy import MixturePolicy
 
 class PoemReader(Reader):

@@ -15,7 +15,8 @@ ORDER = """
     files
     stats.fits stats.tradeoff stats.forgetting stats.paired
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.ledger plan.table
-    data.records data.conversation lab.python lab.abilities data.template data.encoder data.example
+    data.conversation lab.python lab.abilities
+    data.records data.readers data.template data.encoder data.examples data.prepare
     data.feed data.droplist data.ability data.mixture
     model.attention model.backbone model.loss model.optim model.parallel model.module model.export
     endpoint.replies endpoint.client
@@ -40,7 +41,7 @@ ORDER = """
     commands.report commands.study commands.tag commands.leaks commands.card
     __main__
 """.split()
-LIGHT = "files plan.plan plan.table data.records data.conversation data.template data.encoder data.example".split()
+LIGHT = "files plan.plan plan.table data.records data.conversation data.template data.encoder data.prepare".split()
 LIGHT += "run.folder report.exhibit".split()
 
 

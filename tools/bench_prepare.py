@@ -98,7 +98,7 @@ def run_bare(folder: Path, records: str) -> dict[str, float]:
     """``encode_batch_fast`` over the texts, rendered beforehand."""
     from transformers import AutoTokenizer
 
-    from sftlab.data.conversation import ShareGPTReader
+    from sftlab.data.readers import ShareGPTReader
     from sftlab.data.template import get_template
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")

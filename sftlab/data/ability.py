@@ -14,20 +14,13 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from sftlab.data.conversation import (
-    AlpacaReader,
-    Audit,
-    Conversation,
-    MathReader,
-    MessagesReader,
-    Reader,
-    ShareGPTReader,
-    read_conversations,
-)
+from sftlab.data.conversation import Audit, Conversation
 from sftlab.data.droplist import DropList
 from sftlab.data.encoder import Encoder
-from sftlab.data.example import Examples, prepare, prepare_files
+from sftlab.data.examples import Examples
 from sftlab.data.feed import PlanLoader
+from sftlab.data.prepare import prepare, prepare_files
+from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader, read_conversations
 from sftlab.data.template import get_template
 from sftlab.lab.abilities import LAB_VERSION, lab_conversations
 from sftlab.plan.plan import Plan, compile_plan

@@ -119,7 +119,7 @@ class Vicuna(Template):
             system, turns = turns[0].text, turns[1:]
         if system:
             pieces.add(f"{system} ")
-        for role, text in turns:
+        for role, text, *_ in turns:
             pieces.exchange += role == "user"
             if role == "assistant":
                 pieces.add("ASSISTANT:")
@@ -162,7 +162,7 @@ class ChatML(Template):
     def render(self, turns: Sequence[Turn]) -> list[Piece]:
         """One block per turn, a line break after each."""
         pieces = _Pieces()
-        for role, text in turns:
+        for role, text, *_ in turns:
             pieces.exchange += role == "user"
             trained = role == "assistant"
             pieces.add("<|im_start|>", special=True)
@@ -197,7 +197,7 @@ class Alpaca(Template):
         if turns and turns[0].role == "system":
             system, turns = turns[0].text, turns[1:]
         pieces.add(system)
-        for role, text in turns:
+        for role, text, *_ in turns:
             pieces.exchange += role == "user"
             if role == "assistant":
                 pieces.add("\n\n### Response:")

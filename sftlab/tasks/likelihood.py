@@ -9,8 +9,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from sftlab.data.conversation import Reader
-from sftlab.data.example import Examples, prepare_files
+from sftlab.data.examples import Examples
+from sftlab.data.prepare import prepare_files
+from sftlab.data.readers import Reader
 from sftlab.evaluate.local import LocalModel
 from sftlab.tasks.task import Score
 
@@ -41,9 +42,9 @@ class Likelihood:
 
     def scores(self, model: LocalModel) -> list[Score]:
         """Loss, perplexity and bits per byte with 95 % intervals over conversations (delta method)."""
-        from sftlab.data import conversation
+        from sftlab.data import readers
 
-        reader: Reader = getattr(conversation, READERS[self.ability])()
+        reader: Reader = getattr(readers, READERS[self.ability])()
         examples = prepare_files([self.path], reader, model.encoder, self.max_length)
         count = min(len(examples), self.num_problems or len(examples))
         nlls = answer_nlls(model, examples, range(count))

@@ -6,17 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftlab.data.conversation import (
+from sftlab.data.conversation import Audit, BadRecord, Turn, mended
+from sftlab.data.readers import (
     AlpacaReader,
-    Audit,
-    BadRecord,
     GSM8KReader,
     MathReader,
     MessagesReader,
     RFTReader,
     ShareGPTReader,
-    Turn,
-    mended,
     read_conversations,
 )
 

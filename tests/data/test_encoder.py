@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sftlab.data.conversation import AlpacaReader, MathReader, ShareGPTReader, Turn
+from sftlab.data.conversation import Turn
 from sftlab.data.encoder import Encoder
+from sftlab.data.readers import AlpacaReader, MathReader, ShareGPTReader
 from sftlab.data.records import read_records
 from sftlab.data.template import VICUNA_SYSTEM, get_template
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sftlab.data.conversation import AlpacaReader, BadRecord, MathReader, MessagesReader, Reader, ShareGPTReader
+from sftlab.data.conversation import BadRecord
+from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader
 from sftlab.data.records import read_records
 from sftlab.tasks.registry import TASKS, build_task
 

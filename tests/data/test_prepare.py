@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from sftlab.data import example
-from sftlab.data.conversation import Audit, Conversation, GSM8KReader, PairReader, Turn
+from sftlab.data import prepare as example
+from sftlab.data.conversation import Audit, Conversation, Turn
 from sftlab.data.encoder import Encoder
-from sftlab.data.example import prepare, prepare_files
+from sftlab.data.prepare import prepare, prepare_files
+from sftlab.data.readers import GSM8KReader, PairReader
 from sftlab.data.template import Vicuna, get_template
 from sftlab.lab.abilities import lab_tokenizer
 
@@ -201,7 +202,7 @@ BUILD = """
 import sys, time
 from sftlab.data.conversation import Conversation, Turn
 from sftlab.data.encoder import Encoder
-from sftlab.data.example import prepare
+from sftlab.data.prepare import prepare
 from sftlab.lab.abilities import lab_tokenizer
 from sftlab.data.template import Vicuna, get_template
 

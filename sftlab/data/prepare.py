@@ -1,4 +1,4 @@
-"""Examples: conversations as token ids and masks, prepared once and kept in an Arrow file that is mapped into memory.
+"""Preparation: conversations become examples once, and are kept in a cache.
 
     conversations --render--> pieces --encode--> ids and runs --fit to max_length--> examples.arrow
     (this thread)             (other threads: the tokenizer works outside of Python's lock)  (this thread)
@@ -14,7 +14,6 @@ import json
 import os
 import sys
 from array import array
-from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,12 +21,12 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from sftlab.data import conversation, records, template
+from sftlab.data import conversation, readers, records, template
 from sftlab.data import encoder as encoder_module
-from sftlab.data.conversation import Audit, Conversation, Reader, Turn, read_conversations
+from sftlab.data.conversation import Audit, Conversation, Turn
 from sftlab.data.encoder import Encoded, Encoder
+from sftlab.data.examples import Examples
+from sftlab.data.readers import Reader, read_conversations
 from sftlab.data.records import content_hash
 from sftlab.data.template import Piece
 from sftlab.files import whole_folder
@@ -36,62 +35,6 @@ OVERLONG = ("split", "truncate", "drop")
 _CHUNK, _AHEAD = 128, 5  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
 _THREADS = 3  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the others
 Source = Callable[[Audit], Iterator[tuple[int, Conversation]]]
-
-
-class Examples:
-    """The examples of one source, mapped from disk.
-
-    Attributes:
-        uids: Content hash of each example; pieces of a split end in ``/n``, equal ones in ``#n``.
-        groups: What must stay together in a split, by example.
-        lengths_N: Tokens of each example.
-        supervised_N: Supervised tokens of each example.
-        audit: What happened to the records on the way.
-        fingerprint: Name of the cache entry: equal names, equal examples.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        import pyarrow as pa
-
-        table = pa.ipc.open_file(pa.memory_map(str(folder / "examples.arrow"))).read_all()
-        self.uids: list[str] = table["uid"].to_pylist()
-        self.groups: list[str] = table["group"].to_pylist()
-        self.lengths_N, self.supervised_N = (
-            np.concatenate([np.zeros(0, np.int32), *map(_ints, table[name].chunks)])
-            for name in ("length", "supervised")
-        )
-        self._ids, self._runs = _lists(table["ids"]), _lists(table["runs"])
-        self._starts = np.cumsum([0, *(len(chunk) for chunk in table["ids"].chunks)]).tolist()
-        self.audit = Audit(**json.loads((folder / "audit.json").read_text(encoding="utf-8")))
-        self.fingerprint = folder.name
-
-    def __len__(self) -> int:
-        """Number of examples."""
-        return len(self.uids)
-
-    def ids(self, index: int) -> np.ndarray:
-        """Token ids [L] of one example."""
-        return self._item(self._ids, index)
-
-    def mask(self, index: int) -> np.ndarray:
-        """Which tokens [L] of one example are supervised."""
-        runs = self._item(self._runs, index)
-        return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-
-    def _item(self, lists: list[tuple[np.ndarray, np.ndarray]], index: int) -> np.ndarray:
-        chunk = bisect_right(self._starts, index) - 1
-        values, offsets = lists[chunk]
-        row = index - self._starts[chunk]
-        return values[offsets[row] : offsets[row + 1]]
-
-
-def _ints(array: Any) -> np.ndarray:
-    """An Arrow array of int32, not copied; ``to_numpy`` would import pandas, which takes longer than a small file."""
-    return np.frombuffer(array.buffers()[1], np.int32, len(array), offset=4 * array.offset)
-
-
-def _lists(column: Any) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(_ints(chunk.values), _ints(chunk.offsets)) for chunk in column.chunks]
 
 
 def prepare_files(
@@ -149,7 +92,7 @@ def prepare(
 
     if overlong not in OVERLONG:
         raise ValueError(f"data.overlong: {overlong!r} is not one of {', '.join(OVERLONG)}")
-    modules = (records, conversation, template, encoder_module, sys.modules[__name__])
+    modules = (records, conversation, readers, template, encoder_module, sys.modules[__name__])
     code = [inspect.getsource(module) for module in modules]
     everything = [key, encoder.fingerprint(), max_length, overlong, code]
     name = hashlib.blake2b(json.dumps(everything, sort_keys=True).encode(), digest_size=16).hexdigest()
