@@ -16,7 +16,7 @@ ORDER = """
     stats.fits stats.tradeoff stats.forgetting stats.paired
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.ledger plan.table
     data.conversation lab.python lab.abilities
-    data.records data.readers data.template data.encoder data.examples data.prepare
+    data.records data.readers data.template data.encoder data.examples data.prepare data.source
     data.feed data.droplist data.ability data.mixture
     model.attention model.backbone model.loss model.optim model.parallel model.module model.export
     endpoint.replies endpoint.client

@@ -27,8 +27,7 @@ from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan, compile_plan
 from sftlab.plan.policy import Proportional
 from sftlab.plan.pool import Pool
-from sftlab.plan.stage import Batch as BatchSize
-from sftlab.plan.stage import Stage
+from sftlab.plan.stage import Stage, StepSize
 
 _TAG = "interference"
 Dots = dict[tuple[str, str, str], float]  # group, ability, ability -> dot product of their gradients
@@ -227,7 +226,7 @@ def _local(parameter: nn.Parameter) -> torch.Tensor:
 def _rows_of(pool: Pool, max_length: int) -> Plan:
     """A plan whose steps are the packed rows of a pool."""
     stage = Stage("probe", {pool.ability: 1.0}, epochs=1)
-    return compile_plan([pool], [stage], Proportional(), BatchSize(rows=1), max_length)
+    return compile_plan([pool], [stage], Proportional(), StepSize(rows=1), max_length)
 
 
 def _plan(trainer: Trainer) -> Plan:

@@ -84,7 +84,7 @@ class StageSchedule(Callback):
 
     def compile(self, data: PlannedData, module: SFTModule) -> Plan:
         """Load the data and compile the plan; needs no model weights and no trainer."""
-        if any(ability.path is not None for ability in data.abilities.values()):
+        if not all(ability.is_declared for ability in data.abilities.values()):
             data.load(module.tokenizer)
         stages = self.final_stages(list(data.abilities))
         return compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed)

@@ -17,7 +17,8 @@ from rich.table import Table
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
 from sftlab.callbacks.schedule import is_due_inside, run_folder, stage_folder
-from sftlab.data.ability import LAB, PlannedData
+from sftlab.data.ability import PlannedData
+from sftlab.data.source import LabSource
 from sftlab.evaluate.local import LocalModel
 from sftlab.evaluate.run import fingerprint, read_jsonl, run_task
 from sftlab.files import write_text
@@ -145,7 +146,7 @@ class ScoreAbilities(Callback):
         say(trainer, f"  {ability}: {_as_words(headline)}")
 
     def _tasks(self, data: PlannedData) -> dict[str, Task]:
-        embedded = [name for name, ability in data.abilities.items() if ability.path == LAB]
+        embedded = [name for name, ability in data.abilities.items() if isinstance(ability.source, LabSource)]
         lab: dict[str, Task] = {name: LabTask(name, self.num_problems) for name in embedded}
         return {**lab, **self.tasks}
 

@@ -19,19 +19,17 @@ from sftlab.data.droplist import DropList
 from sftlab.data.encoder import Encoder
 from sftlab.data.examples import Examples
 from sftlab.data.feed import PlanLoader
-from sftlab.data.prepare import prepare, prepare_files
-from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader, read_conversations
+from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader
+from sftlab.data.source import LAB, DeclaredSource, FileSource, LabSource, Source
 from sftlab.data.template import get_template
-from sftlab.lab.abilities import LAB_VERSION, lab_conversations
 from sftlab.plan.plan import Plan, compile_plan
 from sftlab.plan.policy import MixturePolicy, Proportional
 from sftlab.plan.pool import Pool, seed_from
-from sftlab.plan.stage import Batch, Stage
+from sftlab.plan.stage import Stage, StepSize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-LAB = "lab"
 _VAL_ROWS = 8  # packed rows of a validation micro-batch
 
 
@@ -63,7 +61,7 @@ class PlannedData(LightningDataModule):
         if unknown:
             raise ValueError(f"data.batch: {unknown} is not known; give examples or rows")
         self.template, self.max_length, self.overlong = template, max_length, overlong
-        self.batch, self.num_workers, self._seed = Batch(**batch), num_workers, seed
+        self.batch, self.num_workers, self._seed = StepSize(**batch), num_workers, seed
         self.encoder: Encoder | None = None
         self.plan: Plan | None = None
 
@@ -120,7 +118,7 @@ class PlannedData(LightningDataModule):
 
     def _val_plan(self, name: str) -> Plan:
         assert self.trainer is not None
-        batch = Batch(rows=_VAL_ROWS * self.trainer.world_size)
+        batch = StepSize(rows=_VAL_ROWS * self.trainer.world_size)
         stage = Stage("validation", {name: 1.0}, epochs=1)
         return compile_plan([self.abilities[name].val_pool()], [stage], Proportional(), batch, self.max_length)
 
@@ -175,10 +173,13 @@ class AbilityData(PlannedData):
             )
         if drop is not None and path is None:
             raise ValueError("drop: there is nothing to leave out with path: null, only a count is declared")
-        self.path, self.reader = path, reader or self.default_reader()
-        self.fraction, self.val_fraction, self.num_examples = fraction, val_fraction, num_examples
-        self.drop = drop
-        self.exclude, self.on_bad_record, self.max_bad_share = exclude or [], on_bad_record, max_bad_share
+        self.fraction, self.val_fraction, self.drop = fraction, val_fraction, drop
+        self.source: Source
+        if num_examples is None:
+            paths = path if isinstance(path, list) else [str(path)]
+            self.source = FileSource(paths, reader or self.default_reader(), on_bad_record, max_bad_share)
+        else:
+            self.source = DeclaredSource(num_examples) if path is None else LabSource(num_examples, exclude or [])
         self._examples: Examples | None = None
         self._drops: DropList | None = None
         self._held_out_N = self._kept_N = np.zeros(0, dtype=bool)
@@ -187,6 +188,11 @@ class AbilityData(PlannedData):
     def abilities(self) -> dict[str, AbilityData]:
         """Itself: an ability alone is a mixture of one."""
         return {self.name: self}
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether only the number of examples is known."""
+        return self.source.num_declared is not None
 
     @property
     def examples(self) -> Examples:
@@ -211,22 +217,16 @@ class AbilityData(PlannedData):
 
     def load_examples(self, encoder: Encoder, max_length: int, overlong: str) -> None:
         """Render and tokenise the records, or find the result in the cache."""
-        if self.path is None:
+        if self.is_declared:
             return
         drops = self._drop_list()  # a malformed one is told before anything is tokenised
-        if self.path == LAB:
-            key = {"lab": LAB_VERSION, "ability": self.name, "n": self.num_examples, "exclude": sorted(self.exclude)}
-            self._examples = prepare(self._generated, key, encoder, max_length, overlong)
-        else:
-            self._examples = prepare_files(
-                self._paths(), self.reader, encoder, max_length, overlong, self.on_bad_record, self.max_bad_share
-            )
+        self._examples = self.source.examples(self.name, encoder, max_length, overlong)
         threshold = int(self.val_fraction * 2**64)
         hashed = [seed_from("held out", self.name, group) for group in self._examples.groups] if threshold else []
         self._held_out_N = np.array([h < threshold for h in hashed] or [False] * len(self._examples), dtype=bool)
         self._kept_N = ~drops.dropped(self._examples.uids)
         if not self._kept_N.any():
-            raise ValueError(f"data.abilities.{self.name}: no usable example in {self.path}: {self.audit_counts()}")
+            raise ValueError(f"data.abilities.{self.name}: no usable example in {self.source}: {self.audit_counts()}")
 
     def conversations(self) -> Iterator[tuple[str, Conversation]]:
         """Uid and conversation of every record that is not on the drop list, in the order of the source.
@@ -237,35 +237,20 @@ class AbilityData(PlannedData):
         Raises:
             ValueError: The config declares a count and has no data, or a file cannot be read.
         """
-        if self.path is None:
-            raise ValueError(f"data.abilities.{self.name}: path is null, only a count is declared: nothing to read")
-        drops, audit = self._drop_list(), Audit()
-        if self.path == LAB:
-            talks = self._generated(audit)
-        else:
-            talks = read_conversations(self._paths(), self.reader, audit, self.on_bad_record, self.max_bad_share)
-        for _, talk in talks:
+        drops = self._drop_list()
+        for _, talk in self.source.conversations(self.name, Audit()):
             if (uid := talk.uid) not in drops:
                 yield uid, talk
-
-    def _paths(self) -> list[str]:
-        assert self.path is not None
-        return [self.path] if isinstance(self.path, str) else self.path
 
     def _drop_list(self) -> DropList:
         if self._drops is None:
             self._drops = DropList.read(self.drop, self.name) if self.drop else DropList([], self.name)
         return self._drops
 
-    def _generated(self, audit: Audit) -> Iterator[tuple[int, Conversation]]:
-        assert self.num_examples is not None
-        return enumerate(lab_conversations(self.name, self.num_examples, exclude=self.exclude))
-
     def pool(self, seed: int) -> Pool:
         """The training examples, ranked by a hash keyed by ``seed``, the fraction applied."""
-        if self.path is None:
-            assert self.num_examples is not None
-            return Pool.from_count(self.name, self.num_examples).fraction(self.fraction)
+        if self.source.num_declared is not None:
+            return Pool.from_count(self.name, self.source.num_declared).fraction(self.fraction)
         return self._pool(self._kept_N & ~self._held_out_N, seed).fraction(self.fraction)
 
     def val_pool(self) -> Pool:
@@ -286,7 +271,7 @@ class AbilityData(PlannedData):
 
     def table_hash(self) -> str:
         """Name of the tokenised examples: equal names, equal token ids and masks."""
-        return self._examples.fingerprint if self._examples is not None else f"declared {self.num_examples}"
+        return self._examples.fingerprint if self._examples is not None else str(self.source)
 
     def held_out_hash(self) -> str:
         """Hash of the examples that validation sees."""
@@ -295,7 +280,7 @@ class AbilityData(PlannedData):
 
     def source_hash(self) -> str:
         """Hash of what determines the examples and which of them are used."""
-        source = self._examples.fingerprint if self._examples is not None else f"declared {self.num_examples}"
+        source = self._examples.fingerprint if self._examples is not None else str(self.source)
         used = [source, self.fraction, self.val_fraction]
         text = json.dumps([*used, self._drop_list().content_hash()] if self.drop else used)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

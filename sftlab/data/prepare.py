@@ -26,8 +26,6 @@ from sftlab.data import encoder as encoder_module
 from sftlab.data.conversation import Audit, Conversation, Turn
 from sftlab.data.encoder import Encoded, Encoder
 from sftlab.data.examples import Examples
-from sftlab.data.readers import Reader, read_conversations
-from sftlab.data.records import content_hash
 from sftlab.data.template import Piece
 from sftlab.files import whole_folder
 
@@ -35,41 +33,6 @@ OVERLONG = ("split", "truncate", "drop")
 _CHUNK, _AHEAD = 128, 5  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
 _THREADS = 3  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the others
 Source = Callable[[Audit], Iterator[tuple[int, Conversation]]]
-
-
-def prepare_files(
-    paths: Sequence[str],
-    reader: Reader,
-    encoder: Encoder,
-    max_length: int,
-    overlong: str = "split",
-    on_bad_record: str = "skip",
-    max_bad_share: float = 0.05,
-) -> Examples:
-    """The examples of record files; see ``prepare``.
-
-    Raises:
-        ValueError: A file cannot be read, has too many bad records, or an option has no such value.
-    """
-    if on_bad_record not in ("skip", "fail"):
-        raise ValueError(f"on_bad_record: {on_bad_record!r} is not skip or fail")
-    key = {
-        "files": [content_hash(path) for path in paths],
-        "reader": [type(reader).__qualname__, _source_of(type(reader)), repr(sorted(vars(reader).items()))],
-        "bad": [on_bad_record, max_bad_share],
-    }
-
-    def source(audit: Audit) -> Iterator[tuple[int, Conversation]]:
-        return read_conversations(paths, reader, audit, on_bad_record, max_bad_share)
-
-    return prepare(source, key, encoder, max_length, overlong)
-
-
-def _source_of(cls: type) -> str:
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        return ""
 
 
 def prepare(

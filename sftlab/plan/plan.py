@@ -20,7 +20,7 @@ import numpy as np
 from sftlab.plan.packing import pack
 from sftlab.plan.policy import MixturePolicy
 from sftlab.plan.pool import Pool, seed_from
-from sftlab.plan.stage import Batch, Stage
+from sftlab.plan.stage import Stage, StepSize
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Plan:
 
     abilities: tuple[str, ...]
     stages: tuple[StagePlan, ...]
-    batch: Batch
+    batch: StepSize
     max_length: int
     ability_N: np.ndarray
     index_N: np.ndarray
@@ -149,7 +149,12 @@ class Plan:
 
 
 def compile_plan(
-    pools: Sequence[Pool], stages: Sequence[Stage], policy: MixturePolicy, batch: Batch, max_length: int, seed: int = 0
+    pools: Sequence[Pool],
+    stages: Sequence[Stage],
+    policy: MixturePolicy,
+    batch: StepSize,
+    max_length: int,
+    seed: int = 0,
 ) -> Plan:
     """Compile stages over pools into a plan: a pure function of its arguments.
 
@@ -204,7 +209,7 @@ def _check_stages(stages: Sequence[Stage], pools: dict[str, Pool]) -> None:
 class _Compiler:
     """Appends stages to flat lists of examples, row sizes and step sizes."""
 
-    def __init__(self, pools: dict[str, Pool], offsets: dict[str, int], batch: Batch, max_length: int, seed: int):
+    def __init__(self, pools: dict[str, Pool], offsets: dict[str, int], batch: StepSize, max_length: int, seed: int):
         self.pools, self.offsets, self.batch, self.max_length, self.seed = pools, offsets, batch, max_length, seed
         self.examples: list[int] = []
         self.row_sizes: list[int] = []

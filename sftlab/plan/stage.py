@@ -8,7 +8,7 @@ from sftlab.plan.policy import MixturePolicy
 
 
 @dataclass(frozen=True)
-class Batch:
+class StepSize:
     """What one optimizer step trains, over all ranks and accumulated micro-batches; give one of the two.
 
     Attributes:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from sftlab.data.examples import Examples
-from sftlab.data.prepare import prepare_files
 from sftlab.data.readers import Reader
+from sftlab.data.source import FileSource
 from sftlab.evaluate.local import LocalModel
 from sftlab.tasks.task import Score
 
@@ -45,7 +45,7 @@ class Likelihood:
         from sftlab.data import readers
 
         reader: Reader = getattr(readers, READERS[self.ability])()
-        examples = prepare_files([self.path], reader, model.encoder, self.max_length)
+        examples = FileSource([self.path], reader).examples(self.ability, model.encoder, self.max_length)
         count = min(len(examples), self.num_problems or len(examples))
         nlls = answer_nlls(model, examples, range(count))
         tokens = [int(examples.mask(i).sum()) for i in range(count)]

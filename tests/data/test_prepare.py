@@ -19,8 +19,9 @@ from transformers import PreTrainedTokenizerFast
 from sftlab.data import prepare as example
 from sftlab.data.conversation import Audit, Conversation, Turn
 from sftlab.data.encoder import Encoder
-from sftlab.data.prepare import prepare, prepare_files
+from sftlab.data.prepare import prepare
 from sftlab.data.readers import GSM8KReader, PairReader
+from sftlab.data.source import FileSource
 from sftlab.data.template import Vicuna, get_template
 from sftlab.lab.abilities import lab_tokenizer
 
@@ -171,6 +172,10 @@ def write(path: Path, rows) -> str:
 
 def rows(n=20):
     return [{"question": f"coins {i}", "answer": f"pens {i}", "also": f"cups {i}"} for i in range(n)]
+
+
+def prepare_files(paths, reader, encoder, max_length, overlong="split", **options):
+    return FileSource(paths, reader, **options).examples("math", encoder, max_length, overlong)
 
 
 def test_a_second_start_reads_the_cache_and_any_change_makes_a_new_entry(tmp_path, cache, monkeypatch):

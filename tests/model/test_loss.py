@@ -13,7 +13,7 @@ from sftlab.model.loss import SupervisedLoss, example_weights
 from sftlab.plan.plan import compile_plan
 from sftlab.plan.policy import Proportional
 from sftlab.plan.pool import Pool
-from sftlab.plan.stage import Batch, Stage
+from sftlab.plan.stage import Stage, StepSize
 
 VOCABULARY = 97
 SMALL = {
@@ -51,7 +51,7 @@ def planned():
         supervised = np.array([table.mask(i).sum() for i in range(len(lengths))])
         pools.append(Pool.ranked(name, [f"{name}{i}" for i in range(len(lengths))], lengths, supervised))
     stages = [Stage("all", {"math": 1.0, "general": 1.0}, epochs=1)]
-    return compile_plan(pools, stages, Proportional(), Batch(examples=11), 40), tables
+    return compile_plan(pools, stages, Proportional(), StepSize(examples=11), 40), tables
 
 
 def model(attention: str = "sdpa", config=LlamaConfig, **more):

@@ -11,7 +11,7 @@ from sftlab.plan.ledger import exposures, ledger
 from sftlab.plan.plan import compile_plan
 from sftlab.plan.policy import Proportional, WeightedShares
 from sftlab.plan.pool import Pool
-from sftlab.plan.stage import Batch, Stage
+from sftlab.plan.stage import Stage, StepSize
 
 PAPER = {"math": 110_142, "code": 20_022, "general": 86_060}
 
@@ -34,7 +34,7 @@ def two_stages(k: float, **budget) -> list[Stage]:
 
 def small(k=0.25, batch=None, seed=0, **budget):
     pools = [pool("math", 40, seed), pool("code", 23, seed), pool("general", 31, seed)]
-    return compile_plan(pools, two_stages(k, **budget), Proportional(), batch or Batch(examples=8), 64, seed)
+    return compile_plan(pools, two_stages(k, **budget), Proportional(), batch or StepSize(examples=8), 64, seed)
 
 
 def trained(plan, first, end) -> Counter:
@@ -52,7 +52,7 @@ def trained(plan, first, end) -> Counter:
 )
 def test_the_papers_runs_have_the_papers_steps(stages, steps):
     pools = [Pool.from_count(name, n) for name, n in PAPER.items()]
-    plan = compile_plan(pools, stages, Proportional(), Batch(examples=128), 2048)
+    plan = compile_plan(pools, stages, Proportional(), StepSize(examples=128), 2048)
     assert [stage.num_steps for stage in plan.stages] == steps
 
 
@@ -74,7 +74,7 @@ def test_smaller_fractions_lie_inside_larger_ones_and_floor(a, b, seed):
 def test_the_order_of_the_file_does_not_matter(order):
     stages = [Stage("math", {"math": 0.5}, epochs=2)]
     plans = [
-        compile_plan([p], stages, Proportional(), Batch(rows=2), 64, seed=5)
+        compile_plan([p], stages, Proportional(), StepSize(rows=2), 64, seed=5)
         for p in (pool("math", 40), pool("math", 40, order=np.array(order)))
     ]
     assert plans[0].fingerprint() == plans[1].fingerprint()
@@ -85,14 +85,16 @@ def test_the_order_of_the_abilities_does_not_matter_and_the_seed_does():
     stages = [Stage("s", {"math": 1.0, "code": 1.0}, epochs=1)]
     reordered = [Stage("s", {"code": 1.0, "math": 1.0}, epochs=1)]
     prints = {
-        compile_plan(p, s, Proportional(), Batch(examples=8), 64, seed).fingerprint()
+        compile_plan(p, s, Proportional(), StepSize(examples=8), 64, seed).fingerprint()
         for p, s, seed in ((pools, stages, 0), (pools[::-1], reordered, 0))
     }
     assert len(prints) == 1
-    assert compile_plan(pools, stages, Proportional(), Batch(examples=8), 64, 1).fingerprint() not in prints
+    assert compile_plan(pools, stages, Proportional(), StepSize(examples=8), 64, 1).fingerprint() not in prints
 
 
-@given(st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.sampled_from([Batch(examples=7), Batch(rows=3)]), st.integers(1, 3))
+@given(
+    st.sampled_from([0.0, 0.1, 0.5, 1.0]), st.sampled_from([StepSize(examples=7), StepSize(rows=3)]), st.integers(1, 3)
+)
 @settings(max_examples=30)
 def test_every_epoch_trains_every_selected_example_once(k, batch, epochs):
     plan = small(k, batch, epochs=epochs)
@@ -104,7 +106,7 @@ def test_every_epoch_trains_every_selected_example_once(k, batch, epochs):
 
 
 def test_a_step_holds_the_conversations_it_says():
-    plan = small(batch=Batch(examples=8), epochs=1)
+    plan = small(batch=StepSize(examples=8), epochs=1)
     sizes = [sum(map(len, plan.rows(step))) for step in range(plan.num_steps)]
     assert sizes == [8] * 7 + [7] + [8] * 5 + [6]  # 63 in stage 1; 31 + 10 + 5 in stage 2
 
@@ -112,7 +114,7 @@ def test_a_step_holds_the_conversations_it_says():
 def test_replay_of_zero_is_mixed_sequential():
     pools = [pool("math", 40), pool("code", 23), pool("general", 31)]
     without = [two_stages(0)[0], Stage("general", {"general": 1.0}, epochs=3)]
-    plans = [compile_plan(pools, s, Proportional(), Batch(examples=8), 64) for s in (two_stages(0.0), without)]
+    plans = [compile_plan(pools, s, Proportional(), StepSize(examples=8), 64) for s in (two_stages(0.0), without)]
     assert plans[0].fingerprint() == plans[1].fingerprint()
 
 
@@ -151,7 +153,7 @@ def test_resampling_goes_through_the_whole_pool():
     stages = [Stage("s", {"math": 1.0, "code": 1.0}, epochs=4)]
     for resample, distinct in ((False, 10), (True, 40)):
         policy = WeightedShares({"math": 1.0, "code": 1.0}, resample=resample)
-        rows = ledger(compile_plan(pools, stages, policy, Batch(examples=5), 64))
+        rows = ledger(compile_plan(pools, stages, policy, StepSize(examples=5), 64))
         assert {row.ability: row.distinct_examples for row in rows} == {"math": distinct, "code": 10}
 
 
@@ -187,10 +189,10 @@ def test_exposures_name_every_step_of_every_example_up_to_where_training_came():
 )
 def test_impossible_stages_are_refused(stages, message):
     with pytest.raises(ValueError, match=message):
-        compile_plan([pool("math", 40)], stages(), Proportional(), Batch(rows=2), 64)
+        compile_plan([pool("math", 40)], stages(), Proportional(), StepSize(rows=2), 64)
 
 
 @pytest.mark.parametrize("given", [{}, {"examples": 1, "rows": 1}, {"rows": 0}])
 def test_a_batch_counts_one_thing(given):
     with pytest.raises(ValueError, match="either examples or rows"):
-        Batch(**given)
+        StepSize(**given)

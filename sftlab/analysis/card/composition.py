@@ -17,7 +17,7 @@ import numpy as np
 
 from sftlab.analysis.card.minhash import Pair, near_duplicates, shingles, signature
 from sftlab.analysis.words import words_of
-from sftlab.data.ability import LAB, AbilityData, PlannedData
+from sftlab.data.ability import PlannedData
 from sftlab.data.conversation import Conversation
 
 _NUM_SAMPLES, _NUM_WORDS, _NUM_PAIRS = 3, 14, 8
@@ -145,7 +145,7 @@ def compose(data: PlannedData, tags: Mapping[str, Mapping[str, list[str]]]) -> C
     cards, texts = {}, _Texts()
     for name, ability in data.abilities.items():
         sizes = (ability.examples.lengths_N[ability.kept_N], ability.examples.supervised_N[ability.kept_N])
-        card = AbilityCard(name, _source(ability), ability.fraction, *sizes, ability.audit_counts())
+        card = AbilityCard(name, str(ability.source), ability.fraction, *sizes, ability.audit_counts())
         for uid, talk in ability.conversations():
             words = words_of(_text(talk))
             card.add(uid, talk, words)
@@ -155,13 +155,6 @@ def compose(data: PlannedData, tags: Mapping[str, Mapping[str, list[str]]]) -> C
     for card in cards.values():
         card.distinctive = distinctive_words(card.words, [other.words for other in cards.values() if other is not card])
     return Composition(cards, _duplicates(data, texts), data.template, data.max_length, _example(data))
-
-
-def _source(ability: AbilityData) -> str:
-    if ability.path == LAB:
-        return "generated"
-    paths = [ability.path] if isinstance(ability.path, str) else ability.path or []
-    return f"{', '.join(paths)}, read by {type(ability.reader).__name__}"
 
 
 def _text(talk: Conversation) -> str:

@@ -1,0 +1,142 @@
+"""Sources: where the conversations of an ability come from, and what determines them."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from sftlab.data.conversation import Audit, Conversation
+from sftlab.data.encoder import Encoder
+from sftlab.data.examples import Examples
+from sftlab.data.prepare import prepare
+from sftlab.data.readers import Reader, read_conversations
+from sftlab.data.records import content_hash
+from sftlab.lab.abilities import LAB_VERSION, lab_conversations
+
+LAB = "lab"
+
+
+class Source(ABC):
+    """Conversations of one ability; ``ability`` is its name, which generators need and messages tell.
+
+    Attributes:
+        num_declared: How many examples there are said to be, where nothing but the number is known.
+    """
+
+    num_declared: int | None = None
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Where the data comes from, as a card tells it."""
+
+    @abstractmethod
+    def key(self, ability: str) -> dict[str, Any]:
+        """What determines the conversations."""
+
+    @abstractmethod
+    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[int, Conversation]]:
+        """Numbered conversations; what is changed or left out on the way is counted in ``audit``."""
+
+    def examples(self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split") -> Examples:
+        """The conversations as examples, from the cache where they are there; see ``prepare``."""
+        return prepare(partial(self.conversations, ability), self.key(ability), encoder, max_length, overlong)
+
+
+class FileSource(Source):
+    """Record files and hub ids.
+
+    Args:
+        paths: Files (json, jsonl, csv, parquet; .gz, .zst) or hub ids.
+        reader: Turns a record into a conversation.
+        on_bad_record: skip (counted and shown) or fail.
+        max_bad_share: Fail when more than this part of the records is bad.
+
+    Raises:
+        ValueError: ``on_bad_record`` has no such value.
+    """
+
+    def __init__(
+        self, paths: Sequence[str], reader: Reader, on_bad_record: str = "skip", max_bad_share: float = 0.05
+    ) -> None:
+        if on_bad_record not in ("skip", "fail"):
+            raise ValueError(f"on_bad_record: {on_bad_record!r} is not skip or fail")
+        self.paths, self.reader = paths, reader
+        self.on_bad_record, self.max_bad_share = on_bad_record, max_bad_share
+
+    def __str__(self) -> str:
+        """Files and reader."""
+        return f"{', '.join(self.paths)}, read by {type(self.reader).__name__}"
+
+    def key(self, ability: str) -> dict[str, Any]:
+        """Content of the files and what the reader is made of."""
+        reader = type(self.reader)
+        return {
+            "files": [content_hash(path) for path in self.paths],
+            "reader": [reader.__qualname__, _source_of(reader), repr(sorted(vars(self.reader).items()))],
+            "bad": [self.on_bad_record, self.max_bad_share],
+        }
+
+    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[int, Conversation]]:
+        """As the reader reads them."""
+        return read_conversations(self.paths, self.reader, audit, self.on_bad_record, self.max_bad_share)
+
+
+class LabSource(Source):
+    """Generated conversations.
+
+    Args:
+        num_examples: How many.
+        exclude: Kinds to leave out.
+    """
+
+    def __init__(self, num_examples: int, exclude: Sequence[str] = ()) -> None:
+        self.num_examples, self.exclude = num_examples, exclude
+
+    def __str__(self) -> str:
+        """Generated."""
+        return "generated"
+
+    def key(self, ability: str) -> dict[str, Any]:
+        """The generator's arguments."""
+        return {"lab": LAB_VERSION, "ability": ability, "n": self.num_examples, "exclude": sorted(self.exclude)}
+
+    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[int, Conversation]]:
+        """In the order in which they are generated."""
+        return enumerate(lab_conversations(ability, self.num_examples, exclude=self.exclude))
+
+
+class DeclaredSource(Source):
+    """Nothing but the number of examples, for planning.
+
+    Args:
+        num_declared: How many there are.
+    """
+
+    def __init__(self, num_declared: int) -> None:
+        self.num_declared = num_declared
+
+    def __str__(self) -> str:
+        """Declared."""
+        return f"{self.num_declared:,} examples declared"
+
+    def key(self, ability: str) -> dict[str, Any]:
+        """The number."""
+        return {"declared": self.num_declared}
+
+    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[int, Conversation]]:
+        """There are none.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"data.abilities.{ability}: path is null, only a count is declared: there is nothing to read")
+
+
+def _source_of(cls: type) -> str:
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ""
