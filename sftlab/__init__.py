@@ -1,3 +1,56 @@
-"""sftlab: which data, how much of each ability, in which order? Supervised fine-tuning studies on PyTorch Lightning."""
+"""sftlab: which data, how much of each ability, in which order? Supervised fine-tuning studies on PyTorch Lightning.
 
-__version__ = "0.1.0"
+    from lightning.pytorch import Trainer
+    from sftlab import CodeData, DMT, GeneralData, MathData, MixtureData, SFTModule
+
+    data = MixtureData({"math": MathData("math.jsonl"), "code": CodeData("code.json"), "general": GeneralData("chat.json")})
+    Trainer(callbacks=[DMT(k=1 / 256)]).fit(SFTModule("meta-llama/Llama-2-7b-hf"), datamodule=data)
+
+Names are loaded when they are used, so that importing the package costs nothing.
+"""
+
+from importlib import import_module
+from typing import Any
+
+from sftlab import moved
+
+__version__ = "0.2.0"
+
+_PLACES = {
+    "data.ability": "AbilityData CodeData GeneralData MathData PlannedData",
+    "data.mixture": "MixtureData",
+    "data.conversation": "BadRecord Conversation Turn",
+    "data.readers": "AlpacaReader GSM8KReader MathReader MessagesReader PairReader Reader RFTReader ShareGPTReader",
+    "plan.policy": "EqualCount MixturePolicy Proportional Temperature WeightedShares",
+    "plan.pool": "Pool",
+    "plan.stage": "Stage",
+    "plan.plan": "Plan compile_plan",
+    "plan.ledger": "ledger",
+    "model.module": "SFTModule",
+    "callbacks.schedule": "DMT MixedSequential MultiTask Sequential Stages StageSchedule",
+    "callbacks.metrics": "Metrics",
+    "callbacks.ledger": "Ledger",
+    "callbacks.progress": "ScreenProgress",
+    "callbacks.scores": "ScoreAbilities",
+    "callbacks.interference": "Interference",
+    "callbacks.weight_change": "WeightChange",
+    "tasks.task": "Answer Problem Sampling Score Task Verdict",
+    "tasks.gsm8k": "GSM8K",
+    "tasks.humaneval": "HumanEval MBPP",
+    "tasks.mtbench": "MTBench",
+    "tasks.likelihood": "Likelihood",
+}
+_PLACE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}
+__all__ = sorted([*_PLACE_OF, "__version__"])
+moved.put_up()
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, loaded now."""
+    if name not in _PLACE_OF:
+        raise AttributeError(f"sftlab has no {name!r}; it has {', '.join(sorted(_PLACE_OF))}")
+    return getattr(import_module(f"sftlab.{_PLACE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,29 +1,32 @@
-"""``python -m sftlab``: finds the command and imports only what it needs."""
+"""``sftlab`` and ``python -m sftlab``: finds the command and imports only what it needs."""
 
 import difflib
 import os
 import sys
 from importlib import import_module
 
+from sftlab.screen import complain, never_fail_to_print, show
+
 COMMANDS = {
-    "fit": ("sftlab.commands.fit", "train the stages of a schedule"),
-    "plan": ("sftlab.commands.plan", "print what a config would train, without loading model weights"),
-    "show": ("sftlab.commands.show", "show examples of a config with their supervised tokens coloured"),
-    "export": ("sftlab.commands.export", "turn a checkpoint into a Hugging Face folder"),
-    "evaluate": ("sftlab.commands.evaluate", "score a run, a stage, a checkpoint or a Hugging Face folder"),
-    "represent": ("sftlab.commands.represent", "map the abilities in the hidden states of checkpoints, layer by layer"),
-    "study": ("sftlab.commands.study", "plan and run a grid of runs; equal stages are trained once"),
-    "tag": ("sftlab.commands.tag", "tag what users ask for; list conversations to drop by tag"),
-    "report": ("sftlab.commands.report", "write the page, figures and tables of a study"),
-    "leaks": ("sftlab.commands.leaks", "find evaluation problems in training data"),
-    "card": ("sftlab.commands.card", "show what a mixture is made of, as a page"),
-    "compare": ("sftlab.commands.compare", "compare two result files problem by problem"),
+    "fit": "train the stages of a schedule",
+    "plan": "print what a config would train, without loading model weights",
+    "show": "show examples of a config with their supervised tokens coloured",
+    "export": "turn a checkpoint into a Hugging Face folder",
+    "evaluate": "score a run, a stage, a checkpoint or a Hugging Face folder",
+    "represent": "map the abilities in the hidden states of checkpoints, layer by layer",
+    "study": "plan and run a grid of runs; equal stages are trained once",
+    "tag": "tag what users ask for; list conversations to drop by tag",
+    "report": "write the page, figures and tables of a study",
+    "leaks": "find evaluation problems in training data",
+    "card": "show what a mixture is made of, as a page",
+    "compare": "compare two result files problem by problem",
 }
+"""What each command does; each is the module of its name in ``commands``."""
 
 
 def usage() -> str:
     """The commands, one line each."""
-    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             "usage: python -m sftlab COMMAND [options]",
@@ -39,26 +42,35 @@ def usage() -> str:
 
 def main(arguments: list[str]) -> int:
     """Run one command; a user's mistake is one message and exit status 2."""
+    never_fail_to_print()
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
-        print(usage())
+        show(usage())
+        return 0
+    if name == "--version":
+        show(import_module("sftlab").__version__)
         return 0
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        print(f"error: no command {name!r}{hint}\n\n{usage()}", file=sys.stderr)
+        complain(f"error: no command {name!r}{hint}\n\n{usage()}")
         return 2
     # Threads that wait should sleep: by default they spin, and a busy neighbour then slows training ten times and more.
     # It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        return int(import_module(COMMANDS[name][0]).main(arguments[1:]) or 0)
+        return int(import_module(f"sftlab.commands.{name}").main(arguments[1:]) or 0)
     except ValueError as error:
         if os.environ.get("SFTLAB_DEBUG"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         return 2
 
 
-if __name__ == "__main__":
+def console_script() -> None:
+    """The entry point ``sftlab``."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    console_script()

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+
+from sftlab import moved
 
 Nested = dict[str, Any]
 
@@ -142,6 +143,8 @@ def _class(name: str, base: type) -> type | None:
     if "." not in name:
         return known.get(name)
     module, _, attribute = name.rpartition(".")
+    if now := moved.where_now(name):
+        raise ValueError(f"class_path {name} is {now} now; a class of sftlab may also be written by its name alone")
     try:
         cls = getattr(import_module(module), attribute)
     except (ImportError, AttributeError):
@@ -158,6 +161,8 @@ def _subclasses(base: type) -> list[type]:
 @functools.cache
 def _parameters(cls: type) -> dict[str, Any]:
     """Types of a class's init arguments by name, with ``**options`` followed to where they go."""
+    from jsonargparse import ArgumentParser
+
     parser = ArgumentParser()
     parser.add_class_arguments(cls, "x", fail_untyped=False)
     actions = {a.dest.removeprefix("x."): getattr(a, "_typehint", None) for a in parser._actions if "x." in a.dest}
@@ -192,6 +197,8 @@ def _value(path: str, hint: Any, value: Any) -> list[str]:
         return _node(path, classes[0], value)
     if hint is None or "${" in str(value) or "class_path" in str(value):
         return []
+    from jsonargparse import ArgumentError, ArgumentParser
+
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
-    files
+    moved screen files config
     stats.fits stats.tradeoff stats.forgetting stats.paired
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.ledger plan.table
     data.conversation lab.python lab.abilities
@@ -29,7 +29,7 @@ ORDER = """
     run.folder run.identity
     callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
-    config cli
+    cli
     analysis.map.queries analysis.map.representation analysis.map.separation analysis.map.projection
     analysis.map.figure analysis.map.page analysis.map.atlas
     analysis.tags.rules analysis.tags.tagging analysis.tags.llm_tagger
@@ -41,8 +41,10 @@ ORDER = """
     commands.report commands.study commands.tag commands.leaks commands.card
     __main__
 """.split()
-LIGHT = "files plan.plan plan.table data.records data.conversation data.template data.encoder data.prepare".split()
-LIGHT += "run.folder report.exhibit".split()
+LIGHT = """
+    screen files config commands.options plan.plan plan.table run.folder report.exhibit
+    data.records data.conversation data.readers data.template data.encoder data.prepare
+""".split()
 
 
 def name_of(path: Path) -> str:

@@ -4,48 +4,52 @@ from __future__ import annotations
 
 from pathlib import Path
 
-HELP = """usage: python -m sftlab card --config FILE --to FOLDER [--tags general=FOLDER/tags.jsonl] [any option of fit]
+from sftlab.commands.options import CommandParser, names, output_folder, wants_help
+from sftlab.screen import show
 
-Writes card.html (one file, nothing is loaded from elsewhere) and card.md: per ability examples, tokens, supervised
-tokens, turns, lengths, vocabulary, what was changed or left out, samples; between abilities shared vocabulary, same
-conversations and near-duplicates. Needs the tokenizer, no model weights.
-
-  --to FOLDER            lightning_logs/<study>/inside/card puts it into the report of a study
-  --tags A=FILE,B=FILE   tags.jsonl of abilities, as tag writes it
-"""
-_NAMES = ("to", "tags")
+PARSER = CommandParser(
+    "card",
+    "Writes card.html (one file, nothing is loaded from elsewhere) and card.md: per ability examples, tokens,\n"
+    "supervised tokens, turns, lengths, vocabulary, what was changed or left out, samples; between abilities shared\n"
+    "vocabulary, same conversations and near-duplicates. Needs the tokenizer, no model weights.",
+    takes_config=True,
+)
+PARSER.add_argument(
+    "--to", default="", metavar="FOLDER", help="lightning_logs/<study>/inside/card puts it into the report of a study"
+)
+PARSER.add_argument(
+    "--tags", type=names, default=[], metavar="A=FILE,B=FILE", help="tags.jsonl of abilities, as tag writes it"
+)
 
 
 def main(arguments: list[str]) -> int:
     """Compose the card."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP)
+    if wants_help(arguments, PARSER):
         return 0
+    options, config = PARSER.split(arguments)
     from sftlab.analysis.card.composition import compose
     from sftlab.analysis.card.page import page
     from sftlab.analysis.card.text import exhibit, markdown
     from sftlab.cli import parse_objects
-    from sftlab.commands.options import output_folder, take_options
     from sftlab.config import option_pairs
     from sftlab.files import whole_file
 
-    options, rest = take_options(arguments, _NAMES)
-    objects = parse_objects(rest)
-    folder = output_folder(options)
-    tags = _tags(options.get("tags", ""), list(objects.data.abilities))
+    objects = parse_objects(config)
+    folder = output_folder(options.to)
+    tags = _tags(options.tags, list(objects.data.abilities))
     objects.data.load(objects.model.tokenizer)
     mix = compose(objects.data, tags)
-    configs = [Path(value).stem for name, value in option_pairs(rest) if name in ("config", "c")]
+    configs = [Path(value).stem for name, value in option_pairs(config) if name in ("config", "c")]
     title = configs[-1] if configs else "mixture"
     for name, text in (("card.html", page(mix, title)), ("card.md", markdown(mix, title))):
         with whole_file(folder / name) as partial:
             partial.write_text(text, encoding="utf-8", errors="replace")
     exhibit(mix, title, folder / "card.html").write(folder, "card")
-    print(f"Written to {folder}: card.html, card.md")
+    show(f"Written to {folder}: card.html, card.md")
     return 0
 
 
-def _tags(given: str, abilities: list[str]) -> dict[str, dict[str, list[str]]]:
+def _tags(given: list[str], abilities: list[str]) -> dict[str, dict[str, list[str]]]:
     """Tags of conversations by uid, of the files that are named.
 
     Raises:
@@ -54,7 +58,7 @@ def _tags(given: str, abilities: list[str]) -> dict[str, dict[str, list[str]]]:
     from sftlab.data.records import read_records
 
     tags: dict[str, dict[str, list[str]]] = {}
-    for item in filter(None, given.split(",")):
+    for item in given:
         name, _, path = item.partition("=")
         if name not in abilities or not path:
             raise ValueError(f"--tags: write ABILITY=FILE with one of {', '.join(abilities)}, not {item!r}")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from sftlab.commands.options import CommandParser, existing_file, wants_help
+from sftlab.screen import screen
+
+PARSER = CommandParser("compare", "Compares two result files problem by problem, with paired tests.")
+PARSER.add_argument("a", type=existing_file, metavar="A.problems.jsonl")
+PARSER.add_argument("b", type=existing_file, metavar="B.problems.jsonl")
+
 
 def main(arguments: list[str]) -> int:
     """Print the paired comparison of two files of verdicts."""
-    if len(arguments) != 2 or "-h" in arguments or "--help" in arguments:
-        print("usage: python -m sftlab compare A.problems.jsonl B.problems.jsonl")
-        return 0 if {"-h", "--help"} & set(arguments) else 2
-    from pathlib import Path
-
-    from rich.console import Console
-
+    if wants_help(arguments, PARSER):
+        return 0
+    options = PARSER.parse(arguments)
     from sftlab.stats.paired import compare, comparison_table
 
-    Console().print(comparison_table(compare(Path(arguments[0]), Path(arguments[1]))))
+    screen().print(comparison_table(compare(options.a, options.b)))
     return 0

@@ -4,53 +4,66 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from sftlab.commands.options import CommandParser, dotted, names, wants_help, whole_number
+from sftlab.screen import screen, tell_progress
 
 if TYPE_CHECKING:
     from sftlab.tasks.task import Score
 
-HELP = """usage: python -m sftlab evaluate --checkpoint PATH --tasks gsm8k,humaneval [options]
-
-  --checkpoint PATH      a run folder (its last stage), an exported stage, a .ckpt file or folder inside a run, or any
-                         Hugging Face folder or id
-  --server URL           answer through an OpenAI-compatible server instead; --checkpoint then names its model
-  --tasks A,B            gsm8k, humaneval, mbpp, mt_bench, likelihood, lab_math, lab_code, lab_general
-  --NAME.OPTION VALUE    an option of a task: --gsm8k.path FILE, --gsm8k.num_problems 200, --lab_math.num_problems 50
-  --to FOLDER            where results go (evaluations/<checkpoint's name>)
-  --batch_size 64        prompts decoded side by side
+PARSER = CommandParser(
+    "evaluate",
+    "Scores a run, a stage, a checkpoint or a Hugging Face folder.",
+    notes="""
+Tasks: gsm8k, humaneval, mbpp, mt_bench, likelihood, lab_math, lab_code, lab_general. An option of a task is written
+--NAME.OPTION VALUE: --gsm8k.path FILE, --gsm8k.num_problems 200, --lab_math.num_problems 50.
 
 Writes answers, one line per verdict and scores.jsonl; a killed call goes on where it was.
-"""
+""",
+)
+PARSER.add_argument(
+    "--checkpoint",
+    required=True,
+    metavar="PATH",
+    help="a run folder (its last stage), an exported stage, a .ckpt file or folder inside a run, or any Hugging Face "
+    "folder or id",
+)
+PARSER.add_argument(
+    "--server",
+    default="",
+    metavar="URL",
+    help="answer through an OpenAI-compatible server instead; --checkpoint then names its model",
+)
+PARSER.add_argument("--tasks", type=names, required=True, metavar="A,B", help="what is asked")
+PARSER.add_argument("--to", default="", metavar="FOLDER", help="where results go (evaluations/<checkpoint's name>)")
+PARSER.add_argument("--batch_size", type=whole_number(), default=64, metavar="64", help="prompts decoded side by side")
 
 
 def main(arguments: list[str]) -> int:
     """Evaluate and print the scores."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP)
+    if wants_help(arguments, PARSER):
         return 0
-    options = _options(arguments)
-    names = [name for name in options.pop("tasks", "").split(",") if name]
-    if "checkpoint" not in options or not names:
-        raise ValueError("evaluate needs --checkpoint and --tasks; see evaluate --help")
-    checkpoint, server = options.pop("checkpoint"), options.pop("server", "")
-    folder = Path(options.pop("to", "") or Path("evaluations") / Path(checkpoint.rstrip("/")).name)
-    batch_size = int(options.pop("batch_size", "64"))
-    tasks: dict[str, dict[str, Any]] = {name: {} for name in names}
-    for key in [key for key in options if key.split(".")[0] in tasks and "." in key]:
+    options, rest = PARSER.parse_known_args(arguments)
+    if not options.tasks:
+        raise ValueError("--tasks: name one; see evaluate --help")
+    checkpoint, server, batch_size = options.checkpoint, options.server, options.batch_size
+    folder = Path(options.to or Path("evaluations") / Path(checkpoint.rstrip("/")).name)
+    tasks: dict[str, dict[str, Any]] = {name: {} for name in options.tasks}
+    for key, value in dotted(rest).items():
         name, _, option = key.partition(".")
-        tasks[name][option] = _value(options.pop(key))
-    if options:
-        raise ValueError(f"evaluate has no option {', '.join('--' + name for name in options)}; see evaluate --help")
+        if name not in tasks or not option:
+            PARSER.refuse([f"--{key}"])
+        tasks[name][option] = _value(value)
     _evaluate(checkpoint, server, tasks, folder, batch_size)
     return 0
 
 
 def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path, batch_size: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from sftlab.evaluate.run import run_task, save_scores
@@ -70,7 +83,7 @@ def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path
             scores = held_out.scores(backend)
             save_scores(folder, about, scores)
             _add_rows(table, scores)
-    console = Console()
+    console = screen()
     console.print(table)
     console.print(f"Results in {folder}")
 
@@ -83,10 +96,7 @@ def _add_rows(table: Any, scores: Sequence[Score]) -> None:
 
 
 def _tell(name: str) -> Any:
-    def tell(done: int, total: int) -> None:
-        print(f"\r{name}: {done:,} of {total:,} answers", end="" if done < total else "\n", file=sys.stderr, flush=True)
-
-    return tell
+    return partial(tell_progress, f"{name}, answers")
 
 
 def _backend(checkpoint: str, server: str, batch_size: int, stack: ExitStack) -> tuple[Any, dict[str, object]]:
@@ -114,12 +124,6 @@ def _stamp(path: Path) -> str:
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()
-
-
-def _options(arguments: list[str]) -> dict[str, str]:
-    from sftlab.config import option_pairs
-
-    return dict(option_pairs(arguments))
 
 
 def _value(text: str) -> Any:

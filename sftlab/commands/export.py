@@ -6,6 +6,18 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from sftlab.commands.options import CommandParser, wants_help
+from sftlab.screen import show
+
+PARSER = CommandParser("export", "Writes a Hugging Face folder from a checkpoint of fit.")
+PARSER.add_argument(
+    "--checkpoint",
+    required=True,
+    metavar="PATH",
+    help="lightning_logs/<run>/checkpoints/step=....ckpt, a file or a folder of FSDP2 shards",
+)
+PARSER.add_argument("--to", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
+
 
 def model_folder(path: Path, stack: ExitStack) -> Path:
     """The Hugging Face folder that a path means: a run's last stage, a stage or the folder itself.
@@ -51,12 +63,13 @@ def export(checkpoint: str, to: str) -> None:
     ledger_file = run / "ledger.json"
     rows = json.loads(ledger_file.read_text(encoding="utf-8"))["rows"] if ledger_file.is_file() else []
     write_folder(folder, run / ARCHITECTURE, checkpoint_weights(path), [LedgerRow(**row) for row in rows])
-    print(f"Exported to {folder}")
+    show(f"Exported to {folder}")
 
 
 def main(arguments: list[str]) -> int:
     """Parse and run."""
-    from jsonargparse import auto_cli
-
-    auto_cli(export, args=arguments, as_positional=False, prog="python -m sftlab export")
+    if wants_help(arguments, PARSER):
+        return 0
+    options = PARSER.parse(arguments)
+    export(options.checkpoint, options.to)
     return 0

@@ -1,44 +1,150 @@
-"""A command's own options, taken out of a command line whose rest is the config."""
+"""The one way to parse: a command's own options by argparse; what is left is the config, or an error.
+
+options, config = parser.split(["--to", "x", "--schedule.k=0.25"])     own options, and words for the config
+options = parser.parse(["--weights=math=1", "FOLDER"])                 own options alone
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import argparse
+import difflib
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
+
+from sftlab.config import option_pairs
+
+_CONFIG = """
+  --config FILE          a config of fit; several are merged
+  --schedule.k 0.25      any key of the config can be given here too
+"""
 
 
-def take_options(arguments: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The options of these names that were given (``--name value`` or ``--name=value``), and everything else.
+class CommandParser(argparse.ArgumentParser):
+    """Options as ``--x v`` and ``--x=v``, never abbreviated; a mistake is a ValueError.
 
-    An option without a value is the empty text. Of one given twice the last counts.
+    Args:
+        command: Name of the command.
+        description: What it does.
+        takes_config: Words that are no option of the command are the config's; ``--config`` is among them.
+        notes: What the help says at its end.
     """
-    taken: dict[str, str] = {}
-    rest: list[str] = []
-    position = 0
-    while position < len(arguments):
-        word = arguments[position]
-        name, equals, value = word.removeprefix("--").partition("=")
-        position += 1
-        if not word.startswith("--") or name not in names:
-            rest.append(word)
-        elif equals:
-            taken[name] = value
-        elif position < len(arguments) and not arguments[position].startswith("--"):
-            taken[name], position = arguments[position], position + 1
-        else:
-            taken[name] = ""
-    return taken, rest
+
+    def __init__(self, command: str, description: str, takes_config: bool = False, notes: str = "") -> None:
+        super().__init__(
+            prog=f"python -m sftlab {command}",
+            description=description,
+            epilog=(("options of the config:" + _CONFIG) if takes_config else "") + notes,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            usage=f"python -m sftlab {command} --config FILE [options] [any option of fit]" if takes_config else None,
+        )
+        self._command, self.takes_config = command, takes_config
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The options of a command that takes no config.
+
+        Raises:
+            ValueError: An option or argument is unknown, missing, or has no such value.
+        """
+        options, rest = self.parse_known_args(list(arguments))
+        self.refuse(rest)
+        return options
+
+    def split(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Own options, and the words that are left for the config.
+
+        Raises:
+            ValueError: An own option has no such value, or is missing; or a word stands where no option takes it.
+        """
+        options, rest = self.parse_known_args(list(arguments))
+        for before, word in zip([None, *rest], rest, strict=False):
+            if not word.startswith("-") and (before is None or not before.startswith("-") or "=" in before):
+                self.error(f"{word!r} belongs to no option")
+        return options, rest
+
+    def refuse(self, rest: Sequence[str]) -> None:
+        """Raise an error for words that no option takes."""
+        if not rest:
+            return
+        word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
+        known = [option for action in self._actions for option in action.option_strings]
+        near = difflib.get_close_matches(word, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"see {self._command} --help"
+        what = "option" if word.startswith("-") else "argument"
+        raise ValueError(f"{self._command} has no {what} {word}; {hint}")
+
+    def error(self, message: str) -> NoReturn:
+        """A ValueError in the place of argparse's exit."""
+        raise ValueError(f"{self._command}: {message.removeprefix('argument ')}")
 
 
-def output_folder(options: dict[str, str]) -> Path:
+def whole_number(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
+    """A type of option: a whole number in these bounds."""
+
+    def read(text: str) -> int:
+        if not text.strip().isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least:,} to {most:,}")
+        return int(text)
+
+    return read
+
+
+def number(least: float, most: float) -> Callable[[str], float]:
+    """A type of option: a number in these bounds."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return value
+
+    return read
+
+
+def names(text: str) -> list[str]:
+    """A type of option: names with commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def seeds(text: str) -> list[int]:
+    """A type of option: whole numbers with commas between them."""
+    return [whole_number(0, 2**32 - 1)(part.strip()) for part in text.split(",")]
+
+
+def dotted(rest: Sequence[str]) -> dict[str, str]:
+    """Names and values of ``--a.b v`` and ``--a.b=v``, for options whose names a command cannot know before."""
+    return dict(option_pairs(list(rest)))
+
+
+def existing_file(text: str) -> Path:
+    """A type of option: a file that is there."""
+    if not Path(text).is_file():
+        raise argparse.ArgumentTypeError(f"there is no file {text}")
+    return Path(text)
+
+
+def output_folder(to: str) -> Path:
     """The folder that ``--to`` names, made if need be.
 
     Raises:
         ValueError: It is not given, or a file has its name.
     """
-    if not options.get("to"):
+    if not to:
         raise ValueError("--to: name the folder that results go to")
-    folder = Path(options["to"])
+    folder = Path(to)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--to: {folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def wants_help(arguments: Sequence[str], parser: argparse.ArgumentParser) -> bool:
+    """Print the help where it is asked for, or where nothing is; whether it was."""
+    asked = not arguments or bool({"-h", "--help"} & set(arguments))
+    if asked:
+        parser.print_help()
+    return asked

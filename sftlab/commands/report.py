@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
+from sftlab.commands.options import CommandParser, wants_help
+from sftlab.screen import show
+
+PARSER = CommandParser("report", "Writes the page, figures and tables of a study.")
+PARSER.add_argument("folder", help="lightning_logs/<study>; the report goes into its folder report/")
+PARSER.add_argument(
+    "--weights", default="", help="what each ability counts in the best k: math=1,code=1,general=2 (default: equal)"
+)
 
 
 def weights_of(text: str) -> dict[str, float]:
@@ -25,16 +32,13 @@ def weights_of(text: str) -> dict[str, float]:
 
 def main(arguments: list[str]) -> int:
     """Parse, write the report and say where it is."""
-    parser = argparse.ArgumentParser(prog="python -m sftlab report", description="Write a study's report.")
-    parser.add_argument("folder", help="lightning_logs/<study>; the report goes into its folder report/")
-    parser.add_argument(
-        "--weights", default="", help="what each ability counts in the best k: math=1,code=1,general=2 (default: equal)"
-    )
-    options = parser.parse_args(arguments)
+    if wants_help(arguments, PARSER):
+        return 0
+    options = PARSER.parse(arguments)
     weights = weights_of(options.weights) if options.weights else {}
     from pathlib import Path
 
     from sftlab.report.write import write_report
 
-    print(f"Report: {write_report(Path(options.folder), weights)}")
+    show(f"Report: {write_report(Path(options.folder), weights)}")
     return 0

@@ -7,12 +7,16 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sftlab.commands.options import CommandParser, names, wants_help, whole_number
+from sftlab.screen import screen, show, tell_progress
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,24 +26,47 @@ if TYPE_CHECKING:
     from sftlab.analysis.map.separation import Separation
     from sftlab.cli import PlannedObjects
 
-HELP = """usage: python -m sftlab represent --checkpoints A,B --config FILE [options] [any option of fit]
-
-  --checkpoints A,B      each a run folder (its last stage), an exported stage, a .ckpt inside a run, a Hugging Face
-                         folder or id, lab-base and the like (random weights), or ``before``: the config's own model
-                         with the weights from which its training starts
-  --config FILE          where queries come from: the first user turns of the training examples that rank first
-  --num_queries 100      of each ability
-  --layer 0.67           the layer that is drawn: a number (15) or, with a point, a fraction of the depth. Layer 0 are
-                         the embeddings, layer i is what leaves block i, before the last norm. All layers are measured
-  --pooling last         last: the state of the prompt's last token; mean: over the tokens in which prompts differ
-  --to FOLDER            where results go; it must not exist. Without it representations/<last checkpoint>, or
-                         <study>/inside/<last checkpoint> for a run of a study, whose report then shows it
-
+PARSER = CommandParser(
+    "represent",
+    "Measures how far abilities lie apart in the hidden states of checkpoints, layer by layer, and draws a map.\n"
+    "Queries are the first user turns of the config's training examples that rank first.",
+    takes_config=True,
+    notes="""
 A query is written as a prompt by the checkpoint's own template if sftlab trained it, else by the config's.
 Writes maps (t-SNE, PCA, and UMAP where umap-learn is installed) as PNG, SVG and a page, separation.jsonl with the
 figures of every layer, points.jsonl, and the pooled states as hidden/<checkpoint>/layer_007.npy [queries, hidden size].
-"""
-_DEFAULTS = {"checkpoints": "", "num_queries": "100", "layer": "0.67", "pooling": "last", "to": ""}
+""",
+)
+PARSER.add_argument(
+    "--checkpoints",
+    type=names,
+    default=[],
+    metavar="A,B",
+    help="each a run folder (its last stage), an exported stage, a .ckpt inside a run, a Hugging Face folder or id, "
+    "lab-base and the like (random weights), or `before`: the config's own model with the weights from which its "
+    "training starts",
+)
+PARSER.add_argument("--num_queries", type=whole_number(), default=100, metavar="100", help="of each ability")
+PARSER.add_argument(
+    "--layer",
+    default="0.67",
+    metavar="0.67",
+    help="the layer that is drawn: a number (15) or, with a point, a fraction of the depth. Layer 0 are the embeddings, "
+    "layer i is what leaves block i, before the last norm. All layers are measured",
+)
+PARSER.add_argument(
+    "--pooling",
+    default="last",
+    choices=("last", "mean"),
+    help="last: the state of the prompt's last token; mean: over the tokens in which prompts differ",
+)
+PARSER.add_argument(
+    "--to",
+    default="",
+    metavar="FOLDER",
+    help="where results go; it must not exist. Without it representations/<last checkpoint>, or "
+    "<study>/inside/<last checkpoint> for a run of a study, whose report then shows it",
+)
 
 
 class _Checkpoint(NamedTuple):
@@ -55,53 +82,36 @@ class _Checkpoint(NamedTuple):
 
 def main(arguments: list[str]) -> int:
     """Measure and draw."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP)
+    if wants_help(arguments, PARSER):
         return 0
-    own, rest = _own_options(arguments)
-    names = [name for name in own["checkpoints"].split(",") if name]
-    if not names:
+    options, config = PARSER.split(arguments)
+    if not options.checkpoints:
         raise ValueError("represent needs --checkpoints; see represent --help")
-    if not own["num_queries"].isdecimal():
-        raise ValueError(f"--num_queries: {own['num_queries']!r} is not a number")
     missing = [package for module, package in _NEEDED.items() if not find_spec(module)]
     if missing:
         raise ValueError(f"represent needs {' and '.join(missing)}: pip install 'sftlab[studies]'")
     from sftlab.analysis.map.queries import choose_queries
-    from sftlab.analysis.map.representation import layer_number, pooled_spans
+    from sftlab.analysis.map.representation import layer_number
     from sftlab.cli import parse_objects
     from sftlab.files import whole_folder
 
-    pooled_spans([[0]], own["pooling"])
-    layer_number(own["layer"], sys.maxsize)
-    objects = parse_objects(rest)
+    layer_number(options.layer, sys.maxsize)
+    objects = parse_objects(config)
     with ExitStack() as stack:
-        checkpoints = [_located(name, objects, own["layer"], stack) for name in names]
+        checkpoints = [_located(name, objects, options.layer, stack) for name in options.checkpoints]
         checkpoints = _told_apart(checkpoints)
-        folder = _free_folder(own["to"], names[-1], checkpoints[-1].label)
+        folder = _free_folder(options.to, options.checkpoints[-1], checkpoints[-1].label)
         objects.data.load(objects.model.tokenizer)
-        queries, passed_over = choose_queries(objects.data, int(own["num_queries"]))
+        queries, passed_over = choose_queries(objects.data, options.num_queries)
         _tell_queries(queries, passed_over)
-        with whole_folder(folder) as partial:
-            states = {c.label: _states(c, queries, partial, own["pooling"]) for c in checkpoints}
-            _report(checkpoints, queries, states, partial, own["pooling"], objects.data.seed)
-    print(f"Results in {folder}; look at {folder / 'map.html'}")
+        with whole_folder(folder) as unfinished:
+            states = {c.label: _states(c, queries, unfinished, options.pooling) for c in checkpoints}
+            _report(checkpoints, queries, states, unfinished, options.pooling, objects.data.seed)
+    show(f"Results in {folder}; look at {folder / 'map.html'}")
     return 0
 
 
 _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
-
-
-def _own_options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """The options of this command, and those that are left for the config."""
-    own, rest, words = dict(_DEFAULTS), [], iter(arguments)
-    for word in words:
-        name, equals, value = word.removeprefix("--").partition("=")
-        if word.startswith("--") and name in own:
-            own[name] = value if equals else next(words, "")
-        else:
-            rest.append(word)
-    return own, rest
 
 
 def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -> _Checkpoint:
@@ -160,7 +170,7 @@ def _free_folder(to: str, checkpoint: str, label: str) -> Path:
 def _tell_queries(queries: Sequence[Query], passed_over: Mapping[str, Counter[str]]) -> None:
     for ability, count in Counter(query.ability for query in queries).items():
         causes = ", ".join(f"{cause}: {number:,}" for cause, number in passed_over[ability].items())
-        print(f"{ability}: {count:,} queries" + (f" (passed over: {causes})" if causes else ""))
+        show(f"{ability}: {count:,} queries" + (f" (passed over: {causes})" if causes else ""))
 
 
 def _states(checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, pooling: str) -> HiddenStates:
@@ -184,19 +194,8 @@ def _states(checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, poo
     encoder = Encoder(tokenizer, get_template(checkpoint.template, tokenizer))
     prompts = [encoder.prompt_ids([Turn("user", query.text)]) for query in queries]
 
-    tell = _teller(f"{checkpoint.label}, template {checkpoint.template}", "queries read")
+    tell = partial(tell_progress, f"{checkpoint.label}, template {checkpoint.template}, queries read")
     return write_hidden_states(model, prompts, folder / "hidden" / checkpoint.label, pooling, tell=tell)
-
-
-def _teller(what: str, unit: str) -> Callable[[int, int], None]:
-    """Progress on one line of a terminal; in a file only its end."""
-
-    def tell(done: int, total: int) -> None:
-        if done == total or sys.stderr.isatty():
-            end = "\n" if done == total else "\r"
-            print(f"{what}: {done:,} of {total:,} {unit}", end=end, file=sys.stderr, flush=True)
-
-    return tell
 
 
 def _report(
@@ -213,14 +212,13 @@ def _report(
 
     drawn = {checkpoint.label: checkpoint.layer for checkpoint in checkpoints}
     projections = project_all(states, drawn, seed)
-    measured = measure_all(states, [query.ability for query in queries], seed, _teller("separation", "layers measured"))
+    measured = measure_all(
+        states, [query.ability for query in queries], seed, partial(tell_progress, "separation, layers measured")
+    )
     lines = [json.dumps(asdict(s), ensure_ascii=False) for layers in measured.values() for s in layers]
     (folder / "separation.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     write_atlas(folder, queries, projections, measured, drawn, pooling)
-    from rich.console import Console
-
-    console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = screen()
     for label, layers in measured.items():
         console.print(_layers_table(label, layers, drawn[label]))
         console.print(_alignment_line(layers[drawn[label]]))

@@ -4,44 +4,40 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sftlab.commands.options import CommandParser, wants_help, whole_number
+from sftlab.screen import screen
+
 if TYPE_CHECKING:
     from rich.text import Text
 
     from sftlab.data.ability import AbilityData
     from sftlab.data.encoder import Encoder
 
-HELP = """usage: python -m sftlab show --config FILE [--ability NAME] [--num_examples 2] [any option of fit]
-
-Prints the first examples in rank of each ability (or of one), token by token: supervised tokens are green (without
-colours: between [[ and ]]), the rest is dim. What is not green is not trained.
-"""
+PARSER = CommandParser(
+    "show",
+    "Prints the first examples in rank of each ability (or of one), token by token: supervised tokens are green\n"
+    "(without colours: between [[ and ]]), the rest is dim. What is not green is not trained.",
+    takes_config=True,
+)
+PARSER.add_argument("--ability", default="", metavar="NAME", help="only this one")
+PARSER.add_argument("--num_examples", type=whole_number(), default=2, metavar="2", help="of each ability")
 
 
 def main(arguments: list[str]) -> int:
     """Print examples."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(HELP)
+    if wants_help(arguments, PARSER):
         return 0
-    rest, options = list(arguments), {"ability": "", "num_examples": "2"}
-    for name in options:
-        if f"--{name}" in rest:
-            position = rest.index(f"--{name}")
-            options[name] = "".join(rest[position + 1 : position + 2])
-            del rest[position : position + 2]
-    from rich.console import Console
-
+    options, config = PARSER.split(arguments)
     from sftlab.cli import parse_objects
 
-    if not options["num_examples"].isdigit():
-        raise ValueError(f"--num_examples: {options['num_examples']!r} is not a number")
-    data_and_model = parse_objects(rest)
-    data, console = data_and_model.data, Console()
-    if options["ability"] and options["ability"] not in data.abilities:
-        raise ValueError(f"--ability: no ability {options['ability']!r}; the config has {', '.join(data.abilities)}")
+    data_and_model = parse_objects(config)
+    data, console = data_and_model.data, screen()
+    if options.ability and options.ability not in data.abilities:
+        raise ValueError(f"--ability: no ability {options.ability!r}; the config has {', '.join(data.abilities)}")
     data.load(data_and_model.model.tokenizer)
     for name, ability in data.abilities.items():
-        if options["ability"] in ("", name):
-            for index in ability.pool(data.seed).index_N[: int(options["num_examples"])]:
+        if options.ability in ("", name):
+            for index in ability.pool(data.seed).index_N[: options.num_examples]:
                 console.rule(f"{name}: {ability.examples.uids[index]}", align="left")
                 console.print(coloured(ability, int(index), data.encoder, console.color_system is not None))
     return 0

@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from sftlab import moved
+
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -139,3 +141,10 @@ def mended(raw: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
 def _alike(one: Turn, other: Turn) -> bool:
     """Whether two turns differ in their texts alone."""
     return one._replace(text="") == other._replace(text="") and not one.calls
+
+
+def __getattr__(name: str) -> Any:
+    """Readers stood here once."""
+    if now := moved.where_now(f"data.conversation.{name}"):
+        raise ImportError(f"{name} is {now} now; import it from sftlab itself: from sftlab import {name}")
+    raise AttributeError(f"module {__name__} has no {name!r}")

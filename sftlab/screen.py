@@ -1,0 +1,66 @@
+"""What goes to a terminal: names and texts are shown as they are, never obeyed.
+
+Data may hold escape sequences that clear a screen or rename a window, square brackets that Rich would take for markup,
+and characters that a terminal cannot encode; all of them end here.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_WIDTH_OF_A_FILE = 160  # columns where there is no terminal
+_PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}  # ESC becomes its picture, and so on
+_PICTURES |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD), **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)}
+_PICTURES |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)  # turn the direction of writing
+
+
+def visible(text: object) -> str:
+    """A text whose control characters are pictures of themselves; line breaks and tabs stay."""
+    return str(text).translate(_PICTURES)
+
+
+def screen(stderr: bool = False, **options: Any) -> Console:
+    """A Rich console that shows every text as it is: no markup, no emoji codes, no control characters from data."""
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Screen(Console):
+        def render(self, *arguments: Any, **keywords: Any) -> Iterable[Segment]:
+            for segment in super().render(*arguments, **keywords):
+                text, style, control = segment
+                yield segment if control else Segment(visible(text), style)
+
+    made = Screen(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
+    if not made.is_terminal and "width" not in options:
+        made.width = _WIDTH_OF_A_FILE
+    return made
+
+
+def show(*lines: object, file: TextIO | None = None, end: str = "\n") -> None:
+    """Print plain lines."""
+    print("\n".join(map(visible, lines)), file=file or sys.stdout, end=end, flush=True)
+
+
+def complain(message: object) -> None:
+    """Print a message for the user to stderr."""
+    show(message, file=sys.stderr)
+
+
+def tell_progress(what: str, done: int, total: int | None = None) -> None:
+    """Progress on one line of a terminal; in a file only its end."""
+    is_last = total is not None and done >= total
+    if is_last or sys.stderr.isatty():
+        of = "" if total is None else f" of {total:,}"
+        print(f"\r{visible(what)}: {done:,}{of}", end="\n" if is_last else "", file=sys.stderr, flush=True)
+
+
+def never_fail_to_print() -> None:
+    """What the terminal's encoding lacks is written as a backslash escape, in the place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
