@@ -3,7 +3,8 @@
     from lightning.pytorch import Trainer
     from sftlab import CodeData, DMT, GeneralData, MathData, MixtureData, SFTModule
 
-    data = MixtureData({"math": MathData("math.jsonl"), "code": CodeData("code.json"), "general": GeneralData("chat.json")})
+    abilities = {"math": MathData("math.jsonl"), "code": CodeData("code.json"), "general": GeneralData("chats.json")}
+    data = MixtureData(abilities)
     Trainer(callbacks=[DMT(k=1 / 256)]).fit(SFTModule("meta-llama/Llama-2-7b-hf"), datamodule=data)
 
 Names are loaded when they are used, so that importing the package costs nothing.

@@ -113,8 +113,8 @@ def _print(report: LeakReport) -> None:
     console = screen()
     title = f"Overlap by {report.index.n} words in a row"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for number, column in enumerate(TITLES):
-        table.add_column(column, justify="left" if number in (0, 2) else "right")
+    for position, column in enumerate(TITLES):
+        table.add_column(column, justify="left" if position in (0, 2) else "right")
     for row in report.rows():
         table.add_row(*row)
     console.print(table)

@@ -10,7 +10,7 @@ import argparse
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sftlab.config import option_pairs
 
@@ -40,6 +40,12 @@ class CommandParser(argparse.ArgumentParser):
             usage=f"python -m sftlab {command} --config FILE [options] [any option of fit]" if takes_config else None,
         )
         self._command, self.takes_config = command, takes_config
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse; the words are kept, so that a misspelt option is told in the place of the missing one."""
+        self._given = list(args or [])
+        return super().parse_known_args(args, namespace)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """The options of a command that takes no config.
@@ -76,6 +82,10 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """A ValueError in the place of argparse's exit."""
+        known = {option for action in self._actions for option in action.option_strings}
+        words = [word.partition("=")[0] for word in self._given if word.startswith("--")]
+        if "required" in message and not self.takes_config:
+            self.refuse([word for word in words if word not in known and "." not in word])
         raise ValueError(f"{self._command}: {message.removeprefix('argument ')}")
 
 

@@ -7,9 +7,9 @@ from sftlab.screen import screen
 
 PARSER = CommandParser(
     "plan",
-    "Prints, per stage: abilities, fractions, examples, tokens, supervised tokens, the share of each ability asked for\n"
-    "and reached, repeats, steps, epochs and packing fill; and what was repaired, truncated, split or dropped on the\n"
-    "way in. Loads the data and the tokenizer, no model weights, no GPU.",
+    "Prints, per stage: abilities, fractions, examples, tokens, supervised tokens, the share of each ability asked\n"
+    "for and reached, repeats, steps, epochs and packing fill; and what was repaired, truncated, split or dropped on\n"
+    "the way in. Loads the data and the tokenizer, no model weights, no GPU.",
     takes_config=True,
 )
 

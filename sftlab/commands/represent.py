@@ -51,8 +51,8 @@ PARSER.add_argument(
     "--layer",
     default="0.67",
     metavar="0.67",
-    help="the layer that is drawn: a number (15) or, with a point, a fraction of the depth. Layer 0 are the embeddings, "
-    "layer i is what leaves block i, before the last norm. All layers are measured",
+    help="the layer that is drawn: a number (15) or, with a point, a fraction of the depth. Layer 0 are the "
+    "embeddings, layer i is what leaves block i, before the last norm. All layers are measured",
 )
 PARSER.add_argument(
     "--pooling",
