@@ -2,9 +2,11 @@
 
 import difflib
 import os
+import signal
 import sys
 from importlib import import_module
 
+from sftlab.files import explain
 from sftlab.screen import complain, never_fail_to_print, show
 
 COMMANDS = {
@@ -60,11 +62,25 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return int(import_module(f"sftlab.commands.{name}").main(arguments[1:]) or 0)
-    except ValueError as error:
+    except (ValueError, OSError, MemoryError, KeyboardInterrupt) as error:
         if os.environ.get("SFTLAB_DEBUG"):
             raise
+        return _complain_of(error)
+
+
+def _complain_of(error: BaseException) -> int:
+    """One message and the exit status: 2 for a user's mistake, 1 for the machine's trouble, 130 after Ctrl-C."""
+    if isinstance(error, BrokenPipeError):  # who read what we print has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    if isinstance(error, KeyboardInterrupt):
+        complain("Interrupted.")
+        return 128 + signal.SIGINT
+    if isinstance(error, ValueError):
         complain(f"error: {error}")
         return 2
+    complain(f"error: {explain(error) if isinstance(error, OSError) else 'out of memory'}")
+    return 2 if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)) else 1
 
 
 def console_script() -> None:

@@ -1,37 +1,263 @@
-"""Files and folders that stand under their names only when they are complete, whatever kills their writer."""
+"""Files and folders that stand under their names only when they are complete, whatever kills their writer.
+
+    .scores.jsonl.<host>-<process>-<n>.partial    beside its target, so on its disk (never in TMPDIR); each writer has a
+          | flush, fsync                          name of its own, so that two never mix
+          v
+    scores.jsonl                                  renamed, the folder fsynced: a reader sees the old file or the new one
+
+What a killed writer left is taken away by the next writer of the same name. Here too: names that users give, JSON lines
+(of which a kill may tear the last) and deleting, which never leaves the folders that we own.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import hashlib
+import itertools
+import json
+import os
+import re
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+MAX_NAME_BYTES = 100
+_HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+_COUNT = itertools.count()
+_ACTIVE: set[str] = set()  # partials that this process is writing
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "it grew too large"}
+_REFUSED = {errno.EROFS: "the file system is read-only", errno.EACCES: "not allowed", errno.EPERM: "not allowed"}
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; the file gets the name ``path``, in the place of an older one, unless the block raises."""
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    partial.replace(path)
+    """A path to write to; the file gets the name ``path``, in the place of an older one, unless the block raises.
+
+    Raises:
+        OSError: The disk is full or does not let itself be written; whatever library found that out, it is said here.
+    """
+    with _partial(path) as partial:
+        yield partial
+        _sync(partial)
+        partial.replace(path)
+        _sync(path.parent)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it gets the name ``path``, in the place of an older one, unless the block raises."""
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-    partial.mkdir(parents=True)
-    yield partial
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        path.rename(old)
-    partial.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    """An empty folder to fill; it gets the name ``path``, in the place of an older one, unless the block raises.
+
+    Raises:
+        OSError: As of ``whole_file``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _partial(path) as partial:
+        partial.mkdir()
+        yield partial
+        publish_folder(partial, path)
+
+
+def publish_folder(partial: Path, path: Path) -> None:
+    """Give a filled folder its final name; an older one of that name is gone afterwards."""
+    for folder, _, names in os.walk(partial):
+        for name in names:
+            _sync(Path(folder, name))
+        _sync(Path(folder))
+    if not (path.is_dir() and _exchange(partial, path)):
+        try:
+            partial.rename(path)
+        except OSError as error:  # there is one already, on a file system that cannot swap two names
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            path.rename(partial.with_name(f"{partial.name}.old"))
+            partial.rename(path)
+    _remove(partial)
+    _remove(partial.with_name(f"{partial.name}.old"))
+    _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file, UTF-8."""
     with whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def partial_name(path: Path) -> Path:
+    """A name beside ``path`` that no other writer has."""
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_COUNT)}.partial")
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    partial = partial_name(path)
+    remove_stale(path.parent, path.name)
+    _ACTIVE.add(partial.name)
+    try:
+        yield partial
+    except BaseException as error:
+        _remove(partial)
+        if found := disk_error(error, path):
+            raise found from None
+        raise
+    finally:
+        _ACTIVE.discard(partial.name)
+
+
+def remove_stale(folder: Path, name: str | None = None) -> None:
+    """Take away what writers of this machine that are dead left of ``name`` (of every name) in a folder."""
+    wanted = re.compile(rf"\.{re.escape(name) if name else '.+'}\.{_HOST}-(\d+)-\d+\.partial(\.old)?")
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = wanted.fullmatch(path.name)
+        if match and path.name not in _ACTIVE and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
+            _remove(path)
+
+
+def is_alive(process: int) -> bool:
+    """Whether a process of this machine exists."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or a folder to the disk; a file system that cannot is left alone."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EROFS):
+            raise
+    finally:
+        os.close(number)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one instant, where system and file system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
+
+
+def disk_error(error: BaseException, path: Path) -> OSError | None:
+    """The full or read-only disk behind what a library raised while it wrote ``path``, if that is the cause."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, ValueError):
+        number = getattr(seen, "errno", None)
+        if number is None and (match := re.search(r"\(os error (\d+)\)|No space left on device", str(seen))):
+            number = int(match[1] or errno.ENOSPC)
+        if number in (*_FULL, errno.EROFS):
+            return OSError(number, os.strerror(number), str(path))
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def explain(error: OSError) -> str:
+    """One message for an error of the system: which file, what is wrong, what to do."""
+    where = f"{error.filename}: " if error.filename else ""
+    if error.errno in _FULL:
+        return f"{where}{_FULL[error.errno]}; what was complete stays as it is. Make room, then go on"
+    if error.errno in _REFUSED:
+        return f"{where}{_REFUSED[error.errno]} ({error.strerror}); choose a place that can be written and read"
+    return f"{where}{error.strerror or error}"
+
+
+def checked_name(kind: str, name: object) -> str:
+    """A name that a user or a file gives, as a text that is safe to name a file.
+
+    Args:
+        kind: What is named, as the user calls it: ``--run``, ``stage``, ``ability``.
+        name: What was given.
+
+    Raises:
+        ValueError: It is empty, too long, or could mean another place: says which.
+    """
+    text = str(name)
+    wrong = ""
+    if not text.strip() or text in (".", ".."):
+        wrong = "names nothing"
+    elif "/" in text or "\0" in text:
+        wrong = "is no path: a name has no '/'"
+    elif text.startswith("-"):
+        wrong = "begins with '-', as options do"
+    elif not text.isprintable():
+        wrong = "holds characters that cannot be seen"
+    elif len(text.encode()) > MAX_NAME_BYTES:
+        wrong = f"is longer than {MAX_NAME_BYTES} bytes"
+    if wrong:
+        shown = text if len(text) <= 60 else f"{text[:60]}..."
+        raise ValueError(f"{kind}: {shown!r} {wrong}; choose another name, such as 'math-2'")
+    return text
+
+
+def remove_folder(path: Path, inside: Path) -> None:
+    """Delete a folder with all that is in it, if it is there; links are never followed.
+
+    Raises:
+        ValueError: It does not lie inside the folder ``inside``, or only by way of a link.
+    """
+    if not path.exists() and not path.is_symlink():
+        return
+    owner, place = inside.resolve(), path.parent.resolve() / path.name
+    if path.is_symlink() or not place.is_relative_to(owner) or place == owner or ".." in path.parts:
+        raise ValueError(f"{path} does not lie inside {inside}: it is not deleted")
+    shutil.rmtree(place)
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file of JSON lines; a last line that a kill cut short is left out. No file has no lines.
+
+    Raises:
+        ValueError: A line in the middle is no JSON object: says which.
+    """
+    return [_object(path, number, line) for number, line in enumerate(_complete_lines(path), 1) if line.strip()]
+
+
+def jsonl_until(path: Path, step: int) -> str:
+    """The complete lines of a file of JSON lines whose ``step`` is at most this one (or null), as they stand."""
+    lines = _complete_lines(path)
+    kept = [line for number, line in enumerate(lines, 1) if (_object(path, number, line).get("step") or 0) <= step]
+    return "".join(f"{line}\n" for line in kept)
+
+
+def cut_jsonl(path: Path, step: int) -> list[dict[str, Any]]:
+    """Drop the lines after a step and a torn last line from a file; the objects of the lines that stay."""
+    if path.is_file():
+        write_text(path, jsonl_until(path, step))
+    return read_jsonl(path)
+
+
+def _complete_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    try:
+        return whole.decode("utf-8").split("\n")[:-1]
+    except UnicodeDecodeError as error:
+        line = whole[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 text; the file is damaged, delete or restore it") from None
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}, line {number}: no JSON object; the file is damaged, delete or restore it")
+    return found

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from sftlab.data.ability import PlannedData
-from sftlab.files import write_text
+from sftlab.files import cut_jsonl
 from sftlab.model.module import SFTModule
 from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan
@@ -58,13 +58,8 @@ class JsonlLogger(Logger):
     @rank_zero_only
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a killed run had logged and a resumed one will train again."""
-        if not self._path.is_file():
-            return
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith("\n") and (json.loads(line)["step"] or 0) <= step]
-        contents = [json.loads(line) for line in kept]
-        self._known = {(line["step"], frozenset(line) - {"step"}) for line in contents}
-        write_text(self._path, "".join(kept))
+        kept = cut_jsonl(self._path, step)
+        self._known = {(line["step"], frozenset(line) - {"step"}) for line in kept}
 
 
 class Metrics(Callback):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sftlab.evaluate.local import Backend
-from sftlab.files import whole_file
+from sftlab.files import read_jsonl, whole_file
 from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict
 
 Tell = Callable[[int, int], None]  # problems answered so far, problems in all
@@ -52,14 +52,6 @@ def save_scores(folder: Path, about: dict[str, object], scores: Sequence[Score])
     tasks = {score.task for score in scores}
     kept = [line for line in read_jsonl(folder / "scores.jsonl") if line["task"] not in tasks]
     _write_whole(folder / "scores.jsonl", [*kept, *({**about, **asdict(score)} for score in scores)])
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    """The complete lines of a file; a last line that a kill cut short is left out. No file has no lines."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines() if line]
 
 
 def _answers(

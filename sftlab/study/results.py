@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftlab.files import whole_file, write_text
+from sftlab.files import read_jsonl, whole_file, write_text
 from sftlab.run.identity import reused_stages
 from sftlab.study.graph import PlannedRun, StageNode
 from sftlab.study.study import Study
@@ -70,7 +70,7 @@ def _result_rows(study: Study, run: PlannedRun, folder: Path) -> Iterator[dict[s
 def _scores(run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
     names = ["stage", "step", "ability", "inside", "task", "metric", "headline"]
     names += ["value", "standard_error", "low", "high"]
-    for row in _json_lines(run.folder / "scores.jsonl"):
+    for row in read_jsonl(run.folder / "scores.jsonl"):
         answers = run.folder / "answers" / f"step={row['step']:06d}-{row['stage']}" / f"{row['task']}.problems.jsonl"
         problems = str(answers.relative_to(folder)) if answers.is_file() else None
         counts = {"num_problems": row["num_problems"], "num_missing": row["num_missing"]}
@@ -79,7 +79,7 @@ def _scores(run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
 
 def _losses(run: PlannedRun) -> Iterator[dict[str, Any]]:
     ends = {stage.end_step: stage.name for stage in run.stages}
-    for line in _json_lines(run.folder / "metrics.jsonl"):
+    for line in read_jsonl(run.folder / "metrics.jsonl"):
         for tag, value in line.items():
             if tag.startswith("val/loss/") and line["step"] in ends:
                 where = {"stage": ends[line["step"]], "step": line["step"], "ability": tag.removeprefix("val/loss/")}
@@ -110,7 +110,7 @@ def _cost_row(run: PlannedRun, error: str | None) -> dict[str, Any]:
 
 def stage_seconds(run: PlannedRun) -> dict[int, float]:
     """Seconds that each stage took, by its last step."""
-    lines = _json_lines(run.folder / "metrics.jsonl")
+    lines = read_jsonl(run.folder / "metrics.jsonl")
     return {line["step"]: line["stage/seconds"] for line in lines if "stage/seconds" in line}
 
 
@@ -128,10 +128,3 @@ def tokens_per_second(planned: Sequence[PlannedRun]) -> float:
 def tokens_of(stages: Sequence[StageNode]) -> int:
     """Tokens that stages train."""
     return sum(stage.tokens for stage in stages)
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]

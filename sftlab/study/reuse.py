@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sftlab.files import write_text
+from sftlab.files import jsonl_until, write_text
 from sftlab.run.folder import checkpoint_path, is_complete
 from sftlab.run.identity import REUSED_FILE
 from sftlab.study.graph import StageNode
@@ -40,7 +40,7 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_whole:
     write_text(target / REUSED_FILE, json.dumps(notes, indent=1))
     for name in ("scores.jsonl", "metrics.jsonl"):
         if (source / name).is_file():
-            write_text(target / name, "".join(_lines_until(source / name, last_step)))
+            write_text(target / name, jsonl_until(source / name, last_step))
     linked = [Path("architecture"), *(Path("stages") / f"{i}-{stage.name}" for i, stage in enumerate(stages))]
     for path in source.glob("answers/step=*"):
         if int(re.sub(r"\D.*", "", path.name.removeprefix("step="))) <= last_step:
@@ -50,11 +50,6 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_whole:
     for path in linked:
         if (source / path).exists() and not (target / path).exists():
             _link(source / path, target / path)
-
-
-def _lines_until(path: Path, step: int) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [line for line in lines if line.endswith("\n") and (json.loads(line)["step"] or 0) <= step]
 
 
 def _link(source: Path, target: Path) -> None:
