@@ -159,8 +159,8 @@ def test_malformed_files_are_refused(tmp_path: Path) -> None:
 
 
 def test_imports_stay_light() -> None:
-    modules = "compare, forgetting, gsm8k, judge, judge_prompts, mtbench, replies"
+    modules = "stats.paired stats.forgetting tasks.gsm8k tasks.mtbench endpoint.client endpoint.replies".split()
     heavy = "[name for name in ('torch', 'transformers', 'datasets') if name in sys.modules]"
-    code = f"import sys; from sftlab.evaluate import {modules}; print({heavy})"
+    code = f"import sys, {', '.join(f'sftlab.{module}' for module in modules)}; print({heavy})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

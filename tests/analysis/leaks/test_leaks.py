@@ -111,7 +111,7 @@ def test_tasks_that_generate_their_problems_need_no_file():
     [
         ({"--against": "gsm8k"}, "gsm8k needs its file"),
         ({"--against": "gsm8"}, "did you mean gsm8k"),
-        ({"--against": ""}, "name evaluation sets"),
+        ({"--against": ""}, "--against: expected one argument"),
         ({"--against": "gsm8k=nowhere.jsonl"}, "no such file"),
         ({"--against": "x=bad.jsonl"}, "record 2: neither question nor answer; it has"),
         ({"--n": "1"}, "from 2 to"),

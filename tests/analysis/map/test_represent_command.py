@@ -115,7 +115,7 @@ def test_the_screen_tells_queries_layers_and_template(tmp_path, capsys):
     assert call("--checkpoints", "before", "--config", write_config(tmp_path), "--pooling", "mean") == 0
     said = capsys.readouterr()
     assert "math: 12 queries" in said.out and "*2" in said.out and "probe by chance 33.3%" in said.out
-    assert "before, template vicuna_short: 36 of 36 queries read" in said.err
+    assert "before, template vicuna_short, queries read: 36 of 36" in said.err
     assert (tmp_path / "representations" / "before" / "map.html").is_file()
 
 
@@ -185,8 +185,8 @@ def test_too_few_queries_are_told(tmp_path):
         (["--checkpoints", "empty"], "empty is no run folder, stage, checkpoint or Hugging Face folder"),
         (["--checkpoints", "lab-small", "--layer", "7"], r"'7' is no layer; give 0 \(embeddings\) to 3"),
         (["--checkpoints", "lab-small", "--layer", "x"], "'x' is no layer"),
-        (["--checkpoints", "lab-small", "--pooling", "max"], "'max' is not one of last, mean"),
-        (["--checkpoints", "lab-small", "--num_queries", "many"], "'many' is not a number"),
+        (["--checkpoints", "lab-small", "--pooling", "max"], "invalid choice: 'max'"),
+        (["--checkpoints", "lab-small", "--num_queries", "many"], "'many' is not a whole number"),
         (["--checkpoints", "lab-small", "--to", "empty"], "empty exists; name a new folder"),
         (["--checkpoints", "lab-small", "--num_queries", "61"], "'math' has 60. Give --num_queries 60"),
         (["--checkpoints", "lab-small", "--layer", "0"], "all queries have the same state"),

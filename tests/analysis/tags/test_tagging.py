@@ -271,11 +271,11 @@ def test_the_command_writes_tags_a_report_and_a_list_that_drops(tmp_path, monkey
     ("options", "said"),
     [
         ({"--ability": "generl"}, "name one of code, general, math"),
-        ({"--turns": "last"}, "all, first"),
-        ({"--to": ""}, "name the folder"),
+        ({"--turns": "last"}, "invalid choice: 'last'"),
+        ({"--to": ""}, "--to: expected one argument"),
         ({"--tagger": "http://localhost:1/v1"}, "--tagger_model"),
         ({"--tagger": "no/such/model"}, "no model at"),
-        ({"--prompt": "nowhere.txt"}, "--prompt has no use with the rules"),
+        ({"--prompt": "nowhere.txt"}, "there is no file nowhere.txt"),
     ],
 )
 def test_mistakes_end_in_one_message(tmp_path, monkeypatch, options, said):

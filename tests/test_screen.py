@@ -1,0 +1,43 @@
+"""The terminal: texts are shown, never obeyed."""
+
+import io
+import subprocess
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.table import Table
+
+from sftlab.screen import screen, visible
+
+
+@given(st.text(st.characters(codec=None), max_size=50))
+def test_nothing_that_a_terminal_obeys_is_left(text):
+    shown = visible(text)
+    assert not [
+        c for c in shown if (ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000
+    ]
+    assert len(shown) == len(text)
+
+
+@given(st.text(st.characters(exclude_categories=("Cc", "Cs", "Cf")), max_size=50))
+def test_other_texts_stay_as_they_are(text):
+    assert visible(text) == text
+
+
+def test_tables_show_names_with_markup_escapes_and_emoji_codes_as_they_are():
+    file = io.StringIO()
+    console = screen(file=file, width=80, force_terminal=True, color_system=None)
+    table = Table("[/x]", title="[bold]\x1b[2J")
+    table.add_row(":smile: [red]a[/red]")
+    console.print(table)
+    console.print("[/y]\x1b]0;title\x07")
+    out = file.getvalue()
+    assert "[/x]" in out and "[bold]␛[2J" in out and ":smile: [red]a[/red]" in out and "[/y]␛]0;title" in out
+
+
+def test_a_terminal_without_the_characters_gets_escapes_instead_of_an_error():
+    code = "from sftlab.screen import never_fail_to_print, show; never_fail_to_print(); show('\\u4f60 \\ud800')"
+    environment = {"PYTHONIOENCODING": "ascii", "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "\\u4f60" in done.stdout
