@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
     moved screen files config
-    stats.fits stats.tradeoff stats.forgetting stats.paired
+    stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.ledger plan.table
     data.conversation lab.python lab.abilities
     data.records data.readers data.template data.encoder data.examples data.prepare data.source
@@ -23,7 +23,7 @@ ORDER = """
     sandbox.system_calls sandbox.guest sandbox.host
     tasks.task tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
     evaluate.local tasks.likelihood tasks.registry evaluate.run
-    report.exhibit report.evidence report.paper_numbers report.figures report.section
+    report.text report.exhibit report.evidence report.paper_numbers report.figures report.section report.verdicts
     report.sections.growth report.sections.mixing report.sections.strategies report.sections.replay
     report.sections.keeping report.sections.inside report.page report.write
     run.folder run.identity

@@ -18,9 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sftlab.stats.interval import error_of, normal, student
+
 Value = str | int | float
 HELD_OUT = "held_out"  # the task that stands for the loss on validation data
-Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -222,34 +223,23 @@ def point_of(rows: Sequence[Result]) -> Point:
     values, first = list(by_seed.values()), rows[0]
     top = first.panel.best if first.panel.best is not None else math.inf
     problems = math.sqrt(sum(_error_over_problems(row) ** 2 for row in rows)) / len(rows)
-    mean, low, high, seeds = mean_interval(values)
+    mean = student(values)
+    low, high = mean.low, mean.high
     if len(values) == 1:
         low, high = (math.nan if end is None else end for end in (first.low, first.high))
     elif not math.isnan(problems):
-        low, high = min(low, mean - Z * problems), max(high, mean + Z * problems)
+        ends = normal(mean.value, problems)
+        low, high = min(low, ends[0]), max(high, ends[1])
     if not math.isnan(low):
         low, high = max(0.0, low), min(top, high)
-    error = max((e for e in (problems, seeds) if not math.isnan(e)), default=math.nan)
-    return Point(mean, low, high, error, by_seed)
-
-
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float, float]:
-    """Mean, low and high end of Student's 95 % interval, standard error; nan for what one value does not give."""
-    from scipy.special import stdtrit
-
-    n = len(values)
-    mean = sum(values) / n
-    if n < 2:
-        return mean, math.nan, math.nan, math.nan
-    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
-    half = float(stdtrit(n - 1, 0.975)) * error
-    return mean, mean - half, mean + half, error
+    error = max((e for e in (problems, mean.error) if not math.isnan(e)), default=math.nan)
+    return Point(mean.value, low, high, error, by_seed)
 
 
 def _error_over_problems(row: Result) -> float:
     """From the interval where there is one: it has a width where every answer was wrong, the standard error has not."""
     if row.low is not None and row.high is not None and row.high > row.low:
-        return (row.high - row.low) / (2 * Z)
+        return error_of(row.low, row.high)
     return math.nan if row.standard_error is None else row.standard_error
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sftlab.files import write_text
+from sftlab.report.text import csv_text, markdown_text
 
 Cell = str | int | float | None
 ENDING = ".exhibit.json"
@@ -41,8 +42,9 @@ class Table:
     def as_markdown(self) -> str:
         """A Markdown table with its title and notes."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"**{self.title}**\n\n{body}\n" + "".join(f"\n- {note}" for note in self.notes) + "\n" * bool(self.notes)
+        body = "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
+        notes = "".join(f"\n- {markdown_text(note)}" for note in self.notes) + "\n" * bool(self.notes)
+        return f"**{markdown_text(self.title)}**\n\n{body}\n{notes}"
 
     def as_csv(self) -> str:
         """All digits where there are any."""
@@ -124,10 +126,16 @@ def files_in(folder: Path, ending: str = ENDING, deep: bool = False) -> list[Pat
 
 
 def csv_of(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV; nan is left empty."""
+    """Rows as CSV: numbers are numbers, text is never a formula, nan is left empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()} for row in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(map(csv_text, names))
+    writer.writerows([_csv_cell(row.get(name)) for name in names] for row in rows)
     return text.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, str):
+        return csv_text(value)
+    return "" if isinstance(value, float) and math.isnan(value) else value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sftlab.report.evidence import Evidence, Panel, Point
 from sftlab.report.exhibit import Cell, Picture, Table
-from sftlab.stats.fits import Estimate
+from sftlab.stats.interval import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,11 +46,6 @@ class Section:
     parts: list[Drawing | Table | Picture] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     page: Path | None = None
-
-
-def slug(text: str) -> str:
-    """A text as a name of files and anchors."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def number(value: float, best: float | None, signed: bool = False) -> str:

@@ -15,9 +15,10 @@ from sftlab.report.exhibit import Picture, Table, csv_of
 from sftlab.report.figures import save, style
 from sftlab.report.page import CSS
 from sftlab.report.paper_numbers import TABLES
-from sftlab.report.section import Drawing, Section, slug
+from sftlab.report.section import Drawing, Section
 from sftlab.report.sections import growth, keeping, mixing, replay, strategies
 from sftlab.report.sections.inside import inside
+from sftlab.report.text import slug
 
 KINDS: dict[str, Callable[[Evidence], Section]] = {
     "scaling": growth.scaling,

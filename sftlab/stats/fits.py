@@ -22,20 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sftlab.stats.interval import LEVEL, SEED, Estimate, middle, normal_draws
+
 RESAMPLES = 2000  # for intervals
 NUM_NULL = 5_000  # for p values, whose tail needs more
 ALPHA_RANGE = (0.01, 4.0)
-LEVEL = 0.05
-SEED = 0  # the same curve always gets the same intervals
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A number with its 95 % interval; nan where there is none, infinite where it lies outside of what was tried."""
-
-    value: float
-    low: float = math.nan
-    high: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +74,8 @@ class Curve:
 
     def draws(self, seed: int = SEED) -> np.ndarray:
         """Resampled means [RESAMPLES, points], inside the range that scores or losses can have."""
-        noise = np.random.default_rng(seed).normal(size=(RESAMPLES, len(self)))
-        return np.clip(self.mean_P + noise * self.error_P, 0.0, math.inf if self.best is None else self.best)
+        draws_BP = normal_draws(self.mean_P, self.error_P, RESAMPLES, seed)
+        return np.clip(draws_BP, 0.0, math.inf if self.best is None else self.best)
 
 
 @dataclass(frozen=True)
@@ -200,7 +191,7 @@ def _fit(name: str, curve: Curve) -> Fit:
     found = form.fit(log_P, mean_1P, curve)
     ends = np.full((2, len(form.names)), math.nan)
     if curve.has_errors:
-        ends = np.quantile(form.fit(log_P, curve.draws(), curve), (0.025, 0.975), axis=1)
+        ends = middle(form.fit(log_P, curve.draws(), curve), axis=1)
     parameters = {
         key: Estimate(float(found[i, 0]), float(ends[0, i]), float(ends[1, i])) for i, key in enumerate(form.names)
     }
@@ -278,7 +269,7 @@ def shape_of(curve: Curve) -> Shape:
         return Shape("undecided", math.nan, math.nan, Estimate(math.nan))
     log_P = np.log2(curve.fraction_P)
     slope = float(curve.up(_fit_line(log_P, curve.mean_P[None], curve)[1])[0])
-    low, high = np.quantile(curve.up(_fit_line(log_P, curve.draws(), curve)[1]), (0.025, 0.975)).tolist()
+    low, high = middle(curve.up(_fit_line(log_P, curve.draws(), curve)[1])).tolist()
     monotone, line = p_monotone(curve), p_line(curve)
     if monotone < LEVEL:
         verdict = "irregular"

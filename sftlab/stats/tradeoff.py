@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftlab.stats.fits import RESAMPLES, SEED, Estimate, isotonic
+from sftlab.stats.fits import RESAMPLES, isotonic
+from sftlab.stats.interval import Estimate, middle, normal_draws
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,11 @@ class Crossover:
     Attributes:
         fraction: Of each ability's data; 0 when mixing hurts from the smallest fraction tried, infinite when it helps
             up to the largest. The ends of its interval can be 0 and infinite too.
-        share_inside: Part of the resamples whose crossover lies within the fractions tried.
+        share_bracketed: Part of the resamples whose crossover lies between the fractions tried.
     """
 
     fraction: Estimate
-    share_inside: float
+    share_bracketed: float
 
 
 def crossover(fraction_P: np.ndarray, gain_P: np.ndarray, error_P: np.ndarray) -> Crossover:
@@ -42,12 +43,11 @@ def crossover(fraction_P: np.ndarray, gain_P: np.ndarray, error_P: np.ndarray) -
     found = float(np.exp2(_crossing(log_P, gain_P[None], weight_P))[0])
     if not known:
         return Crossover(Estimate(found), math.nan)
-    draws_BP = gain_P + np.random.default_rng(SEED).normal(size=(RESAMPLES, len(gain_P))) * error_P
-    # Infinite ends have no distance to interpolate over, so quantiles are members of the sample.
+    draws_BP = normal_draws(gain_P, error_P, RESAMPLES)
     crossings_B = np.exp2(_crossing(log_P, draws_BP, weight_P))
-    low, high = np.quantile(crossings_B, (0.025, 0.975), method="closest_observation").tolist()
-    inside = np.isfinite(crossings_B) & (crossings_B > 0)
-    return Crossover(Estimate(found, low, high), float(inside.mean()))
+    low, high = middle(crossings_B, is_ordered=True).tolist()
+    bracketed_B = np.isfinite(crossings_B) & (crossings_B > 0)
+    return Crossover(Estimate(found, low, high), float(bracketed_B.mean()))
 
 
 def _crossing(log_P: np.ndarray, gain_BP: np.ndarray, weight_P: np.ndarray) -> np.ndarray:
@@ -60,8 +60,8 @@ def _crossing(log_P: np.ndarray, gain_BP: np.ndarray, weight_P: np.ndarray) -> n
     rows_B = np.arange(len(gain_BP))
     y0_B, y1_B = falling_BP[rows_B, left_B], falling_BP[rows_B, right_B]
     span_B = np.where(y0_B == y1_B, 1.0, y0_B - y1_B)
-    inside_B = log_P[left_B] + (log_P[right_B] - log_P[left_B]) * y0_B / span_B
-    return np.where(first_below_B == num, math.inf, np.where(num_above_B == 0, -math.inf, inside_B))
+    between_B = log_P[left_B] + (log_P[right_B] - log_P[left_B]) * y0_B / span_B
+    return np.where(first_below_B == num, math.inf, np.where(num_above_B == 0, -math.inf, between_B))
 
 
 def pareto_front(scores_NM: np.ndarray) -> np.ndarray:
@@ -101,8 +101,7 @@ def best_choice(scores_KA: np.ndarray, errors_KA: np.ndarray, weight_A: np.ndarr
         weight_A: Not negative, not all 0.
     """
     share_A = weight_A / weight_A.sum()
-    noise = np.random.default_rng(SEED).normal(size=(RESAMPLES, *scores_KA.shape))
-    draws_BKA = np.clip(scores_KA + noise * np.nan_to_num(errors_KA), 0, 1)
+    draws_BKA = np.clip(normal_draws(scores_KA, np.nan_to_num(errors_KA), RESAMPLES), 0, 1)
     winners_B = (draws_BKA @ share_A).argmax(1)
     counts_K = np.bincount(winners_B, minlength=len(scores_KA))
     return Choice(scores_KA @ share_A, counts_K / RESAMPLES)

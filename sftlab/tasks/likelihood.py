@@ -13,6 +13,7 @@ from sftlab.data.examples import Examples
 from sftlab.data.readers import Reader
 from sftlab.data.source import FileSource
 from sftlab.evaluate.local import LocalModel
+from sftlab.stats.interval import normal
 from sftlab.tasks.task import Score
 
 READERS = {"math": "MathReader", "code": "AlpacaReader", "general": "ShareGPTReader", "messages": "MessagesReader"}
@@ -62,7 +63,7 @@ class Likelihood:
 
     def _score(self, metric: str, count: int, value: float, error: float) -> Score:
         name = f"{self.name}_{self.ability}"
-        return Score(name, metric, count, value, error, value - 1.959964 * error, value + 1.959964 * error)
+        return Score(name, metric, count, value, error, *normal(value, error))
 
 
 @torch.inference_mode()

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sftlab.stats.interval import normal, wilson
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -119,12 +121,9 @@ def mean_score(task: str, metric: str, values: Sequence[float], num_missing: int
         return Score(task, metric, 0, math.nan, math.nan, math.nan, math.nan, num_missing)
     mean = sum(values) / n
     spread = math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, n - 1))
-    error, z = spread / math.sqrt(n), 1.959964
-    if binary:
-        centre = (mean + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(mean * (1 - mean) / n + z * z / (4 * n * n))
-        return Score(task, metric, n, mean, error, max(0.0, centre - half), min(1.0, centre + half), num_missing)
-    return Score(task, metric, n, mean, error, mean - z * error, mean + z * error, num_missing)
+    error = spread / math.sqrt(n)
+    low, high = wilson(mean, n) if binary else normal(mean, error)
+    return Score(task, metric, n, mean, error, low, high, num_missing)
 
 
 class Task(ABC):

@@ -18,9 +18,7 @@ from sftlab.commands.report import weights_of
 from sftlab.report.evidence import number_of, point_of, read_evidence, text_of
 from sftlab.report.exhibit import Exhibit, Picture, Table
 from sftlab.report.paper_numbers import BENCHMARKS, TABLES
-from sftlab.report.sections.strategies import compare_over_seeds, holm
 from sftlab.report.write import write_report
-from sftlab.stats.paired import compare, mcnemar
 
 
 @pytest.fixture(scope="module")
@@ -370,38 +368,6 @@ def test_an_axis_must_be_a_number(tmp_path: Path) -> None:
         "lab",
     ]
     assert number_of("1/256", "k") == 1 / 256
-
-
-def _file(path: Path, values: list[float], prompts: str = "same") -> Path:
-    rows = [
-        {"task": "t", "uid": str(i), "extractor": "x@1", "sample": 0, "value": v, "prompts": [prompts]}
-        for i, v in enumerate(values)
-    ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_seeds_are_pooled_problem_by_problem(tmp_path: Path) -> None:
-    generator = np.random.default_rng(4)
-    values = generator.integers(0, 2, size=(2, 3, 50)).astype(float)
-    files = [[_file(tmp_path / f"{s}{i}", values[s, i].tolist()) for i in range(3)] for s in (0, 1)]
-    pooled = compare_over_seeds(files[0], files[1], "accuracy/x@1")
-    by_hand = compare(
-        _file(tmp_path / "a", values[0].mean(0).tolist()), _file(tmp_path / "b", values[1].mean(0).tolist())
-    )
-    assert (pooled.num_problems, pooled.difference, pooled.p_value) == pytest.approx(
-        (50, by_hand[0].difference, by_hand[0].p_value)
-    )
-    apart = [[_file(path, values[s, i].tolist(), f"seed {i}") for i, path in enumerate(files[s])] for s in (0, 1)]
-    pooled = compare_over_seeds(apart[0], apart[1], "accuracy/x@1")
-    flat = values.reshape(2, -1)
-    counts = [int((flat[a] > flat[1 - a]).sum()) for a in (0, 1)]
-    assert pooled.num_problems == 150 and pooled.p_value == pytest.approx(mcnemar(*counts))
-
-
-def test_holm_against_its_definition() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.6, float("nan"), 0.7])[::2] == pytest.approx([1.0, 1.0])
 
 
 def test_the_papers_tables_are_whole() -> None:

@@ -142,7 +142,7 @@ def test_the_papers_curves_get_their_words() -> None:
 def test_a_crossover_on_a_line_is_found_exactly(where: float, slope: float) -> None:
     found = crossover(FRACTIONS, slope * (where - LOG), np.full(5, 1e-6))
     assert math.log2(found.fraction.value) == pytest.approx(where, abs=1e-6)
-    assert found.fraction.low == pytest.approx(found.fraction.value, rel=1e-2) and found.share_inside == 1
+    assert found.fraction.low == pytest.approx(found.fraction.value, rel=1e-2) and found.share_bracketed == 1
 
 
 def test_crossovers_outside_of_what_was_tried() -> None:
@@ -151,9 +151,9 @@ def test_crossovers_outside_of_what_was_tried() -> None:
         crossover(FRACTIONS, np.full(5, -0.1), np.full(5, 0.001)),
     )
     assert (always.fraction.value, always.fraction.low, always.fraction.high) == (math.inf,) * 3
-    assert (never.fraction.value, never.fraction.high, never.share_inside) == (0, 0, 0)
+    assert (never.fraction.value, never.fraction.high, never.share_bracketed) == (0, 0, 0)
     unsure = crossover(FRACTIONS, np.array([0.1, 0.02, 0.01, -0.01, -0.02]), np.full(5, 0.05))
-    assert unsure.fraction.low < 1 / 16 and unsure.fraction.high == math.inf and 0.5 < unsure.share_inside < 1
+    assert unsure.fraction.low < 1 / 16 and unsure.fraction.high == math.inf and 0.5 < unsure.share_bracketed < 1
     unknown = crossover(FRACTIONS, np.array([0.1, 0.05, 0.0, -0.05, -0.1]), np.full(5, math.nan))
     assert unknown.fraction.value == pytest.approx(1 / 16) and math.isnan(unknown.fraction.low)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sftlab.plan.pool import seed_from
-from sftlab.tasks.task import mean_score
+from sftlab.stats.interval import wilson
 
 if TYPE_CHECKING:
     from sftlab.analysis.map.representation import HiddenStates
@@ -79,7 +79,7 @@ def measure(
     names = list(dict.fromkeys(abilities_N))
     silhouette_N = silhouettes(states_ND, names_N)
     right_N = probe_predictions(states_ND, names_N, seed) == names_N
-    probe = mean_score("probe", "accuracy", right_N.astype(float).tolist())
+    accuracy = float(right_N.mean())
     return Separation(
         checkpoint=checkpoint,
         layer=layer,
@@ -87,8 +87,8 @@ def measure(
         num_queries=len(names_N),
         silhouette=float(silhouette_N.mean()),
         silhouette_by_ability={name: float(silhouette_N[names_N == name].mean()) for name in names},
-        probe_accuracy=probe.value,
-        probe_interval=(probe.low, probe.high),
+        probe_accuracy=accuracy,
+        probe_interval=wilson(accuracy, len(names_N)),
         probe_chance=max(float((names_N == name).mean()) for name in names),
         probe_by_ability={name: float(right_N[names_N == name].mean()) for name in names},
         alignment={

@@ -20,7 +20,8 @@ from sftlab.report.section import (
     panel_title,
     point_numbers,
 )
-from sftlab.stats.fits import Curve, Estimate, Fit, Shape, fits_of, shape_of
+from sftlab.stats.fits import Curve, Fit, Shape, fits_of, shape_of
+from sftlab.stats.interval import Estimate
 
 Rest = tuple[tuple[str, Value], ...]
 Lines = dict[str, Line]

@@ -15,7 +15,8 @@ from typing import Any
 
 from sftlab.report.evidence import Evidence
 from sftlab.report.exhibit import Exhibit, Picture, Table, files_in
-from sftlab.report.section import Section, slug
+from sftlab.report.section import Section
+from sftlab.report.text import slug
 
 
 def inside(evidence: Evidence) -> list[Section]:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftlab.report.evidence import HELD_OUT, Evidence, Group, Result, Value, mean_interval, number_of
+from sftlab.report.evidence import HELD_OUT, Evidence, Group, Result, Value, number_of
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import HeatBlock, heat_figure
 from sftlab.report.section import Drawing, Section, number, with_interval
 from sftlab.stats.forgetting import PerAbility, ScoreMatrix, backward_transfer, forgetting, retention
+from sftlab.stats.interval import Estimate, student
 
 MAX_SINGLE_STAGE = 24  # groups of one stage shown in the heat map: they forget nothing, and a grid has dozens
 
@@ -90,15 +91,15 @@ def _mean_cell(by_seed: dict[int, ScoreMatrix], stage: str, ability: str) -> flo
 
 def _over_seeds(
     by_seed: dict[int, ScoreMatrix], ability: str, measure: Callable[[ScoreMatrix], PerAbility]
-) -> tuple[float, float, float]:
+) -> Estimate:
     """Mean and interval of a measure of an ability over seeds; nan where no seed has it.
 
     Two seeds have no interval: they may agree by chance, to one of no width.
     """
     values = [v for m in by_seed.values() if (v := measure(m).get(ability)) is not None and not math.isnan(v)]
     if len(values) > 2:
-        return mean_interval(values)[:3]
-    return (sum(values) / len(values) if values else math.nan), math.nan, math.nan
+        return student(values)
+    return Estimate(sum(values) / len(values) if values else math.nan)
 
 
 def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> Table:
@@ -109,10 +110,11 @@ def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatri
         for name, measure in (("backward transfer", backward_transfer), ("forgetting", forgetting)):
             cells = []
             for ability in abilities:
-                value, low, high = _over_seeds(by_seed, ability, measure)
-                cells.append(with_interval(value, low, high, best(ability), signed=True))
-                about: dict[str, Cell] = {"group": str(group), "measure": name, "ability": ability, "mean": value}
-                numbers.append(about | {"low": low, "high": high, "num_seeds": len(by_seed)})
+                change = _over_seeds(by_seed, ability, measure)
+                cells.append(with_interval(change.value, change.low, change.high, best(ability), signed=True))
+                about: dict[str, Cell] = {"group": str(group), "measure": name, "ability": ability}
+                about |= {"mean": change.value, "low": change.low, "high": change.high}
+                numbers.append(about | {"num_seeds": len(by_seed)})
             rows.append([str(group), name, *cells])
     notes = [
         "Backward transfer: after the last stage minus after the stage that last trained the ability in full "
@@ -127,7 +129,7 @@ def _loss_words(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]
     found = []
     for ability in dict.fromkeys(panel.ability for panel in evidence.panels):
         best = next(iter(next(iter(matrices.values())).values())).best_of(ability)
-        lost = {str(group): _over_seeds(m, ability, forgetting)[0] for group, m in matrices.items()}
+        lost = {str(group): _over_seeds(m, ability, forgetting).value for group, m in matrices.items()}
         words = [f"{group} {number(-v, best, signed=True)}" for group, v in lost.items() if not math.isnan(v)]
         if words:
             found.append(f"{ability}, after the last stage against the best before it: {', '.join(words)}.")
@@ -177,11 +179,11 @@ def _retention_table(
                 retention(m, {ability: value_of[seed]}).get(ability) for seed, m in by_seed.items() if seed in value_of
             ]
             values = [v for v in kept if v is not None and not math.isnan(v)]
-            value, low, high = mean_interval(values)[:3] if values else (math.nan,) * 3
-            ends = "" if math.isnan(low) else f" ({low:.0%} to {high:.0%})"
-            cells.append("-" if math.isnan(value) else f"{value:.0%}{ends}")
-            about: dict[str, Cell] = {"group": str(group), "ability": ability, "retention": value}
-            numbers.append(about | {"low": low, "high": high, "num_seeds": len(values)})
+            mean = student(values) if values else Estimate(math.nan)
+            ends = "" if math.isnan(mean.low) else f" ({mean.low:.0%} to {mean.high:.0%})"
+            cells.append("-" if math.isnan(mean.value) else f"{mean.value:.0%}{ends}")
+            about: dict[str, Cell] = {"group": str(group), "ability": ability, "retention": mean.value}
+            numbers.append(about | {"low": mean.low, "high": mean.high, "num_seeds": len(values)})
         rows.append([str(group), *cells])
     lacking = [p.ability for p in evidence.panels if p.ability not in specialists]
     section.missing += [f"config {ability}_only or single_{ability}, for its retention" for ability in lacking]

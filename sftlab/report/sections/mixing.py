@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sftlab.report.evidence import Evidence, Panel, Point, Z, text_of
+from sftlab.report.evidence import Evidence, Panel, Point, text_of
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import LinePanel, line_figure
 from sftlab.report.section import Drawing, Section, interval_words, number, panel_label, panel_title, point_text
 from sftlab.report.sections.growth import Line, Lines, Rest, line_numbers, points_in, rest_text
-from sftlab.stats.fits import Estimate
+from sftlab.stats.interval import Estimate, is_beyond_noise
 from sftlab.stats.tradeoff import Crossover, crossover
 
 GRIDS = {
@@ -47,7 +47,7 @@ def single_against_mixed(evidence: Evidence) -> Section:
             lines.setdefault(panel, {}).update({f"{k} {rest_text(rest)}".strip(): v for k, v in found.items()})
             if crossing:
                 section.findings.append(f"{title}: {_crossing_words(crossing, found['mixed'])}.")
-                rows.append([title, _fraction_words(crossing.fraction), f"{crossing.share_inside:.0%}"])
+                rows.append([title, _fraction_words(crossing.fraction), f"{crossing.share_bracketed:.0%}"])
                 numbers.append(_crossing_numbers(panel, rest, crossing))
         grid.append(row)
     if any(panel.lines for row in grid for panel in row):
@@ -122,16 +122,16 @@ def _near(x: float) -> str:
 def _crossing_numbers(panel: Panel, rest: Rest, crossing: Crossover) -> dict[str, Cell]:
     x = crossing.fraction
     about: dict[str, Cell] = {"ability": panel.ability, "task": panel.task, **dict(rest)}
-    return about | {"crossover": x.value, "low": x.low, "high": x.high, "share_inside": crossing.share_inside}
+    return about | {"crossover": x.value, "low": x.low, "high": x.high, "share_bracketed": crossing.share_bracketed}
 
 
 def _crossing_table(rows: list[list[str]], numbers: list[dict[str, Cell]]) -> Table:
     notes = [
         "Mixed minus single, replaced by the nearest sequence that never rises, crosses 0 on a straight line in log2 "
         "of the fraction; intervals by parametric bootstrap.",
-        "Inside: part of the resamples that cross within the fractions tried.",
+        "Bracketed: part of the resamples that cross between the fractions tried.",
     ]
-    header = ["", "turns at fraction", "inside"]
+    header = ["", "turns at fraction", "bracketed"]
     return Table("crossover", "Where mixing turns from gain to conflict", header, rows, notes, numbers)
 
 
@@ -158,7 +158,7 @@ def _range_words(evidence: Evidence, panel: Panel, config: str, axis: str) -> li
             continue
         (_, first), (_, last) = line[0], line[-1]
         change, error = last.value - first.value, math.hypot(first.error, last.error)
-        verdict = "inside noise" if not abs(change) > Z * error else "more than noise"
+        verdict = "more than noise" if is_beyond_noise(change, error) else "inside noise"
         found.append(f"{rest_text(rest, config)} {number(change, panel.best, signed=True)} ({verdict})")
     return found
 
@@ -183,7 +183,7 @@ def equal_count(evidence: Evidence) -> Section:
 
 
 def _differ(a: Point, b: Point) -> bool:
-    return abs(a.value - b.value) > Z * math.hypot(a.error, b.error)
+    return is_beyond_noise(a.value - b.value, math.hypot(a.error, b.error))
 
 
 def _compare(evidence: Evidence, section: Section, configs: Sequence[str], axis: str, xlabel: str) -> None:

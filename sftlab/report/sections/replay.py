@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sftlab.report.evidence import Evidence, Panel, Point, mean_interval, number_of, text_of
+from sftlab.report.evidence import Evidence, Panel, Point, number_of, text_of
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import LinePanel, front_figure, line_figure
 from sftlab.report.section import Drawing, Section, interval_words, panel_label, panel_title
 from sftlab.report.sections.growth import Lines, Rest, line_numbers, points_in, rest_text
 from sftlab.report.sections.mixing import line_table
+from sftlab.stats.interval import normal, student
 from sftlab.stats.tradeoff import best_choice, pareto_front
 
 Weights = Mapping[str, float]
@@ -132,9 +133,10 @@ def _mean_point(points: dict[Panel, dict[float, Point]], panels: Sequence[Panel]
     by_seed = {s: sum(p.by_seed[s] / best for p, best in mine) / len(mine) for s in sorted(seeds)}
     value = sum(p.value / best for p, best in mine) / len(mine)
     error = math.sqrt(sum((p.error / best) ** 2 for p, best in mine)) / len(mine)
-    low, high = value - 1.96 * error, value + 1.96 * error
+    low, high = normal(value, error)
     if len(by_seed) > 1:
-        value, low, high, _ = mean_interval(list(by_seed.values()))
+        over_seeds = student(list(by_seed.values()))
+        value, low, high = over_seeds.value, over_seeds.low, over_seeds.high
     return Point(value, max(0.0, low), min(1.0, high), error, by_seed)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftlab.report.evidence import Evidence, Group, Panel, Point, Result, mean_interval
+from sftlab.report.evidence import Evidence, Group, Panel, Point, Result
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import dot_figure
 from sftlab.report.paper_numbers import TABLES
@@ -24,10 +22,11 @@ from sftlab.report.section import (
     point_text,
     with_interval,
 )
-from sftlab.stats.paired import Comparison, compare
+from sftlab.report.verdicts import compare_over_seeds
+from sftlab.stats.interval import LEVEL, student
+from sftlab.stats.paired import Comparison, holm
 
 ROWS = ("general_only", "math_only", "code_only", "multi_task", "sequential", "mixed_sequential", "dmt")
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -185,8 +184,8 @@ def paired_tests(evidence: Evidence, groups: Sequence[Group], reference: Group) 
             except ValueError as error:
                 lacking.append(f"paired test of {group} ({panel_title(panel)}): {error}")
                 continue
-            change, low, high, _ = mean_interval([ours[s][1] - theirs[s][1] for s in seeds])
-            found.append(Paired(group, panel, comparison, math.nan, seeds, change, low, high))
+            change = student([ours[s][1] - theirs[s][1] for s in seeds])
+            found.append(Paired(group, panel, comparison, math.nan, seeds, change.value, change.low, change.high))
     corrected = holm([test.over_problems.p_value for test in found])
     return [Paired(**{**vars(t), "p_holm": p}) for t, p in zip(found, corrected, strict=True)], lacking
 
@@ -199,64 +198,6 @@ def _verdict_files(evidence: Evidence, group: Group, panel: Panel) -> dict[int, 
         for r in rows
         if r.panel == panel and r.problems and r.value is not None and (evidence.folder / r.problems).is_file()
     }
-
-
-def compare_over_seeds(a: Sequence[Path], b: Sequence[Path], metric: str) -> Comparison:
-    """Compare runs of several seeds problem by problem.
-
-    A problem's values are averaged over the seeds, so that problems stay the unit; where seeds ask different things
-    under one uid, every seed's problem counts by itself.
-
-    Args:
-        a: Files of verdicts, one a seed.
-        b: Of the same seeds.
-        metric: Ends in the extractor, as in ``accuracy/exact@1``; the first extractor where none is named so.
-    """
-    with tempfile.TemporaryDirectory() as name:
-        apart = _seeds_differ([*a, *b])
-        pooled = [Path(name, f"{side}.problems.jsonl") for side in ("a", "b")]
-        for files, path in zip((a, b), pooled, strict=True):
-            _pool(files, path, apart)
-        try:
-            found = compare(*pooled)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(pooled[0]), str(a[0])).replace(str(pooled[1]), str(b[0]))) from None
-    wanted = metric.split("/", 1)[-1]
-    return next((c for c in found if c.extractor == wanted), found[0])
-
-
-def _verdicts(path: Path) -> list[dict]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except ValueError as error:
-        raise ValueError(f"{path}: not a file of verdicts ({error}); evaluate again") from None
-
-
-def _seeds_differ(files: Sequence[Path]) -> bool:
-    asked: dict[str, object] = {}
-    rows = (row for path in files for row in _verdicts(path))
-    return any(asked.setdefault(str(row.get("uid")), row.get("prompts")) != row.get("prompts") for row in rows)
-
-
-def _pool(files: Sequence[Path], path: Path, apart: bool) -> None:
-    with path.open("w", encoding="utf-8") as out:
-        for seed, file in enumerate(files):
-            for row in _verdicts(file):
-                if apart:
-                    row["uid"] = f"{seed}:{row.get('uid')}"
-                elif "sample" in row:
-                    row["sample"] = f"{seed}:{row['sample']}"
-                out.write(json.dumps(row) + "\n")
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P values corrected so that the chance of any false finding is at most the level (Holm 1979); nan stays nan."""
-    known = sorted((p, i) for i, p in enumerate(p_values) if not math.isnan(p))
-    corrected, largest = [math.nan] * len(p_values), 0.0
-    for rank, (p, i) in enumerate(known):
-        largest = max(largest, min(1.0, p * (len(known) - rank)))
-        corrected[i] = largest
-    return corrected
 
 
 def _test_table(name: str, reference: Group, tests: Sequence[Paired]) -> Table:

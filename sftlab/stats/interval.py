@@ -1,0 +1,104 @@
+"""Uncertainty of means: intervals from the normal, Student's and Wilson's formulas, and from resamples.
+
+Every interval of the package is a 95 % one, and this is the one place where that number turns into quantiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.05  # of tests: the chance of a false finding
+Z = 1.959964  # of a normal distribution, 95 % lie within this many standard deviations
+SEED = 0  # resamples are drawn the same each time, so that the same numbers always have the same intervals
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % interval; nan where there is none, infinite where it lies outside of what was tried."""
+
+    value: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+@dataclass(frozen=True)
+class Mean(Estimate):
+    """A mean; ``error`` is its standard error, nan where there is none."""
+
+    error: float = math.nan
+
+
+def student(values: Sequence[float]) -> Mean:
+    """Mean of independent values with Student's interval; one value has a mean alone.
+
+    Raises:
+        ValueError: There is no value.
+    """
+    n = len(values)
+    if not n:
+        raise ValueError("no value has no mean")
+    mean = sum(values) / n
+    if n < 2:
+        return Mean(mean)
+    from scipy.special import stdtrit
+
+    error = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
+    half = float(stdtrit(n - 1, 1 - LEVEL / 2)) * error
+    return Mean(mean, mean - half, mean + half, error)
+
+
+def normal(value: float, error: float) -> tuple[float, float]:
+    """Ends of the interval of a number whose error is normal."""
+    return value - Z * error, value + Z * error
+
+
+def error_of(low: float, high: float) -> float:
+    """The standard error that an interval of the normal distribution comes from."""
+    return (high - low) / (2 * Z)
+
+
+def is_beyond_noise(difference: float, error: float) -> bool:
+    """Whether the normal interval of a difference leaves out 0; nan is never beyond."""
+    return abs(difference) > Z * error
+
+
+def wilson(mean: float, n: int) -> tuple[float, float]:
+    """Ends of the interval of a mean of ``n`` values between 0 and 1 (Wilson 1927, exact in form for 0 and 1 alone)."""
+    centre = (mean + Z * Z / (2 * n)) / (1 + Z * Z / n)
+    half = Z / (1 + Z * Z / n) * math.sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def middle(samples: np.ndarray, axis: int = 0, is_ordered: bool = False) -> np.ndarray:
+    """Ends of the middle 95 % of samples [2, ...].
+
+    Args:
+        samples: Along ``axis``.
+        axis: Which one.
+        is_ordered: The samples have no distances (some are infinite), so the ends are members of the sample.
+    """
+    ends = np.array([LEVEL / 2, 1 - LEVEL / 2])
+    if is_ordered:
+        return np.quantile(samples, ends, axis=axis, method="closest_observation")
+    return np.quantile(samples, ends, axis=axis)
+
+
+def normal_draws(mean: np.ndarray, error: np.ndarray, num_draws: int, seed: int = SEED) -> np.ndarray:
+    """Means drawn anew from normal distributions [num_draws, ...]: a parametric bootstrap."""
+    return mean + np.random.default_rng(seed).normal(size=(num_draws, *np.shape(mean))) * error
+
+
+def resampled_means(values_N: np.ndarray, num_draws: int, seed: int = SEED) -> np.ndarray:
+    """Means of samples drawn with replacement [num_draws] (Efron and Tibshirani 1993, chapter 13)."""
+    n = len(values_N)
+    generator = np.random.default_rng(seed)
+    chunk = max(1, 1_000_000 // n)  # resamples drawn at once: memory stays small
+    means: list[np.ndarray] = []
+    for start in range(0, num_draws, chunk):
+        picked = generator.integers(n, size=(min(chunk, num_draws - start), n))
+        means.append(values_N[picked].mean(1))
+    return np.concatenate(means)
