@@ -89,6 +89,10 @@ class PlannedData(LightningDataModule):
         """What was repaired, truncated, split or dropped: counts by ability and cause."""
         return {name: ability.audit_counts() for name, ability in self.abilities.items()}
 
+    def audit_places(self) -> dict[str, dict[str, str]]:
+        """The first records of each count, in words, by ability and cause."""
+        return {name: ability.first_places() for name, ability in self.abilities.items()}
+
     def identity(self) -> dict[str, str]:
         """Hashes of what determines the data, part by part; a resumed run must have the same."""
         parts = {f"data of {name}": ability.source_hash() for name, ability in self.abilities.items()}
@@ -268,6 +272,10 @@ class AbilityData(PlannedData):
         if self._examples is None:
             return {}
         return dict(self._examples.audit.counts + Counter(self._drop_list().counts(self._examples.uids)))
+
+    def first_places(self) -> dict[str, str]:
+        """The first records of each cause, such as ``3, 14 of a.jsonl``."""
+        return {} if self._examples is None else self._examples.audit.places(self.source.names)
 
     def table_hash(self) -> str:
         """Name of the tokenised examples: equal names, equal token ids and masks."""

@@ -15,10 +15,12 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from sftlab import moved
 
+_MOST_CAUSES = 200  # counted apart: more than that nobody reads
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -84,24 +86,45 @@ class BadRecord(ValueError):
         self.cause = cause
 
 
+class Place(NamedTuple):
+    """Where a record stands: the position of its file among those of the source (from 0), its number there (from 1)."""
+
+    file: int
+    number: int
+
+
 class Audit:
-    """Counts of what happened to records, with the numbers of the first few.
+    """Counts of what happened to records, with the places of the first few.
 
     Attributes:
         counts: Records by cause, such as ``dropped: unknown role``.
-        first: Numbers (from 1) of the first records of each cause.
+        first: Places of the first records of each cause.
     """
 
-    def __init__(self, counts: dict[str, int] | None = None, first: dict[str, list[int]] | None = None) -> None:
+    def __init__(self, counts: dict[str, int] | None = None, first: dict[str, list[Place]] | None = None) -> None:
         self.counts: Counter[str] = Counter(counts or {})
-        self.first: dict[str, list[int]] = first or {}
+        self.first = {cause: [Place(*place) for place in places] for cause, places in (first or {}).items()}
 
-    def add(self, cause: str, number: int) -> None:
-        """Count record ``number`` under ``cause``."""
+    def add(self, cause: str, place: Place) -> None:
+        """Count the record at ``place`` under ``cause``; where data brings ever new causes, the many count as one."""
+        if cause not in self.counts and len(self.counts) >= _MOST_CAUSES:
+            cause = f"{cause.partition(':')[0]}: other causes"
         self.counts[cause] += 1
         known = self.first.setdefault(cause, [])
         if len(known) < 5:
-            known.append(number)
+            known.append(place)
+
+    def places(self, names: Sequence[str]) -> dict[str, str]:
+        """The first records of each cause in words, such as ``3, 14 of a.jsonl``; ``names`` are those of the files."""
+        said: dict[str, str] = {}
+        short = [PurePath(name).name for name in names]
+        names = short if len(set(short)) == len(short) else names
+        for cause, places in self.first.items():
+            by_file: dict[str, list[str]] = {}
+            for file, number in places:
+                by_file.setdefault(names[file], []).append(f"{number:,}")
+            said[cause] = "; ".join(f"{', '.join(numbers)} of {name}" for name, numbers in by_file.items())
+        return said
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from sftlab.data import conversation, readers, records, template
 from sftlab.data import encoder as encoder_module
-from sftlab.data.conversation import Audit, Conversation, Turn
+from sftlab.data.conversation import Audit, Conversation, Place, Turn
 from sftlab.data.encoder import Encoded, Encoder
 from sftlab.data.examples import Examples
 from sftlab.data.template import Piece
@@ -32,7 +32,7 @@ from sftlab.files import whole_folder
 OVERLONG = ("split", "truncate", "drop")
 _CHUNK, _AHEAD = 128, 5  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
 _THREADS = 3  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the others
-Source = Callable[[Audit], Iterator[tuple[int, Conversation]]]
+Source = Callable[[Audit], Iterator[tuple[Place, Conversation]]]
 
 
 def prepare(
@@ -168,25 +168,25 @@ def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
 
 
 def _chunks(
-    conversations: Iterator[tuple[int, Conversation]], fitter: _Fitter, audit: Audit
+    conversations: Iterator[tuple[Place, Conversation]], fitter: _Fitter, audit: Audit
 ) -> Iterator[list[tuple[str, str, Encoded]]]:
     """Uid, group and encoding of each example, chunk by chunk; threads work on later chunks meanwhile."""
     seen: Counter[str] = Counter()
 
-    def rows(chunk: list[tuple[int, Conversation]], fitted: list[_Fitted]) -> Iterator[tuple[str, str, Encoded]]:
-        for (number, talk), (uid, parts, rules) in zip(chunk, fitted, strict=True):
+    def rows(chunk: list[tuple[Place, Conversation]], fitted: list[_Fitted]) -> Iterator[tuple[str, str, Encoded]]:
+        for (place, talk), (uid, parts, rules) in zip(chunk, fitted, strict=True):
             for rule in rules:
-                audit.add(rule, number)
+                audit.add(rule, place)
             for end, part in parts:
                 name = uid + end
                 seen[name] += 1
                 if seen[name] > 1:
-                    audit.add("kept: same conversation again", number)
+                    audit.add("kept: same conversation again", place)
                     name = f"{name}#{seen[name]}"
                 yield name, talk.group, part
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        work: deque[tuple[list[tuple[int, Conversation]], Future]] = deque()
+        work: deque[tuple[list[tuple[Place, Conversation]], Future]] = deque()
         while True:
             chunk = list(islice(conversations, _CHUNK))
             if chunk:

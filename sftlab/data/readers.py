@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sftlab.data.conversation import ROLES, Audit, BadRecord, Conversation, Turn, mended
+from sftlab.data.conversation import ROLES, Audit, BadRecord, Conversation, Place, Turn, mended
 from sftlab.data.records import BrokenRecord, read_records
 
 
@@ -167,8 +167,8 @@ class ShareGPTReader(MessagesReader):
 
 def read_conversations(
     paths: Sequence[str], reader: Reader, audit: Audit, on_bad_record: str = "skip", max_bad_share: float = 0.05
-) -> Iterator[tuple[int, Conversation]]:
-    """The conversations of some files, each with the number of its record (from 1, over all files).
+) -> Iterator[tuple[Place, Conversation]]:
+    """The conversations of some files, each with the place of its record.
 
     Args:
         paths: Files or hub ids.
@@ -180,27 +180,29 @@ def read_conversations(
     Raises:
         ValueError: A bad record that may not be skipped, or too many of them: says which and why.
     """
-    number = bad = 0
+    total = bad = 0
     example = ""
-    for path in paths:
-        for record in read_records(path):
-            number += 1
+    for file, path in enumerate(paths):
+        number = 0
+        for number, record in enumerate(read_records(path), start=1):
+            place = Place(file, number)
             try:
                 conversation, rules = reader.read(record)
             except BadRecord as error:
                 bad += 1
-                audit.add(f"dropped: {error.cause}", number)
-                example = example or f"record {number} of {path}: {error}"
+                audit.add(f"dropped: {error.cause}", place)
+                example = example or f"record {number:,} of {path}: {error}"
                 if on_bad_record == "fail":
                     raise ValueError(f"{example}; mend it, or set on_bad_record: skip") from None
                 continue
             for rule in rules:
-                audit.add(rule, number)
-            yield number, conversation
-    if bad > max_bad_share * number:
+                audit.add(rule, place)
+            yield place, conversation
+        total += number
+    if bad > max_bad_share * total:
         raise ValueError(
-            f"{bad:,} of {number:,} records are bad ({bad / number:.0%}, more than max_bad_share {max_bad_share:.0%}); "
+            f"{bad:,} of {total:,} records are bad ({bad / total:.0%}, more than max_bad_share {max_bad_share:.0%}); "
             f"the first: {example}. Is {type(reader).__name__} the reader for this file?"
         )
-    if number == 0:
+    if total == 0:
         raise ValueError(f"{', '.join(paths)}: no records")

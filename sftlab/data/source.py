@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from sftlab.data.conversation import Audit, Conversation
+from sftlab.data.conversation import Audit, Conversation, Place
 from sftlab.data.encoder import Encoder
 from sftlab.data.examples import Examples
 from sftlab.data.prepare import prepare
@@ -32,13 +32,18 @@ class Source(ABC):
     def __str__(self) -> str:
         """Where the data comes from, as a card tells it."""
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What places of records are told by: the names of the files."""
+        return [str(self)]
+
     @abstractmethod
     def key(self, ability: str) -> dict[str, Any]:
         """What determines the conversations."""
 
     @abstractmethod
-    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[int, Conversation]]:
-        """Numbered conversations; what is changed or left out on the way is counted in ``audit``."""
+    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
+        """Conversations, each with its place; what is changed or left out on the way is counted in ``audit``."""
 
     def examples(self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split") -> Examples:
         """The conversations as examples, from the cache where they are there; see ``prepare``."""
@@ -70,6 +75,11 @@ class FileSource(Source):
         """Files and reader."""
         return f"{', '.join(self.paths)}, read by {type(self.reader).__name__}"
 
+    @property
+    def names(self) -> Sequence[str]:
+        """Files and hub ids."""
+        return self.paths
+
     def key(self, ability: str) -> dict[str, Any]:
         """Content of the files and what the reader is made of."""
         reader = type(self.reader)
@@ -79,7 +89,7 @@ class FileSource(Source):
             "bad": [self.on_bad_record, self.max_bad_share],
         }
 
-    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[int, Conversation]]:
+    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
         """As the reader reads them."""
         return read_conversations(self.paths, self.reader, audit, self.on_bad_record, self.max_bad_share)
 
@@ -103,9 +113,10 @@ class LabSource(Source):
         """The generator's arguments."""
         return {"lab": LAB_VERSION, "ability": ability, "n": self.num_examples, "exclude": sorted(self.exclude)}
 
-    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[int, Conversation]]:
+    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
         """In the order in which they are generated."""
-        return enumerate(lab_conversations(ability, self.num_examples, exclude=self.exclude))
+        talks = lab_conversations(ability, self.num_examples, exclude=self.exclude)
+        return ((Place(0, number), talk) for number, talk in enumerate(talks, start=1))
 
 
 class DeclaredSource(Source):
@@ -126,7 +137,7 @@ class DeclaredSource(Source):
         """The number."""
         return {"declared": self.num_declared}
 
-    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[int, Conversation]]:
+    def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
         """There are none.
 
         Raises:

@@ -84,22 +84,33 @@ def plan_notes(plan: Plan) -> list[str]:
     return notes
 
 
-def audit_table(audits: Mapping[str, Mapping[str, int]]) -> Table | None:
-    """What was repaired, truncated, split or dropped, by ability and cause; None when nothing was."""
+def audit_table(
+    audits: Mapping[str, Mapping[str, int]], places: Mapping[str, Mapping[str, str]] | None = None
+) -> Table | None:
+    """What was repaired, truncated, split or dropped, by ability and cause; None when nothing was.
+
+    Args:
+        audits: Records by ability and cause.
+        places: The first of these records, in words.
+    """
     if not any(audits.values()):
         return None
     table = Table(title="Changed or left out on the way in", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("ability")
-    table.add_column("cause")
+    table.add_column("cause", no_wrap=True)
     table.add_column("records", justify="right")
+    table.add_column("the first", overflow="fold")
     for ability, counts in audits.items():
         for cause, count in sorted(counts.items()):
-            table.add_row(ability, cause, f"{count:,}")
+            first = (places or {}).get(ability, {}).get(cause, "")
+            table.add_row(Text(ability), Text(cause), f"{count:,}", Text(first))
     return table
 
 
-def plan_screen(plan: Plan, audits: Mapping[str, Mapping[str, int]]) -> RenderableType:
+def plan_screen(
+    plan: Plan, audits: Mapping[str, Mapping[str, int]], places: Mapping[str, Mapping[str, str]] | None = None
+) -> RenderableType:
     """The table of stages, its notes and the audit."""
     parts: list[RenderableType] = [plan_table(plan), *(Text(note, style="dim") for note in plan_notes(plan))]
-    lost = audit_table(audits)
+    lost = audit_table(audits, places)
     return Group(*parts, *([lost] if lost is not None else []))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftlab.data.conversation import Audit, BadRecord, Turn, mended
+from sftlab.data.conversation import Audit, BadRecord, Place, Turn, mended
 from sftlab.data.readers import (
     AlpacaReader,
     GSM8KReader,
@@ -132,9 +132,9 @@ GOOD = {"question": "a", "answer": "b"}
 def test_bad_records_are_skipped_counted_and_numbered(tmp_path):
     path, audit = write(tmp_path, [GOOD, {"question": "a"}, "{", [1], *[GOOD] * 96]), Audit()
     found = list(read_conversations([path], GSM8KReader(), audit))
-    assert len(found) == 97 and found[1][0] == 5
+    assert len(found) == 97 and found[1][0] == Place(0, 5)
     assert sum(count for cause, count in audit.counts.items() if cause.startswith("dropped")) == 3
-    assert audit.first["dropped: not valid JSON"] == [3]
+    assert audit.first["dropped: not valid JSON"] == [Place(0, 3)]
 
 
 def test_too_many_bad_records_or_any_when_told_end_in_a_message(tmp_path):

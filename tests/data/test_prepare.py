@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from sftlab.data import prepare as example
-from sftlab.data.conversation import Audit, Conversation, Turn
+from sftlab.data.conversation import Audit, Conversation, Place, Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.prepare import prepare
 from sftlab.data.readers import GSM8KReader, PairReader
@@ -38,7 +38,7 @@ def encoder(template="vicuna_short"):
 
 def source(talks):
     def give(audit: Audit):
-        return enumerate((Conversation(tuple(turns), "g") for turns in talks), start=1)
+        return ((Place(0, i), Conversation(tuple(turns), "g")) for i, turns in enumerate(talks, start=1))
 
     return give
 
