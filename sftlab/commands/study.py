@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
+import shlex
 import signal
 from argparse import Namespace
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +18,7 @@ from sftlab.config import scalar
 from sftlab.screen import complain, screen, show
 
 if TYPE_CHECKING:
+    from sftlab.study.executors import Executor
     from sftlab.study.graph import Job, PlannedRun
     from sftlab.study.job import Outcome
     from sftlab.study.study import Study
@@ -36,8 +41,9 @@ PARSER.add_argument("--seeds", type=seeds, default=[], metavar="1,2,3", help="th
 PARSER.add_argument(
     "--executor",
     default="local",
-    choices=("local", "ray", "print"),
-    help="print writes the commands for a scheduler of your own",
+    metavar="local",
+    help="local; ray; print: writes the commands for a scheduler of your own; or the class path of an Executor of your "
+    "own, its arguments as --executor.NAME VALUE",
 )
 PARSER.add_argument(
     "--num_workers",
@@ -62,37 +68,106 @@ def main(arguments: list[str]) -> int:
     options, rest = PARSER.parse_known_args(arguments)
     if options.job:
         return _do_one(options.job)
-    changes = {}
+    changes: dict[str, Any] = {}
+    own: dict[str, Any] = {}
     for key, value in dotted(rest).items():
-        if not key.startswith("set."):
+        kind, _, name = key.partition(".")
+        if kind not in ("set", "executor") or not name:
             PARSER.refuse([f"--{key}"])
-        changes[key.removeprefix("set.")] = scalar(value)
+        (changes if kind == "set" else own)[name] = scalar(value)
     if not options.config:
         raise ValueError("study needs --config FILE; see configs/studies/")
-    study = _study(options, changes)
+    executor = _executor(options, own)
+    study = _study(options.config, changes, options.name, options.seeds)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(study, options)
+        if (status := _meet_needs(study, options, executor, (options.config.resolve(),))) is not None:
+            return status
+        return _run(study, options, executor)
     except KeyboardInterrupt:
         complain("\nInterrupted. What is finished stays; the same command goes on.")
         return 130
 
 
-def _study(options: Namespace, changes: dict[str, Any]) -> Study:
+def _executor(options: Namespace, own: dict[str, Any]) -> Executor | None:
+    """What carries out the jobs; None prints them.
+
+    Raises:
+        ValueError: There is no such executor, or it does not take these arguments.
+    """
+    from sftlab.study.executors import Executor, Local, Ray
+
+    name, shipped = options.executor, ("local", "ray", "print")
+    if name in shipped and own:
+        raise ValueError(f"--executor.{next(iter(own))}: {name} takes no arguments of that form; see study --help")
+    if name in shipped:
+        made = {
+            "local": lambda: Local(options.num_workers),
+            "ray": lambda: Ray(options.ray_address, options.num_cpus, options.num_gpus),
+            "print": lambda: None,
+        }
+        return made[name]()
+    module, _, attribute = name.rpartition(".")
+    try:
+        chosen = getattr(import_module(module), attribute) if module else None
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--executor: {name} cannot be imported: {error}") from None
+    if not (isinstance(chosen, type) and issubclass(chosen, Executor)):
+        near = difflib.get_close_matches(name, shipped, n=1)
+        hint = f"did you mean {near[0]}?" if near else "give local, ray, print or the class path of an Executor"
+        raise ValueError(f"--executor: {name!r} is no executor; {hint}")
+    try:
+        inspect.signature(chosen).bind(**own)
+    except TypeError as error:
+        raise ValueError(f"--executor {name}: {error}; give its arguments as --executor.NAME VALUE") from None
+    return chosen(**own)
+
+
+def _meet_needs(study: Study, options: Namespace, executor: Executor | None, above: tuple[Path, ...]) -> int | None:
+    """Run what a study needs and has not been run; an exit status where the study itself cannot go on now.
+
+    Raises:
+        ValueError: Studies need each other in a circle.
+    """
+    for need in study.needs:
+        if isinstance(need, Path):
+            if need.resolve() in above:
+                raise ValueError(f"{above[-1]}, needs: {need} needs this study in turn")
+            needed = _study(need, {})
+            status = _meet_needs(needed, options, executor, (*above, need.resolve()))
+            if status is None:
+                status = _run(needed, options, executor, needed_by=study.name)
+            if status is not None:
+                return status
+            continue
+        command, arguments = need
+        if Path(str(arguments["to"])).exists():
+            continue
+        words = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
+        show(f"{study.name} needs: {shlex.join(['python', '-m', 'sftlab', command, *words])}")
+        if options.dry_run or executor is None:
+            return 0
+        if status := int(import_module(f"sftlab.commands.{command}").main(words) or 0):
+            return status
+    return None
+
+
+def _study(config: Path, changes: dict[str, Any], name: str = "", seeds: Sequence[int] = ()) -> Study:
     from sftlab.study.graph import find_problems_of
     from sftlab.study.study import read_study
 
-    replaced: dict[str, Any] = {"study": options.name} if options.name else {}
-    if options.seeds:
-        replaced["seeds"] = options.seeds
-    study = read_study(options.config, replaced, changes)
+    replaced: dict[str, Any] = {"study": name} if name else {}
+    if seeds:
+        replaced["seeds"] = list(seeds)
+    study = read_study(config, replaced, changes)
     if found := find_problems_of(study):
         raise ValueError("\n  ".join([f"the study's configs have {len(found)} problem(s):", *found]))
     return study
 
 
-def _run(study: Study, options: Namespace) -> int:
-    from sftlab.study.executors import commands, run_local, run_ray
+def _run(study: Study, options: Namespace, executor: Executor | None, needed_by: str = "") -> Any:
+    """Plan, run, report; the exit status, or None for a need of another study that is met."""
+    from sftlab.study.executors import commands
     from sftlab.study.graph import jobs_of, other_studies, plan_runs, save_stages, study_folder
     from sftlab.study.job import write_jobs
     from sftlab.study.overview import Teller, overview
@@ -103,23 +178,25 @@ def _run(study: Study, options: Namespace) -> int:
     declared = any(run.declared for run in planned)
     others = [] if declared else other_studies(study, [stage.key for run in planned for stage in run.stages])
     jobs = jobs_of(planned, others)
-    console.print(overview(study, planned, jobs, options.num_workers))
+    if needed_by and not jobs:
+        return None
+    if needed_by:
+        show(f"{needed_by} needs {study.name} first:")
+    console.print(overview(study, planned, jobs, getattr(executor, "num_slots", None) or 1))
+    after = f"# then: the same study command {'goes on' if needed_by else 'gathers the results and writes the report'}"
     if options.dry_run:
+        show(*([f"{needed_by} itself can be planned once {study.name} has run."] if needed_by else []))
         return 0
     if declared:
         raise ValueError(f"{study.name}: an ability only declares a count (path: null); --dry-run can plan it, no more")
     save_stages(folder, planned)
-    if options.executor == "print":
+    if executor is None:
         write_jobs(jobs, folder / "jobs")
-        show(*commands(jobs, str(folder / "jobs")))
-        show("# then: the same study command gathers the results and writes the report")
+        show(*commands(jobs, str(folder / "jobs")), after)
         return 0
-    tell = Teller(console, planned, jobs)
-    if options.executor == "ray":
-        outcomes = run_ray(jobs, options.ray_address, options.num_cpus, options.num_gpus, tell) if jobs else []
-    else:
-        outcomes = run_local(jobs, options.num_workers, tell)
-    return _finish(folder, study, planned, jobs, outcomes)
+    outcomes = executor.run(jobs, Teller(console, planned, jobs)) if jobs else []
+    status = _finish(folder, study, planned, jobs, outcomes)
+    return None if needed_by and not status else status
 
 
 def _finish(

@@ -1,15 +1,23 @@
-"""Who carries out the jobs: this machine, a Ray cluster, or a scheduler of the user's own.
+"""Who carries out the jobs: this machine, a Ray cluster, a class of the user's own, or a scheduler that reads commands.
 
 All of them start a job once those that it needs are done, go on with the rest when one fails, and say who waits in
-vain.
+vain. A user's own executor says how one job is started and how its end is known:
+
+    class Slurm(Executor):                       # study --executor my_module.Slurm --executor.partition gpu
+        def __init__(self, partition: str) -> None: ...
+        def start(self, job): ...                # submits  python -m sftlab study --job FILE
+        def first_done(self, handles): ...
+        def outcome(self, handle): ...
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
@@ -20,124 +28,185 @@ Tell = Callable[[Job, Outcome | None], None]  # None when the job starts
 _SKIPPED = "not started: {} failed"
 
 
-def run_local(jobs: Sequence[Job], num_workers: int, tell: Tell) -> list[Outcome]:
-    """Run jobs as processes of this machine, ``num_workers`` at a time, with its threads (and GPUs) divided.
+class Executor(ABC):
+    """Starts jobs and tells how they ended.
+
+    Attributes:
+        num_slots: Jobs that may run at once; None for any number.
+    """
+
+    num_slots: int | None = None
+
+    @abstractmethod
+    def start(self, job: Job) -> Hashable:
+        """Start a job; what stands for it until its end."""
+
+    @abstractmethod
+    def first_done(self, handles: Sequence[Hashable]) -> Hashable:
+        """Wait until one of the running jobs has ended; which."""
+
+    @abstractmethod
+    def outcome(self, handle: Any) -> Outcome:
+        """How an ended job ended."""
+
+    def open(self) -> None:  # noqa: B027 - most have nothing to get ready
+        """Get ready; a problem is a ValueError."""
+
+    def close(self) -> None:  # noqa: B027
+        """End what still runs; called also after an interrupt."""
+
+    def run(self, jobs: Sequence[Job], tell: Tell) -> list[Outcome]:
+        """Carry out jobs, each after those that it needs.
+
+        Args:
+            jobs: In an order in which none stands before what it needs.
+            tell: Called when a job starts and ends.
+        """
+        self.open()
+        try:
+            return list(self._as_needed(jobs, tell))
+        finally:
+            self.close()
+
+    def _as_needed(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Outcome]:
+        """Outcomes in the order of their ends, those never started included."""
+        left = list(jobs)
+        running: dict[Hashable, Job] = {}
+        good: set[str] = set()
+        bad: set[str] = set()
+        named = {job.name for job in jobs}
+        while left or running:
+            for job in [job for job in left if bad & set(job.needs)]:
+                left.remove(job)
+                bad.add(job.name)
+                outcome = Outcome(job.name, _SKIPPED.format(next(n for n in job.needs if n in bad)), 0.0)
+                tell(job, outcome)
+                yield outcome
+            for job in [job for job in left if all(need in good or need not in named for need in job.needs)]:
+                if self.num_slots is None or len(running) < self.num_slots:
+                    left.remove(job)
+                    tell(job, None)
+                    running[self.start(job)] = job
+            if running:
+                handle = self.first_done(list(running))
+                job = running.pop(handle)
+                try:
+                    outcome = self.outcome(handle)
+                except Exception as error:  # a job that could not even be started must not end the others
+                    outcome = Outcome(job.name, f"{type(error).__name__}: {error}", 0.0)
+                (bad if outcome.error else good).add(job.name)
+                tell(job, outcome)
+                yield outcome
+
+
+class Local(Executor):
+    """Processes of this machine, with its threads (and GPUs) divided.
 
     An interrupt ends the running jobs; what their last checkpoints hold is kept.
-    """
-    slots, stop = list(range(num_workers)), threading.Event()
-    lock = threading.Lock()
-
-    def work(job: Job) -> Outcome:
-        with lock:
-            slot = slots.pop(0)
-        try:
-            return carry_out(job, _share_of_machine(slot, num_workers), stop)
-        finally:
-            with lock:
-                slots.append(slot)
-
-    with ThreadPoolExecutor(num_workers) as pool:
-        try:
-            return list(_as_needed(jobs, lambda job: pool.submit(work, job), _first_done, tell, num_workers))
-        finally:
-            stop.set()
-
-
-def _share_of_machine(slot: int, num_workers: int) -> dict[str, str]:
-    if num_workers == 1:
-        return {}
-    import torch
-
-    threads = max(1, (os.cpu_count() or 1) // num_workers)
-    share = {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
-    if torch.cuda.device_count() >= num_workers:
-        mine = range(slot, torch.cuda.device_count(), num_workers)
-        share["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
-    return share
-
-
-def _first_done(running: dict[Future, Job]) -> Future:
-    return next(iter(wait(running, return_when=FIRST_COMPLETED).done))
-
-
-def run_ray(jobs: Sequence[Job], address: str, num_cpus: float, num_gpus: float, tell: Tell) -> list[Outcome]:
-    """Run jobs as tasks of a Ray cluster whose nodes share this folder.
 
     Args:
-        jobs: In an order in which none stands before what it needs.
+        num_workers: Jobs side by side.
+    """
+
+    def __init__(self, num_workers: int = 1) -> None:
+        self.num_slots: int = num_workers
+        self._free, self._stop, self._lock = list(range(num_workers)), threading.Event(), threading.Lock()
+
+    def open(self) -> None:
+        """Start threads that wait for the processes."""
+        self._pool = ThreadPoolExecutor(self.num_slots)
+
+    def start(self, job: Job) -> Future:
+        """A process for the job."""
+        return self._pool.submit(self._work, job)
+
+    def first_done(self, handles: Sequence[Hashable]) -> Hashable:
+        """The first process that ends."""
+        futures = [handle for handle in handles if isinstance(handle, Future)]
+        return next(iter(wait(futures, return_when=FIRST_COMPLETED).done))
+
+    def outcome(self, handle: Future) -> Outcome:
+        """Of the process."""
+        return handle.result()
+
+    def close(self) -> None:
+        """End the processes."""
+        self._stop.set()
+        self._pool.shutdown()
+
+    def _work(self, job: Job) -> Outcome:
+        with self._lock:
+            slot = self._free.pop(0)
+        try:
+            return carry_out(job, self._share_of_machine(slot), self._stop)
+        finally:
+            with self._lock:
+                self._free.append(slot)
+
+    def _share_of_machine(self, slot: int) -> dict[str, str]:
+        if self.num_slots == 1:
+            return {}
+        import torch
+
+        threads = max(1, (os.cpu_count() or 1) // self.num_slots)
+        share = {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
+        if torch.cuda.device_count() >= self.num_slots:
+            mine = range(slot, torch.cuda.device_count(), self.num_slots)
+            share["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, mine))
+        return share
+
+
+class Ray(Executor):
+    """Tasks of a Ray cluster whose nodes share this folder.
+
+    Args:
         address: Of the cluster (``auto``, ``ray://host:10001``); empty starts one on this machine.
         num_cpus: Cores that one job takes.
         num_gpus: GPUs that one job takes.
-        tell: Called when a job starts and ends.
-
-    Raises:
-        ValueError: Ray is not installed, or the cluster does not answer.
     """
-    try:
-        import ray
-    except ImportError:
-        raise ValueError("--executor ray needs the extra: pip install 'sftlab[ray]'") from None
-    where, threads = os.getcwd(), str(max(1, int(num_cpus)))
-    try:
-        ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ValueError(f"--ray_address: no cluster at {address!r}: {error}") from None
 
-    def in_folder(content: dict[str, Any]) -> Outcome:
-        os.chdir(where)
-        return carry_out(Job.from_dict(content), {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads})
+    def __init__(self, address: str = "", num_cpus: float = 1.0, num_gpus: float = 0.0) -> None:
+        self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
 
-    task = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=0)(in_folder)
+    def open(self) -> None:
+        """Join the cluster.
 
-    class _Done:
-        def __init__(self, reference: Any) -> None:
-            self.reference = reference
+        Raises:
+            ValueError: Ray is not installed, or the cluster does not answer.
+        """
+        try:
+            import ray
+        except ImportError:
+            raise ValueError("--executor ray needs the extra: pip install 'sftlab[ray]'") from None
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+        try:
+            ray.init(address=self.address or None, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ValueError(f"--ray_address: no cluster at {self.address!r}: {error}") from None
+        where, threads = os.getcwd(), str(max(1, int(self.num_cpus)))
 
-        def result(self) -> Outcome:
-            return ray.get(self.reference)
+        def in_folder(content: dict[str, Any]) -> Outcome:
+            os.chdir(where)
+            return carry_out(Job.from_dict(content), {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads})
 
-    def first_done(running: dict[_Done, Job]) -> _Done:
-        ready, _ = ray.wait([done.reference for done in running], num_returns=1)
-        return next(done for done in running if done.reference == ready[0])
+        self._ray = ray
+        self._task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=0)(in_folder)
 
-    try:
-        return list(_as_needed(jobs, lambda job: _Done(task.remote(job.to_dict())), first_done, tell, len(jobs)))
-    finally:
-        ray.shutdown()
+    def start(self, job: Job) -> Hashable:
+        """A task for the job."""
+        return self._task.remote(job.to_dict())
 
+    def first_done(self, handles: Sequence[Hashable]) -> Hashable:
+        """The first task that ends."""
+        return self._ray.wait(list(handles), num_returns=1)[0][0]
 
-def _as_needed(
-    jobs: Sequence[Job], start: Callable[[Job], Any], first_done: Callable[[Any], Any], tell: Tell, num_workers: int
-) -> Iterator[Outcome]:
-    """Start jobs as what they need is done; outcomes in the order of their ends, those never started included."""
-    left = list(jobs)
-    running: dict[Any, Job] = {}
-    good: set[str] = set()
-    bad: set[str] = set()
-    named = {job.name for job in jobs}
-    while left or running:
-        for job in [job for job in left if bad & set(job.needs)]:
-            left.remove(job)
-            bad.add(job.name)
-            outcome = Outcome(job.name, _SKIPPED.format(next(n for n in job.needs if n in bad)), 0.0)
-            tell(job, outcome)
-            yield outcome
-        for job in [job for job in left if all(need in good or need not in named for need in job.needs)]:
-            if len(running) < num_workers:
-                left.remove(job)
-                tell(job, None)
-                running[start(job)] = job
-        if running:
-            done = first_done(running)
-            job = running.pop(done)
-            try:
-                outcome = done.result()
-            except Exception as error:  # a job that could not even be started must not end the others
-                outcome = Outcome(job.name, f"{type(error).__name__}: {error}", 0.0)
-            (bad if outcome.error else good).add(job.name)
-            tell(job, outcome)
-            yield outcome
+    def outcome(self, handle: Any) -> Outcome:
+        """Of the task."""
+        return self._ray.get(handle)
+
+    def close(self) -> None:
+        """Leave the cluster."""
+        self._ray.shutdown()
 
 
 def commands(jobs: Sequence[Job], folder: str) -> Iterator[str]:
@@ -149,4 +218,4 @@ def commands(jobs: Sequence[Job], folder: str) -> Iterator[str]:
         mine = [job for job in jobs if wave_of[job.name] == wave]
         yield f"# wave {wave} of {max(wave_of.values())}: {len(mine)} job(s), any number of them at a time"
         for job in mine:
-            yield f"python -m sftlab study --job {folder}/{job.name}.json"
+            yield shlex.join(["python", "-m", "sftlab", "study", "--job", f"{folder}/{job.name}.json"])

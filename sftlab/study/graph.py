@@ -18,8 +18,9 @@ from typing import Any
 
 import yaml
 
-from sftlab.files import write_text
+from sftlab.files import checked_name, write_text
 from sftlab.run.folder import LOGS, checkpoint_path, is_complete
+from sftlab.screen import complain
 from sftlab.study.study import Run, Study
 
 # What of a Trainer's arguments changes a result, rather than where and how fast it is computed.
@@ -114,9 +115,38 @@ class Job:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Job:
-        """From what ``to_dict`` gave."""
+        """From what ``to_dict`` gave; whoever made it, such a job touches nothing outside the logs.
+
+        Raises:
+            ValueError: A name or a folder could lead elsewhere, or a number makes no sense.
+        """
         stages = tuple(StageNode(**stage) for stage in content["stages"])
-        return cls(**{**content, "stages": stages, "needs": tuple(content["needs"])})
+        job = cls(**{**content, "stages": stages, "needs": tuple(content["needs"])})
+        for kind, name in (("job", job.name), ("run", job.run), *(("stage", stage.name) for stage in stages)):
+            checked_name(kind, name)
+        check_run_folder(Path(job.folder))
+        if job.num_shared:
+            check_run_folder(Path(job.source))
+        ends = [stage.end_step for stage in stages]
+        if not ends or any(type(end) is not int or end < 1 for end in ends) or sorted(set(ends)) != ends:
+            raise ValueError(f"job {job.name}: the stages end after steps {ends}, which do not rise")
+        if not 0 <= job.num_shared <= job.num_before <= len(ends):
+            raise ValueError(f"job {job.name}: {job.num_shared} and {job.num_before} of {len(ends)} stages")
+        return job
+
+
+def check_run_folder(folder: Path) -> None:
+    """Refuse what is not lightning_logs/<study>/runs/<run>, or is so only by way of a link.
+
+    Raises:
+        ValueError: The folder is another.
+    """
+    logs, study, runs, run = folder.parts if len(folder.parts) == 4 else ("", "", "", "")
+    is_inside = folder.parent.resolve().is_relative_to(LOGS.resolve()) and not folder.is_symlink()
+    if logs != str(LOGS) or runs != "runs" or not is_inside:
+        raise ValueError(f"{folder} is no folder of a study's run; such a one is {LOGS}/<study>/runs/<run>")
+    checked_name("study", study)
+    checked_name("run", run)
 
 
 def study_folder(study: Study) -> Path:
@@ -169,11 +199,25 @@ def other_studies(study: Study, keys: Collection[str]) -> list[PlannedRun]:
     for path in sorted(LOGS.glob("*/stages.json")):
         if path.parent.name == study.name:
             continue
-        for row in json.loads(path.read_text(encoding="utf-8")):
-            stages, folder = tuple(StageNode(**stage) for stage in row["stages"]), Path(row["folder"])
+        for folder, stages in _saved_stages(path):
             run = PlannedRun(Run(folder.name, "", 0, {}, {}), folder, Path(), stages, {})
             if run.num_done() and stages[0].key in keys:
                 found.append(run)
+    return found
+
+
+def _saved_stages(path: Path) -> list[tuple[Path, tuple[StageNode, ...]]]:
+    """What ``save_stages`` wrote; nothing of a file that is damaged or leads elsewhere, and that is said."""
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        found = [(Path(row["folder"]), tuple(StageNode(**stage) for stage in row["stages"])) for row in rows]
+        for folder, stages in found:
+            check_run_folder(folder)
+            for stage in stages:
+                checked_name("stage", stage.name)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        complain(f"{path} is passed over, nothing is taken over from that study: {error}")
+        return []
     return found
 
 

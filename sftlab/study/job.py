@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sftlab.files import remove_folder, whole_folder
 from sftlab.run.folder import LOGS, checkpoint_path, complete_checkpoints, is_complete
 from sftlab.study.graph import Job
 from sftlab.study.reuse import take_over
@@ -72,7 +72,7 @@ def _fit(job: Job, folder: Path, environment: Mapping[str, str], stop: threading
     """Train up to the job's last stage; the last lines of the log where that fails."""
     checkpoints = complete_checkpoints(folder)
     if not checkpoints:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder, inside=LOGS)
     command = [sys.executable, "-m", "sftlab", "fit", "--config", job.config_file]
     command += ["--run", str(folder.relative_to(LOGS)), "--trainer.max_steps", str(job.stages[-1].end_step)]
     command += ["--ckpt_path", str(checkpoints[-1])] if checkpoints else []
@@ -106,10 +106,9 @@ def _end(process: subprocess.Popen) -> None:
 
 def write_jobs(jobs: list[Job], folder: Path) -> None:
     """One file a job, for those who start jobs by themselves."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for job in jobs:
-        (folder / f"{job.name}.json").write_text(json.dumps(job.to_dict(), indent=1), encoding="utf-8")
+    with whole_folder(folder) as unfinished:
+        for job in jobs:
+            (unfinished / f"{job.name}.json").write_text(json.dumps(job.to_dict(), indent=1), encoding="utf-8")
 
 
 def read_job(path: Path) -> Job:
@@ -120,5 +119,5 @@ def read_job(path: Path) -> Job:
     """
     try:
         return Job.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"--job: {path} is no job of a study ({error}); --executor print writes them") from None

@@ -93,7 +93,7 @@ class Teller:
     def __call__(self, job: Job, outcome: Outcome | None) -> None:
         """Tell of a start (no outcome) or an end."""
         if outcome is None:
-            self.console.print(f"  start {job.name}: {job.tokens:,} tokens", markup=False, highlight=False)
+            self.console.print(f"  start {job.name}: {job.tokens:,} tokens")
             return
         self.ended += 1
         self.done_tokens += 0 if outcome.error else job.tokens
@@ -102,4 +102,4 @@ class Teller:
         word = "failed" if outcome.error else "done"
         ahead = "" if math.isnan(rest) else f", about {rest / 60:.0f} min left"
         line = f"  {word}  {job.name} in {outcome.seconds:,.0f} s ({self.ended} of {self.total}{ahead})"
-        self.console.print(line, markup=False, highlight=False, style="red" if outcome.error else None)
+        self.console.print(line, style="red" if outcome.error else None)

@@ -15,8 +15,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from sftlab.files import jsonl_until, write_text
-from sftlab.run.folder import checkpoint_path, is_complete
+from sftlab.files import jsonl_until, remove_folder, write_text
+from sftlab.run.folder import LOGS, checkpoint_path, is_complete
 from sftlab.run.identity import REUSED_FILE
 from sftlab.study.graph import StageNode
 
@@ -33,7 +33,7 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_whole:
         is_whole: Whether they are all that the target has to train.
     """
     if not is_complete(checkpoint_path(target, stages[0].end_step, stages[0].name)):
-        shutil.rmtree(target, ignore_errors=True)
+        remove_folder(target, inside=LOGS)
     target.mkdir(parents=True, exist_ok=True)
     last_step = stages[-1].end_step
     notes = [{"stage": stage.name, "key": stage.trained_key, "run": source.name} for stage in stages]

@@ -11,14 +11,19 @@
       dmt: {}
       multi_task: {set: {schedule: {class_path: MultiTask}}, grid: {}}
     figures: [k]                                            # what the report draws
+    needs: [bases.yaml]                                     # studies, relative to this file, that are run before it
 
-Keys are dotted as on the command line. A fraction may be written 1/256.
+Keys are dotted as on the command line. A fraction may be written 1/256. A need may also be a command whose folder is
+missing: {tag: {config: ../dmt.yaml, ability: general, drop: code|math, to: tags/general}}.
 """
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import itertools
+import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -27,11 +32,14 @@ from pathlib import Path
 from typing import Any
 
 from sftlab.config import merge_config, read_yaml, set_key
+from sftlab.files import MAX_NAME_BYTES, checked_name
 
 FIGURES = ("scaling", "single_against_mixed", "ratio", "k", "strategies", "equal_count", "leave_one_out")
 """What the report of a study may draw."""
-_KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures"}
+_KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs"}
 _ENTRY_KEYS = {"set", "grid"}
+_MOST_RUNS = 10_000
+Scalar = bool | int | float | str | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Run:
         name: Unique in the study; names its folder.
         config_name: The named changes that it has; runs that differ only in factors or seed share it.
         seed: Its ``seed_everything``.
-        factors: The value of each factor, as the config has it.
+        factors: The value of each factor; lists and mappings as JSON text.
         config: The whole config of ``fit``.
     """
 
@@ -63,22 +71,27 @@ class Study:
         question: What it answers.
         figures: Kinds of figures that its report has.
         factors: Values of each factor, in order.
+        written: The same values as the user wrote them: 1/256.
         seeds: Of its runs.
         runs: All of them, in order.
+        needs: Study files, and commands with their options, that must have run before.
     """
 
     name: str
     title: str
     question: str
     figures: tuple[str, ...]
-    factors: dict[str, list[Any]]
+    factors: dict[str, list[Scalar]]
+    written: dict[str, list[str]]
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
+    needs: tuple[Path | tuple[str, dict[str, Any]], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """What a report needs of it."""
         about = {"study": self.name, "title": self.title, "question": self.question, "figures": list(self.figures)}
-        return {**about, "factors": self.factors, "seeds": list(self.seeds), "runs": [run.name for run in self.runs]}
+        values = {"factors": self.factors, "written": self.written}
+        return {**about, **values, "seeds": list(self.seeds), "runs": [run.name for run in self.runs]}
 
 
 def read_study(
@@ -99,27 +112,29 @@ def read_study(
         raise ValueError(f"{path}: {unknown[0]!r} is no key of a study; there are {', '.join(sorted(_KEYS))}")
     if "base" not in content:
         raise ValueError(f"{path}: give base, the config of fit that the runs start from")
+    name = checked_name(f"{path}, study", content.get("study") or path.stem)
     bases = content["base"] if isinstance(content["base"], list) else [content["base"]]
     base: dict[str, Any] = {}
-    for name in bases:
-        merge_config(base, read_yaml(path.parent / str(name), f"{path}, base"))
-    _apply(base, content.get("set") or {})
-    seeds = tuple(content.get("seeds") or [int(base.get("seed_everything") or 0)])
-    named = content.get("runs") or {path.stem: {}}
+    for base_name in bases:
+        merge_config(base, read_yaml(path.parent / str(base_name), f"{path}, base"))
+    _apply(base, _mapping(path, "set", content.get("set")))
+    seeds = _seeds(path, content.get("seeds"), base)
+    factors = _Factors(path)
     runs: list[Run] = []
-    factors: dict[str, list[Any]] = {}
-    for config_name, entry in named.items():
-        entry = entry or {}
-        if not isinstance(entry, dict) or set(entry) - _ENTRY_KEYS:
-            raise ValueError(f"{path}, runs.{config_name}: an entry has set and grid, not {entry!r}")
+    for key, entry in _mapping(path, "runs", content.get("runs") or {path.stem: {}}).items():
+        config_name, entry = checked_name(f"{path}, runs", key), _mapping(path, f"runs.{key}", entry)
+        if unknown := sorted(set(map(str, entry)) - _ENTRY_KEYS):
+            raise ValueError(f"{path}, runs.{key}: an entry has set and grid, not {', '.join(unknown)}")
         changed = deepcopy(base)
-        _apply(changed, entry.get("set") or {})
+        _apply(changed, _mapping(path, f"runs.{key}.set", entry.get("set")))
         grid = entry["grid"] if "grid" in entry else content.get("grid")
-        runs += _combinations(config_name, changed, _checked_grid(path, config_name, grid or {}), seeds, factors)
+        runs += factors.combinations(config_name, changed, _checked_grid(path, config_name, grid or {}), seeds)
+        if len(runs) > _MOST_RUNS:
+            raise ValueError(f"{path}: more than {_MOST_RUNS:,} runs; is there a factor too many in the grid?")
     for run in runs:
         _apply(run.config, changes or {})
     names = [run.name for run in runs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted({run_name for run_name in names if names.count(run_name) > 1}):
         raise ValueError(f"{path}: two runs would be called {twice[0]}; give the values of a factor other names")
     figures = tuple(content.get("figures") or ())
     for figure in figures:
@@ -127,14 +142,50 @@ def read_study(
             near = difflib.get_close_matches(str(figure), FIGURES, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(FIGURES)}"
             raise ValueError(f"{path}, figures: there is no {figure!r}; {hint}")
-    name = str(content.get("study") or path.stem)
     about = (str(content.get("title") or name), str(content.get("question") or ""))
-    return Study(name, *about, figures, factors, seeds, tuple(runs))
+    needs = _needs(path, content.get("needs"))
+    return Study(name, *about, figures, factors.values, factors.written, seeds, tuple(runs), needs)
+
+
+def _mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value or {}, dict):
+        raise ValueError(f"{path}, {key}: give keys and values, not {value!r}")
+    return value or {}
+
+
+def _seeds(path: Path, given: Any, base: Mapping[str, Any]) -> tuple[int, ...]:
+    seeds = [base.get("seed_everything") or 0] if given is None else given if isinstance(given, list) else [given]
+    wrong = [seed for seed in seeds if type(seed) is not int or not 0 <= seed < 2**32]
+    if wrong or not seeds:
+        raise ValueError(f"{path}, seeds: give whole numbers from 0 on, such as [1, 2, 3], not {given!r}")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{path}, seeds: {given!r} names a seed twice")
+    return tuple(seeds)
+
+
+def _needs(path: Path, given: Any) -> tuple[Path | tuple[str, dict[str, Any]], ...]:
+    needs: list[Path | tuple[str, dict[str, Any]]] = []
+    for need in given if isinstance(given, list) else [given] if given else []:
+        if isinstance(need, str):
+            needs.append(path.parent / need)
+            continue
+        (command, options), *more = (need.items() if isinstance(need, dict) else {}.items()) or [("", None)]
+        if more or not isinstance(options, dict) or not options.get("to") or command not in _NEED_COMMANDS:
+            raise ValueError(
+                f"{path}, needs: {need!r} is no study file and none of the commands {', '.join(_NEED_COMMANDS)} with "
+                "its options, among them to: the folder that it fills"
+            )
+        config = {"config": str(path.parent / str(options["config"]))} if "config" in options else {}
+        needs.append((command, {**options, **config}))
+    return tuple(needs)
+
+
+_NEED_COMMANDS = ("tag", "leaks", "card", "represent")
 
 
 def _apply(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
-        *parents, last = key.split(".")
+        *parents, last = str(key).split(".")
         if parents:
             set_key(config, [*parents, last], _number(deepcopy(value)))
         else:
@@ -167,26 +218,78 @@ def _checked_grid(path: Path, config_name: str, grid: Any) -> dict[str, dict[str
     return grid
 
 
-def _combinations(
-    config_name: str,
-    base: dict[str, Any],
-    grid: Mapping[str, Mapping[str, Any]],
-    seeds: tuple[int, ...],
-    factors: dict[str, list[Any]],
-) -> Iterator[Run]:
-    """The runs of one named config; ``factors`` gets the values that are new."""
-    for values in itertools.product(*(factor["values"] for factor in grid.values())):
-        config, chosen, labels = deepcopy(base), {}, [config_name]
-        for (name, factor), value in zip(grid.items(), values, strict=True):
-            named = isinstance(factor["values"], dict)
-            _apply(config, factor["values"][value] if named else dict.fromkeys(factor["keys"], value))
-            chosen[name] = value if named else _number(value)
-            known = factors.setdefault(name, [])
-            known += [chosen[name]] if chosen[name] not in known else []
-            labels.append(f"{name}={str(value).replace('/', '_')}")
-        for seed in seeds:
-            seeded = {**deepcopy(config), "seed_everything": seed}
-            yield Run("-".join([*labels, f"seed={seed}"]), config_name, seed, dict(chosen), _resolved(seeded))
+class _Factors:
+    """The factors of a study, gathered while its runs are made: each value once, in order, and how it was written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.values: dict[str, list[Scalar]] = {}
+        self.written: dict[str, list[str]] = {}
+
+    def combinations(
+        self, config_name: str, base: dict[str, Any], grid: Mapping[str, Mapping[str, Any]], seeds: tuple[int, ...]
+    ) -> Iterator[Run]:
+        """The runs of one named config."""
+        levels = [self._levels(name, factor) for name, factor in grid.items()]
+        if math.prod(map(len, levels)) * len(seeds) > _MOST_RUNS:
+            raise ValueError(f"{self.path}, grid of {config_name}: more than {_MOST_RUNS:,} combinations")
+        for chosen in itertools.product(*levels):
+            config = deepcopy(base)
+            for _, changes in chosen:
+                _apply(config, changes)
+            factors = {name: self.values[name][index] for name, (index, _) in zip(grid, chosen, strict=True)}
+            labels = [f"{name}={_slug(self.written[name][i])}" for name, (i, _) in zip(grid, chosen, strict=True)]
+            for seed in seeds:
+                seeded = {**deepcopy(config), "seed_everything": seed}
+                name = _short("-".join([config_name, *labels]), f"-seed={seed}")
+                yield Run(name, config_name, seed, factors, _resolved(seeded))
+
+    def _levels(self, name: str, factor: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
+        """For each value its number among all values of the factor, and what it changes.
+
+        Raises:
+            ValueError: Two values are the same: 1/4 and 0.25.
+        """
+        checked_name(f"{self.path}, grid", name)
+        known, written = self.values.setdefault(name, []), self.written.setdefault(name, [])
+        levels, mine = [], []
+        for given in factor["values"]:
+            is_named = isinstance(factor["values"], dict)
+            value = str(given) if is_named and not isinstance(given, (int, float)) else _scalar(_number(given))
+            if (kind := (type(value) is bool, value)) in mine:
+                raise ValueError(f"{self.path}, grid of {name}: {given!r} stands there twice")
+            mine.append(kind)
+            numbers = [i for i, other in enumerate(known) if (type(other) is bool, other) == kind]
+            if not numbers:
+                known.append(value)
+                written.append(given if isinstance(given, str) else _text(given))
+                numbers = [len(known) - 1]
+            changes = factor["values"][given] if is_named else dict.fromkeys(factor["keys"], given)
+            levels.append((numbers[0], changes))
+        return levels
+
+
+def _scalar(value: Any) -> Scalar:
+    """A value that tables and figures can hold: lists and mappings as text."""
+    return value if isinstance(value, (bool, int, float, str)) or value is None else _text(value)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, default=str) if isinstance(value, (list, dict, bool)) or value is None else str(value)
+
+
+def _slug(text: str) -> str:
+    """A value as a part of a file's name: 1/256 becomes 1_256."""
+    return re.sub(r"[^\w.+=-]+", "_", text).strip("_.") or "_"
+
+
+def _short(name: str, end: str) -> str:
+    """A name that fits a file system; a long one is cut and gets a hash of itself."""
+    most = MAX_NAME_BYTES - len(end.encode())
+    if len(name.encode()) <= most:
+        return name + end
+    digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+    return name.encode()[: most - 9].decode(errors="ignore") + f"-{digest}{end}"
 
 
 def _resolved(config: dict[str, Any]) -> dict[str, Any]:

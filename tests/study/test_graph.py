@@ -1,14 +1,18 @@
 """The graph of stages: each distinct stage is trained once, after what it follows from."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sftlab.commands.study import main
 from sftlab.run.folder import checkpoint_path
-from sftlab.study.executors import commands, run_local
-from sftlab.study.graph import PlannedRun, StageNode, jobs_of
-from sftlab.study.job import Outcome
+from sftlab.study.executors import Executor, Local, commands
+from sftlab.study.graph import Job, PlannedRun, StageNode, jobs_of
+from sftlab.study.job import Outcome, read_job
 from sftlab.study.study import Run
 
 
@@ -86,7 +90,7 @@ def test_a_failed_job_stops_only_what_needs_it(tmp_path, monkeypatch):
 
     monkeypatch.setattr("sftlab.study.executors.carry_out", carry_out)
     told = []
-    outcomes = run_local(jobs_of(runs), 2, lambda job, outcome: told.append((job.name, outcome)))
+    outcomes = Local(2).run(jobs_of(runs), lambda job, outcome: told.append((job.name, outcome)))
     errors = {outcome.job: outcome.error for outcome in outcomes}
     assert errors == {
         bad: "broken", "run0": f"not started: {bad} failed", "run1": f"not started: {bad} failed", "run2": ""
@@ -103,3 +107,88 @@ def test_printed_commands_come_in_waves(tmp_path):
         "python -m sftlab study --job jobs/run0.json",
         "python -m sftlab study --job jobs/run1.json",
     ]
+
+
+def test_printed_commands_are_quoted():
+    stage = StageNode("a", "k", "t", 1, 1, 1)
+    job = Job("a;touch x", "r", "lightning_logs/s/runs/r", "c", (stage,), "", 0, 0, ())
+    assert list(commands([job], "lightning_logs/s/jobs"))[1].endswith("--job 'lightning_logs/s/jobs/a;touch x.json'")
+
+
+GOOD = {
+    "name": "j", "run": "r", "folder": "lightning_logs/s/runs/r", "config_file": "c", "source": "", "num_shared": 0,
+    "num_before": 0, "needs": [], "stages": [asdict(StageNode("a", "k", "t", 1, 1, 1))],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"folder": "precious/of/my/own"}, {"folder": "/tmp/s/runs/r"}, {"folder": "lightning_logs/s/runs/.."},
+        {"folder": "lightning_logs/../runs/r"}, {"folder": "lightning_logs/s/r/runs"}, {"folder": "lightning_logs"},
+        {"source": "/etc/s/runs/x", "num_shared": 1, "num_before": 1}, {"name": "../x"}, {"run": "a/b"},
+        {"stages": []}, {"num_shared": 2}, {"stages": [{**GOOD["stages"][0], "name": "../x"}]},
+        {"stages": [{**GOOD["stages"][0], "end_step": "1"}]}, {"stages": [{**GOOD["stages"][0], "end_step": -1}]},
+        {"stages": 3}, {"needs": None}, {"extra": 1},
+    ],
+)  # fmt: skip
+def test_a_job_file_of_whoever_made_it_touches_nothing_outside(tmp_path, monkeypatch, change):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "precious" / "of" / "my" / "own"
+    mine.mkdir(parents=True)
+    (mine / "file").write_text("work")
+    (tmp_path / "job.json").write_text(json.dumps({**GOOD, **change}))
+    with pytest.raises(ValueError, match="--job"):
+        read_job(tmp_path / "job.json")
+    assert (mine / "file").read_text() == "work"
+
+
+def test_a_link_out_of_the_logs_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere" / "r").mkdir(parents=True)
+    (tmp_path / "lightning_logs" / "s").mkdir(parents=True)
+    assert Job.from_dict(GOOD).run == "r"
+    (tmp_path / "lightning_logs" / "s" / "runs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="no folder of a study's run"):
+        Job.from_dict(GOOD)
+
+
+class Recorder(Executor):
+    """A user's own: does nothing and says that all is well."""
+
+    num_slots = 1
+
+    def __init__(self, note: str = "") -> None:
+        self.started: list[str] = []
+
+    def start(self, job):
+        self.started.append(job.name)
+        return job.name
+
+    def first_done(self, handles):
+        return handles[0]
+
+    def outcome(self, handle):
+        return Outcome(handle, "", 1.0)
+
+
+def test_an_executor_of_ones_own_gets_jobs_in_order(tmp_path):
+    mine = Recorder()
+    outcomes = mine.run(jobs_of(planned_runs(tmp_path, [[0, 1], [0, 2]])), lambda job, outcome: None)
+    assert mine.started[0] == "run0-until-s0" and len(outcomes) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--executor", "lokal"], "did you mean local"),
+        (["--executor", "no.such.Thing"], "cannot be imported"),
+        (["--executor", "test_graph.Job"], "is no executor"),
+        (["--executor", "test_graph.Recorder", "--executor.nte", "x"], "unexpected keyword argument 'nte'"),
+        (["--executor.note", "x"], "takes no arguments of that form"),
+    ],
+)
+def test_a_wrong_executor_is_one_message(tmp_path, monkeypatch, words, said):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    with pytest.raises(ValueError, match=said):
+        main(["--config", "study.yaml", *words])

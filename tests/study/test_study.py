@@ -70,7 +70,22 @@ def test_several_bases_are_merged_and_the_last_word_is_the_command_lines(tmp_pat
         ({"figures": ["strategy"]}, "figures: there is no 'strategy'; did you mean strategies"),
         ({"grid": {"k": [0, 1]}}, "k needs keys"),
         ({"grid": {"k": {"keys": "schedule.k", "values": [1]}}}, "k needs keys"),
-        ({"grid": {"k": {"keys": ["schedule.k"], "values": [0.5, 0.5]}}}, "two runs would be called"),
+        ({"grid": {"k": {"keys": ["schedule.k"], "values": [0.5, "1/2"]}}}, "'1/2' stands there twice"),
+        ({"seeds": [1, 1]}, "names a seed twice"),
+        ({"seeds": ["x"]}, "seeds: give whole numbers"),
+        ({"seeds": [-1]}, "seeds: give whole numbers"),
+        ({"study": ".."}, "study: '..' names nothing"),
+        ({"study": "a/b"}, "is no path"),
+        ({"runs": {"../../x": {}}}, "is no path"),
+        ({"runs": {"-rf": {}}}, "begins with '-'"),
+        ({"runs": {"a\x1b[2J": {}}}, "cannot be seen"),
+        ({"runs": {"a" * 101: {}}}, "longer than 100 bytes"),
+        ({"runs": ["a", "b"]}, "runs: give keys and values"),
+        ({"set": ["a"]}, "set: give keys and values"),
+        ({"grid": {"a/b": {"keys": ["schedule.k"], "values": [1]}}}, "is no path"),
+        ({"grid": {f"k{i}": {"keys": ["schedule.k"], "values": list(range(9))} for i in range(5)}}, "10,000 comb"),
+        ({"needs": [{"rm": {"to": "/"}}]}, "none of the commands"),
+        ({"needs": [{"tag": {"config": "x"}}]}, "none of the commands"),
     ],
 )
 def test_bad_files_are_told(tmp_path, content, words):
@@ -93,3 +108,30 @@ def test_every_shipped_study_is_valid(path):
 def test_the_papers_grids_are_all_there():
     sizes = {path.stem: len(read_study(path).runs) for path in SHIPPED if path.parent.name == "paper"}
     assert sizes == {"rq1": 45, "rq2": 60, "rq3": 15, "rq4": 21, "k_sweep": 20, "equal_count": 6, "leave_one_out": 4}
+
+
+def test_lists_names_and_numbers_are_values_and_stay_as_they_were_written(tmp_path):
+    grid = {
+        "spec": {"keys": ["schedule.specialised"], "values": [["code", "math"], ["math"]]},
+        "k": {"keys": ["schedule.k"], "values": ["1/256", 1]},
+    }
+    found = study(tmp_path, seeds=3, grid=grid, runs={1: {}})
+    assert found.seeds == (3,)
+    assert found.factors == {"spec": ['["code", "math"]', '["math"]'], "k": [1 / 256, 1]}
+    assert found.written == {"spec": ['["code", "math"]', '["math"]'], "k": ["1/256", "1"]}
+    assert found.runs[0].config["schedule"]["init_args"]["specialised"] == ["code", "math"]
+    assert [run.name for run in found.runs][:2] == ["1-spec=code_math-k=1_256-seed=3", "1-spec=code_math-k=1-seed=3"]
+
+
+def test_a_long_name_is_cut_and_stays_unique(tmp_path):
+    values = {"v" * 80 + end: {"schedule.k": k} for end, k in (("a", 0), ("b", 1))}
+    found = study(tmp_path, seeds=[1], grid={"x": {"values": values}}, runs={"r" * 30: {}})
+    names = [run.name for run in found.runs]
+    assert len(set(names)) == 2 and all(len(name.encode()) <= 100 and name.endswith("-seed=1") for name in names)
+
+
+def test_needs_are_found_beside_the_study(tmp_path):
+    tag = {"tag": {"config": "base.yaml", "ability": "general", "to": "tags/general"}}
+    found = study(tmp_path, needs=["bases.yaml", tag])
+    config = str(tmp_path / "base.yaml")
+    assert found.needs == (tmp_path / "bases.yaml", ("tag", {**tag["tag"], "config": config}))
