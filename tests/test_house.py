@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 ORDER = """
     moved screen files config
     stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired
-    plan.pool plan.policy plan.stage plan.packing plan.plan plan.ledger plan.table
+    plan.pool plan.policy plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
     data.conversation lab.python lab.abilities
     data.records data.readers data.template data.encoder data.examples data.prepare data.source
     data.feed data.droplist data.ability data.mixture
@@ -27,7 +27,8 @@ ORDER = """
     report.sections.growth report.sections.mixing report.sections.strategies report.sections.replay
     report.sections.keeping report.sections.inside report.page report.write
     run.folder run.identity
-    callbacks.schedule callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
+    callbacks.context callbacks.conductor callbacks.schedule
+    callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
     cli
     analysis.map.queries analysis.map.representation analysis.map.separation analysis.map.projection
@@ -42,7 +43,7 @@ ORDER = """
     __main__
 """.split()
 LIGHT = """
-    screen files config commands.options plan.plan plan.table run.folder report.exhibit
+    screen files config commands.options plan.plan plan.compile plan.table run.folder report.exhibit
     data.records data.conversation data.readers data.template data.encoder data.prepare
 """.split()
 

@@ -118,7 +118,7 @@ def run_prepare(folder: Path, records: str) -> dict[str, float]:
     from sftlab.cli import freeze_imports
     from sftlab.data.ability import GeneralData
     from sftlab.data.mixture import MixtureData
-    from sftlab.plan.plan import compile_plan
+    from sftlab.plan.compile import compile_plan
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
     data = MixtureData({"general": GeneralData(str(folder / records))}, batch={"rows": 64}, seed=0)

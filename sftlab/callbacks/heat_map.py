@@ -11,8 +11,8 @@ import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.metrics import log_text
-from sftlab.callbacks.schedule import run_folder
 from sftlab.files import whole_file
 from sftlab.report.exhibit import Exhibit, Picture
 
@@ -73,7 +73,7 @@ class HeatMap:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure(f"inside/{self.name}", figure, step)
-        folder = run_folder(trainer) / "inside"
+        folder = RunContext.of(trainer).folder / "inside"
         folder.mkdir(parents=True, exist_ok=True)
         picture = Picture(folder / f"{self.name}.png", self.title, self.caption)
         with whole_file(picture.path) as partial:

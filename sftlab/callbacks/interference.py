@@ -16,15 +16,16 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.heat_map import HeatMap, Panel
 from sftlab.callbacks.layers import ALL, WORDS, group_of, in_order
 from sftlab.callbacks.progress import say
-from sftlab.callbacks.schedule import is_due_inside, run_folder
 from sftlab.data.ability import AbilityData, PlannedData
 from sftlab.data.feed import Batch, collate
 from sftlab.evaluate.run import read_jsonl
 from sftlab.model.module import SFTModule
-from sftlab.plan.plan import Plan, StagePlan, compile_plan
+from sftlab.plan.compile import compile_plan
+from sftlab.plan.plan import Plan, StagePlan
 from sftlab.plan.policy import Proportional
 from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
@@ -60,12 +61,13 @@ class Interference(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the probes; take up what a resumed run has measured."""
-        data = cast(PlannedData, cast(Any, trainer).datamodule)
+        context = RunContext.of(trainer)
+        data = context.data
         self._probes = {name: self._probe(ability, data) for name, ability in data.abilities.items()}
         if len(self._probes) < 2:
             say(trainer, "Interference: the data has one ability, so there is nothing to compare")
         self._found = {}
-        for line in read_jsonl(run_folder(trainer) / "metrics.jsonl"):
+        for line in read_jsonl(context.folder / "metrics.jsonl"):
             mine = {tag: value for tag, value in line.items() if tag.startswith(f"{_TAG}/")}
             if mine and line["step"] <= trainer.global_step:
                 self._found.setdefault(line["step"], {}).update(mine)
@@ -73,29 +75,31 @@ class Interference(Callback):
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
         """Measure before training; later stages start with the weights that the one before ended with."""
         if trainer.global_step == 0:
-            self._measure(trainer, cast(SFTModule, pl_module))
+            self._measure(RunContext.of(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure after a step inside a stage, where asked for."""
-        if is_due_inside(trainer, batch_idx, self.every_n_steps):
-            self._measure(trainer, cast(SFTModule, pl_module))
+        context = RunContext.of(trainer)
+        if context.is_due_inside(batch_idx, self.every_n_steps):
+            self._measure(context)
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
         """Measure, and draw what the stage did."""
-        self._measure(trainer, cast(SFTModule, pl_module))
+        context = RunContext.of(trainer)
+        self._measure(context)
         if len(self._probes) > 1:
-            self._heat_map(_plan(trainer), stage).show(trainer, trainer.global_step)
+            self._heat_map(context.plan, stage).show(trainer, context.step)
 
-    def _measure(self, trainer: Trainer, module: SFTModule) -> None:
+    def _measure(self, context: RunContext) -> None:
         """Log the cosines of now; every rank takes part."""
         if len(self._probes) < 2:
             return
-        values = cosines(gradient_dots(trainer, module, self._probes), list(self._probes))
-        self._found[trainer.global_step] = values
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+        dots = gradient_dots(context.trainer, context.module, self._probes)
+        values = cosines(dots, list(self._probes))
+        self._found[context.step] = values
+        context.log(values)
 
     def _probe(self, ability: AbilityData, data: PlannedData) -> list[Batch]:
         """An ability's probe as batches of one packed row."""
@@ -227,9 +231,3 @@ def _rows_of(pool: Pool, max_length: int) -> Plan:
     """A plan whose steps are the packed rows of a pool."""
     stage = Stage("probe", {pool.ability: 1.0}, epochs=1)
     return compile_plan([pool], [stage], Proportional(), StepSize(rows=1), max_length)
-
-
-def _plan(trainer: Trainer) -> Plan:
-    plan = cast(PlannedData, cast(Any, trainer).datamodule).plan
-    assert plan is not None
-    return plan

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from sftlab.callbacks.schedule import run_folder
+from sftlab.callbacks.context import RunContext
 from sftlab.files import whole_file, write_text
 from sftlab.plan.ledger import exposures, ledger
 from sftlab.plan.plan import Plan, StagePlan
@@ -26,10 +25,9 @@ class Ledger(Callback):
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
-        folder = run_folder(trainer)
-        plan = cast(Any, trainer).datamodule.plan
         if trainer.is_global_zero:
-            write_ledger(folder, plan, trainer.global_step)
+            context = RunContext.of(trainer)
+            write_ledger(context.folder, context.plan, context.step)
 
 
 def write_ledger(folder: Path, plan: Plan, num_steps: int) -> None:

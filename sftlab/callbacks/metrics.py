@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from sftlab.data.ability import PlannedData
+from sftlab.callbacks.context import RunContext
 from sftlab.files import cut_jsonl
-from sftlab.model.module import SFTModule
 from sftlab.model.optim import learning_rate_at
-from sftlab.plan.plan import Plan
 
 
 class JsonlLogger(Logger):
@@ -75,65 +73,54 @@ class Metrics(Callback):
 
     def __init__(self, every_n_steps: int = 10) -> None:
         self.every_n_steps = every_n_steps
-        self._seen = (0, 0.0)  # tokens and time at the last log line
+        self._nll_A = torch.zeros(0)  # sums of the running optimizer step, per ability
+        self._seen = (0, 0.0)  # step and time of the last log line
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare the sums that log lines are made of."""
-        plan = self._plan(trainer)
-        counts = plan.supervised_SA()
-        self._supervised_SA, self._examples_SA = counts, plan.examples_SA().cumsum(0)
-        example_E = plan.example_E
-        ends_S = plan.row_starts_R1[plan.step_starts_S1]
-        self._tokens_S1 = torch.from_numpy(plan.lengths_N[example_E]).cumsum(0)
-        self._tokens_S1 = torch.cat([torch.zeros(1).long(), self._tokens_S1])[torch.from_numpy(ends_S)]
-        self._seen = (int(self._tokens_S1[trainer.global_step]), time.perf_counter())
+        context = RunContext.of(trainer)
+        self._nll_A = torch.zeros(len(context.plan.abilities), device=trainer.strategy.root_device)
+        self._seen = (context.step, time.perf_counter())
         for logger in trainer.loggers:
             if isinstance(logger, JsonlLogger):
-                logger.forget_after(trainer.global_step)
+                logger.forget_after(context.step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log at the last micro-batch of a step; empty the step's sums."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+        """Add to the step's sums; log at its last micro-batch and empty them."""
+        self._nll_A += outputs["nll_A"]
+        context = RunContext.of(trainer)
+        if not context.ends_step(batch_idx):
             return
-        module, plan, step = cast(SFTModule, pl_module), self._plan(trainer), trainer.global_step
-        if step % self.every_n_steps == 0 or step in plan.boundaries:
-            nll_A = module.step_nll_A
+        if context.step % self.every_n_steps == 0 or context.plan.stage_ending_at(context.step) is not None:
+            nll_A = self._nll_A
             if trainer.world_size > 1:
                 nll_A = trainer.strategy.reduce(nll_A.clone(), reduce_op="sum")  # type: ignore[assignment]
-            metrics = self._metrics(module, plan, step, nll_A.tolist())
+            metrics = self._metrics(context, nll_A.tolist())
             trainer.callback_metrics.update({k: torch.tensor(v) for k, v in metrics.items()})
-            for logger in trainer.loggers:
-                logger.log_metrics(metrics, step=step)
-        module.step_nll_A.zero_()
+            context.log(metrics)
+        self._nll_A.zero_()
 
-    def _metrics(self, module: SFTModule, plan: Plan, step: int, nll_A: list[float]) -> dict[str, float]:
-        supervised_A = self._supervised_SA[step - 1]
-        stage = plan.stages[plan.stage_index(step - 1)]
-        trained_A = self._supervised_SA[stage.first_step : step].sum(0)
-        tokens, now = int(self._tokens_S1[step]), time.perf_counter()
+    def _metrics(self, context: RunContext, nll_A: list[float]) -> dict[str, float]:
+        plan, step, module, now = context.plan, context.step, context.module, time.perf_counter()
+        supervised_A, stage = plan.supervised_A(step - 1, step), context.stage
+        trained_A, examples_A = plan.supervised_A(stage.first_step, step), plan.examples_A(0, step)
         metrics = {
             "train/loss": sum(nll_A) / max(1, int(supervised_A.sum())),
             # The optimizer already holds the next step's.
             "train/learning_rate": learning_rate_at(plan, step - 1, module.learning_rate, module.warmup_ratio),
-            "stage/index": float(plan.stage_index(step - 1)),
-            "perf/tokens_per_second": (tokens - self._seen[0]) / max(1e-9, now - self._seen[1]),
+            "stage/index": float(plan.stages.index(stage)),
+            "perf/tokens_per_second": plan.num_tokens(self._seen[0], step) / max(1e-9, now - self._seen[1]),
             "perf/packing_fill": plan.fill(stage.first_step, step),
         }
         for number, name in enumerate(plan.abilities):
             if supervised_A[number]:
                 metrics[f"train/loss/{name}"] = nll_A[number] / int(supervised_A[number])
             metrics[f"data/share/{name}"] = trained_A[number] / max(1, int(trained_A.sum()))
-            metrics[f"data/examples_seen/{name}"] = float(self._examples_SA[step - 1][number])
-        self._seen = (tokens, now)
+            metrics[f"data/examples_seen/{name}"] = float(examples_A[number])
+        self._seen = (step, now)
         return metrics
-
-    @staticmethod
-    def _plan(trainer: Trainer) -> Plan:
-        plan = cast(PlannedData, cast(Any, trainer).datamodule).plan
-        assert plan is not None
-        return plan
 
 
 def log_text(trainer: Trainer, tag: str, text: str, step: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import time
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -13,10 +13,10 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.metrics import log_text
-from sftlab.callbacks.schedule import run_folder
 from sftlab.model.module import SFTModule
-from sftlab.plan.plan import Plan, StagePlan
+from sftlab.plan.plan import StagePlan
 from sftlab.plan.table import plan_screen
 
 
@@ -50,15 +50,15 @@ class ScreenProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The screen before training; then the bar."""
-        data, module = cast(Any, trainer).datamodule, cast(SFTModule, pl_module)
-        plan, folder = data.plan, run_folder(trainer)
+        context = RunContext.of(trainer)
+        plan, data = context.plan, context.data
         if not self._enabled:
             return
-        self.print(Text(model_line(trainer, module), style="bold"))
+        self.print(Text(model_line(trainer, context.module), style="bold"))
         self.print(plan_screen(plan, data.audits(), data.audit_places()))
         if trainer.global_step:
             self.print(f"Resumed after step {trainer.global_step:,} of {plan.num_steps:,}.")
-        self.print(f"Run folder: {folder}")
+        self.print(f"Run folder: {context.folder}")
         with Console(width=160, record=True, file=io.StringIO()) as recorder:
             recorder.print(plan_screen(plan, data.audits(), data.audit_places()))
         text = "\n".join("    " + line for line in recorder.export_text().splitlines())
@@ -73,7 +73,7 @@ class ScreenProgress(ProgressBar):
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
         """Name the stage that begins."""
-        plan = cast(Any, trainer).datamodule.plan
+        plan = RunContext.of(trainer).plan
         number = plan.stages.index(stage) + 1
         optimizer = "fresh" if stage.stage.fresh_optimizer else "carried"
         self.print(
@@ -85,13 +85,13 @@ class ScreenProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Move the bar, or print a line now and then."""
-        if not self._enabled or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        context = RunContext.of(trainer)
+        if not self._enabled or not context.ends_step(batch_idx):
             return
-        plan, step = cast(Any, trainer).datamodule.plan, trainer.global_step
-        numbers = _numbers(trainer, plan)
+        plan, step, numbers = context.plan, context.step, _numbers(context)
         if self._bar is not None:
-            stage = plan.stages[plan.stage_index(step - 1)].stage.name
-            self._bar.update(self._task, completed=step, description=f"stage {stage}", numbers=numbers)
+            words = f"stage {context.stage.stage.name}"
+            self._bar.update(self._task, completed=step, total=plan.num_steps, description=words, numbers=numbers)
         elif time.perf_counter() - self._last_line > self.every_n_seconds and step >= self._first[0] + 5:
             self._last_line = time.perf_counter()
             per_step = (self._last_line - self._first[1]) / (step - self._first[0])
@@ -108,10 +108,10 @@ class ScreenProgress(ProgressBar):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Say where everything is, after all other callbacks had their last word."""
-        plan = getattr(getattr(trainer, "datamodule", None), "plan", None)
-        if stage != "fit" or not self._enabled or plan is None or trainer.state.status == "interrupted":
+        if stage != "fit" or not self._enabled or trainer.state.status == "interrupted":
             return
-        folder = run_folder(trainer)
+        context = RunContext.of(trainer)
+        plan, folder = context.plan, context.folder
         if trainer.global_step >= plan.num_steps:
             last = sorted((folder / "stages").glob("[0-9]*"), key=lambda p: int(p.name.split("-")[0]))
             self.print(f"Model        {last[-1] if last else folder}")
@@ -151,11 +151,10 @@ def model_line(trainer: Trainer, module: SFTModule) -> str:
     )
 
 
-def _numbers(trainer: Trainer, plan: Plan) -> str:
-    metrics = trainer.callback_metrics
+def _numbers(context: RunContext) -> str:
+    metrics = context.trainer.callback_metrics
     if "train/loss" not in metrics:
         return ""
     parts = [f"loss {metrics['train/loss']:.3f}"]
-    stage = plan.stages[plan.stage_index(trainer.global_step - 1)]
-    parts += [f"{a} {metrics[t]:.3f}" for a in stage.selected if (t := f"train/loss/{a}") in metrics]
+    parts += [f"{a} {metrics[t]:.3f}" for a in context.stage.selected if (t := f"train/loss/{a}") in metrics]
     return "  ".join([*parts, f"{metrics['perf/tokens_per_second']:,.0f} tok/s"])

@@ -1,35 +1,28 @@
-"""Schedules: callbacks that compile a plan, feed it, and carry out the switch at each stage boundary."""
+"""Schedules: callbacks that say which stages are trained; a conductor carries them out."""
 
 from __future__ import annotations
 
-import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from sftlab.callbacks.conductor import Conductor, data_of, module_of
+from sftlab.callbacks.context import RunContext
 from sftlab.data.ability import PlannedData
-from sftlab.model.export import ARCHITECTURE, export_live, write_architecture
 from sftlab.model.module import SFTModule
-from sftlab.model.optim import learning_rate_at
-from sftlab.plan.plan import Plan, StagePlan, compile_plan
+from sftlab.plan.compile import compile_plan
+from sftlab.plan.plan import Plan
 from sftlab.plan.stage import Stage
-from sftlab.run.folder import checkpoint_path
-from sftlab.run.identity import reused_stages, run_identity, stage_keys
-
-_STATE = "sftlab"  # key of our part of a checkpoint
-_NEVER = 2**62  # a micro-batch that is never reached
 
 
 class StageSchedule(Callback):
     """A list of stages over the abilities that the data has; subclasses say which.
 
-    In ``setup`` it compiles the plan and hands it to data and module; at each boundary it starts the next stage's
-    optimizer state and learning rate, after ``on_stage_end`` of every callback that has one.
+    In ``setup`` it compiles the plan and gives it to a ``Conductor``, which feeds it and, at each boundary, starts the
+    next stage's optimizer state and learning rate after ``on_stage_end`` of every callback that has one.
 
     Args:
         epochs: Budget of each stage: passes over its mixture (3 when no budget is given).
@@ -53,12 +46,7 @@ class StageSchedule(Callback):
         self.steps, self.supervised_tokens = steps, supervised_tokens
         self.fresh_optimizer, self.per_stage = fresh_optimizer, per_stage or {}
         self.val_every_n_steps = val_every_n_steps
-        self.plan: Plan | None = None
-        self._identity: dict[str, str] = {}
-        self._stage_keys: list[str] = []
-        self._rng_states: list[torch.Tensor] | None = None
-        self._validated = 0  # the last step that was validated
-        self._stage_began = 0.0
+        self._conductor: Conductor | None = None  # of the call of fit that runs
 
     @abstractmethod
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
@@ -89,170 +77,63 @@ class StageSchedule(Callback):
         stages = self.final_stages(list(data.abilities))
         return compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed)
 
+    def extend(self, context: RunContext) -> None:
+        """Append the next segment to an open plan, or close it; a schedule that compiles all at once never comes here.
+
+        An adaptive schedule compiles its first segment in ``compile`` and leaves the plan open. This is called when
+        the last compiled step is done, after validation and the stage's end where they are due.
+        """
+        raise NotImplementedError(f"{type(self).__name__} leaves its plan open, but has no extend()")
+
+    @property
+    def context(self) -> RunContext | None:
+        """The run that this schedule conducts, once its plan is compiled."""
+        return self._conductor.context if self._conductor is not None else None
+
     # What Lightning calls
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Compile the plan before the first step and tell everyone."""
-        if stage != "fit":
-            return
-        data, module = _data_of(trainer), cast(SFTModule, pl_module)
-        plan = self.compile(data, module)
-        if plan.declared:
-            raise ValueError("data: an ability only declares a count (path: null); `plan` can show it, not `fit` it")
-        self.plan = plan
-        data.follow(plan)
-        module.follow(plan)
-        module.run_folder = Path(trainer.log_dir or trainer.default_root_dir)
-        module.val_abilities = data.val_abilities()
-        self._identity = run_identity(data, module, self.final_stages(list(data.abilities)), plan)
-        self._stage_keys = stage_keys(data, module, plan)
-        # The Trainer was built before the plan existed. A smaller max_steps of the user's cuts this call short; the
-        # plan stays whole, so that a resumed run goes on to its end.
-        loop = trainer.fit_loop.epoch_loop
-        loop.max_steps = plan.num_steps if loop.max_steps < 0 else min(loop.max_steps, plan.num_steps)
-        trainer.fit_loop.max_epochs = -1
-        # The loaders divide the plan among ranks themselves; Lightning's sampler would shuffle it.
-        trainer._accelerator_connector.use_distributed_sampler = False
+        if stage == "fit":
+            module = module_of(pl_module)
+            plan = self.compile(data_of(trainer), module)
+            self._conductor = Conductor(trainer, module, plan, self.extend, self.val_every_n_steps)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Continue the random state of a resumed run; with the loaders known, take over when validation is due."""
-        self._stage_began = time.perf_counter()
-        if self._rng_states is not None and len(self._rng_states) == trainer.world_size:
-            torch.set_rng_state(self._rng_states[trainer.global_rank])
-        # A checkpoint holds the rate of the step after it, which another run may have planned differently.
-        module = cast(SFTModule, pl_module)
-        rate = learning_rate_at(self._plan, trainer.global_step, module.learning_rate, module.warmup_ratio)
-        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
-        if trainer.is_global_zero:
-            write_architecture(module.run_folder / ARCHITECTURE, module, _data_of(trainer))
-        trainer.check_val_every_n_epoch = None
-        trainer.val_check_batch = _NEVER
-        if trainer.global_step and self._validated != trainer.global_step and self._validation_due(trainer):
-            _validate(trainer)  # the run was killed between the checkpoint and this validation
+        """Take over what Lightning's loops decide."""
+        self._conducting.on_train_start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """At the first micro-batch of a stage: empty the optimizer state if the stage asks for it."""
-        if batch_idx % trainer.accumulate_grad_batches:
-            return
-        for stage in self._plan.stages:
-            if trainer.global_step == stage.first_step:
-                if stage.stage.fresh_optimizer:
-                    for optimizer in trainer.optimizers:
-                        optimizer.state.clear()
-                self._stage_began = time.perf_counter()
-                _call(trainer, "on_stage_start", stage)
+        """Start a stage where its first step begins."""
+        self._conducting.on_train_batch_start(batch_idx)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """After the last micro-batch of a step: ask for validation where it is due, end a stage without it."""
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            trainer.val_check_batch = _NEVER
-            return
-        ended, due = self._ended_stage(trainer.global_step), self._validation_due(trainer)
-        trainer.val_check_batch = batch_idx + 1 if due else _NEVER
-        if ended is not None and not due:
-            self._end_stage(trainer, ended)
-
-    def _validation_due(self, trainer: Trainer) -> bool:
-        every, step = self.val_every_n_steps, trainer.global_step
-        if not _data_of(trainer).val_abilities():
-            return False
-        return self._ended_stage(step) is not None or bool(every and step % every == 0)
+        """Validate and end a stage where it is due."""
+        self._conducting.on_train_batch_end(batch_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End a stage after its validation."""
-        if trainer.state.fn == "fit":
-            self._validated = trainer.global_step
-        ended = self._ended_stage(trainer.global_step)
-        if ended is not None and trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._end_stage(trainer, ended)
+        if self._conductor is not None:  # trainer.validate() has no plan
+            self._conductor.on_validation_end()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what a call that was cut short has trained."""
-        step = trainer.global_step
-        if step and self._ended_stage(step) is None:
-            trainer.save_checkpoint(checkpoint_path(run_folder(trainer), step), weights_only=False)
-
-    def _end_stage(self, trainer: Trainer, ended: StagePlan) -> None:
-        """Export, let every callback look, then save: a run killed on the way does the stage's end again."""
-        folder = stage_folder(run_folder(trainer), self._plan, ended)
-        module = cast(SFTModule, trainer.lightning_module)
-        export_live(trainer, module, folder, self._plan, ended.end_step)
-        _call(trainer, "on_stage_end", ended)
-        for logger in trainer.loggers:  # scores included; of a resumed stage, the time since then
-            logger.log_metrics({"stage/seconds": time.perf_counter() - self._stage_began}, step=ended.end_step)
-        path = checkpoint_path(run_folder(trainer), ended.end_step, ended.stage.name)
-        trainer.save_checkpoint(path, weights_only=False)
+        self._conducting.on_train_end()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what a resume must check and restore."""
-        state = torch.get_rng_state()
-        states: list[Any] = [state]
-        if trainer.world_size > 1:
-            states = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, state)
-        mine = {"identity": self._identity, "stage_keys": self._stage_keys}
-        checkpoint[_STATE] = {**mine, "rng": states, "validated": self._validated}
+        self._conducting.on_save_checkpoint(checkpoint)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume what is not the same run; count batches in this run's micro-batches.
-
-        Raises:
-            ValueError: Data, template, tokenizer, schedule, seed, batch or model differ: says which.
-        """
-        saved = checkpoint.get(_STATE)
-        if saved is None:
-            raise ValueError("ckpt_path: not a checkpoint of a staged run (start from its exported folder instead)")
-        was = saved["identity"]
-        changed = sorted(key for key in was.keys() | self._identity.keys() if was.get(key) != self._identity.get(key))
-        if changed and not self._took_over(trainer, saved["stage_keys"], checkpoint["global_step"]):
-            raise ValueError(
-                f"ckpt_path: this run differs from the checkpoint's in: {', '.join(changed)}. Resume with the config "
-                "and data that the run began with, or start a new run without --ckpt_path"
-            )
-        self._rng_states, self._validated = saved["rng"], saved["validated"]
-        _count_in_micro_batches(checkpoint, trainer.accumulate_grad_batches)
-
-    def _took_over(self, trainer: Trainer, saved_keys: list[str], step: int) -> bool:
-        """Whether the checkpoint ends a stage that this run shares with another and was given."""
-        ended = self._ended_stage(step)
-        number = self._plan.stages.index(ended) if ended is not None else -1
-        if not 0 <= number < len(saved_keys) or saved_keys[number] != self._stage_keys[number]:
-            return False
-        return saved_keys[number] in [stage["key"] for stage in reused_stages(run_folder(trainer))]
+        """Refuse to resume what is not the same run."""
+        self._conducting.on_load_checkpoint(checkpoint)
 
     @property
-    def _plan(self) -> Plan:
-        assert self.plan is not None, "setup compiles the plan"
-        return self.plan
-
-    def _ended_stage(self, global_step: int) -> StagePlan | None:
-        return next((stage for stage in self._plan.stages if stage.end_step == global_step), None)
-
-
-def _count_in_micro_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
-    """Restate the loop's progress for this run's micro-batches: the optimizer step is the truth.
-
-    The numbers are those of a save inside ``on_train_batch_end``, where the last batch does not count as completed.
-    """
-    step = checkpoint["global_step"]
-    loop = checkpoint["loops"]["fit_loop"]
-    loop["state_dict"]["combined_loader"] = [{"step": step}]
-    loop["epoch_loop.batch_progress"]["is_last_batch"] = False  # a run that took over a stage has more of them
-    for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
-        counts.update(dict.fromkeys(counts, step * accumulate))
-        counts["completed"] -= 1
-
-
-def _validate(trainer: Trainer) -> None:
-    """Run the validation inside fit, as the training loop itself does."""
-    loop = trainer.fit_loop.epoch_loop.val_loop
-    loop.restarting = False
-    trainer.validating = True
-    loop.run()
-    trainer.training = True
+    def _conducting(self) -> Conductor:
+        assert self._conductor is not None, "setup compiles the plan"
+        return self._conductor
 
 
 def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
@@ -261,41 +142,8 @@ def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:
     if unknown:
         raise ValueError(f"schedule.per_stage.{stage.name}: {unknown} is not one of {sorted(known)}")
     if {"epochs", "steps", "supervised_tokens"} & set(changes):
-        stage = replace(stage, **{"epochs": None, "steps": None, "supervised_tokens": None, **changes})
-        return stage
+        return replace(stage, **{"epochs": None, "steps": None, "supervised_tokens": None, **changes})
     return replace(stage, **changes)
-
-
-def run_folder(trainer: Trainer) -> Path:
-    """The folder of a run: its logger's, where checkpoints, stages and results go too."""
-    return cast(SFTModule, trainer.lightning_module).run_folder
-
-
-def is_due_inside(trainer: Trainer, batch_idx: int, every_n_steps: int | None) -> bool:
-    """Whether this micro-batch ended every n-th optimizer step, where that is inside a stage and not at its end."""
-    step = trainer.global_step
-    if not every_n_steps or step % every_n_steps or (batch_idx + 1) % trainer.accumulate_grad_batches:
-        return False
-    plan = _data_of(trainer).plan
-    return plan is not None and step not in plan.boundaries
-
-
-def stage_folder(folder: Path, plan: Plan, stage: StagePlan) -> Path:
-    """Where a stage's result is exported: stages/0-specialised."""
-    return folder / "stages" / f"{plan.stages.index(stage)}-{stage.stage.name}"
-
-
-def _data_of(trainer: Trainer) -> PlannedData:
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, PlannedData):
-        raise ValueError("fit needs datamodule=MixtureData(...) or a single ability such as MathData(...)")
-    return data
-
-
-def _call(trainer: Trainer, hook: str, stage: StagePlan) -> None:
-    for callback in cast(Any, trainer).callbacks:
-        if hasattr(callback, hook):
-            getattr(callback, hook)(trainer, trainer.lightning_module, stage)
 
 
 class MultiTask(StageSchedule):

@@ -8,24 +8,22 @@ import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
 
+from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
-from sftlab.callbacks.schedule import is_due_inside, run_folder, stage_folder
 from sftlab.data.ability import PlannedData
 from sftlab.data.source import LabSource
 from sftlab.evaluate.local import LocalModel
 from sftlab.evaluate.run import fingerprint, read_jsonl, run_task
 from sftlab.files import write_text
-from sftlab.model.export import export_live
-from sftlab.model.module import SFTModule
 from sftlab.model.parallel import patience
-from sftlab.plan.plan import Plan, StagePlan
+from sftlab.plan.plan import StagePlan
 from sftlab.stats.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
 from sftlab.tasks import registry  # noqa: F401 - so that configs find its tasks by class name
 from sftlab.tasks.lab import LabTask
@@ -72,65 +70,65 @@ class ScoreAbilities(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the scores of a resumed run; those of steps that are trained again are dropped."""
-        rows = read_jsonl(run_folder(trainer) / "scores.jsonl")
+        rows = read_jsonl(RunContext.of(trainer).folder / "scores.jsonl")
         self._rows = [row for row in rows if row["step"] <= trainer.global_step] if trainer.global_step else []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Score inside a stage, where asked for."""
-        if is_due_inside(trainer, batch_idx, self.every_n_steps):
-            _, plan = _data_and_plan(trainer)
-            self._score_live(trainer, plan.stages[plan.stage_index(trainer.global_step - 1)].stage.name, inside=True)
+        context = RunContext.of(trainer)
+        if context.is_due_inside(batch_idx, self.every_n_steps):
+            self._score_live(context, context.stage.stage.name, inside=True)
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
         """Score the model as it is before training, where asked for."""
         if self.before and trainer.global_step == 0:
-            self._score_live(trainer, BEFORE, inside=False)
+            self._score_live(RunContext.of(trainer), BEFORE, inside=False)
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
         """Score every ability that has a task."""
-        _, plan = _data_and_plan(trainer)
-        self._score(trainer, stage_folder(run_folder(trainer), plan, stage), stage.stage.name, inside=False)
+        context = RunContext.of(trainer)
+        self._score(context, context.stage_folder(stage), stage.stage.name, inside=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the matrix and give the final scores to HParams."""
         rows = [row for row in self._rows if not row["inside"] and row["headline"]]
         if not rows or not trainer.is_global_zero:
             return
-        _, plan = _data_and_plan(trainer)
-        full = {planned.stage.name: planned.stage.full_abilities for planned in plan.stages}
+        context = RunContext.of(trainer)
+        full = {planned.stage.name: planned.stage.full_abilities for planned in context.plan.stages}
         say(trainer, score_table(rows, full))
-        _log_matrix(trainer, score_matrix(rows, full))
+        _log_matrix(context, score_matrix(rows, full))
         final = {f"score/{r['ability']}/{r['task']}": r["value"] for r in rows if r["stage"] == rows[-1]["stage"]}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(_hyperparameters(trainer), final, step=trainer.global_step)
+                logger.log_hyperparams(_hyperparameters(context), final, step=trainer.global_step)
                 logger.save()
 
-    def _score_live(self, trainer: Trainer, stage: str, inside: bool) -> None:
+    def _score_live(self, context: RunContext, stage: str, inside: bool) -> None:
         """Score the model in training, exported for that time alone."""
-        folder, (_, plan) = run_folder(trainer) / "scoring", _data_and_plan(trainer)
-        export_live(trainer, cast(SFTModule, trainer.lightning_module), folder, plan, trainer.global_step)
-        self._score(trainer, folder, stage, inside)
-        if trainer.is_global_zero:
+        folder = context.folder / "scoring"
+        context.export(folder)
+        self._score(context, folder, stage, inside)
+        if context.trainer.is_global_zero:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _score(self, trainer: Trainer, model: Path, stage: str, inside: bool) -> None:
+    def _score(self, context: RunContext, model: Path, stage: str, inside: bool) -> None:
         """Rank 0 scores; the others wait. Scores count the whole run's steps."""
+        trainer = context.trainer
         with patience():
             if trainer.is_global_zero:
-                data, _ = _data_and_plan(trainer)
                 backend = LocalModel.from_folder(model, self.batch_size, str(trainer.strategy.root_device))
-                for ability, task in self._tasks(data).items():
-                    self._score_ability(trainer, ability, task, backend, stage, inside)
-                write_text(run_folder(trainer) / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in self._rows))
+                for ability, task in self._tasks(context.data).items():
+                    self._score_ability(context, ability, task, backend, stage, inside)
+                write_text(context.folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in self._rows))
 
     def _score_ability(
-        self, trainer: Trainer, ability: str, task: Task, backend: LocalModel, stage: str, inside: bool
+        self, context: RunContext, ability: str, task: Task, backend: LocalModel, stage: str, inside: bool
     ) -> None:
-        step = trainer.global_step
-        folder = run_folder(trainer) / "answers" / f"step={step:06d}-{stage.replace(' ', '-')}"
+        trainer, step = context.trainer, context.step
+        folder = context.folder / "answers" / f"step={step:06d}-{stage.replace(' ', '-')}"
         about: dict[str, object] = {"step": step, "stage": stage, "ability": ability, "inside": inside}
         scores, verdicts, answers = run_task(task, backend, folder, about)
         problems = task.problems()
@@ -138,8 +136,7 @@ class ScoreAbilities(Callback):
         for position, score in enumerate(scores):
             self._rows.append({**about, **vars(score), "headline": position == 0})
         headline = scores[0]
-        for logger in trainer.loggers:
-            logger.log_metrics({f"score/{ability}/{task.name}": headline.value}, step=step)
+        context.log({f"score/{ability}/{task.name}": headline.value})
         prompts = {problem.uid: problem.prompts for problem in problems}
         samples = [(prompts[a.uid], a.texts, v.reason) for a, v in zip(answers[:3], verdicts[:3], strict=True)]
         log_text(trainer, f"answers/{ability}", _as_markdown(samples), step)
@@ -151,16 +148,16 @@ class ScoreAbilities(Callback):
         return {**lab, **self.tasks}
 
 
-def _log_matrix(trainer: Trainer, matrix: ScoreMatrix) -> None:
+def _log_matrix(context: RunContext, matrix: ScoreMatrix) -> None:
     """What the matrix says of each ability as metrics, the matrix itself as a text."""
     measures = {"forgetting": forgetting, "forward_transfer": forward_transfer, "gain": gain}
     values = {f"{name}/{ability}": v for name, of in measures.items() for ability, v in of(matrix).items()}
     known = {name: v for name, v in values.items() if v is not None and not math.isnan(v)}
-    for logger in trainer.loggers if known else ():
-        logger.log_metrics(known, step=trainer.global_step)
+    if known:
+        context.log(known)
     header, *body = table_rows(matrix)
     lines = ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *body)]
-    log_text(trainer, "scores", "\n".join(lines), trainer.global_step)
+    log_text(context.trainer, "scores", "\n".join(lines), context.step)
 
 
 def score_matrix(rows: Sequence[dict[str, Any]], full: Mapping[str, Sequence[str]]) -> ScoreMatrix:
@@ -211,16 +208,11 @@ def _as_markdown(samples: list[tuple[tuple[str, ...], tuple[str, ...], str]]) ->
     return "\n\n---\n\n".join(parts)
 
 
-def _hyperparameters(trainer: Trainer) -> dict[str, Any]:
-    module, (data, plan) = cast(SFTModule, trainer.lightning_module), _data_and_plan(trainer)
-    flat = {"model": module.path, "learning_rate": module.learning_rate, "steps": plan.num_steps, "seed": data.seed}
+def _hyperparameters(context: RunContext) -> dict[str, Any]:
+    module, plan = context.module, context.plan
+    about = {"model": module.path, "learning_rate": module.learning_rate}
+    flat = {**about, "steps": plan.num_steps, "seed": context.data.seed}
     for stage in plan.stages:
         for ability, fraction in stage.stage.fractions.items():
             flat[f"{stage.stage.name}/{ability}"] = fraction
     return flat
-
-
-def _data_and_plan(trainer: Trainer) -> tuple[PlannedData, Plan]:
-    data = cast(PlannedData, cast(Any, trainer).datamodule)
-    assert data.plan is not None
-    return data, data.plan

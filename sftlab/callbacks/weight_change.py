@@ -8,21 +8,18 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from safetensors import safe_open
 
+from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.heat_map import HeatMap, Panel
 from sftlab.callbacks.layers import ALL, WORDS, group_of, in_order
 from sftlab.callbacks.progress import say
-from sftlab.callbacks.schedule import run_folder, stage_folder
-from sftlab.data.ability import PlannedData
 from sftlab.evaluate.run import read_jsonl
-from sftlab.model.export import export_live
-from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
 
 _TAG = "weight_change"
@@ -57,7 +54,7 @@ class WeightChange(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up what a resumed run has measured."""
         self._found = {}
-        for line in read_jsonl(run_folder(trainer) / "metrics.jsonl"):
+        for line in read_jsonl(RunContext.of(trainer).folder / "metrics.jsonl"):
             for tag, value in line.items():
                 if tag.startswith(f"{_TAG}/") and line["step"] <= trainer.global_step:
                     _, stage, group = tag.split("/")
@@ -65,9 +62,10 @@ class WeightChange(Callback):
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
         """Keep the weights that training starts from, on disk; drop them when the first stage is over."""
-        start = run_folder(trainer) / START
-        if trainer.global_step == 0:
-            export_live(trainer, cast(SFTModule, pl_module), start, _plan(trainer), 0)
+        context = RunContext.of(trainer)
+        start = context.folder / START
+        if context.step == 0:
+            context.export(start)
         elif trainer.is_global_zero:
             shutil.rmtree(start, ignore_errors=True)
 
@@ -75,24 +73,25 @@ class WeightChange(Callback):
         """Compare, log and draw."""
         if not trainer.is_global_zero:
             return
-        plan, folder, name = _plan(trainer), run_folder(trainer), stage.stage.name
+        context, name = RunContext.of(trainer), stage.stage.name
+        plan = context.plan
         number = plan.stages.index(stage)
-        before = stage_folder(folder, plan, plan.stages[number - 1]) if number else folder / START
+        before = context.stage_folder(plan.stages[number - 1]) if number else context.folder / START
         if not before.is_dir():
             say(trainer, f"WeightChange: there is no {before} to compare stage {name} with; it is not measured")
             return
-        changes = weight_changes(before, stage_folder(folder, plan, stage))
+        changes = weight_changes(before, context.stage_folder(stage))
         self._found[name] = {group: change.relative for group, change in changes.items()}
         values = {f"{_TAG}/{name}/{group}": change.relative for group, change in changes.items()}
         values |= {f"{_TAG}_norm/{name}/{group}": change.norm for group, change in changes.items()}
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step=trainer.global_step)
+        context.log(values)
         self._heat_map(plan).show(trainer, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Drop the weights of the start once the plan is done."""
-        if trainer.is_global_zero and trainer.global_step >= _plan(trainer).num_steps:
-            shutil.rmtree(run_folder(trainer) / START, ignore_errors=True)
+        context = RunContext.of(trainer)
+        if trainer.is_global_zero and context.step >= context.plan.num_steps:
+            shutil.rmtree(context.folder / START, ignore_errors=True)
 
     def _heat_map(self, plan: Plan) -> HeatMap:
         """Stages across, groups down."""
@@ -135,9 +134,3 @@ def _tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
     """The open file of each tensor of a folder."""
     files = [stack.enter_context(safe_open(path, "pt")) for path in sorted(folder.glob("*.safetensors"))]
     return {name: file for file in files for name in file.keys()}  # noqa: SIM118 - it is no dictionary
-
-
-def _plan(trainer: Trainer) -> Plan:
-    plan = cast(PlannedData, cast(Any, trainer).datamodule).plan
-    assert plan is not None
-    return plan

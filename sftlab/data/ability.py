@@ -22,7 +22,8 @@ from sftlab.data.feed import PlanLoader
 from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader
 from sftlab.data.source import LAB, DeclaredSource, FileSource, LabSource, Source
 from sftlab.data.template import get_template
-from sftlab.plan.plan import Plan, compile_plan
+from sftlab.plan.compile import compile_plan
+from sftlab.plan.plan import Plan
 from sftlab.plan.policy import MixturePolicy, Proportional
 from sftlab.plan.pool import Pool, seed_from
 from sftlab.plan.stage import Stage, StepSize

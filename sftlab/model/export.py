@@ -46,14 +46,16 @@ def write_architecture(folder: Path, module: SFTModule, data: PlannedData) -> No
         (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
 
 
-def export_live(trainer: Trainer, module: SFTModule, folder: Path, plan: Plan, num_steps: int) -> None:
+def export_live(
+    trainer: Trainer, module: SFTModule, folder: Path, architecture: Path, plan: Plan, num_steps: int
+) -> None:
     """Export the model in training, as it is after ``num_steps``; sharded weights are gathered on rank 0's CPU.
 
     Call it on every rank. The folder appears under its name only when it is complete.
     """
     weights = _full_weights(trainer, module)
     if trainer.is_global_zero:
-        write_folder(folder, module.run_folder / ARCHITECTURE, weights, ledger(plan, num_steps))
+        write_folder(folder, architecture, weights, ledger(plan, num_steps))
     trainer.strategy.barrier("export")
 
 

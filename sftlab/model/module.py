@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -68,9 +68,7 @@ class SFTModule(LightningModule):
         self.activation_checkpointing, self.trust_remote_code = activation_checkpointing, trust_remote_code
         self.net: SupervisedLoss | None = None
         self._plan: Plan | None = None
-        self.step_nll_A = torch.zeros(0)  # sums of the running optimizer step, per ability; read by the metrics
         self.val_abilities: list[str] = []
-        self.run_folder = Path()  # set by the schedule, on every rank
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -84,12 +82,14 @@ class SFTModule(LightningModule):
         assert self.net is not None, "the model exists once configure_model has run"
         return self.net.model
 
-    def follow(self, plan: Plan) -> None:
-        """Train by this plan: it gives the loss denominators and the learning rate."""
-        self._plan = plan
-        self._supervised_SA = torch.from_numpy(plan.supervised_SA())
-        self._examples_SA = torch.from_numpy(plan.examples_SA())
-        self.step_nll_A = torch.zeros(len(plan.abilities))
+    def follow(self, plan: Plan, val_abilities: Sequence[str]) -> None:
+        """Train by this plan: it gives the loss denominators and the learning rate.
+
+        Args:
+            plan: Asked step by step, so it may grow.
+            val_abilities: The abilities of the validation loaders, in their order.
+        """
+        self._plan, self.val_abilities = plan, list(val_abilities)
 
     def settings(self) -> dict[str, Any]:
         """What determines the update besides the plan; a resumed run must have the same."""
@@ -113,20 +113,19 @@ class SFTModule(LightningModule):
             parallel.shard(net, parallel.decoder_layers(model), self.device_mesh["data_parallel"])  # type: ignore[index]
         self.net = net
 
-    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One micro-batch's part of the step's loss."""
-        assert self.net is not None and self._plan is not None
-        weight_D = example_weights(
-            batch, self.normalise, self._supervised_SA[batch.step], self._examples_SA[batch.step]
-        )
-        loss, nll_K = self.net(batch, weight_D)
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
+        """One micro-batch's part of the step's loss, and ``nll_A``: its negative log likelihoods, summed by ability."""
+        plan = self._plan
+        assert self.net is not None and plan is not None
+        counts = (plan.supervised_A, plan.examples_A)
+        supervised_A, examples_A = (torch.from_numpy(count(batch.step, batch.step + 1)) for count in counts)
+        loss, nll_K = self.net(batch, example_weights(batch, self.normalise, supervised_A, examples_A))
         ability_K = batch.ability_D[batch.example_K]
         real_K = (batch.supervised_D > 0)[batch.example_K]
-        if self.step_nll_A.device != nll_K.device:
-            self.step_nll_A = self.step_nll_A.to(nll_K.device)
-        self.step_nll_A.index_add_(0, ability_K, torch.where(real_K, nll_K, 0.0).to(self.step_nll_A.dtype))
+        nll_A = torch.zeros(len(plan.abilities), device=nll_K.device)
+        nll_A.index_add_(0, ability_K, torch.where(real_K, nll_K, 0.0).to(nll_A.dtype))
         # Lightning divides by the micro-batches of a step and averages over ranks; the weights already cover both.
-        return loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+        return {"loss": loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size), "nll_A": nll_A}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add one validation micro-batch to its ability's mean loss per supervised token."""

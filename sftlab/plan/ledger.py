@@ -48,7 +48,7 @@ class LedgerRow:
 
 def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
     """What the first ``num_steps`` optimizer steps of a plan trained; all of it by default."""
-    num_steps = plan.num_steps if num_steps is None else num_steps
+    num_steps = plan.num_compiled_steps if num_steps is None else num_steps
     rows = []
     for stage in plan.stages:
         end = min(stage.end_step, num_steps)
@@ -81,7 +81,7 @@ def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
 
 def exposures(plan: Plan, num_steps: int | None = None) -> dict[str, list]:
     """Every exposure of every example as columns ``uid, ability, stage, step``, in the order of training."""
-    num_steps = plan.num_steps if num_steps is None else num_steps
+    num_steps = plan.num_compiled_steps if num_steps is None else num_steps
     example_E = plan.example_E[plan.example_span(0, num_steps)]
     counts_S = np.diff(plan.row_starts_R1[plan.step_starts_S1[: num_steps + 1]])
     step_E = np.repeat(np.arange(num_steps), counts_S)

@@ -5,21 +5,20 @@
     rows       |r r r|r r|r r r| ...                      one step = the rows between two step starts
     examples   |e e e|e|e e| ...                          one row  = the examples between two row starts
 
+A plan is a list of segments, each compiled at once and never changed: a fixed schedule has one a stage, an adaptive one
+compiles the next from what it has seen. Whoever needs a number of a step asks the plan for it when the step comes.
+
 The dry run, exact resume, the loss denominators and the ledger all read it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import numpy as np
 
-from sftlab.plan.packing import pack
-from sftlab.plan.policy import MixturePolicy
-from sftlab.plan.pool import Pool, seed_from
 from sftlab.plan.stage import Stage, StepSize
 
 
@@ -54,6 +53,25 @@ class StagePlan:
 
 
 @dataclass(frozen=True, eq=False)
+class Segment:
+    """A part of a plan that is compiled at once.
+
+    Attributes:
+        planned: What it trains of its stage.
+        example_E: Its examples in the order of training.
+        row_starts_R1: Row r holds ``example_E[row_starts_R1[r]:row_starts_R1[r + 1]]``.
+        step_starts_S1: Step s holds the rows from ``step_starts_S1[s]`` to ``step_starts_S1[s + 1]``.
+        stage_steps: Steps that the stage will have where more segments of it follow; 0 where none does.
+    """
+
+    planned: StagePlan
+    example_E: np.ndarray
+    row_starts_R1: np.ndarray
+    step_starts_S1: np.ndarray
+    stage_steps: int = 0
+
+
+@dataclass(eq=False)
 class Plan:
     """Which example in which row of which optimizer step.
 
@@ -61,7 +79,6 @@ class Plan:
 
     Attributes:
         abilities: Names, sorted; ability numbers are positions in it.
-        stages: In the order of training.
         batch: What a step holds.
         max_length: Tokens that a row holds.
         ability_N: Ability number of each example.
@@ -69,15 +86,17 @@ class Plan:
         uids_N: Content hash of each example.
         lengths_N: Tokens of each example.
         supervised_N: Trained tokens of each example.
+        declared: Lengths are placeholders; the plan can be printed, not trained.
+        populations: Examples of each ability before any fraction.
+        is_open: More segments may follow.
+        segments: In the order of training; ``append`` adds to them.
+        stages: In the order of training.
         example_E: The examples in the order of training.
         row_starts_R1: Row r holds ``example_E[row_starts_R1[r]:row_starts_R1[r + 1]]``.
         step_starts_S1: Step s holds the rows from ``step_starts_S1[s]`` to ``step_starts_S1[s + 1]``.
-        declared: Lengths are placeholders; the plan can be printed, not trained.
-        populations: Examples of each ability before any fraction.
     """
 
     abilities: tuple[str, ...]
-    stages: tuple[StagePlan, ...]
     batch: StepSize
     max_length: int
     ability_N: np.ndarray
@@ -85,15 +104,45 @@ class Plan:
     uids_N: np.ndarray
     lengths_N: np.ndarray
     supervised_N: np.ndarray
-    example_E: np.ndarray
-    row_starts_R1: np.ndarray
-    step_starts_S1: np.ndarray
     declared: bool
     populations: dict[str, int]
+    is_open: bool = True
+    segments: tuple[Segment, ...] = ()
+    stages: tuple[StagePlan, ...] = field(default=(), init=False)
+    example_E: np.ndarray = field(init=False)
+    row_starts_R1: np.ndarray = field(init=False)
+    step_starts_S1: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Lay the segments one after another."""
+        self._join()
+
+    def append(self, segment: Segment) -> None:
+        """Add what follows the last compiled step."""
+        assert self.is_open, "a closed plan has all its segments"
+        assert segment.planned.first_step == self.num_compiled_steps
+        self.segments = (*self.segments, segment)
+        self._join()
+
+    def _join(self) -> None:
+        def joined(starts: list[np.ndarray]) -> np.ndarray:
+            sizes = [np.zeros(1, dtype=np.int64), *(np.diff(starts_1) for starts_1 in starts)]
+            return np.cumsum(np.concatenate(sizes), dtype=np.int64)
+
+        self.example_E = np.concatenate([np.empty(0, dtype=np.int64), *(part.example_E for part in self.segments)])
+        self.row_starts_R1 = joined([segment.row_starts_R1 for segment in self.segments])
+        self.step_starts_S1 = joined([segment.step_starts_S1 for segment in self.segments])
+        by_stage = groupby(self.segments, key=lambda segment: segment.planned.stage.name)
+        self.stages = tuple(_stage_of(list(segments)) for _, segments in by_stage)
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Optimizer steps of the whole run, as far as they are known."""
+        return self.stages[-1].end_step if self.stages else 0
+
+    @property
+    def num_compiled_steps(self) -> int:
+        """Optimizer steps of which the examples are known: all of a fixed schedule."""
         return len(self.step_starts_S1) - 1
 
     @property
@@ -115,28 +164,34 @@ class Plan:
         """Number of the stage that trains ``step``; the last stage's at the end of the plan."""
         return min(sum(step >= end for end in self.boundaries), len(self.stages) - 1)
 
-    def _per_step(self, weights_E: np.ndarray) -> np.ndarray:
-        """Sums by step and ability [S, A] of one weight per example in training order."""
-        counts_S = np.diff(self.row_starts_R1[self.step_starts_S1])
-        step_E = np.repeat(np.arange(self.num_steps), counts_S)
-        cell_E = step_E * len(self.abilities) + self.ability_N[self.example_E]
-        sums = np.bincount(cell_E, weights_E, minlength=self.num_steps * len(self.abilities))
-        return sums.astype(np.int64).reshape(self.num_steps, len(self.abilities))
+    def stage_at(self, step: int) -> StagePlan:
+        """The stage that trains ``step``; the last stage at the end of the plan."""
+        return self.stages[self.stage_index(step)]
 
-    def supervised_SA(self) -> np.ndarray:
-        """Supervised tokens of each step and ability: the loss denominators, known in advance."""
-        return self._per_step(self.supervised_N[self.example_E].astype(np.float64))
+    def stage_ending_at(self, step: int) -> StagePlan | None:
+        """The stage whose last step is the one before ``step``."""
+        return next((stage for stage in self.stages if stage.end_step == step), None)
 
-    def examples_SA(self) -> np.ndarray:
-        """Examples of each step and ability."""
-        return self._per_step(np.ones(len(self.example_E)))
+    def examples_A(self, first_step: int, end_step: int) -> np.ndarray:
+        """Examples of each ability in the steps [first_step, end_step)."""
+        example_E = self.example_E[self.example_span(first_step, end_step)]
+        return np.bincount(self.ability_N[example_E], minlength=len(self.abilities))
+
+    def supervised_A(self, first_step: int, end_step: int) -> np.ndarray:
+        """Supervised tokens of each ability in the steps [first_step, end_step): of one step, the loss denominators."""
+        example_E = self.example_E[self.example_span(first_step, end_step)]
+        sums = np.bincount(self.ability_N[example_E], self.supervised_N[example_E], minlength=len(self.abilities))
+        return sums.astype(np.int64)
+
+    def num_tokens(self, first_step: int, end_step: int) -> int:
+        """Tokens of the examples in the steps [first_step, end_step), without padding."""
+        return int(self.lengths_N[self.example_E[self.example_span(first_step, end_step)]].sum())
 
     def fill(self, first_step: int = 0, end_step: int | None = None) -> float:
         """Part of the rows' room that holds tokens, over the steps [first_step, end_step)."""
-        end_step = self.num_steps if end_step is None else end_step
+        end_step = self.num_compiled_steps if end_step is None else end_step
         num_rows = int(self.step_starts_S1[end_step] - self.step_starts_S1[first_step])
-        tokens = int(self.lengths_N[self.example_E[self.example_span(first_step, end_step)]].sum())
-        return tokens / (num_rows * self.max_length) if num_rows else 0.0
+        return self.num_tokens(first_step, end_step) / (num_rows * self.max_length) if num_rows else 0.0
 
     def fingerprint(self) -> str:
         """Hash of what would be trained and when: equal plans train the same examples in the same steps."""
@@ -148,147 +203,21 @@ class Plan:
         return digest.hexdigest()
 
 
-def compile_plan(
-    pools: Sequence[Pool],
-    stages: Sequence[Stage],
-    policy: MixturePolicy,
-    batch: StepSize,
-    max_length: int,
-    seed: int = 0,
-) -> Plan:
-    """Compile stages over pools into a plan: a pure function of its arguments.
+def _stage_of(segments: list[Segment]) -> StagePlan:
+    """A stage as its segments make it up."""
+    first, last = segments[0].planned, segments[-1]
+    if len(segments) == 1 and not last.stage_steps:
+        return first
+    parts = [segment.planned for segment in segments]
+    compiled = sum(part.num_steps for part in parts)
 
-    Args:
-        pools: One per ability, ranked.
-        stages: In the order of training; their abilities must be among the pools.
-        policy: Mixes the stages that name no policy of their own.
-        batch: What one optimizer step holds.
-        max_length: Tokens in a packed row.
-        seed: Orders the examples; subsets are chosen by the pools' own ranking.
+    def mean(shares: list[float]) -> float:
+        return sum(share * part.num_steps for share, part in zip(shares, parts, strict=True)) / compiled
 
-    Raises:
-        ValueError: A stage names an unknown ability, shares a name with another, or has nothing to train.
-    """
-    by_name = {pool.ability: pool for pool in sorted(pools, key=lambda pool: pool.ability)}
-    _check_stages(stages, by_name)
-    offsets = dict(zip(by_name, np.cumsum([0, *map(len, by_name.values())]).tolist(), strict=False))
-    compiler = _Compiler(by_name, offsets, batch, max_length, seed)
-    stage_plans = tuple(compiler.add(stage, stage.policy or policy) for stage in stages)
-
-    def joined(arrays: list[np.ndarray]) -> np.ndarray:
-        return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
-
-    return Plan(
-        abilities=tuple(by_name),
-        stages=stage_plans,
-        batch=batch,
-        max_length=max_length,
-        ability_N=np.repeat(np.arange(len(by_name)), [len(pool) for pool in by_name.values()]),
-        index_N=joined([pool.index_N for pool in by_name.values()]),
-        uids_N=joined([pool.uids_N for pool in by_name.values()]),
-        lengths_N=joined([pool.lengths_N for pool in by_name.values()]),
-        supervised_N=joined([pool.supervised_N for pool in by_name.values()]),
-        example_E=np.array(compiler.examples, dtype=np.int64),
-        row_starts_R1=np.cumsum([0, *compiler.row_sizes]),
-        step_starts_S1=np.cumsum([0, *compiler.step_sizes]),
-        declared=any(pool.declared for pool in pools),
-        populations={name: pool.population for name, pool in by_name.items()},
+    return replace(
+        first,
+        num_steps=max(compiled, last.stage_steps),
+        num_epochs=sum(part.num_epochs for part in parts),
+        per_epoch={name: sum(part.per_epoch[name] for part in parts) for name in first.per_epoch},
+        requested={name: mean([part.requested[name] for part in parts]) for name in first.requested},
     )
-
-
-def _check_stages(stages: Sequence[Stage], pools: dict[str, Pool]) -> None:
-    names = [stage.name for stage in stages]
-    if not stages or len(set(names)) != len(names):
-        raise ValueError(f"schedule: stages need names of their own, at least one (got {names})")
-    for stage in stages:
-        unknown = sorted(set(stage.fractions) - set(pools))
-        if unknown:
-            raise ValueError(f"stage {stage.name!r}: no ability named {unknown}; the data has {sorted(pools)}")
-
-
-class _Compiler:
-    """Appends stages to flat lists of examples, row sizes and step sizes."""
-
-    def __init__(self, pools: dict[str, Pool], offsets: dict[str, int], batch: StepSize, max_length: int, seed: int):
-        self.pools, self.offsets, self.batch, self.max_length, self.seed = pools, offsets, batch, max_length, seed
-        self.examples: list[int] = []
-        self.row_sizes: list[int] = []
-        self.step_sizes: list[int] = []
-
-    def add(self, stage: Stage, policy: MixturePolicy) -> StagePlan:
-        """Append one stage."""
-        pools = [self.pools[name].fraction(fraction) for name, fraction in sorted(stage.fractions.items())]
-        present = [pool for pool in pools if len(pool)]
-        per_epoch = policy.counts(present)
-        if not any(per_epoch.values()):
-            sizes = {pool.ability: f"{len(pool)} of {len(self.pools[pool.ability])}" for pool in pools}
-            raise ValueError(
-                f"stage {stage.name!r}: {type(policy).__name__} leaves nothing to train; its fractions select {sizes} "
-                "examples: raise a fraction or give more data"
-            )
-        first_step, num_epochs, supervised = len(self.step_sizes), 0.0, 0
-        while (part := self._next_epoch_part(stage, num_epochs, first_step, supervised)) > 0:
-            example_E = self._epoch(stage, present, per_epoch, policy.resample, int(num_epochs))
-            steps = self._steps(example_E[: max(1, math.floor(part * len(example_E) + 1e-9))], stage, int(num_epochs))
-            taken, supervised = self._take(steps, present, stage, first_step, supervised)
-            num_epochs += part * taken / len(steps)
-        return StagePlan(
-            stage,
-            first_step,
-            len(self.step_sizes) - first_step,
-            num_epochs,
-            {pool.ability: len(pool) for pool in pools},
-            {pool.ability: per_epoch.get(pool.ability, 0) for pool in pools},
-            {**{pool.ability: 0.0 for pool in pools}, **policy.shares(present)},
-            policy.counted_in,
-        )
-
-    def _next_epoch_part(self, stage: Stage, num_epochs: float, first_step: int, supervised: int) -> float:
-        """How much of another epoch the budget allows: 1, a part, or 0 when it is spent."""
-        if stage.epochs is not None:
-            return min(1.0, stage.epochs - num_epochs) if stage.epochs - num_epochs > 1e-9 else 0.0
-        if stage.steps is not None:
-            return float(len(self.step_sizes) - first_step < stage.steps)
-        return float(supervised < (stage.supervised_tokens or 0))
-
-    def _epoch(
-        self, stage: Stage, pools: Sequence[Pool], per_epoch: dict[str, int], resample: bool, epoch: int
-    ) -> np.ndarray:
-        """The examples of one epoch, shuffled; the shuffle's seed is made of names."""
-        chosen = []
-        for pool in pools:
-            count = per_epoch[pool.ability]
-            first = epoch * count if resample else 0
-            chosen.append(self.offsets[pool.ability] + (first + np.arange(count)) % len(pool))
-        rng = np.random.default_rng(seed_from("shuffle", self.seed, stage.name, epoch))
-        return rng.permutation(np.concatenate(chosen))
-
-    def _steps(self, example_E: np.ndarray, stage: Stage, epoch: int) -> list[list[np.ndarray]]:
-        """One epoch's examples as steps of packed rows; the last step holds what is left."""
-        lengths_N = np.concatenate([pool.lengths_N for pool in self.pools.values()])
-        if self.batch.examples is not None:
-            size = self.batch.examples
-            groups = [example_E[i : i + size] for i in range(0, len(example_E), size)]
-            return [[group[row] for row in pack(lengths_N[group].tolist(), self.max_length)] for group in groups]
-        rows = [example_E[row] for row in pack(lengths_N[example_E].tolist(), self.max_length)]
-        rng = np.random.default_rng(seed_from("rows", self.seed, stage.name, epoch))
-        rows = [rows[i] for i in rng.permutation(len(rows))]
-        size = self.batch.rows or 1
-        return [rows[i : i + size] for i in range(0, len(rows), size)]
-
-    def _take(
-        self, steps: list[list[np.ndarray]], pools: Sequence[Pool], stage: Stage, first_step: int, supervised: int
-    ) -> tuple[int, int]:
-        """Append steps until the budget is spent; returns how many were taken and the supervised tokens so far."""
-        supervised_N = np.concatenate([pool.supervised_N for pool in self.pools.values()])
-        for taken, rows in enumerate(steps):
-            if stage.steps is not None and len(self.step_sizes) - first_step >= stage.steps:
-                return taken, supervised
-            if stage.supervised_tokens is not None and supervised >= stage.supervised_tokens:
-                return taken, supervised
-            for row in rows:
-                self.examples += row.tolist()
-                self.row_sizes.append(len(row))
-                supervised += int(supervised_N[row].sum())
-            self.step_sizes.append(len(rows))
-        return len(steps), supervised

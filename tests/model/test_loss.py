@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2C
 from sftlab.data.feed import PlanLoader, collate
 from sftlab.model.attention import register_attention
 from sftlab.model.loss import SupervisedLoss, example_weights
-from sftlab.plan.plan import compile_plan
+from sftlab.plan.compile import compile_plan
 from sftlab.plan.policy import Proportional
 from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
@@ -100,7 +100,7 @@ def test_any_split_into_micro_batches_and_ranks_gives_the_gradient_of_the_defini
     net = SupervisedLoss(model("per_document"))
     reference = copy.deepcopy(model("eager"))
     reference.load_state_dict(net.model.state_dict())
-    supervised, examples = torch.tensor(plan.supervised_SA()[0]), torch.tensor(plan.examples_SA()[0])
+    supervised, examples = torch.tensor(plan.supervised_A(0, 1)), torch.tensor(plan.examples_A(0, 1))
     total = 0.0
     for rank in range(world):
         loader = PlanLoader(plan, tables, accumulate, rank, world)

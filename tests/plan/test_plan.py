@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sftlab.plan.compile import compile_plan
 from sftlab.plan.ledger import exposures, ledger
-from sftlab.plan.plan import compile_plan
 from sftlab.plan.policy import Proportional, WeightedShares
 from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
@@ -137,7 +137,8 @@ def test_a_budget_of_steps_is_kept(steps):
 def test_a_budget_of_supervised_tokens_ends_with_the_step_that_reaches_it(tokens):
     plan = small(supervised_tokens=tokens)
     for stage in plan.stages:
-        per_step = plan.supervised_SA()[stage.first_step : stage.end_step].sum(1)
+        steps = range(stage.first_step, stage.end_step)
+        per_step = np.array([plan.supervised_A(step, step + 1).sum() for step in steps])
         assert per_step.sum() >= tokens > per_step[:-1].sum()
 
 
@@ -160,8 +161,8 @@ def test_resampling_goes_through_the_whole_pool():
 def test_the_ledger_adds_up_to_the_plan():
     plan = small()
     rows = ledger(plan)
-    assert sum(row.supervised_tokens for row in rows) == plan.supervised_SA().sum()
-    assert sum(row.examples for row in rows) == plan.examples_SA().sum() == len(plan.example_E)
+    assert sum(row.supervised_tokens for row in rows) == plan.supervised_A(0, plan.num_steps).sum()
+    assert sum(row.examples for row in rows) == plan.examples_A(0, plan.num_steps).sum() == len(plan.example_E)
     for stage in plan.stages:
         assert sum(r.share_tokens for r in rows if r.stage == stage.stage.name) == pytest.approx(1)
     assert {row.ability: row.epochs for row in rows if row.stage == "general"} == {"math": 3, "code": 3, "general": 3}

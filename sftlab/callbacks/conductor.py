@@ -1,0 +1,247 @@
+"""The conductor: what carries a plan out inside Lightning's loops. Nothing else touches what Lightning keeps inside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from sftlab.callbacks.context import RunContext
+from sftlab.data.ability import PlannedData
+from sftlab.model.export import ARCHITECTURE, write_architecture
+from sftlab.model.module import SFTModule
+from sftlab.model.optim import learning_rate_at
+from sftlab.plan.plan import Plan, StagePlan
+from sftlab.run.folder import checkpoint_path
+from sftlab.run.identity import reused_stages, run_identity, stage_keys
+
+_STATE = "sftlab"  # key of our part of a checkpoint
+_NEVER = 2**62  # a micro-batch that is never reached
+
+
+class Conductor:
+    """Carries out one call of ``fit``: what is fed, when a stage starts and ends, what a checkpoint holds.
+
+    Args:
+        trainer: Lightning's.
+        module: The model.
+        plan: What is trained.
+        extend: Appends the next segment to an open plan, or closes it; called when the last compiled step is done.
+        val_every_n_steps: Validate inside stages too; stage ends are always validated.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: SFTModule,
+        plan: Plan,
+        extend: Callable[[RunContext], None],
+        val_every_n_steps: int | None,
+    ) -> None:
+        data = data_of(trainer)
+        if plan.declared:
+            raise ValueError("data: an ability only declares a count (path: null); `plan` can show it, not `fit` it")
+        self.context = RunContext(trainer, Path(trainer.log_dir or trainer.default_root_dir), data, module, plan)
+        self._extend, self._val_every_n_steps = extend, val_every_n_steps
+        data.follow(plan)
+        module.follow(plan, data.val_abilities())
+        self._identity = run_identity(data, module, [planned.stage for planned in plan.stages], plan)
+        self._stage_keys = stage_keys(data, module, plan)
+        self._rng_states: list[torch.Tensor] | None = None
+        self._validated = 0  # the last step that was validated
+        self._stage_began = 0.0
+        self._take_over_loops(trainer)
+
+    def _take_over_loops(self, trainer: Trainer) -> None:
+        """Tell Lightning how long training is: the Trainer was built before the plan existed.
+
+        A smaller max_steps of the user's cuts this call short; the plan stays whole, so that a resumed run goes on to
+        its end.
+        """
+        loop = trainer.fit_loop.epoch_loop
+        self._max_steps = loop.max_steps if loop.max_steps >= 0 else _NEVER
+        loop.max_steps = min(self._max_steps, self.context.plan.num_steps)
+        trainer.fit_loop.max_epochs = -1
+        # The loaders divide the plan among ranks themselves; Lightning's sampler would shuffle it.
+        trainer._accelerator_connector.use_distributed_sampler = False
+
+    # What Lightning calls, by way of the schedule
+
+    def on_train_start(self) -> None:
+        """Continue the random state of a resumed run; with the loaders known, take over when validation is due."""
+        context, trainer = self.context, self.context.trainer
+        self._stage_began = time.perf_counter()
+        if self._rng_states is not None and len(self._rng_states) == trainer.world_size:
+            torch.set_rng_state(self._rng_states[trainer.global_rank])
+        self._set_rate()  # a checkpoint holds that of the step after it, which another run may have planned otherwise
+        if trainer.is_global_zero:
+            write_architecture(context.folder / ARCHITECTURE, context.module, context.data)
+        trainer.check_val_every_n_epoch = None
+        trainer.val_check_batch = _NEVER
+        if context.step and self._validated != context.step and self._is_validation_due():
+            self._validate()  # the run was killed between the checkpoint and this validation
+
+    def on_train_batch_start(self, batch_idx: int) -> None:
+        """At the first micro-batch of a stage: empty the optimizer state if the stage asks for it."""
+        trainer, step = self.context.trainer, self.context.step
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        stage = self.context.plan.stage_at(step)
+        if stage.first_step == step:
+            if stage.stage.fresh_optimizer:
+                for optimizer in trainer.optimizers:
+                    optimizer.state.clear()
+            self._stage_began = time.perf_counter()
+            self._call("on_stage_start", stage)
+
+    def on_train_batch_end(self, batch_idx: int) -> None:
+        """After the last micro-batch of a step: ask for validation where it is due, finish the step without it."""
+        trainer = self.context.trainer
+        if not self.context.ends_step(batch_idx):
+            trainer.val_check_batch = _NEVER
+            return
+        is_due = self._is_validation_due()
+        trainer.val_check_batch = batch_idx + 1 if is_due else _NEVER
+        if not is_due:
+            self._finish_step()
+
+    def on_validation_end(self) -> None:
+        """Finish the step that was validated."""
+        trainer = self.context.trainer
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._validated = trainer.global_step
+            self._finish_step()
+
+    def on_train_end(self) -> None:
+        """Keep what a call that was cut short has trained."""
+        context = self.context
+        if context.step and context.plan.stage_ending_at(context.step) is None:
+            context.trainer.save_checkpoint(checkpoint_path(context.folder, context.step), weights_only=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what a resume must check and restore."""
+        state, world = torch.get_rng_state(), self.context.trainer.world_size
+        states: list[Any] = [state]
+        if world > 1:
+            states = [None] * world
+            torch.distributed.all_gather_object(states, state)
+        mine = {"identity": self._identity, "stage_keys": self._stage_keys}
+        checkpoint[_STATE] = {**mine, "rng": states, "validated": self._validated}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to resume what is not the same run; count batches in this run's micro-batches.
+
+        Raises:
+            ValueError: Data, template, tokenizer, schedule, seed, batch or model differ: says which.
+        """
+        saved = checkpoint.get(_STATE)
+        if saved is None:
+            raise ValueError("ckpt_path: not a checkpoint of a staged run (start from its exported folder instead)")
+        was = saved["identity"]
+        changed = sorted(key for key in was.keys() | self._identity.keys() if was.get(key) != self._identity.get(key))
+        if changed and not self._took_over(saved["stage_keys"], checkpoint["global_step"]):
+            raise ValueError(
+                f"ckpt_path: this run differs from the checkpoint's in: {', '.join(changed)}. Resume with the config "
+                "and data that the run began with, or start a new run without --ckpt_path"
+            )
+        self._rng_states, self._validated = saved["rng"], saved["validated"]
+        _count_in_micro_batches(checkpoint, self.context.trainer.accumulate_grad_batches)
+
+    # What it does
+
+    def _finish_step(self) -> None:
+        """End the stage and compile the next segment where this step was the last one of them."""
+        context = self.context
+        if (ended := context.plan.stage_ending_at(context.step)) is not None:
+            self._end_stage(ended)
+        if context.plan.is_open and context.step == context.plan.num_compiled_steps:
+            self._extend(context)
+            context.trainer.fit_loop.epoch_loop.max_steps = min(self._max_steps, context.plan.num_steps)
+            self._set_rate()
+
+    def _end_stage(self, ended: StagePlan) -> None:
+        """Export, let every callback look, then save: a run killed on the way does the stage's end again."""
+        context = self.context
+        context.export(context.stage_folder(ended))
+        self._call("on_stage_end", ended)
+        context.log({"stage/seconds": time.perf_counter() - self._stage_began})  # of a resumed stage, since then
+        path = checkpoint_path(context.folder, ended.end_step, ended.stage.name)
+        context.trainer.save_checkpoint(path, weights_only=False)
+
+    def _is_validation_due(self) -> bool:
+        every, step = self._val_every_n_steps, self.context.step
+        if not self.context.module.val_abilities:
+            return False
+        return self.context.plan.stage_ending_at(step) is not None or bool(every and step % every == 0)
+
+    def _validate(self) -> None:
+        """Run the validation inside fit, as the training loop itself does."""
+        trainer = self.context.trainer
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        loop.restarting = False
+        trainer.validating = True
+        loop.run()
+        trainer.training = True
+
+    def _set_rate(self) -> None:
+        """Give the optimizers the learning rate of the step to come."""
+        context, module = self.context, self.context.module
+        rate = learning_rate_at(context.plan, context.step, module.learning_rate, module.warmup_ratio)
+        for group in (group for optimizer in context.trainer.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
+
+    def _took_over(self, saved_keys: list[str], step: int) -> bool:
+        """Whether the checkpoint ends a stage that this run shares with another and was given."""
+        plan = self.context.plan
+        ended = plan.stage_ending_at(step)
+        number = plan.stages.index(ended) if ended is not None else -1
+        if not 0 <= number < len(saved_keys) or saved_keys[number] != self._stage_keys[number]:
+            return False
+        return saved_keys[number] in [stage["key"] for stage in reused_stages(self.context.folder)]
+
+    def _call(self, hook: str, stage: StagePlan) -> None:
+        trainer = self.context.trainer
+        for callback in cast(Any, trainer).callbacks:
+            if hasattr(callback, hook):
+                getattr(callback, hook)(trainer, trainer.lightning_module, stage)
+
+
+def data_of(trainer: Trainer) -> PlannedData:
+    """The data that a trainer was given.
+
+    Raises:
+        ValueError: It is not of ours.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, PlannedData):
+        raise ValueError("fit needs datamodule=MixtureData(...) or a single ability such as MathData(...)")
+    return data
+
+
+def module_of(module: LightningModule) -> SFTModule:
+    """The module that a trainer was given.
+
+    Raises:
+        ValueError: It is not of ours.
+    """
+    if not isinstance(module, SFTModule):
+        raise ValueError(f"fit needs an SFTModule, not {type(module).__name__}: a schedule trains by its losses")
+    return module
+
+
+def _count_in_micro_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Restate the loop's progress for this run's micro-batches: the optimizer step is the truth.
+
+    The numbers are those of a save inside ``on_train_batch_end``, where the last batch does not count as completed.
+    """
+    step = checkpoint["global_step"]
+    loop = checkpoint["loops"]["fit_loop"]
+    loop["state_dict"]["combined_loader"] = [{"step": step}]
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = False  # a run that took over a stage has more of them
+    for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
+        counts.update(dict.fromkeys(counts, step * accumulate))
+        counts["completed"] -= 1

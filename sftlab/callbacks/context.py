@@ -1,0 +1,82 @@
+"""What callbacks know of the run that they are in: its folder, its data, its module and its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from lightning.pytorch import Trainer
+
+from sftlab.data.ability import PlannedData
+from sftlab.model.export import ARCHITECTURE, export_live
+from sftlab.model.module import SFTModule
+from sftlab.plan.plan import Plan, StagePlan
+
+
+@dataclass(frozen=True, eq=False)
+class RunContext:
+    """One run; callbacks get it by ``RunContext.of(trainer)`` once a schedule has compiled its plan.
+
+    Attributes:
+        trainer: Lightning's.
+        folder: Where checkpoints, stages and results go.
+        data: The abilities.
+        module: The model.
+        plan: What is trained; of an adaptive schedule, as far as it has been compiled.
+    """
+
+    trainer: Trainer
+    folder: Path
+    data: PlannedData
+    module: SFTModule
+    plan: Plan
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> RunContext:
+        """The run of a trainer.
+
+        Raises:
+            ValueError: No schedule is among the trainer's callbacks.
+        """
+        for callback in cast(Any, trainer).callbacks:
+            if isinstance(context := getattr(callback, "context", None), cls):
+                return context
+        raise ValueError(
+            "this callback needs a plan, and no schedule compiles one: Trainer(callbacks=[DMT(k=0.25), ...]), or write "
+            "one under schedule: in the config"
+        )
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.trainer.global_step
+
+    @property
+    def stage(self) -> StagePlan:
+        """The stage of the last optimizer step; the first one before training."""
+        return self.plan.stage_at(max(0, self.step - 1))
+
+    def stage_folder(self, stage: StagePlan) -> Path:
+        """Where a stage's result is exported: stages/0-specialised."""
+        return self.folder / "stages" / f"{self.plan.stages.index(stage)}-{stage.stage.name}"
+
+    def ends_step(self, batch_idx: int) -> bool:
+        """Whether a micro-batch is the last one of its optimizer step."""
+        return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+
+    def is_due_inside(self, batch_idx: int, every_n_steps: int | None) -> bool:
+        """Whether this micro-batch ended every n-th optimizer step, where that is inside a stage and not at its end."""
+        if not every_n_steps or self.step % every_n_steps or not self.ends_step(batch_idx):
+            return False
+        return self.plan.stage_ending_at(self.step) is None
+
+    def log(self, metrics: Mapping[str, float]) -> None:
+        """Give metrics of now to every logger."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics(dict(metrics), step=self.step)
+
+    def export(self, folder: Path) -> None:
+        """Export the model as it is now, as a Hugging Face folder; call it on every rank."""
+        export_live(self.trainer, self.module, folder, self.folder / ARCHITECTURE, self.plan, self.step)

@@ -1,0 +1,210 @@
+"""Stages become segments of a plan: epochs are mixed, shuffled and packed until the budget is spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sftlab.plan.packing import pack
+from sftlab.plan.plan import Plan, Segment, StagePlan
+from sftlab.plan.policy import MixturePolicy
+from sftlab.plan.pool import Pool, seed_from
+from sftlab.plan.stage import Stage, StepSize
+
+
+def compile_plan(
+    pools: Sequence[Pool],
+    stages: Sequence[Stage],
+    policy: MixturePolicy,
+    batch: StepSize,
+    max_length: int,
+    seed: int = 0,
+) -> Plan:
+    """Compile stages over pools into a plan, a segment each: a pure function of its arguments.
+
+    Args:
+        pools: One per ability, ranked.
+        stages: In the order of training; their abilities must be among the pools.
+        policy: Mixes the stages that name no policy of their own.
+        batch: What one optimizer step holds.
+        max_length: Tokens in a packed row.
+        seed: Orders the examples; subsets are chosen by the pools' own ranking.
+
+    Raises:
+        ValueError: A stage names an unknown ability, shares a name with another, or has nothing to train.
+    """
+    names = [stage.name for stage in stages]
+    if not stages or len(set(names)) != len(names):
+        raise ValueError(f"schedule: stages need names of their own, at least one (got {names})")
+    compiler = Compiler(pools, policy, batch, max_length, seed)
+    for stage in stages:
+        compiler.check(stage)
+    for stage in stages:
+        compiler.append(stage)
+    compiler.plan.is_open = False
+    return compiler.plan
+
+
+class Compiler:
+    """Compiles segments over pools, one after another, into a plan that starts empty and open.
+
+    Args:
+        pools: One per ability, ranked.
+        policy: Mixes the stages that name no policy of their own.
+        batch: What one optimizer step holds.
+        max_length: Tokens in a packed row.
+        seed: Orders the examples; subsets are chosen by the pools' own ranking.
+    """
+
+    def __init__(
+        self, pools: Sequence[Pool], policy: MixturePolicy, batch: StepSize, max_length: int, seed: int = 0
+    ) -> None:
+        by_name = {pool.ability: pool for pool in sorted(pools, key=lambda pool: pool.ability)}
+        self._offsets = dict(zip(by_name, np.cumsum([0, *map(len, by_name.values())]).tolist(), strict=False))
+        self._pools, self._policy, self._seed = by_name, policy, seed
+
+        def joined(arrays: list[np.ndarray]) -> np.ndarray:
+            return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
+
+        self.plan = Plan(
+            abilities=tuple(by_name),
+            batch=batch,
+            max_length=max_length,
+            ability_N=np.repeat(np.arange(len(by_name)), [len(pool) for pool in by_name.values()]),
+            index_N=joined([pool.index_N for pool in by_name.values()]),
+            uids_N=joined([pool.uids_N for pool in by_name.values()]),
+            lengths_N=joined([pool.lengths_N for pool in by_name.values()]),
+            supervised_N=joined([pool.supervised_N for pool in by_name.values()]),
+            declared=any(pool.declared for pool in pools),
+            populations={name: pool.population for name, pool in by_name.items()},
+        )
+
+    def check(self, stage: Stage) -> None:
+        """Whether the pools have the abilities of a stage.
+
+        Raises:
+            ValueError: They have not.
+        """
+        unknown = sorted(set(stage.fractions) - set(self._pools))
+        if unknown:
+            raise ValueError(f"stage {stage.name!r}: no ability named {unknown}; the data has {sorted(self._pools)}")
+
+    def append(self, stage: Stage, stage_steps: int = 0) -> Segment:
+        """Compile a segment and append it to the plan.
+
+        A segment of the same stage as the one before goes on with the examples after those that the stage has trained.
+
+        Args:
+            stage: What the segment trains; its budget is the segment's.
+            stage_steps: Steps that the stage will have in all, where more segments of it follow.
+
+        Raises:
+            ValueError: It has nothing to train, or names an unknown ability.
+        """
+        self.check(stage)
+        part = _Part(self.plan, self._pools, self._offsets, stage, stage.policy or self._policy, self._seed)
+        planned = part.compile()
+        rows, steps = np.cumsum([0, *part.row_sizes]), np.cumsum([0, *part.step_sizes])
+        segment = Segment(planned, np.array(part.examples, dtype=np.int64), rows, steps, stage_steps)
+        self.plan.append(segment)
+        return segment
+
+
+class _Part:
+    """One segment as flat lists of examples, row sizes and step sizes."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        pools: dict[str, Pool],
+        offsets: dict[str, int],
+        stage: Stage,
+        policy: MixturePolicy,
+        seed: int,
+    ) -> None:
+        self.plan, self.pools, self.offsets, self.stage, self.policy = plan, pools, offsets, stage, policy
+        before = [segment for segment in plan.segments if segment.planned.stage.name == stage.name]
+        self.seed_names: tuple[object, ...] = (seed, stage.name, *(["segment", len(before)] if before else []))
+        trained_E = np.concatenate([np.empty(0, dtype=np.int64), *(segment.example_E for segment in before)])
+        trained_A = np.bincount(plan.ability_N[trained_E], minlength=len(plan.abilities))
+        self.trained = dict(zip(plan.abilities, trained_A.tolist(), strict=True))
+        self.examples: list[int] = []
+        self.row_sizes: list[int] = []
+        self.step_sizes: list[int] = []
+
+    def compile(self) -> StagePlan:
+        """Take epoch after epoch until the budget is spent."""
+        stage, policy = self.stage, self.policy
+        pools = [self.pools[name].fraction(fraction) for name, fraction in sorted(stage.fractions.items())]
+        present = [pool for pool in pools if len(pool)]
+        per_epoch = policy.counts(present)
+        if not any(per_epoch.values()):
+            sizes = {pool.ability: f"{len(pool)} of {len(self.pools[pool.ability])}" for pool in pools}
+            raise ValueError(
+                f"stage {stage.name!r}: {type(policy).__name__} leaves nothing to train; its fractions select {sizes} "
+                "examples: raise a fraction or give more data"
+            )
+        num_epochs, supervised = 0.0, 0
+        while (part := self._next_epoch_part(num_epochs, supervised)) > 0:
+            example_E = self._epoch(present, per_epoch, int(num_epochs))
+            steps = self._steps(example_E[: max(1, math.floor(part * len(example_E) + 1e-9))], int(num_epochs))
+            taken, supervised = self._take(steps, supervised)
+            num_epochs += part * taken / len(steps)
+        return StagePlan(
+            stage,
+            self.plan.num_compiled_steps,
+            len(self.step_sizes),
+            num_epochs,
+            {pool.ability: len(pool) for pool in pools},
+            {pool.ability: per_epoch.get(pool.ability, 0) for pool in pools},
+            {**{pool.ability: 0.0 for pool in pools}, **policy.shares(present)},
+            policy.counted_in,
+        )
+
+    def _next_epoch_part(self, num_epochs: float, supervised: int) -> float:
+        """How much of another epoch the budget allows: 1, a part, or 0 when it is spent."""
+        if self.stage.epochs is not None:
+            return min(1.0, self.stage.epochs - num_epochs) if self.stage.epochs - num_epochs > 1e-9 else 0.0
+        if self.stage.steps is not None:
+            return float(len(self.step_sizes) < self.stage.steps)
+        return float(supervised < (self.stage.supervised_tokens or 0))
+
+    def _epoch(self, pools: Sequence[Pool], per_epoch: dict[str, int], epoch: int) -> np.ndarray:
+        """The examples of one epoch, shuffled; the shuffle's seed is made of names."""
+        chosen = []
+        for pool in pools:
+            count = per_epoch[pool.ability]
+            first = self.trained[pool.ability] + (epoch * count if self.policy.resample else 0)
+            chosen.append(self.offsets[pool.ability] + (first + np.arange(count)) % len(pool))
+        rng = np.random.default_rng(seed_from("shuffle", *self.seed_names, epoch))
+        return rng.permutation(np.concatenate(chosen))
+
+    def _steps(self, example_E: np.ndarray, epoch: int) -> list[list[np.ndarray]]:
+        """One epoch's examples as steps of packed rows; the last step holds what is left."""
+        lengths_N, batch, max_length = self.plan.lengths_N, self.plan.batch, self.plan.max_length
+        if batch.examples is not None:
+            size = batch.examples
+            groups = [example_E[i : i + size] for i in range(0, len(example_E), size)]
+            return [[group[row] for row in pack(lengths_N[group].tolist(), max_length)] for group in groups]
+        rows = [example_E[row] for row in pack(lengths_N[example_E].tolist(), max_length)]
+        rng = np.random.default_rng(seed_from("rows", *self.seed_names, epoch))
+        rows = [rows[i] for i in rng.permutation(len(rows))]
+        size = batch.rows or 1
+        return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+    def _take(self, steps: list[list[np.ndarray]], supervised: int) -> tuple[int, int]:
+        """Append steps until the budget is spent; returns how many were taken and the supervised tokens so far."""
+        stage, supervised_N = self.stage, self.plan.supervised_N
+        for taken, rows in enumerate(steps):
+            if stage.steps is not None and len(self.step_sizes) >= stage.steps:
+                return taken, supervised
+            if stage.supervised_tokens is not None and supervised >= stage.supervised_tokens:
+                return taken, supervised
+            for row in rows:
+                self.examples += row.tolist()
+                self.row_sizes.append(len(row))
+                supervised += int(supervised_N[row].sum())
+            self.step_sizes.append(len(rows))
+        return len(steps), supervised
