@@ -12,12 +12,12 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
-    moved screen files config
+    moved screen files fingerprint bounds config
     stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
     data.conversation lab.python lab.abilities
-    data.records data.readers data.template data.encoder data.examples data.prepare data.source
-    data.feed data.droplist data.ability data.mixture
+    data.records data.droplist data.split data.readers data.template data.encoder data.examples data.prepare data.source
+    data.feed data.ability data.mixture
     model.attention model.backbone model.loss model.optim model.parallel model.module model.export
     endpoint.replies endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host

@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> int:
     objects = parse_objects(config)
     plan = objects.schedule.compile(objects.data, objects.model)
     console = screen()
-    console.print(plan_screen(plan, objects.data.audits(), objects.data.audit_places()))
+    data = objects.data
+    console.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes()))
     console.print(f"Plan fingerprint {plan.fingerprint()}")
     return 0

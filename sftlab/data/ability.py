@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from abc import abstractmethod
 from collections import Counter
@@ -14,6 +12,7 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
+from sftlab.bounds import within
 from sftlab.data.conversation import Audit, Conversation
 from sftlab.data.droplist import DropList
 from sftlab.data.encoder import Encoder
@@ -21,17 +20,24 @@ from sftlab.data.examples import Examples
 from sftlab.data.feed import PlanLoader
 from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader
 from sftlab.data.source import LAB, DeclaredSource, FileSource, LabSource, Source
+from sftlab.data.split import Part, held_out
 from sftlab.data.template import get_template
+from sftlab.fingerprint import digest
 from sftlab.plan.compile import compile_plan
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import MixturePolicy, Proportional
-from sftlab.plan.pool import Pool, seed_from
+from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _VAL_ROWS = 8  # packed rows of a validation micro-batch
+
+
+def global_seed() -> int:
+    """What ``seed_everything`` was last told, where Lightning itself keeps it; 0 if it never was."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
 
 class PlannedData(LightningDataModule):
@@ -58,9 +64,12 @@ class PlannedData(LightningDataModule):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        unknown = sorted(set(batch) - {"examples", "rows"})
-        if unknown:
+        if unknown := sorted(set(batch) - {"examples", "rows"}):
             raise ValueError(f"data.batch: {unknown} is not known; give examples or rows")
+        within("data.max_length", max_length, 2, 10**8, is_whole=True)
+        within("data.num_workers", num_workers, 0, 1024, is_whole=True)
+        if seed is not None:
+            within("data.seed", seed, 0, 2**63, is_whole=True)
         self.template, self.max_length, self.overlong = template, max_length, overlong
         self.batch, self.num_workers, self._seed = StepSize(**batch), num_workers, seed
         self.encoder: Encoder | None = None
@@ -74,13 +83,16 @@ class PlannedData(LightningDataModule):
     @property
     def seed(self) -> int:
         """The seed of subsets and order."""
-        return self._seed if self._seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        return self._seed if self._seed is not None else global_seed()
 
     def load(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Render and tokenise every ability, or find the result in the cache."""
         self.encoder = Encoder(tokenizer, get_template(self.template, tokenizer))
-        for ability in self.abilities.values():
+        abilities = list(self.abilities.values())
+        for ability in abilities:
             ability.load_examples(self.encoder, self.max_length, self.overlong)
+        for ability, held_out_N in zip(abilities, held_out([ability.part() for ability in abilities]), strict=True):
+            ability.hold_out(held_out_N)
 
     def pools(self) -> list[Pool]:
         """The training examples of each ability, ranked, its fraction applied."""
@@ -94,9 +106,18 @@ class PlannedData(LightningDataModule):
         """The first records of each count, in words, by ability and cause."""
         return {name: ability.first_places() for name, ability in self.abilities.items()}
 
+    def notes(self) -> list[str]:
+        """What a user should know of the data beside the plan: what is held out and what is left aside."""
+        noted = [ability for ability in self.abilities.values() if not ability.is_declared]
+        counts = [f"{ability.name} {ability.num_held_out:,}" for ability in noted if ability.val_fraction]
+        return [
+            *([f"Held out for validation: {', '.join(counts)} examples."] if counts else []),
+            *(note for ability in self.abilities.values() for note in ability.notes()),
+        ]
+
     def identity(self) -> dict[str, str]:
-        """Hashes of what determines the data, part by part; a resumed run must have the same."""
-        parts = {f"data of {name}": ability.source_hash() for name, ability in self.abilities.items()}
+        """What determines the data, part by part, as hashes or words; a resumed run must have the same."""
+        parts = {f"data of {name}": ability.content_hash() for name, ability in self.abilities.items()}
         return {**parts, "seed": str(self.seed), "batch": str(self.batch), "max_length": str(self.max_length)}
 
     def follow(self, plan: Plan) -> None:
@@ -141,6 +162,7 @@ class AbilityData(PlannedData):
             declares that there are ``num_examples`` without having them, for planning.
         reader: Turns a record into a conversation.
         fraction: How much of the ability's training examples is used: the first floor(fraction x N) in rank.
+        max_examples: Use at most this number of them, the first in rank; None uses all.
         val_fraction: Part of the groups (a question, a conversation before splitting) held out for validation.
         num_examples: Records to generate (``lab``) or to declare.
         exclude: Kinds of generated records to leave out (``lab``).
@@ -166,11 +188,15 @@ class AbilityData(PlannedData):
         drop: str | None = None,
         on_bad_record: str = "skip",
         max_bad_share: float = 0.05,
+        max_examples: int | None = None,
     ) -> None:
         super().__init__()
-        for key, value in (("fraction", fraction), ("val_fraction", val_fraction)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{key}: {value} does not lie between 0 and 1")
+        shares = {"fraction": fraction, "val_fraction": val_fraction, "max_bad_share": max_bad_share}
+        for key, share in shares.items():
+            within(key, share, 0, 1)
+        for key, count in (("num_examples", num_examples), ("max_examples", max_examples)):
+            if count is not None:
+                within(key, count, 1, 10**9, is_whole=True)
         if (num_examples is None) == (path in (None, LAB)):
             raise ValueError(
                 f"{type(self).__name__}: path {path!r} with num_examples {num_examples}; num_examples goes with "
@@ -178,7 +204,8 @@ class AbilityData(PlannedData):
             )
         if drop is not None and path is None:
             raise ValueError("drop: there is nothing to leave out with path: null, only a count is declared")
-        self.fraction, self.val_fraction, self.drop = fraction, val_fraction, drop
+        self.fraction, self.max_examples = fraction, max_examples
+        self.val_fraction, self.drop = val_fraction, drop
         self.source: Source
         if num_examples is None:
             paths = path if isinstance(path, list) else [str(path)]
@@ -226,12 +253,32 @@ class AbilityData(PlannedData):
             return
         drops = self._drop_list()  # a malformed one is told before anything is tokenised
         self._examples = self.source.examples(self.name, encoder, max_length, overlong)
-        threshold = int(self.val_fraction * 2**64)
-        hashed = [seed_from("held out", self.name, group) for group in self._examples.groups] if threshold else []
-        self._held_out_N = np.array([h < threshold for h in hashed] or [False] * len(self._examples), dtype=bool)
+        self.hold_out(*held_out([self.part()]))
         self._kept_N = ~drops.dropped(self._examples.uids)
         if not self._kept_N.any():
             raise ValueError(f"data.abilities.{self.name}: no usable example in {self.source}: {self.audit_counts()}")
+
+    def part(self) -> Part:
+        """What the split into training and validation needs to know of the ability."""
+        found = self._examples
+        return Part(self.name, found.uids if found else [], found.groups if found else [], self.val_fraction)
+
+    def hold_out(self, held_out_N: np.ndarray) -> None:
+        """Keep these examples for validation; a mixture decides it for all its abilities together."""
+        self._held_out_N = held_out_N
+
+    def notes(self) -> list[str]:
+        """What a user should know: nothing is held out though some should be, examples are left aside."""
+        found = []
+        if self.val_fraction and self._examples is not None and not self.num_held_out:
+            found.append(
+                f"Warning: no example of {self.name} is held out by val_fraction {self.val_fraction:g}: "
+                f"{len(self._examples):,} examples in {len(set(self._examples.groups)):,} groups are too few."
+            )
+        if self.max_examples is not None:
+            pool = self.pool(0)
+            found.append(f"{self.name}: {len(pool):,} of {pool.population:,} examples by max_examples.")
+        return found
 
     def conversations(self) -> Iterator[tuple[str, Conversation]]:
         """Uid and conversation of every record that is not on the drop list, in the order of the source.
@@ -255,8 +302,10 @@ class AbilityData(PlannedData):
     def pool(self, seed: int) -> Pool:
         """The training examples, ranked by a hash keyed by ``seed``, the fraction applied."""
         if self.source.num_declared is not None:
-            return Pool.from_count(self.name, self.source.num_declared).fraction(self.fraction)
-        return self._pool(self._kept_N & ~self._held_out_N, seed).fraction(self.fraction)
+            pool = Pool.from_count(self.name, self.source.num_declared)
+        else:
+            pool = self._pool(self._kept_N & ~self._held_out_N, seed)
+        return pool.fraction(self.fraction).first(self.max_examples or len(pool))
 
     def val_pool(self) -> Pool:
         """The held-out examples."""
@@ -278,21 +327,22 @@ class AbilityData(PlannedData):
         """The first records of each cause, such as ``3, 14 of a.jsonl``."""
         return {} if self._examples is None else self._examples.audit.places(self.source.names)
 
-    def table_hash(self) -> str:
-        """Name of the tokenised examples: equal names, equal token ids and masks."""
-        return self._examples.fingerprint if self._examples is not None else str(self.source)
+    def content(self, index_M: np.ndarray) -> bytes:
+        """Hashes of what some examples train, in their order; of a declared ability their numbers."""
+        return (index_M if self._examples is None else self._examples.content_NB[index_M]).tobytes()
+
+    def content_hash(self) -> str:
+        """Hash of what may be trained and what is held out, whatever its order and wherever it came from."""
+        if self._examples is None:
+            return digest(self.source.key(self.name), self.fraction, self.max_examples, size=8)
+        kept = self._examples.content_hash(self.kept_N)
+        return digest(kept, self.held_out_hash(), self.fraction, self.max_examples, size=8)
 
     def held_out_hash(self) -> str:
         """Hash of the examples that validation sees."""
-        uids = sorted(self.val_pool().uids_N.tolist()) if self.num_held_out else []
-        return hashlib.blake2b("\n".join([self.table_hash(), *uids]).encode(), digest_size=8).hexdigest()
-
-    def source_hash(self) -> str:
-        """Hash of what determines the examples and which of them are used."""
-        source = self._examples.fingerprint if self._examples is not None else str(self.source)
-        used = [source, self.fraction, self.val_fraction]
-        text = json.dumps([*used, self._drop_list().content_hash()] if self.drop else used)
-        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        if self._examples is None:
+            return ""
+        return self._examples.content_hash(np.flatnonzero(self._held_out_N & self._kept_N))
 
 
 class MathData(AbilityData):

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from sftlab import moved
 
+RULES = 1  # version of the mending rules and of uids: raise it when other conversations come out
 _MOST_CAUSES = 200  # counted apart: more than that nobody reads
 ROLES = ("system", "user", "assistant", "tool")
 

@@ -6,7 +6,6 @@ put a space before every text that they are given; a twin without that prefix en
 
 from __future__ import annotations
 
-import hashlib
 import json
 from array import array
 from collections.abc import Callable, Sequence
@@ -14,10 +13,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftlab.data.conversation import Turn
 from sftlab.data.template import Piece, Template
+from sftlab.fingerprint import digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
+
+RULES = 1  # version of how pieces become ids and masks: raise it when other ones come out
+_SPECIAL = ("bos", "eos", "pad", "unk")
+_OPTIONS = ("add_bos_token", "add_eos_token", "add_prefix_space", "legacy", "clean_up_tokenization_spaces")
+_PROBES = (
+    (Turn("user", "a b"), Turn("assistant", " c\n")),
+    (Turn("system", "s"), Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")),
+)
 
 
 class Encoded(NamedTuple):
@@ -73,10 +81,25 @@ class Encoder:
         return sorted(i for i in ids if i is not None)
 
     def fingerprint(self) -> str:
-        """What determines ids and masks."""
-        template = self.template
-        tokenizer = hashlib.blake2b(self._source.encode(), digest_size=16).hexdigest()
-        return json.dumps([tokenizer, template.name, template.chat_template(), self._bos])
+        """What of tokenizer and template determines ids, masks and ends of turn.
+
+        The template's own text is part of it, so that one that prints the date is another one tomorrow.
+        """
+        tokenizer, template = self.tokenizer, self.template
+        backend = {**json.loads(self._source), "truncation": None, "padding": None}  # those are states of calls
+        tokens = [(getattr(tokenizer, f"{kind}_token"), getattr(tokenizer, f"{kind}_token_id")) for kind in _SPECIAL]
+        options = [getattr(tokenizer, name, None) for name in _OPTIONS]
+        written = [self._probe_text(turns) for turns in _PROBES]
+        return digest(
+            [backend, tokens, options, tokenizer.special_tokens_map, tokenizer.chat_template, self._bos],
+            [template.name, template.chat_template(), template.end_of_turn, written],
+        )
+
+    def _probe_text(self, turns: Sequence[Turn]) -> Any:
+        try:
+            return self.template.render(turns)
+        except ValueError as error:  # a template without system turns says so
+            return str(error)
 
     def encode(self, rendered: Sequence[Sequence[Piece]]) -> list[Encoded]:
         """Encode rendered conversations, all pieces of all of them in one call that works outside of Python's lock."""

@@ -1,43 +1,71 @@
-"""Examples: token ids and masks of conversations in an Arrow file that is mapped into memory."""
+"""Examples: token ids and masks of conversations in an Arrow file that is mapped into memory.
+
+    examples.arrow    uid, group, length, supervised, ids, runs, content: one row an example
+    audit.json        what happened to the records on the way, and the hash of examples.arrow
+
+An entry of the cache whose file is not the one that the hash was taken of is damaged, and is never read.
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
+from array import array
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sftlab.data.conversation import Audit
+
+if TYPE_CHECKING:
+    from sftlab.data.encoder import Encoded
+
+TABLE, AUDIT = "examples.arrow", "audit.json"
+CONTENT_BYTES = 16
+Row = tuple[str, str, "Encoded"]  # uid, group, ids and runs
+
+
+class DamagedEntry(ValueError):
+    """A folder of the cache that does not hold what was written there."""
 
 
 class Examples:
     """The examples of one source, mapped from disk.
 
     Attributes:
-        uids: Content hash of each example; pieces of a split end in ``/n``, equal ones in ``#n``.
+        uids: Content hash of each conversation; pieces of a split end in ``/n``, equal ones in ``#n``.
         groups: What must stay together in a split, by example.
         lengths_N: Tokens of each example.
         supervised_N: Supervised tokens of each example.
+        content_NB: Hash of each example's uid, token ids and mask, 16 bytes: equal hashes train the same.
         audit: What happened to the records on the way.
-        fingerprint: Name of the cache entry: equal names, equal examples.
+        folder: Its place in the cache.
+
+    Raises:
+        DamagedEntry: The folder does not hold what was written there.
     """
 
     def __init__(self, folder: Path) -> None:
         import pyarrow as pa
 
-        table = pa.ipc.open_file(pa.memory_map(str(folder / "examples.arrow"))).read_all()
+        audit = _checked_audit(folder)
+        table = pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
         self.uids: list[str] = table["uid"].to_pylist()
         self.groups: list[str] = table["group"].to_pylist()
         self.lengths_N, self.supervised_N = (
             np.concatenate([np.zeros(0, np.int32), *map(_ints, table[name].chunks)])
             for name in ("length", "supervised")
         )
+        parts = [np.frombuffer(chunk.buffers()[1], np.uint8) for chunk in table["content"].chunks if len(chunk)]
+        self.content_NB = np.concatenate([np.zeros(0, np.uint8), *parts]).reshape(-1, CONTENT_BYTES)
         self._ids, self._runs = _lists(table["ids"]), _lists(table["runs"])
         self._starts = np.cumsum([0, *(len(chunk) for chunk in table["ids"].chunks)]).tolist()
-        self.audit = Audit(**json.loads((folder / "audit.json").read_text(encoding="utf-8")))
-        self.fingerprint = folder.name
+        self.audit, self.folder = Audit(**audit), folder
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -52,11 +80,90 @@ class Examples:
         runs = self._item(self._runs, index)
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
 
+    def content_hash(self, index_M: Sequence[int] | np.ndarray | None = None) -> str:
+        """Hash of some examples (all by default), in whatever order they stand."""
+        content_NB = self.content_NB if index_M is None else self.content_NB[np.asarray(index_M, dtype=np.int64)]
+        return hashlib.blake2b(b"".join(sorted(map(bytes, content_NB))), digest_size=16).hexdigest()
+
     def _item(self, lists: list[tuple[np.ndarray, np.ndarray]], index: int) -> np.ndarray:
         chunk = bisect_right(self._starts, index) - 1
         values, offsets = lists[chunk]
         row = index - self._starts[chunk]
         return values[offsets[row] : offsets[row + 1]]
+
+
+def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> None:
+    """Write an entry; ``chunks`` are read as they are written, and may count in ``audit`` meanwhile."""
+    import pyarrow as pa
+
+    numbers = pa.list_(pa.int32())
+    schema = pa.schema(
+        {"uid": pa.string(), "group": pa.string(), "length": pa.int32(), "supervised": pa.int32()}
+        | {"ids": numbers, "runs": numbers, "content": pa.binary(CONTENT_BYTES)}
+    )
+    with pa.OSFile(str(folder / TABLE), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for rows in chunks:
+            writer.write_batch(_record_batch(rows, schema))
+    about = {**audit.to_dict(), "table": _file_hash(folder / TABLE)}
+    (folder / AUDIT).write_text(json.dumps(about), encoding="utf-8")
+
+
+def _checked_audit(folder: Path) -> dict[str, Any]:
+    try:
+        about = json.loads((folder / AUDIT).read_text(encoding="utf-8"))
+        written, stat = about.pop("table"), (folder / TABLE).stat()
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise DamagedEntry(f"{type(error).__name__}: {error}") from None
+    if written != _hash_of(folder / TABLE, stat.st_size, stat.st_mtime_ns):
+        raise DamagedEntry(f"{TABLE} is not what was written")
+    return dict(about)
+
+
+@functools.cache
+def _hash_of(path: Path, _size: int, _changed: int) -> str:
+    return _file_hash(path)
+
+
+def _file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _record_batch(rows: list[Row], schema: Any) -> Any:
+    """Columns from buffers: ``pa.array`` imports pandas when it is installed, which takes longer than a small file."""
+    import pyarrow as pa
+
+    uids, groups, parts = zip(*rows, strict=True) if rows else ((), (), ())
+    runs = [array("i", part.runs) for part in parts]
+
+    def ints(values: Sequence[int]) -> Any:
+        return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(array("i", values))])
+
+    def starts(lengths: Any) -> Any:
+        return pa.py_buffer(array("i", accumulate(lengths, initial=0)))
+
+    def texts(values: Sequence[str]) -> Any:
+        data = [value.encode() for value in values]
+        return pa.Array.from_buffers(
+            pa.string(), len(data), [None, starts(map(len, data)), pa.py_buffer(b"".join(data))]
+        )
+
+    def lists(values: list[array]) -> Any:
+        flat, offsets = ints(array("i", b"".join(values))), starts(map(len, values))
+        return pa.Array.from_buffers(pa.list_(pa.int32()), len(values), [None, offsets], children=[flat])
+
+    contents = b"".join(_content(uid, part.ids, run) for uid, part, run in zip(uids, parts, runs, strict=True))
+    columns = [texts(uids), texts(groups), ints([len(part.ids) for part in parts])]
+    columns += [ints([part.supervised for part in parts]), lists([part.ids for part in parts]), lists(runs)]
+    columns += [pa.Array.from_buffers(pa.binary(CONTENT_BYTES), len(rows), [None, pa.py_buffer(contents)])]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _content(uid: str, ids: array, runs: array) -> bytes:
+    digest = hashlib.blake2b(f"{uid}\x1f{len(ids)}\x1f".encode(), digest_size=CONTENT_BYTES)
+    digest.update(ids)
+    digest.update(runs)
+    return digest.digest()
 
 
 def _ints(array: Any) -> np.ndarray:

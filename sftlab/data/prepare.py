@@ -3,32 +3,32 @@
     conversations --render--> pieces --encode--> ids and runs --fit to max_length--> examples.arrow
     (this thread)             (other threads: the tokenizer works outside of Python's lock)  (this thread)
 
-The folder of a cache entry is named by everything that determines its content.
+A cache entry is named by everything that determines its content: records, reader, tokenizer, template, options, and
+the versions of our own rules, so that an edit that changes no output leaves it as it is.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
 import os
-import sys
-from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import accumulate, islice
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sftlab.data import conversation, readers, records, template
-from sftlab.data import encoder as encoder_module
+from sftlab.data import encoder as encoding
 from sftlab.data.conversation import Audit, Conversation, Place, Turn
 from sftlab.data.encoder import Encoded, Encoder
-from sftlab.data.examples import Examples
+from sftlab.data.examples import DamagedEntry, Examples, Row, write_examples
 from sftlab.data.template import Piece
-from sftlab.files import whole_folder
+from sftlab.files import explain, whole_folder
+from sftlab.fingerprint import digest
+from sftlab.screen import complain
 
+RULES = 1  # version of how conversations are fitted, named and written down: raise it when other examples come out
 OVERLONG = ("split", "truncate", "drop")
 _CHUNK, _AHEAD = 128, 5  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
 _THREADS = 3  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the others
@@ -40,6 +40,8 @@ def prepare(
 ) -> Examples:
     """Render, tokenise and keep the examples of a source, or find them in the cache.
 
+    A damaged entry of the cache is told and made again.
+
     Args:
         source: Gives numbered conversations, and counts in the audit it is given what it changes or leaves out.
         key: What determines the conversations (hashes of files, a generator's arguments).
@@ -49,23 +51,51 @@ def prepare(
             system turn repeated; truncate: cut at the end; drop. An exchange that alone is too long is truncated.
 
     Raises:
-        ValueError: ``overlong`` has no such value.
+        ValueError: ``overlong`` has no such value, or the cache cannot be written.
     """
     from filelock import FileLock
 
     if overlong not in OVERLONG:
         raise ValueError(f"data.overlong: {overlong!r} is not one of {', '.join(OVERLONG)}")
-    modules = (records, conversation, readers, template, encoder_module, sys.modules[__name__])
-    code = [inspect.getsource(module) for module in modules]
-    everything = [key, encoder.fingerprint(), max_length, overlong, code]
-    name = hashlib.blake2b(json.dumps(everything, sort_keys=True).encode(), digest_size=16).hexdigest()
-    folder = cache_folder() / name
-    if not folder.is_dir():
+    folder = cache_folder() / digest(key, encoder.fingerprint(), max_length, overlong, rules())
+    if (found := _opened(folder)) is not None:
+        return found
+    with _cache_trouble(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):  # the kernel frees it when its holder dies
-            if not folder.is_dir():
-                _build(folder, source, _Fitter(encoder, max_length, overlong))
-    return Examples(folder)
+            if (found := _opened(folder, tell=True)) is not None:
+                return found
+            _build(folder, source, _Fitter(encoder, max_length, overlong))
+            return Examples(folder)
+
+
+def rules() -> dict[str, int]:
+    """The versions of all rules between a record and its examples."""
+    modules = (records, conversation, readers, template, encoding)
+    return {module.__name__: module.RULES for module in modules} | {__name__: RULES}
+
+
+def _opened(folder: Path, tell: bool = False) -> Examples | None:
+    """An entry of the cache, None where there is none or a damaged one."""
+    if not folder.exists():
+        return None
+    try:
+        return Examples(folder)
+    except DamagedEntry as error:
+        if tell:
+            complain(f"cache: {folder} is damaged ({error}); it is made again")
+        return None
+
+
+@contextmanager
+def _cache_trouble(folder: Path) -> Iterator[None]:
+    """Say where the cache is when it cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        if not str(error.filename or "").startswith(str(folder.parent)):
+            raise
+        raise ValueError(f"cache: {explain(error)}. The variable SFTLAB_CACHE names another folder for it") from None
 
 
 def cache_folder() -> Path:
@@ -153,27 +183,16 @@ def _exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
 
 def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
     """Write a cache entry."""
-    import pyarrow as pa
-
-    audit, numbers = Audit(), pa.list_(pa.int32())
-    schema = pa.schema(
-        {"uid": pa.string(), "group": pa.string(), "length": pa.int32(), "supervised": pa.int32()}
-        | {"ids": numbers, "runs": numbers}
-    )
+    audit = Audit()
     with whole_folder(folder) as partial:
-        with pa.OSFile(str(partial / "examples.arrow"), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-            for rows in _chunks(source(audit), fitter, audit):
-                writer.write_batch(_record_batch(rows, schema))
-        (partial / "audit.json").write_text(json.dumps(audit.to_dict()), encoding="utf-8")
+        write_examples(partial, _chunks(source(audit), fitter, audit), audit)
 
 
-def _chunks(
-    conversations: Iterator[tuple[Place, Conversation]], fitter: _Fitter, audit: Audit
-) -> Iterator[list[tuple[str, str, Encoded]]]:
+def _chunks(conversations: Iterator[tuple[Place, Conversation]], fitter: _Fitter, audit: Audit) -> Iterator[list[Row]]:
     """Uid, group and encoding of each example, chunk by chunk; threads work on later chunks meanwhile."""
     seen: Counter[str] = Counter()
 
-    def rows(chunk: list[tuple[Place, Conversation]], fitted: list[_Fitted]) -> Iterator[tuple[str, str, Encoded]]:
+    def rows(chunk: list[tuple[Place, Conversation]], fitted: list[_Fitted]) -> Iterator[Row]:
         for (place, talk), (uid, parts, rules) in zip(chunk, fitted, strict=True):
             for rule in rules:
                 audit.add(rule, place)
@@ -196,31 +215,3 @@ def _chunks(
             if len(work) > _AHEAD or not chunk:  # the threads always find a chunk waiting
                 done, fitted = work.popleft()
                 yield list(rows(done, fitted.result()))
-
-
-def _record_batch(rows: list[tuple[str, str, Encoded]], schema: Any) -> Any:
-    """Columns from buffers: ``pa.array`` imports pandas when it is installed, which takes longer than a small file."""
-    import pyarrow as pa
-
-    uids, groups, parts = zip(*rows, strict=True) if rows else ((), (), ())
-
-    def ints(values: Sequence[int]) -> Any:
-        return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(array("i", values))])
-
-    def starts(lengths: Iterable[int]) -> Any:
-        return pa.py_buffer(array("i", accumulate(lengths, initial=0)))
-
-    def texts(values: Sequence[str]) -> Any:
-        data = [value.encode() for value in values]
-        return pa.Array.from_buffers(
-            pa.string(), len(data), [None, starts(map(len, data)), pa.py_buffer(b"".join(data))]
-        )
-
-    def lists(values: list[array]) -> Any:
-        flat, offsets = ints(array("i", b"".join(values))), starts(map(len, values))
-        return pa.Array.from_buffers(pa.list_(pa.int32()), len(values), [None, offsets], children=[flat])
-
-    columns = [texts(uids), texts(groups), ints([len(part.ids) for part in parts])]
-    columns += [ints([part.supervised for part in parts]), lists([part.ids for part in parts])]
-    columns += [lists([array("i", part.runs) for part in parts])]
-    return pa.RecordBatch.from_arrays(columns, schema=schema)

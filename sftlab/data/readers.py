@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sftlab.data.conversation import ROLES, Audit, BadRecord, Conversation, Place, Turn, mended
 from sftlab.data.records import BrokenRecord, read_records
+from sftlab.data.split import group_by_id
+
+RULES = 1  # version of how our readers read records: raise it when other turns or groups come out
 
 
 class Reader(ABC):
@@ -24,7 +26,7 @@ class Reader(ABC):
         """
 
     def group(self, record: dict[str, Any], turns: Sequence[Turn]) -> str:
-        """What must stay together in a split: by default records that begin with the same user turn."""
+        """What must stay together in a split, over all abilities: by default what begins with the same user turn."""
         first = next((turn.text for turn in turns if turn.role == "user"), "")
         return hashlib.blake2b(first.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
@@ -161,8 +163,8 @@ class ShareGPTReader(MessagesReader):
 
     def group(self, record: dict[str, Any], turns: Sequence[Turn]) -> str:
         """The id without the ``_N`` of a piece; without an id, the first user turn."""
-        name = record.get("id")
-        return re.sub(r"_\d+$", "", name) if isinstance(name, str) and name else super().group(record, turns)
+        name, otherwise = record.get("id"), super().group(record, turns)
+        return group_by_id(name, otherwise) if isinstance(name, str) and name else otherwise
 
 
 def read_conversations(

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
+RULES = 1  # version of how records are read from files: raise it when other records come out
 _BLOCK = 1 << 20  # bytes read at once
 _KINDS = ("json", "jsonl", "csv", "parquet")
 HUB = "hub:"  # hub:<id>[:<config>[:<split>]]

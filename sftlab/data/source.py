@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from sftlab.data.examples import Examples
 from sftlab.data.prepare import prepare
 from sftlab.data.readers import Reader, read_conversations
 from sftlab.data.records import content_hash
+from sftlab.fingerprint import code_of, described
 from sftlab.lab.abilities import LAB_VERSION, lab_conversations
 
 LAB = "lab"
@@ -82,10 +82,9 @@ class FileSource(Source):
 
     def key(self, ability: str) -> dict[str, Any]:
         """Content of the files and what the reader is made of."""
-        reader = type(self.reader)
         return {
             "files": [content_hash(path) for path in self.paths],
-            "reader": [reader.__qualname__, _source_of(reader), repr(sorted(vars(self.reader).items()))],
+            "reader": [described(self.reader), code_of(self.reader)],
             "bad": [self.on_bad_record, self.max_bad_share],
         }
 
@@ -144,10 +143,3 @@ class DeclaredSource(Source):
             ValueError: Always.
         """
         raise ValueError(f"data.abilities.{ability}: path is null, only a count is declared: there is nothing to read")
-
-
-def _source_of(cls: type) -> str:
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        return ""

@@ -20,6 +20,7 @@ from sftlab.data.conversation import Turn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+RULES = 1  # version of how conversations are written: raise it when other pieces come out
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sftlab.bounds import within
 from sftlab.plan.policy import MixturePolicy
 
 
@@ -26,8 +27,10 @@ class StepSize:
             ValueError: None or both are given, or the number is not positive.
         """
         given = {name: n for name, n in (("examples", self.examples), ("rows", self.rows)) if n is not None}
-        if len(given) != 1 or min(given.values()) < 1:
-            raise ValueError(f"batch: give either examples or rows, at least 1 (got {given or 'neither'})")
+        if len(given) != 1:
+            raise ValueError(f"data.batch: give either examples or rows (got {given or 'neither'})")
+        for unit, number in given.items():
+            within(f"data.batch.{unit}", number, 1, 10**8, is_whole=True)
 
     def __str__(self) -> str:
         """Number and unit."""

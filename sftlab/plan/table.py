@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -108,9 +108,13 @@ def audit_table(
 
 
 def plan_screen(
-    plan: Plan, audits: Mapping[str, Mapping[str, int]], places: Mapping[str, Mapping[str, str]] | None = None
+    plan: Plan,
+    audits: Mapping[str, Mapping[str, int]],
+    places: Mapping[str, Mapping[str, str]] | None = None,
+    data_notes: Sequence[str] = (),
 ) -> RenderableType:
-    """The table of stages, its notes and the audit."""
-    parts: list[RenderableType] = [plan_table(plan), *(Text(note, style="dim") for note in plan_notes(plan))]
+    """The table of stages, its notes and those of the data, and the audit."""
+    notes = [*plan_notes(plan), *data_notes]
+    parts: list[RenderableType] = [plan_table(plan), *(Text(note, style="dim") for note in notes)]
     lost = audit_table(audits, places)
     return Group(*parts, *([lost] if lost is not None else []))

@@ -57,14 +57,15 @@ def _content(data: PlannedData, plan: Plan, planned: StagePlan) -> list[Any]:
     steps_S1 = plan.step_starts_S1[planned.first_step : planned.end_step + 1]
     rows_R1 = plan.row_starts_R1[steps_S1[0] : steps_S1[-1] + 1]
     example_E = plan.example_E[span]
-    digest = hashlib.blake2b("\n".join(plan.uids_N[example_E].tolist()).encode(), digest_size=16)
     names_E = [plan.abilities[number] for number in plan.ability_N[example_E]]
-    digest.update("\n".join(names_E).encode())
+    digest = hashlib.blake2b("\n".join(names_E).encode(), digest_size=16)
+    for number, name in enumerate(plan.abilities):
+        mine_M = plan.index_N[example_E[plan.ability_N[example_E] == number]]
+        digest.update(data.abilities[name].content(mine_M))
     for array in (rows_R1 - rows_R1[0], steps_S1 - steps_S1[0]):
         digest.update(array.astype("int64").tobytes())
-    tokens = {name: data.abilities[name].table_hash() for name in sorted(set(names_E))}
     options = [stage.name, stage.learning_rate, stage.warmup_ratio, stage.fresh_optimizer]
-    return [digest.hexdigest(), tokens, options]
+    return [digest.hexdigest(), options]
 
 
 def weights_hash(module: SFTModule) -> str:

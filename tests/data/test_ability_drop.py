@@ -100,14 +100,14 @@ def test_conversations_have_the_uids_and_the_text_of_examples(tmp_path):
 
 def test_another_list_is_another_source_and_none_is_what_it_was(tmp_path):
     uids = [uid for uid, _ in MathData(num_examples=20).conversations()]
-    hashes = {loaded(MathData(num_examples=20), 256).source_hash()}
+    hashes = {loaded(MathData(num_examples=20), 256).content_hash()}
     for number, listed in enumerate((uids[:1], uids[1:2], uids[:2])):
         path = tmp_path / f"{number}.jsonl"
         write_drops(path, [Drop(uid, "a") for uid in listed])
-        hashes.add(loaded(MathData(num_examples=20, drop=str(path)), 256).source_hash())
+        hashes.add(loaded(MathData(num_examples=20, drop=str(path)), 256).content_hash())
     assert len(hashes) == 4
     write_drops(tmp_path / "same.jsonl", [Drop(uids[1], "b"), Drop(uids[0], "other words")])
-    assert loaded(MathData(num_examples=20, drop=str(tmp_path / "same.jsonl")), 256).source_hash() in hashes
+    assert loaded(MathData(num_examples=20, drop=str(tmp_path / "same.jsonl")), 256).content_hash() in hashes
 
 
 def test_one_file_serves_several_abilities_and_says_what_it_did_not_use(tmp_path):

@@ -186,7 +186,7 @@ def test_a_second_start_reads_the_cache_and_any_change_makes_a_new_entry(tmp_pat
     assert again.uids == first.uids and all(np.array_equal(again.ids(i), first.ids(i)) for i in range(20))
     monkeypatch.undo()
     monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
-    prints = {first.fingerprint}
+    entries = {first.folder}
     other = write(tmp_path / "b.jsonl", rows(21))
     for changed in (
         prepare_files([other], GSM8KReader(), encoder(), 64),
@@ -197,10 +197,10 @@ def test_a_second_start_reads_the_cache_and_any_change_makes_a_new_entry(tmp_pat
         prepare_files([path], GSM8KReader(), encoder(), 64, "drop"),
         prepare_files([path], GSM8KReader(), encoder(), 64, on_bad_record="fail"),
     ):
-        assert changed.fingerprint not in prints
-        prints.add(changed.fingerprint)
+        assert changed.folder not in entries
+        entries.add(changed.folder)
     (tmp_path / "c.jsonl").write_bytes(Path(path).read_bytes())
-    assert prepare_files([str(tmp_path / "c.jsonl")], GSM8KReader(), encoder(), 64).fingerprint == first.fingerprint
+    assert prepare_files([str(tmp_path / "c.jsonl")], GSM8KReader(), encoder(), 64).folder == first.folder
 
 
 BUILD = """

@@ -1,0 +1,30 @@
+"""Bounds: one message for a number that makes no sense, naming its key."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+_HUGE = 10**12  # what is larger is a slip of the keyboard, and would not end
+
+
+def within(key: str, value: Any, least: float, most: float = _HUGE, is_whole: bool = False) -> None:
+    """Check a number that a user gives.
+
+    Args:
+        key: Its name in a config.
+        value: What was given.
+        least: The smallest that has a meaning.
+        most: The largest.
+        is_whole: Whether it counts something.
+
+    Raises:
+        ValueError: It is no number, not finite, not whole where it has to be, or out of bounds.
+    """
+    kind = "whole number" if is_whole else "number"
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or (is_whole and value != int(value)):
+        raise ValueError(f"{key}: {value!r} is not a {kind}")
+    if not least <= value <= most:
+        span = f"at least {least:,}" if most == _HUGE and value < least else f"between {least:,} and {most:,}"
+        raise ValueError(f"{key}: {value!r} must be {span}")

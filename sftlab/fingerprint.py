@@ -1,0 +1,194 @@
+"""Fingerprints: values, and the code that a user's class stands on, as hashes that are the same in every process."""
+
+from __future__ import annotations
+
+import ast
+import enum
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+_STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def digest(*parts: Any, size: int = 16) -> str:
+    """A hash of ``size`` bytes of some values, in hex; equal values give equal hashes in every process."""
+    return hashlib.blake2b(json.dumps(described(parts), sort_keys=True).encode(), digest_size=size).hexdigest()
+
+
+def described(value: Any) -> Any:
+    """A value as JSON, without addresses in memory: 1 and 1.0 are equal, objects are their class and what they hold."""
+    return _described(value, ())
+
+
+def _described(value: Any, inside: tuple[int, ...]) -> Any:
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if id(value) in inside:
+        return "itself"
+    return _compound(value, (*inside, id(value)))
+
+
+def _compound(value: Any, inside: tuple[int, ...]) -> Any:
+    if isinstance(value, enum.Enum):
+        return [_name(type(value)), value.name]
+    if isinstance(value, re.Pattern):
+        return ["pattern", value.pattern, value.flags]
+    if isinstance(value, Mapping):
+        return {str(key): _described(item, inside) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(item, inside) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(json.dumps(_described(item, inside), sort_keys=True) for item in value)
+    if isinstance(value, functools.partial):
+        return ["partial", *(_described(part, inside) for part in (value.func, value.args, value.keywords))]
+    if hasattr(value, "tolist"):  # arrays and their numbers
+        return _described(value.tolist(), inside)
+    if hasattr(value, "__qualname__"):  # classes and functions
+        return _name(value)
+    return [_name(type(value)), {name: _described(item, inside) for name, item in sorted(_held(value).items())}]
+
+
+def _name(thing: Any) -> str:
+    return f"{getattr(thing, '__module__', '')}.{thing.__qualname__}"
+
+
+def _held(value: Any) -> dict[str, Any]:
+    """The attributes of an object; those of a dataclass without what is computed beside its fields."""
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    slots = {name for cls in type(value).__mro__ for name in (getattr(cls, "__slots__", None) or ())}
+    return {**{name: getattr(value, name) for name in slots if hasattr(value, name)}, **getattr(value, "__dict__", {})}
+
+
+def code_of(thing: Any) -> dict[str, str]:
+    """Hashes of all code of users that an object stands on, by module.
+
+    That is the source of the modules of its classes and base classes, of what it holds, and of all that these modules
+    import, inside functions too; without this package, the standard library and installed packages, whose versions
+    other places name. What a module reads from files is not seen.
+    """
+    found: dict[str, str] = {}
+    waiting = [module for cls in _classes_in(thing, ()) for module in _own_module(cls)]
+    while waiting:
+        name = waiting.pop()
+        path = _source_file(name)
+        if name not in found and path is not None:
+            source = path.read_bytes()
+            found[name] = hashlib.blake2b(source, digest_size=16).hexdigest()
+            waiting += [other for other in _imported(source, name) if _is_users(_source_file(other))]
+    live = [cls for cls in _classes_in(thing, ()) if _source_file(cls.__module__) is None]
+    if typed := [part for cls in live if cls.__module__ not in sys.builtin_module_names for part in _typed(cls)]:
+        found["typed in"] = digest(typed)
+    return found
+
+
+def _classes_in(value: Any, inside: tuple[int, ...]) -> Iterator[Any]:
+    """The classes of an object, its base classes, and the classes and functions that it holds, at any depth."""
+    if id(value) in inside or isinstance(value, (str, bytes, int, float, type(None))):
+        return
+    inside = (*inside, id(value))
+    if isinstance(value, (Mapping, list, tuple, set, frozenset)):
+        items = [*value.keys(), *value.values()] if isinstance(value, Mapping) else list(value)
+        for item in items:
+            yield from _classes_in(item, inside)
+    elif isinstance(value, FunctionType):
+        yield value
+    else:
+        cls = value if isinstance(value, type) else type(value)
+        yield from (base for base in cls.__mro__ if base is not object)
+        for item in _held(value).values() if cls is not value else ():
+            yield from _classes_in(item, inside)
+
+
+def _own_module(thing: Any) -> list[str]:
+    """The module of a class or function, unless it comes with Python or with this package."""
+    path = _source_file(thing.__module__)
+    if path is None or _PACKAGE in path.parents:
+        return []
+    return [] if _STANDARD in path.parents and not _is_installed(path) else [thing.__module__]
+
+
+def _is_installed(path: Path) -> bool:
+    return bool({"site-packages", "dist-packages"} & set(path.parts))
+
+
+def _is_users(path: Path | None) -> bool:
+    return path is not None and not {_PACKAGE, _STANDARD} & set(path.parents) and not _is_installed(path)
+
+
+@functools.cache
+def _source_file(name: str) -> Path | None:
+    """The file of a module's source, None where it has none."""
+    try:
+        module = sys.modules.get(name)
+        spec = getattr(module, "__spec__", None) or (importlib.util.find_spec(name) if module is None else None)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    place = getattr(module, "__file__", None) or getattr(spec, "origin", None)
+    path = Path(place).resolve() if place else None
+    return path if path is not None and path.suffix == ".py" and path.is_file() else None
+
+
+def _imported(source: bytes, name: str) -> set[str]:
+    """The modules that a source imports anywhere, and the packages that they lie in."""
+    module = sys.modules.get(name)
+    package = getattr(module, "__package__", None) or name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            try:
+                base = importlib.util.resolve_name(base, package)
+            except ImportError:
+                continue
+            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return {".".join(parts[:n]) for parts in (one.split(".") for one in found) for n in range(1, len(parts) + 1)}
+
+
+def _typed(thing: Any) -> list[Any]:
+    """The code of a class or function that stands in no file, as in a notebook, and of what it calls there."""
+    seen: dict[int, Any] = {}
+
+    def visit(value: Any, names: Mapping[str, Any]) -> Iterator[Any]:
+        if isinstance(value, (classmethod, staticmethod, property)):
+            value = value.fget if isinstance(value, property) else value.__func__
+        if id(value) in seen or isinstance(value, ModuleType):
+            return
+        seen[id(value)] = value
+        if isinstance(value, FunctionType):
+            yield from visit(value.__code__, value.__globals__)
+        elif isinstance(value, CodeType):
+            yield [value.co_name, value.co_code.hex(), value.co_names]
+            for item in (*value.co_consts, *(names[name] for name in value.co_names if name in names)):
+                yield from visit(item, names)
+        elif isinstance(value, type):
+            if _source_file(value.__module__) is None:
+                for name, item in sorted(vars(value).items()):
+                    if name not in ("__dict__", "__weakref__", "__doc__"):
+                        yield name
+                        yield from visit(item, names)
+        else:
+            yield described(value)
+
+    return list(visit(thing, {}))
