@@ -14,6 +14,7 @@ FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 ORDER = """
     moved screen files fingerprint bounds config
     stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired
+    results.row results.score results.verdict
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
     data.conversation lab.python lab.abilities
     data.records data.droplist data.split data.readers data.template data.encoder data.examples data.prepare data.source
@@ -22,7 +23,8 @@ ORDER = """
     endpoint.replies endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
     tasks.task tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
-    evaluate.local tasks.likelihood tasks.registry evaluate.run
+    tasks.likelihood tasks.registry
+    evaluate.backend evaluate.local evaluate.server evaluate.run
     report.text report.exhibit report.evidence report.paper_numbers report.figures report.section report.verdicts
     report.sections.growth report.sections.mixing report.sections.strategies report.sections.replay
     report.sections.keeping report.sections.inside report.page report.write
@@ -45,6 +47,8 @@ ORDER = """
 LIGHT = """
     screen files config commands.options plan.plan plan.compile plan.table run.folder report.exhibit
     data.records data.conversation data.readers data.template data.encoder data.prepare
+    results.score results.verdict stats.paired stats.forgetting
+    endpoint.client tasks.registry evaluate.server evaluate.run
 """.split()
 
 

@@ -20,14 +20,15 @@ from sftlab.callbacks.progress import say
 from sftlab.data.ability import PlannedData
 from sftlab.data.source import LabSource
 from sftlab.evaluate.local import LocalModel
-from sftlab.evaluate.run import fingerprint, read_jsonl, run_task
+from sftlab.evaluate.run import read_scores, run_task
 from sftlab.files import write_text
 from sftlab.model.parallel import patience
 from sftlab.plan.plan import StagePlan
+from sftlab.results.score import Score, ScoreRow
 from sftlab.stats.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
 from sftlab.tasks import registry  # noqa: F401 - so that configs find its tasks by class name
 from sftlab.tasks.lab import LabTask
-from sftlab.tasks.task import Score, Task
+from sftlab.tasks.task import Task
 
 
 class ScoreAbilities(Callback):
@@ -52,7 +53,7 @@ class ScoreAbilities(Callback):
     ) -> None:
         self.tasks, self.num_problems = tasks or {}, num_problems
         self.every_n_steps, self.before, self.batch_size = every_n_steps, before, batch_size
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[ScoreRow] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look for what the tasks need before anything is trained.
@@ -70,8 +71,8 @@ class ScoreAbilities(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take up the scores of a resumed run; those of steps that are trained again are dropped."""
-        rows = read_jsonl(RunContext.of(trainer).folder / "scores.jsonl")
-        self._rows = [row for row in rows if row["step"] <= trainer.global_step] if trainer.global_step else []
+        rows = read_scores(RunContext.of(trainer).folder / "scores.jsonl")
+        self._rows = [row for row in rows if (row.step or 0) <= trainer.global_step] if trainer.global_step else []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -93,14 +94,14 @@ class ScoreAbilities(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the matrix and give the final scores to HParams."""
-        rows = [row for row in self._rows if not row["inside"] and row["headline"]]
+        rows = [row for row in self._rows if not row.inside and row.headline]
         if not rows or not trainer.is_global_zero:
             return
         context = RunContext.of(trainer)
         full = {planned.stage.name: planned.stage.full_abilities for planned in context.plan.stages}
         say(trainer, score_table(rows, full))
         _log_matrix(context, score_matrix(rows, full))
-        final = {f"score/{r['ability']}/{r['task']}": r["value"] for r in rows if r["stage"] == rows[-1]["stage"]}
+        final = {f"score/{r.ability}/{r.task}": r.score().value for r in rows if r.stage == rows[-1].stage}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.log_hyperparams(_hyperparameters(context), final, step=trainer.global_step)
@@ -122,7 +123,8 @@ class ScoreAbilities(Callback):
                 backend = LocalModel.from_folder(model, self.batch_size, str(trainer.strategy.root_device))
                 for ability, task in self._tasks(context.data).items():
                     self._score_ability(context, ability, task, backend, stage, inside)
-                write_text(context.folder / "scores.jsonl", "".join(json.dumps(row) + "\n" for row in self._rows))
+                lines = "".join(json.dumps(row.to_dict()) + "\n" for row in self._rows)
+                write_text(context.folder / "scores.jsonl", lines)
 
     def _score_ability(
         self, context: RunContext, ability: str, task: Task, backend: LocalModel, stage: str, inside: bool
@@ -130,14 +132,11 @@ class ScoreAbilities(Callback):
         trainer, step = context.trainer, context.step
         folder = context.folder / "answers" / f"step={step:06d}-{stage.replace(' ', '-')}"
         about: dict[str, object] = {"step": step, "stage": stage, "ability": ability, "inside": inside}
-        scores, verdicts, answers = run_task(task, backend, folder, about)
-        problems = task.problems()
-        about["fingerprint"] = fingerprint(task, problems)
-        for position, score in enumerate(scores):
-            self._rows.append({**about, **vars(score), "headline": position == 0})
-        headline = scores[0]
+        rows, verdicts, answers = run_task(task, backend, folder, about)
+        self._rows += rows
+        headline = rows[0].score()
         context.log({f"score/{ability}/{task.name}": headline.value})
-        prompts = {problem.uid: problem.prompts for problem in problems}
+        prompts = {problem.uid: problem.prompts for problem in task.problems()}
         samples = [(prompts[a.uid], a.texts, v.reason) for a, v in zip(answers[:3], verdicts[:3], strict=True)]
         log_text(trainer, f"answers/{ability}", _as_markdown(samples), step)
         say(trainer, f"  {ability}: {_as_words(headline)}")
@@ -160,36 +159,33 @@ def _log_matrix(context: RunContext, matrix: ScoreMatrix) -> None:
     log_text(context.trainer, "scores", "\n".join(lines), context.step)
 
 
-def score_matrix(rows: Sequence[dict[str, Any]], full: Mapping[str, Sequence[str]]) -> ScoreMatrix:
+def score_matrix(rows: Sequence[ScoreRow], full: Mapping[str, Sequence[str]]) -> ScoreMatrix:
     """R[stage, ability] of the headline scores; ``full`` says what each stage of the plan trained in full."""
-    best = {row["ability"]: 10.0 for row in rows if row["task"] == "mt_bench"}
-    measured = {row["stage"] for row in rows}
+    best = {str(row.ability): row.best for row in rows if row.best is not None}
+    measured = {row.stage for row in rows}
     trained = {BEFORE: (), **full}
-    return ScoreMatrix.from_rows(rows, {name: trained[name] for name in trained if name in measured}, best)
+    values = [{"stage": row.stage, "ability": row.ability, "value": row.score().value} for row in rows]
+    return ScoreMatrix.from_rows(values, {name: trained[name] for name in trained if name in measured}, best)
 
 
-def score_table(rows: Sequence[dict[str, Any]], full: Mapping[str, Sequence[str]]) -> Table:
+def score_table(rows: Sequence[ScoreRow], full: Mapping[str, Sequence[str]]) -> Table:
     """Stages down, abilities across; each cell a score with its 95 % interval; below, what was forgotten."""
     matrix = score_matrix(rows, full)
     table = Table(title="Scores after each stage (95 % interval); * trained in full last", title_justify="left")
     table.add_column("after stage")
     for ability in matrix.abilities:
         table.add_column(ability, justify="right")
-    cells = {(row["stage"], row["ability"]): row for row in rows}
+    cells = {(row.stage, row.ability): row.score() for row in rows}
     for number, stage in enumerate(matrix.stages):
         words = []
         for ability in matrix.abilities:
-            row = cells.get((stage, ability))
+            score = cells.get((stage, ability))
             star = "*" if matrix.anchor(ability) == number else ""
-            words.append(_as_words(Score(**_score_fields(row))) + star if row else "-")
+            words.append(_as_words(score) + star if score else "-")
         table.add_row(stage, *words, end_section=number == len(matrix.stages) - 1)
     for summary in table_rows(matrix)[len(matrix.stages) + 1 :]:
         table.add_row(*summary[:-1])
     return table
-
-
-def _score_fields(row: dict[str, Any]) -> dict[str, Any]:
-    return {key: row[key] for key in Score.__dataclass_fields__}
 
 
 def _as_words(score: Score) -> str:

@@ -14,7 +14,7 @@ from sftlab.commands.options import CommandParser, dotted, names, wants_help, wh
 from sftlab.screen import screen, tell_progress
 
 if TYPE_CHECKING:
-    from sftlab.tasks.task import Score
+    from sftlab.results.score import ScoreRow
 
 PARSER = CommandParser(
     "evaluate",
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path, batch_size: int) -> None:
     from rich.table import Table
 
-    from sftlab.evaluate.run import run_task, save_scores
+    from sftlab.evaluate.run import run_task, save_scores, score_rows
     from sftlab.tasks.likelihood import Likelihood
     from sftlab.tasks.registry import build_task
 
@@ -80,16 +80,17 @@ def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path
         for task in built:
             _add_rows(table, run_task(task, backend, folder, about, _tell(task.name))[0])
         for held_out in likelihood:
-            scores = held_out.scores(backend)
-            save_scores(folder, about, scores)
-            _add_rows(table, scores)
+            rows = score_rows(held_out.scores(backend), None, about)
+            save_scores(folder, rows)
+            _add_rows(table, rows)
     console = screen()
     console.print(table)
     console.print(f"Results in {folder}")
 
 
-def _add_rows(table: Any, scores: Sequence[Score]) -> None:
-    for score in scores:
+def _add_rows(table: Any, rows: Sequence[ScoreRow]) -> None:
+    for row in rows:
+        score = row.score()
         interval = f"{score.low:.3f} to {score.high:.3f}"
         cells = (f"{score.num_problems:,}", f"{score.value:.4f}", interval, str(score.num_missing))
         table.add_row(score.task, score.metric, *cells)
@@ -101,7 +102,7 @@ def _tell(name: str) -> Any:
 
 def _backend(checkpoint: str, server: str, batch_size: int, stack: ExitStack) -> tuple[Any, dict[str, object]]:
     if server:
-        from sftlab.evaluate.local import ServerModel
+        from sftlab.evaluate.server import ServerModel
 
         return ServerModel.at(server, checkpoint), {"checkpoint": checkpoint, "server": server}
     from transformers.utils import logging

@@ -10,51 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
-from sftlab.data.conversation import Turn
 from sftlab.data.encoder import Encoder
+from sftlab.data.examples import Examples
 from sftlab.data.template import get_template
-from sftlab.endpoint.client import ChatClient, ChatFailed
-from sftlab.endpoint.replies import Chat
+from sftlab.evaluate.backend import Dialogue, dialogues
 from sftlab.model.export import NOTE_FILE
-from sftlab.plan.pool import seed_from
 from sftlab.tasks.task import Answer, Problem, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-class Backend(Protocol):
-    """Something that answers problems."""
-
-    def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
-        """Answers in groups, as they come; every sample of every problem once."""
-
-
-class _Job:
-    """One sample of one problem on its way through its turns."""
-
-    def __init__(self, problem: Problem, sample: int, sampling: Sampling) -> None:
-        self.problem, self.sample = problem, sample
-        self.temperature = sampling.temperature if problem.temperature is None else problem.temperature
-        self.texts: list[str] = []
-        self.complete: list[bool] = []
-        self.seed = seed_from("sample", sampling.seed, problem.uid, sample)
-
-    def turns(self) -> list[Turn]:
-        """The conversation up to the prompt that is due."""
-        turns = []
-        for prompt, text in zip(self.problem.prompts, [*self.texts, None], strict=False):
-            turns.append(Turn("user", prompt))
-            if text is not None:
-                turns.append(Turn("assistant", text))
-        return turns
-
-    def answer(self) -> Answer:
-        return Answer(self.problem.uid, self.sample, tuple(self.texts), tuple(self.complete))
 
 
 class LocalModel:
@@ -103,37 +72,38 @@ class LocalModel:
 
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
         """Answer turn by turn, the prompts of a turn sorted by length."""
-        waiting = [_Job(problem, i, sampling) for problem in problems for i in range(sampling.num_samples)]
+        waiting = dialogues(problems, sampling)
         while waiting:
-            prompts = [(self.encoder.prompt_ids(job.turns()), job) for job in waiting]
+            prompts = [(self.encoder.prompt_ids(dialogue.turns()), dialogue) for dialogue in waiting]
             prompts.sort(key=lambda pair: len(pair[0]))
             waiting = []
             for start in range(0, len(prompts), self.batch_size):
                 batch = prompts[start : start + self.batch_size]
-                self._decode([ids for ids, _ in batch], [job for _, job in batch], sampling.max_new_tokens)
-                done = [job for _, job in batch if len(job.texts) == len(job.problem.prompts)]
-                waiting += [job for _, job in batch if len(job.texts) < len(job.problem.prompts)]
+                asked = [dialogue for _, dialogue in batch]
+                self._decode([ids for ids, _ in batch], asked, sampling.max_new_tokens)
+                done = [dialogue for dialogue in asked if not dialogue.is_open]
+                waiting += [dialogue for dialogue in asked if dialogue.is_open]
                 if done:
-                    yield [job.answer() for job in done]
+                    yield [dialogue.answer() for dialogue in done]
 
     @torch.inference_mode()
-    def _decode(self, prompts: list[list[int]], jobs: list[_Job], max_new_tokens: int) -> None:
-        """Add one answer to each job."""
+    def _decode(self, prompts: list[list[int]], asked: list[Dialogue], max_new_tokens: int) -> None:
+        """Add one answer to each dialogue."""
         from transformers import DynamicCache
 
         device, stops = self.model.device, set(self.encoder.stop_ids)
         ids_BT, mask_BT = _left_padded(prompts, device)
-        generators = [torch.Generator().manual_seed((job.seed + len(job.texts)) % 2**63) for job in jobs]
+        generators = [torch.Generator().manual_seed((one.seed + len(one.texts)) % 2**63) for one in asked]
         room = self.model.config.max_position_embeddings - ids_BT.shape[1]
-        outputs: list[list[int]] = [[] for _ in jobs]
-        rows, cache, step_BT = list(range(len(jobs))), DynamicCache(config=self.model.config), ids_BT
+        outputs: list[list[int]] = [[] for _ in asked]
+        rows, cache, step_BT = list(range(len(asked))), DynamicCache(config=self.model.config), ids_BT
         position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
         for _ in range(min(max_new_tokens, room)):
             logits_BV = self.model(
                 input_ids=step_BT, attention_mask=mask_BT, position_ids=position_BT[:, -step_BT.shape[1] :],
                 past_key_values=cache, use_cache=True, logits_to_keep=1,
             ).logits[:, -1].float()  # fmt: skip
-            chosen = _choose(logits_BV, [jobs[r].temperature for r in rows], [generators[r] for r in rows])
+            chosen = _choose(logits_BV, [asked[r].temperature for r in rows], [generators[r] for r in rows])
             alive = [i for i, token in enumerate(chosen) if token not in stops]
             for row, token in zip(rows, chosen, strict=True):
                 outputs[row].append(token)
@@ -147,10 +117,27 @@ class LocalModel:
             step_BT = torch.tensor(chosen, device=device)[:, None]
             mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], 1)
             position_BT = torch.cat([position_BT, position_BT[:, -1:] + 1], 1)
-        for job, output in zip(jobs, outputs, strict=True):
+        for dialogue, output in zip(asked, outputs, strict=True):
             ended = bool(output) and output[-1] in stops
-            job.texts.append(self.encoder.decode(output[:-1] if ended else output))
-            job.complete.append(ended)
+            dialogue.add(self.encoder.decode(output[:-1] if ended else output), ended)
+
+    @torch.inference_mode()
+    def answer_nlls(self, examples: Examples, indices: Sequence[int]) -> list[float]:
+        """Negative log likelihood of the supervised tokens of each example, summed."""
+        order = sorted(indices, key=lambda i: int(examples.lengths_N[i]))
+        found: dict[int, float] = {}
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            rows: list[Any] = [torch.from_numpy(examples.ids(i).astype("int64")) for i in batch]
+            masks: list[Any] = [torch.from_numpy(examples.mask(i)) for i in batch]
+            ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)
+            mask_BT = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True).to(ids_BT.device)
+            # Padding stands at the right, where causal attention never looks from a real token.
+            logits_BTV = self.model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
+            nll_BT = F.cross_entropy(logits_BTV.float().transpose(1, 2), ids_BT[:, 1:], reduction="none")
+            for index, total in zip(batch, (nll_BT * mask_BT[:, 1:]).sum(1).tolist(), strict=True):
+                found[index] = total
+        return [found[i] for i in indices]
 
 
 def _left_padded(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -168,56 +155,3 @@ def _choose(logits_BV: torch.Tensor, temperatures: list[float], generators: list
             probability_V = torch.softmax(logits_BV[row].cpu() / temperature, -1)
             chosen[row] = int(torch.multinomial(probability_V, 1, generator=generators[row]))
     return chosen
-
-
-_GROUP = 64  # problems asked of a server before their answers are handed on
-
-
-class ServerModel:
-    """Answers through any OpenAI-compatible server (vLLM and the like), which applies the model's own template.
-
-    Args:
-        client: The endpoint, with its cache and retries.
-    """
-
-    def __init__(self, client: ChatClient) -> None:
-        self.client = client
-
-    @classmethod
-    def at(cls, url: str, model: str, cache: Path | None = None) -> ServerModel:
-        """The model of that name at an endpoint such as http://localhost:8000/v1."""
-        return cls(ChatClient(url, model, cache=cache))
-
-    def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
-        """Answer turn by turn, one request per turn and sample.
-
-        Raises:
-            ValueError: Some requests failed after all tries; what was answered has been handed on before.
-        """
-        self.client.require_key()
-        failed: list[str] = []
-        jobs = [_Job(problem, i, sampling) for problem in problems for i in range(sampling.num_samples)]
-        for start in range(0, len(jobs), _GROUP):
-            group = waiting = jobs[start : start + _GROUP]
-            while waiting:
-                replies = self.client.chat_all([_chat(job, sampling.max_new_tokens) for job in waiting])
-                for job, reply in zip(waiting, replies, strict=True):
-                    if isinstance(reply, ChatFailed):
-                        failed.append(f"{job.problem.uid}: {reply}")
-                    else:
-                        job.texts.append(reply.texts[0])
-                        job.complete.append(reply.complete[0])
-                answered = [
-                    job for job, reply in zip(waiting, replies, strict=True) if not isinstance(reply, ChatFailed)
-                ]
-                waiting = [job for job in answered if len(job.texts) < len(job.problem.prompts)]
-            done = [job.answer() for job in group if len(job.texts) == len(job.problem.prompts)]
-            if done:
-                yield done
-        if failed:
-            raise ValueError(f"{len(failed)} answers could not be had ({failed[0]}); the same call asks for them again")
-
-
-def _chat(job: _Job, max_new_tokens: int) -> Chat:
-    messages = tuple((turn.role, turn.text) for turn in job.turns())
-    return Chat(messages, job.temperature, max_new_tokens, seed=job.seed % 2**31, sample=job.sample)

@@ -7,17 +7,20 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from sftlab.evaluate.local import Backend
+from sftlab.evaluate.backend import Backend
 from sftlab.files import read_jsonl, whole_file
-from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict
+from sftlab.results.score import ScoreRow
+from sftlab.results.verdict import Verdict, VerdictRow
+from sftlab.tasks.task import Answer, Problem, Score, Task
 
 Tell = Callable[[int, int], None]  # problems answered so far, problems in all
 
 
 def run_task(
-    task: Task, backend: Backend, folder: Path, about: dict[str, object], tell: Tell | None = None
-) -> tuple[list[Score], list[Verdict], list[Answer]]:
+    task: Task, backend: Backend, folder: Path, about: dict[str, Any], tell: Tell | None = None
+) -> tuple[list[ScoreRow], list[Verdict], list[Answer]]:
     """Answer, grade and score one task.
 
     Args:
@@ -25,8 +28,8 @@ def run_task(
         backend: What answers.
         folder: Gets ``<task>.answers.jsonl`` (appended as answers come), ``<task>.problems.jsonl`` (one line per
             verdict with prompts, answers, what was extracted and why) and a line per score in ``scores.jsonl``.
-        about: Goes into every line of ``scores.jsonl``: checkpoint and so on, with the ``fingerprint`` of the task.
-            Answers are only reused when both are the same.
+        about: Fields of ``ScoreRow`` for every line of ``scores.jsonl``: checkpoint, or stage and step; the
+            ``fingerprint`` of the task is added. Answers are only reused when all are the same.
         tell: Called as answers come.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,10 +37,10 @@ def run_task(
     about = {**about, "fingerprint": fingerprint(task, problems)}
     answers = _answers(task, problems, backend, folder / f"{task.name}.answers.jsonl", about, tell)
     verdicts = task.grade(problems, answers)
-    scores = task.scores(verdicts)
+    rows = score_rows(task.scores(verdicts), task.best, about)
     _write_whole(folder / f"{task.name}.problems.jsonl", _lines(task, problems, answers, verdicts))
-    save_scores(folder, about, scores)
-    return scores, verdicts, answers
+    save_scores(folder, rows)
+    return rows, verdicts, answers
 
 
 def fingerprint(task: Task, problems: Sequence[Problem]) -> str:
@@ -46,16 +49,30 @@ def fingerprint(task: Task, problems: Sequence[Problem]) -> str:
     return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
 
 
-def save_scores(folder: Path, about: dict[str, object], scores: Sequence[Score]) -> None:
+def score_rows(scores: Sequence[Score], best: float | None, about: dict[str, Any]) -> list[ScoreRow]:
+    """The lines of a task's scores; the first is the headline."""
+    return [ScoreRow.of(score, headline=i == 0, best=best, **about) for i, score in enumerate(scores)]
+
+
+def save_scores(folder: Path, rows: Sequence[ScoreRow]) -> None:
     """Put scores into ``scores.jsonl``, in the place of earlier ones of the same tasks."""
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = {score.task for score in scores}
-    kept = [line for line in read_jsonl(folder / "scores.jsonl") if line["task"] not in tasks]
-    _write_whole(folder / "scores.jsonl", [*kept, *({**about, **asdict(score)} for score in scores)])
+    tasks, path = {row.task for row in rows}, folder / "scores.jsonl"
+    kept = [row for row in read_scores(path) if row.task not in tasks]
+    _write_whole(path, (row.to_dict() for row in [*kept, *rows]))
+
+
+def read_scores(path: Path) -> list[ScoreRow]:
+    """The scores of a file; no file has none.
+
+    Raises:
+        ValueError: A line is malformed.
+    """
+    return [ScoreRow.from_dict(row, f"{path}, line {number}") for number, row in enumerate(read_jsonl(path), 1)]
 
 
 def _answers(
-    task: Task, problems: Sequence[Problem], backend: Backend, path: Path, about: dict[str, object], tell: Tell | None
+    task: Task, problems: Sequence[Problem], backend: Backend, path: Path, about: dict[str, Any], tell: Tell | None
 ) -> list[Answer]:
     head = {"about": about, "task": task.name}
     lines = read_jsonl(path)
@@ -86,11 +103,10 @@ def _answers(
 def _lines(
     task: Task, problems: Sequence[Problem], answers: Sequence[Answer], verdicts: Sequence[Verdict]
 ) -> Iterable[dict]:
-    by_uid = {problem.uid: problem for problem in problems}
+    prompts = {problem.uid: problem.prompts for problem in problems}
     texts = {(answer.uid, answer.sample): answer.texts for answer in answers}
     for verdict in verdicts:
-        said = {"prompts": by_uid[verdict.uid].prompts, "answers": texts[verdict.uid, verdict.sample]}
-        yield {"task": task.name, **asdict(verdict), **said}
+        yield VerdictRow.of(task.name, verdict, prompts[verdict.uid], texts[verdict.uid, verdict.sample]).to_dict()
 
 
 def _write_whole(path: Path, lines: Iterable[dict]) -> None:

@@ -12,16 +12,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from sftlab.results.row import checked, read_objects
+from sftlab.results.score import ScoreRow
 from sftlab.stats.interval import error_of, normal, student
 
 Value = str | int | float
 HELD_OUT = "held_out"  # the task that stands for the loss on validation data
+AGAIN = "run the study again to rewrite it"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,30 +38,19 @@ class Panel:
     best: float | None
 
 
-@dataclass(frozen=True)
-class Result:
-    """One line of results.jsonl; see there for what it holds."""
+@dataclass(frozen=True, kw_only=True)
+class Result(ScoreRow):
+    """One line of results.jsonl: a score of a run's stage, with the run's place in the study."""
 
     run: str
     config: str
     seed: int
     factors: dict[str, Value]
-    stage: str
+    stage: str = field()  # field(): no default here
     stage_index: int
     last_stage: bool
-    ability: str
-    task: str
-    metric: str
-    headline: bool
-    value: float | None
+    ability: str = field()
     full: bool
-    step: int = 0
-    inside: bool = False  # taken inside a stage, not at its end
-    standard_error: float | None = None
-    low: float | None = None
-    high: float | None = None
-    num_problems: int | None = None
-    best: float | None = None
     problems: str | None = None
 
     @property
@@ -301,58 +294,28 @@ def _checked_head(path: Path) -> dict[str, Any]:
     return {name: head[name] for name in _HEAD}
 
 
-def _lines(path: Path) -> Iterable[tuple[dict[str, Any], str]]:
+def _lines(path: Path) -> Iterable[tuple[Any, str]]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run the study first: python -m sftlab study")
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if line.strip():
-            place = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{place}: no JSON ({error}); run the study again to rewrite it") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{place}: not an object; run the study again to rewrite it")
-            yield row, place
+    try:
+        yield from read_objects(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {AGAIN}") from None
 
 
-# What a field may hold, by its annotation.
-_KINDS: dict[str, tuple[type, ...]] = {
-    "str": (str,),
-    "int": (int,),
-    "bool": (bool,),
-    "float": (int, float),
-    "dict[str, Value]": (dict,),
-    "float | None": (int, float, type(None)),
-    "int | None": (int, type(None)),
-    "str | None": (str, type(None)),
-    "list[StageCost]": (list,),
-}
-
-
-def _checked(kind: type, row: dict[str, Any], place: str) -> dict[str, Any]:
-    """The fields of a dataclass from a row, their types checked."""
-    required = {f.name for f in fields(kind) if f.default is f.default_factory}
-    for f in fields(kind):
-        if f.name not in row and f.name in required:
-            raise ValueError(f"{place}: {f.name} is missing; run the study again to rewrite it")
-        allowed = _KINDS[str(f.type)]
-        value = row.get(f.name)
-        if f.name in row and (not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed)):
-            raise ValueError(f"{place}: {f.name} is {value!r}, not {f.type}; run the study again to rewrite it")
-    return {f.name: row[f.name] for f in fields(kind) if f.name in row}
-
-
-def _result(row: dict[str, Any], place: str) -> Result:
-    known = _checked(Result, row, place)
-    if isinstance(known["value"], float) and math.isnan(known["value"]):
-        known["value"] = None
-    return Result(**known)
+def _result(row: object, place: str) -> Result:
+    return _told(Result, row, place)
 
 
 def _cost(row: dict[str, Any], place: str) -> RunCost:
-    known = _checked(RunCost, row, place)
-    known["stages"] = [
-        StageCost(**_checked(StageCost, stage, f"{place}, stage {n}")) for n, stage in enumerate(known["stages"], 1)
-    ]
-    return RunCost(**known)
+    known = _told(RunCost, row, place)
+    stages = [_told(StageCost, stage, f"{place}, stage {n}") for n, stage in enumerate(known.stages, 1)]
+    return replace(known, stages=stages)
+
+
+def _told(kind: type[T], row: object, place: str) -> T:
+    """A line's fields, checked; what is wrong ends with what to do."""
+    try:
+        return checked(kind, row, place)
+    except ValueError as error:
+        raise ValueError(f"{error}; {AGAIN}") from None

@@ -5,12 +5,13 @@ A file has one line per verdict (``<task>.problems.jsonl``). Every task and extr
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sftlab.results.row import read_objects
+from sftlab.results.verdict import VerdictRow
 from sftlab.stats.paired import Comparison, compare_values, not_compared
 
 Key = tuple[str, str]  # task, extractor
@@ -42,20 +43,14 @@ def read_verdicts(path: Path) -> Verdicts:
         hint = f"; in it are {', '.join(there)}" if there else ""
         raise ValueError(f"{path}: no such file; give a <task>.problems.jsonl of an evaluation{hint}")
     found, seen = Verdicts(str(path)), set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            task, uid, extractor, sample, value = (row[k] for k in ("task", "uid", "extractor", "sample", "value"))
-            number_or_none = None if value is None else float(value)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}, line {number}: not a verdict ({type(error).__name__}: {error})") from None
-        if (task, uid, extractor, sample) in seen:
-            raise ValueError(f"{path}, line {number}: a second verdict on {uid}, sample {sample}, by {extractor}")
-        seen.add((task, uid, extractor, sample))
-        found.values.setdefault((task, extractor), {}).setdefault(uid, []).append(number_or_none)
-        found.prompts[task, uid] = row.get("prompts")
+    for line, place in read_objects(path):
+        row = VerdictRow.from_dict(line, place)
+        key = (row.task, row.uid, row.extractor, row.sample)
+        if key in seen:
+            raise ValueError(f"{place}: a second verdict on {row.uid}, sample {row.sample}, by {row.extractor}")
+        seen.add(key)
+        found.values.setdefault((row.task, row.extractor), {}).setdefault(row.uid, []).append(row.value)
+        found.prompts[row.task, row.uid] = row.prompts
     return found
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from sftlab.files import read_jsonl, whole_file, write_text
+from sftlab.results.score import ScoreRow
 from sftlab.run.identity import reused_stages
 from sftlab.study.graph import PlannedRun, StageNode
 from sftlab.study.study import Study
 
-BEST = {"mt_bench": 10.0}  # highest score of a task, where it is not 1
 HELD_OUT = "held_out"  # the task whose value is the loss on held-out examples
 
 
@@ -68,13 +68,11 @@ def _result_rows(study: Study, run: PlannedRun, folder: Path) -> Iterator[dict[s
 
 
 def _scores(run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
-    names = ["stage", "step", "ability", "inside", "task", "metric", "headline"]
-    names += ["value", "standard_error", "low", "high"]
-    for row in read_jsonl(run.folder / "scores.jsonl"):
-        answers = run.folder / "answers" / f"step={row['step']:06d}-{row['stage']}" / f"{row['task']}.problems.jsonl"
-        problems = str(answers.relative_to(folder)) if answers.is_file() else None
-        counts = {"num_problems": row["num_problems"], "num_missing": row["num_missing"]}
-        yield {**{n: row[n] for n in names}, **counts, "best": BEST.get(row["task"], 1.0), "problems": problems}
+    path = run.folder / "scores.jsonl"
+    for number, line in enumerate(read_jsonl(path), 1):
+        row = ScoreRow.from_dict(line, f"{path}, line {number}")
+        answers = run.folder / "answers" / f"step={row.step:06d}-{row.stage}" / f"{row.task}.problems.jsonl"
+        yield row.to_dict() | {"problems": str(answers.relative_to(folder)) if answers.is_file() else None}
 
 
 def _losses(run: PlannedRun) -> Iterator[dict[str, Any]]:
@@ -82,10 +80,9 @@ def _losses(run: PlannedRun) -> Iterator[dict[str, Any]]:
     for line in read_jsonl(run.folder / "metrics.jsonl"):
         for tag, value in line.items():
             if tag.startswith("val/loss/") and line["step"] in ends:
-                where = {"stage": ends[line["step"]], "step": line["step"], "ability": tag.removeprefix("val/loss/")}
-                about = {"inside": False, "task": HELD_OUT, "metric": "loss", "headline": True, "value": value}
-                unknown = dict.fromkeys(("standard_error", "low", "high", "num_problems", "best", "problems"))
-                yield {**where, **about, **unknown, "num_missing": 0}
+                about = {"stage": ends[line["step"]], "step": line["step"], "ability": tag.removeprefix("val/loss/")}
+                row = ScoreRow(task=HELD_OUT, metric="loss", value=value, headline=True, best=None, **about)
+                yield row.to_dict() | {"problems": None}
 
 
 def _cost_row(run: PlannedRun, error: str | None) -> dict[str, Any]:

@@ -86,6 +86,7 @@ class MTBench(Task):
     """
 
     name = "mt_bench"
+    best = 10.0
 
     def __init__(
         self,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sftlab.stats.interval import normal, wilson
+from sftlab.results.score import Score, mean_score
+from sftlab.results.verdict import Verdict
+
+__all__ = ["Answer", "Problem", "Sampling", "Score", "Task", "Verdict", "mean_score"]
 
 
 @dataclass(frozen=True)
@@ -64,78 +66,18 @@ class Answer:
     complete: tuple[bool, ...] = ()
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What one grader says of one answer.
-
-    Attributes:
-        extractor: Name and version of the rule that read the answer, such as ``strict@1``.
-        extracted: What the rule found, or None.
-        value: 0 or 1 for right and wrong, a rating, or None where no verdict could be had.
-        reason: One short line for people.
-    """
-
-    uid: str
-    sample: int
-    extractor: str
-    extracted: str | None
-    value: float | None
-    reason: str = ""
-    category: str = ""
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number with its uncertainty.
-
-    Attributes:
-        metric: What is measured, extractor included: ``accuracy/strict@1``, ``pass@1``, ``rating/turn1``.
-        num_problems: Problems that the value is a mean over.
-        value: The mean.
-        standard_error: Of the mean, over problems.
-        num_missing: Problems without a verdict; they are not in the mean and never hidden.
-    """
-
-    task: str
-    metric: str
-    num_problems: int
-    value: float
-    standard_error: float
-    low: float
-    high: float
-    num_missing: int = 0
-
-
-def mean_score(task: str, metric: str, values: Sequence[float], num_missing: int = 0, binary: bool = True) -> Score:
-    """Mean of per-problem values with a 95 % interval.
-
-    Args:
-        task: Name of the task.
-        metric: Name of the metric.
-        values: One value per problem (a problem's mean over its samples).
-        num_missing: Problems left out because no verdict could be had.
-        binary: Values lie in [0, 1]: Wilson's interval (Wilson 1927); otherwise the normal one.
-    """
-    n = len(values)
-    if n == 0:
-        return Score(task, metric, 0, math.nan, math.nan, math.nan, math.nan, num_missing)
-    mean = sum(values) / n
-    spread = math.sqrt(sum((v - mean) ** 2 for v in values) / max(1, n - 1))
-    error = spread / math.sqrt(n)
-    low, high = wilson(mean, n) if binary else normal(mean, error)
-    return Score(task, metric, n, mean, error, low, high, num_missing)
-
-
 class Task(ABC):
     """Problems and how answers to them are graded.
 
     Attributes:
         name: Names the task in files and tags, such as ``gsm8k``.
         sampling: How answers are drawn.
+        best: The highest value of its scores.
     """
 
     name: str
     sampling: Sampling
+    best: float = 1.0
 
     @abstractmethod
     def problems(self) -> list[Problem]:

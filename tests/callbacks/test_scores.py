@@ -13,6 +13,7 @@ from small import small_fit, small_mixture, trained
 from sftlab.callbacks.schedule import Sequential
 from sftlab.callbacks.scores import ScoreAbilities, score_table
 from sftlab.cli import parse_objects
+from sftlab.results.score import ScoreRow
 from sftlab.stats.forgetting import BEFORE
 from sftlab.tasks.gsm8k import GSM8K
 
@@ -49,7 +50,7 @@ def test_scores_before_training_change_nothing_and_give_transfer_and_gain(record
     last = next(line for line in lines if "gain/math" in line)
     values = [row["value"] for row in rows]
     assert last["gain/math"] == values[2] - values[0] and last["forward_transfer/math"] == values[1] - values[0]
-    table = score_table(rows, {"code": ("code",), "math": ("math",)})
+    table = score_table([ScoreRow.from_dict(row, "scores") for row in rows], {"code": ("code",), "math": ("math",)})
     assert table.row_count == 7  # three rows of scores, transfer backward and forward, forgetting, gain
 
 

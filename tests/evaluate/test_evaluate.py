@@ -64,10 +64,10 @@ def test_answers_of_other_weights_or_other_questions_are_not_reused(trained_run,
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--tasks", "gsm8k"], "needs --checkpoint and --tasks"),
+        (["--tasks", "gsm8k"], "required: --checkpoint"),
         (["--checkpoint", "x", "--tasks", "gsm8"], "did you mean gsm8k"),
         (["--checkpoint", "x", "--tasks", "humaneval", "--humaneval.num_problem", "3"], "num_problem"),
-        (["--checkpoint", "x", "--tasks", "lab_math", "--batchsize", "3"], "no option --batchsize"),
+        (["--checkpoint", "x", "--tasks", "lab_math", "--batchsize", "3"], "--batchsize"),
         (["--checkpoint", "{folder}", "--tasks", "lab_math"], "no run folder, stage, checkpoint"),
     ],
 )

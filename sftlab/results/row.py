@@ -1,0 +1,82 @@
+"""A line of a results file as the fields of a dataclass: written by one, read by another, checked in between."""
+
+from __future__ import annotations
+
+import json
+import math
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def checked(kind: type[T], row: object, place: str) -> T:
+    """An object of a dataclass from a row; keys that it does not know are passed over.
+
+    JSON has no nan: where a field may be None, a number that is not finite becomes None.
+
+    Args:
+        kind: The dataclass. Its fields are annotated by text, numbers, bool, tuples of one type, dicts, and unions.
+        row: What a line holds.
+        place: File and line, for the message.
+
+    Raises:
+        ValueError: The row is no object, a field without a default is missing, or one is of a wrong type.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{place}: not an object with fields")
+    hints, values = get_type_hints(kind), {}
+    for field in fields(kind):  # type: ignore[arg-type]
+        if field.name not in row:
+            if field.default is MISSING and field.default_factory is MISSING:
+                raise ValueError(f"{place}: {field.name} is missing")
+            continue
+        value, hint = row[field.name], hints[field.name]
+        if isinstance(value, float) and not math.isfinite(value) and type(None) in get_args(hint):
+            value = None
+        if not _fits(value, hint):
+            raise ValueError(f"{place}: {field.name} is {value!r:.80}, not {_name(hint)}")
+        values[field.name] = tuple(value) if get_origin(hint) is tuple else value
+    return kind(**values)
+
+
+def read_objects(path: Path) -> Iterator[tuple[object, str]]:
+    """What each line of a JSON-lines file holds, with its place; blank lines are passed over.
+
+    Raises:
+        ValueError: A line is not JSON.
+    """
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if line.strip():
+            place = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{place}: no JSON ({error})") from None
+            yield row, place
+
+
+def finite(value: float | None) -> float | None:
+    """A number as JSON can hold it: None for what is not finite."""
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if hint is Any:
+        return True
+    if get_origin(hint) in (Union, types.UnionType):
+        return any(_fits(value, part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        inner = get_args(hint)[0]
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(part, inner) for part in value)
+    kind = get_origin(hint) or hint
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
