@@ -17,7 +17,8 @@ ORDER = """
     results.row results.score results.verdict
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
     data.conversation lab.python lab.abilities
-    data.records data.droplist data.split data.readers data.template data.encoder data.examples data.prepare data.source
+    data.records data.droplist data.split data.readers data.chat_template data.messages data.pieces
+    data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
     model.attention model.backbone model.loss model.optim model.parallel model.module model.export
     endpoint.replies endpoint.client

@@ -12,14 +12,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftlab.data.conversation import Turn
-from sftlab.data.template import Piece, Template
+from sftlab.data.pieces import Piece, Template
 from sftlab.fingerprint import digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-RULES = 1  # version of how pieces become ids and masks: raise it when other ones come out
+RULES = 2  # version of how pieces become ids and masks: raise it when other ones come out
 _SPECIAL = ("bos", "eos", "pad", "unk")
 _OPTIONS = ("add_bos_token", "add_eos_token", "add_prefix_space", "legacy", "clean_up_tokenization_spaces")
 _PROBES = (
@@ -60,10 +60,10 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template) -> None:
         self.tokenizer, self.template = tokenizer, template
         self._source = tokenizer.backend_tokenizer.to_str()
-        self._first = self._inside = _plain(self._source)
+        self._first = self._inside = _plain(self._source, template.ends)
         without_prefix = _without_prefix(self._source)
         if without_prefix != self._source:
-            self._inside = _plain(without_prefix)
+            self._inside = _plain(without_prefix, template.ends)
         self._bos: list[int] = tokenizer("")["input_ids"][:1] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
         self._prefix_after_special = self._probe()
@@ -76,8 +76,8 @@ class Encoder:
 
     @property
     def stop_ids(self) -> list[int]:
-        """The token ids that end an answer."""
-        ids = {self._special[self.template.end_of_turn], self.tokenizer.eos_token_id}
+        """The token ids that end an answer: every one that was trained to, and the tokenizer's own."""
+        ids = {*(self._special[end] for end in self.template.ends), self.tokenizer.eos_token_id}
         return sorted(i for i in ids if i is not None)
 
     def fingerprint(self) -> str:
@@ -163,9 +163,13 @@ class Encoder:
                 exchange_lengths += [0] * (exchange - len(exchange_lengths)) + [length]
         return Encoded(ids, runs, exchange_lengths, parts)
 
-    def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
-        """The ids before the answer to the last turn: exactly what training showed there."""
-        return self.encode([self.template.prompt(turns)])[0].ids.tolist()
+    def prompt_ids(self, turns: Sequence[Turn], tools: str = "") -> list[int]:
+        """The ids before the answer to the last turn: exactly what training showed there.
+
+        Raises:
+            BadRecord: The template cannot write these turns.
+        """
+        return self.encode([self.template.prompt(turns, tools)])[0].ids.tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer: special tokens and what the template puts before an answer are taken away."""
@@ -173,11 +177,14 @@ class Encoder:
         return text.removeprefix(self.template.answer_prefix)
 
 
-def _plain(source: str) -> Tokenizer:
-    """A tokenizer to which the names of special tokens are ordinary text."""
+def _plain(source: str, ends: Sequence[str]) -> Tokenizer:
+    """A tokenizer to which the names of special tokens, and of ``ends``, are ordinary text."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_str(source)
+    whole = json.loads(source)
+    for token in whole.get("added_tokens", []):
+        token["special"] = token["special"] or token["content"] in ends
+    tokenizer = Tokenizer.from_str(json.dumps(whole))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.post_processor = None  # it would add special tokens and copy

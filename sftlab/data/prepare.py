@@ -18,25 +18,43 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sftlab.data import conversation, readers, records, template
+from sftlab.data import conversation, fitter, own_template, readers, records, template
 from sftlab.data import encoder as encoding
-from sftlab.data.conversation import Audit, Conversation, Place, Turn
-from sftlab.data.encoder import Encoded, Encoder
+from sftlab.data.conversation import Audit, BadRecord, Conversation, Place
+from sftlab.data.encoder import Encoder
 from sftlab.data.examples import DamagedEntry, Examples, Row, write_examples
-from sftlab.data.template import Piece
+from sftlab.data.fitter import Fitted, Fitter
 from sftlab.files import explain, whole_folder
 from sftlab.fingerprint import digest
 from sftlab.screen import complain
 
-RULES = 1  # version of how conversations are fitted, named and written down: raise it when other examples come out
-OVERLONG = ("split", "truncate", "drop")
+RULES = 1  # version of how examples are named and written down: raise it when other examples come out
 _CHUNK, _AHEAD = 128, 5  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
 _THREADS = 3  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the others
 Source = Callable[[Audit], Iterator[tuple[Place, Conversation]]]
 
 
+class BadLimit(NamedTuple):
+    """How many conversations a template may refuse.
+
+    Attributes:
+        on_bad_record: skip or fail.
+        max_bad_share: Part of all conversations.
+        names: Of the files that they come from.
+    """
+
+    on_bad_record: str = "skip"
+    max_bad_share: float = 0.05
+    names: Sequence[str] = ()
+
+
 def prepare(
-    source: Source, key: dict[str, Any], encoder: Encoder, max_length: int, overlong: str = "split"
+    source: Source,
+    key: dict[str, Any],
+    encoder: Encoder,
+    max_length: int,
+    overlong: str = "split",
+    limit: BadLimit = BadLimit(),  # noqa: B008 - it never changes
 ) -> Examples:
     """Render, tokenise and keep the examples of a source, or find them in the cache.
 
@@ -49,14 +67,14 @@ def prepare(
         max_length: Tokens that an example may have.
         overlong: What happens to longer conversations. split: pieces of whole exchanges, each as long as fits, the
             system turn repeated; truncate: cut at the end; drop. An exchange that alone is too long is truncated.
+        limit: How many conversations the template may refuse; each is a bad record.
 
     Raises:
-        ValueError: ``overlong`` has no such value, or the cache cannot be written.
+        ValueError: ``overlong`` has no such value, the template refuses too much, or the cache cannot be written.
     """
     from filelock import FileLock
 
-    if overlong not in OVERLONG:
-        raise ValueError(f"data.overlong: {overlong!r} is not one of {', '.join(OVERLONG)}")
+    fit = Fitter(encoder, max_length, overlong)
     folder = cache_folder() / digest(key, encoder.fingerprint(), max_length, overlong, rules())
     if (found := _opened(folder)) is not None:
         return found
@@ -65,13 +83,13 @@ def prepare(
         with FileLock(folder.with_suffix(".lock")):  # the kernel frees it when its holder dies
             if (found := _opened(folder, tell=True)) is not None:
                 return found
-            _build(folder, source, _Fitter(encoder, max_length, overlong))
+            _build(folder, source, fit, limit)
             return Examples(folder)
 
 
 def rules() -> dict[str, int]:
     """The versions of all rules between a record and its examples."""
-    modules = (records, conversation, readers, template, encoding)
+    modules = (records, conversation, readers, own_template, template, encoding, fitter)
     return {module.__name__: module.RULES for module in modules} | {__name__: RULES}
 
 
@@ -103,97 +121,63 @@ def cache_folder() -> Path:
     return Path(os.environ.get("SFTLAB_CACHE", Path.home() / ".cache" / "sftlab")) / "examples"
 
 
-class _Fitted(NamedTuple):
-    """What became of one conversation: its examples, each with the end of its uid, and the rules that were needed."""
+class _Refusals:
+    """Conversations that the template cannot write: each is a bad record."""
 
-    uid: str
-    parts: list[tuple[str, Encoded]]
-    rules: list[str]
+    def __init__(self, limit: BadLimit) -> None:
+        self.limit, self.num_read, self.num_refused, self.first = limit, 0, 0, ""
 
+    def count(self, refused: BadRecord | None, place: Place, audit: Audit) -> None:
+        """Count one conversation.
 
-class _Fitter:
-    """Conversations to examples that fit; safe to use from several threads."""
+        Raises:
+            ValueError: It is refused, and may not be skipped.
+        """
+        self.num_read += 1
+        if refused is None:
+            return
+        self.num_refused += 1
+        where = f" of {self.limit.names[place.file]}" if self.limit.names else ""
+        self.first = self.first or f"record {place.number:,}{where}: {refused}"
+        audit.add(f"dropped: {refused.cause}", place)
+        if self.limit.on_bad_record == "fail":
+            raise ValueError(f"{self.first}; mend it, or set on_bad_record: skip")
 
-    def __init__(self, encoder: Encoder, max_length: int, overlong: str) -> None:
-        self.encoder, self.max_length, self.overlong = encoder, max_length, overlong
+    def check(self) -> None:
+        """After the last one.
 
-    def fitted(self, talks: Sequence[Conversation]) -> list[_Fitted]:
-        """Render, tokenise and fit some conversations."""
-        rendered = [self.encoder.template.render(talk.turns) for talk in talks]
-        encoded = self.encoder.encode(rendered)
-        return [self._fitted(*one) for one in zip(talks, rendered, encoded, strict=True)]
-
-    def _fitted(self, talk: Conversation, pieces: list[Piece], whole: Encoded) -> _Fitted:
-        rules: list[str] = []
-        if len(whole.ids) <= self.max_length:
-            parts = [("", whole)]
-        elif self.overlong == "drop":
-            rules.append("dropped: longer than max_length")
-            parts = []
-        elif self.overlong == "truncate" or len(whole.exchange_lengths) == 1:
-            parts = [("", self._truncated(whole, rules))]
-        else:
-            rules.append("split: longer than max_length")
-            parts = [(f"/{i}", part) for i, part in enumerate(self._split(talk, pieces, whole, rules))]
-        kept = [(end, part) for end, part in parts if part.supervised]
-        rules += ["dropped: nothing supervised within max_length"] * (len(parts) - len(kept))
-        return _Fitted(talk.uid, kept, rules)
-
-    def _truncated(self, whole: Encoded, rules: list[str]) -> Encoded:
-        rules.append("truncated: longer than max_length")
-        left, runs = self.max_length, []
-        for run in whole.runs:
-            runs.append(min(run, left))
-            left -= runs[-1]
-        return Encoded(whole.ids[: self.max_length], runs, [self.max_length], [])
-
-    def _split(self, talk: Conversation, pieces: list[Piece], whole: Encoded, rules: list[str]) -> list[Encoded]:
-        """Pieces of whole exchanges, each as long as fits."""
-        head = [turn for turn in talk.turns[:1] if turn.role == "system"]
-        exchanges = _exchanges(talk.turns[len(head) :])
-        known = self.encoder.known(pieces, whole)
-
-        def encoded(start: int, end: int) -> Encoded:
-            turns = [*head, *(turn for exchange in exchanges[start:end] for turn in exchange)]
-            return self.encoder.encode_again(self.encoder.template.render(turns), known)
-
-        parts, start = [], 0
-        while start < len(exchanges):
-            end, alone = start + 1, encoded(start, start + 1)
-            part, length = alone, len(alone.ids)
-            while end < len(exchanges) and length + whole.exchange_lengths[end] <= self.max_length:
-                length += whole.exchange_lengths[end]
-                end += 1
-            while end > start + 1 and len((part := encoded(start, end)).ids) > self.max_length:
-                end -= 1
-            part = part if end > start + 1 else alone
-            parts.append(part if len(part.ids) <= self.max_length else self._truncated(part, rules))
-            start = end
-        return parts
+        Raises:
+            ValueError: Too many were refused.
+        """
+        if self.num_refused > self.limit.max_bad_share * self.num_read:
+            raise ValueError(
+                f"data.template: {self.num_refused:,} of {self.num_read:,} conversations cannot be written "
+                f"({self.num_refused / self.num_read:.0%}, more than max_bad_share {self.limit.max_bad_share:.0%}); "
+                f"the first: {self.first}. Use another template, or raise max_bad_share to go on without them"
+            )
 
 
-def _exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
-    exchanges: list[list[Turn]] = []
-    for turn in turns:
-        if turn.role == "user" or not exchanges:
-            exchanges.append([])
-        exchanges[-1].append(turn)
-    return exchanges
-
-
-def _build(folder: Path, source: Source, fitter: _Fitter) -> None:
+def _build(folder: Path, source: Source, fit: Fitter, limit: BadLimit) -> None:
     """Write a cache entry."""
     audit = Audit()
     with whole_folder(folder) as partial:
-        write_examples(partial, _chunks(source(audit), fitter, audit), audit)
+        write_examples(partial, _chunks(source(audit), fit, audit, limit), audit)
 
 
-def _chunks(conversations: Iterator[tuple[Place, Conversation]], fitter: _Fitter, audit: Audit) -> Iterator[list[Row]]:
-    """Uid, group and encoding of each example, chunk by chunk; threads work on later chunks meanwhile."""
+def _chunks(
+    conversations: Iterator[tuple[Place, Conversation]], fit: Fitter, audit: Audit, limit: BadLimit
+) -> Iterator[list[Row]]:
+    """Uid, group and encoding of each example, chunk by chunk; threads work on later chunks meanwhile.
+
+    Raises:
+        ValueError: The template refuses too many conversations, or one where none may be bad.
+    """
     seen: Counter[str] = Counter()
+    refusals = _Refusals(limit)
 
-    def rows(chunk: list[tuple[Place, Conversation]], fitted: list[_Fitted]) -> Iterator[Row]:
-        for (place, talk), (uid, parts, rules) in zip(chunk, fitted, strict=True):
+    def rows(chunk: list[tuple[Place, Conversation]], fitted: list[Fitted]) -> Iterator[Row]:
+        for (place, talk), (uid, parts, rules, refused) in zip(chunk, fitted, strict=True):
+            refusals.count(refused, place, audit)
             for rule in rules:
                 audit.add(rule, place)
             for end, part in parts:
@@ -209,9 +193,9 @@ def _chunks(conversations: Iterator[tuple[Place, Conversation]], fitter: _Fitter
         while True:
             chunk = list(islice(conversations, _CHUNK))
             if chunk:
-                work.append((chunk, pool.submit(fitter.fitted, [talk for _, talk in chunk])))
+                work.append((chunk, pool.submit(fit.fitted, [talk for _, talk in chunk])))
             if not work:
-                return
+                return refusals.check()
             if len(work) > _AHEAD or not chunk:  # the threads always find a chunk waiting
                 done, fitted = work.popleft()
                 yield list(rows(done, fitted.result()))

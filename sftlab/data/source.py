@@ -10,7 +10,7 @@ from typing import Any
 from sftlab.data.conversation import Audit, Conversation, Place
 from sftlab.data.encoder import Encoder
 from sftlab.data.examples import Examples
-from sftlab.data.prepare import prepare
+from sftlab.data.prepare import BadLimit, prepare
 from sftlab.data.readers import Reader, read_conversations
 from sftlab.data.records import content_hash
 from sftlab.fingerprint import code_of, described
@@ -91,6 +91,12 @@ class FileSource(Source):
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
         """As the reader reads them."""
         return read_conversations(self.paths, self.reader, audit, self.on_bad_record, self.max_bad_share)
+
+    def examples(self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split") -> Examples:
+        """The records as examples; one that the template cannot write is a bad one."""
+        read, key = partial(self.conversations, ability), self.key(ability)
+        limit = BadLimit(self.on_bad_record, self.max_bad_share, self.names)
+        return prepare(read, key, encoder, max_length, overlong, limit)
 
 
 class LabSource(Source):

@@ -234,8 +234,8 @@ def test_tool_turns_are_shown_and_never_trained(plain):
         ("poetry", None, "vicuna_v1.1"),
         ("tokenizer", None, "no chat template"),
         ("tokenizer", "{% for m in messages %}{{ m['content'] }}{% endfor %}", "without a special token"),
-        ("tokenizer", "{{ messages[0]['content'] }}</s>", "drops or moves"),
-        ("tokenizer", "{{ raise_exception('no') }}", "fails on turns user, assistant"),
+        ("tokenizer", "{{ messages[0]['content'] }}</s>", "drops, moves"),
+        ("tokenizer", "{{ raise_exception('no') }}", "refuses it: no"),
         ("tokenizer", "{% for m in messages %}{{ m['content'] | upper }}</s>{% endfor %}", "changes contents"),
     ],
 )

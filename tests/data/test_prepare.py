@@ -59,11 +59,11 @@ class Uneven(Vicuna):
 
     bad = "never said"
 
-    def render(self, turns):
+    def rendered(self, turns, tools=""):
         time.sleep(random.Random(turns[0].text).choice([0, 0, 0.01]))
         if any(self.bad in turn.text for turn in turns):
             raise ValueError("cannot be written")
-        return super().render(turns)
+        return super().rendered(turns, tools)
 
 
 def test_threads_that_overtake_one_another_change_nothing(cache, monkeypatch):

@@ -1,0 +1,300 @@
+"""A tokenizer's chat template: Jinja from a stranger, rendered in a sandbox within bounds of time and size.
+
+The sandbox keeps a template from code; it does not keep it from looping for ever or from writing a gigabyte. Here
+loops, calls, filters and operators look at the clock and at what they are about to build. ``strftime_now`` gives one
+fixed day, so that the text of a conversation depends on the conversation alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MAX_SECONDS = 10.0  # of the processor, for one rendering
+MAX_LOOKS = 3_000_000  # turns of loops, calls and operators of one rendering
+MAX_CHARACTERS = 50_000_000  # of one rendering, and of every text on the way to it
+DAY = datetime(2024, 7, 26)  # what LLaMA 3's templates say where there is no clock
+
+
+class Refused(Exception):
+    """A template did not render a conversation; the text says why."""
+
+
+class _OverBound(Exception):
+    """A template went over a bound: not the fault of a record."""
+
+
+class ChatTemplate:
+    """The chat template of a tokenizer.
+
+    Args:
+        tokenizer: Has one, or several by name, of which ``default`` and ``tool_use`` are used.
+
+    Raises:
+        ValueError: It is no valid Jinja.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self._words = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+        self._compiled = {}
+        for with_tools in (False, True):
+            source = tokenizer.get_chat_template(tools=[{}] if with_tools else None)
+            try:
+                self._compiled[with_tools] = _compiled(source)
+            except _OverBound as error:
+                raise ValueError(f"data.template: the tokenizer's chat template {error}") from None
+            except Exception as error:  # the parser of a stranger's text; RecursionError included
+                raise ValueError(f"data.template: the tokenizer's chat template is no valid Jinja: {error}") from None
+
+    def render(
+        self, messages: Sequence[dict[str, Any]], tools: list[Any] | None = None, generation: bool = False
+    ) -> str:
+        """The text of some messages, with the beginning of an answer after them if ``generation``.
+
+        Raises:
+            Refused: The template raised an error.
+            ValueError: It went over a bound.
+        """
+        template = self._compiled[bool(tools)]
+        _clock.start()
+        said = {"messages": list(messages), "tools": tools or None, "documents": None}
+        parts, length = [], 0
+        try:
+            for part in template.generate(**self._words, **said, add_generation_prompt=generation):
+                _clock.look()
+                length = _bounded(length + len(part))
+                parts.append(part)
+        except _OverBound as error:
+            raise ValueError(f"data.template: the tokenizer's chat template {error}; use another template") from None
+        except Exception as error:  # whatever a stranger's template does is a refusal of these messages
+            raise Refused(_reason(error)) from None
+        return "".join(parts)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    said = "".join(c if c.isprintable() else " " for c in lines[0][:120])
+    return said if isinstance(error, TemplateError) and said else f"{type(error).__name__} {said}".strip()
+
+
+class _Clock(threading.local):
+    """How long the rendering of this thread has taken: counted first, so that a busy machine changes nothing."""
+
+    looks, deadline = 0, float("inf")
+
+    def start(self) -> None:
+        self.looks, self.deadline = 0, time.thread_time() + MAX_SECONDS
+
+    def look(self) -> None:
+        self.looks += 1
+        if self.looks > MAX_LOOKS or (self.looks % 64 == 0 and time.thread_time() > self.deadline):
+            raise _OverBound("does not come to an end")
+
+
+_clock = _Clock()
+
+
+def _bounded(length: float) -> int:
+    if length > MAX_CHARACTERS:
+        raise _OverBound(f"builds more than {MAX_CHARACTERS:,} characters")
+    return int(length)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, (str, list, tuple, dict)) else 1
+
+
+_SIZED = (
+    "center",
+    "ljust",
+    "rjust",
+    "zfill",
+    "expandtabs",
+    "indent",
+    "wordwrap",
+    "batch",
+    "slice",
+)  # numbers are sizes
+
+
+def _look_at(name: str, values: Sequence[Any]) -> None:
+    """Before a call or a filter: look at the clock, and at what its arguments could make it build."""
+    _clock.look()
+    if name in _SIZED:
+        _bounded(max((abs(value) for value in values if isinstance(value, int)), default=0))
+    if name in ("replace", "join", "indent") and len(values) > 1:
+        one, other, *_ = sorted(map(_length, values), reverse=True)
+        _bounded(one * other)
+    if name in ("format", "format_map"):
+        forms = [value for value in values if isinstance(value, str)]
+        _bounded(MAX_CHARACTERS + 1 if any(_WIDE.search(form) for form in forms) else 0)
+
+
+_WIDE = re.compile(r"[%{][^}a-zA-Z]*(\d{7}|\*)|:[^}]*\{")  # a field of millions of characters, or as wide as is told
+
+
+def _checked(name: str, function: Callable) -> Callable:
+    @functools.wraps(function)
+    def checked(*values: Any, **named: Any) -> Any:
+        _look_at(name, [*values, *named.values()])
+        return function(*values, **named)
+
+    return checked
+
+
+def _digits(number: float) -> int:
+    return number.bit_length() if isinstance(number, int) else 64
+
+
+class _Ticking:
+    """What a loop goes over, looking at the clock at every turn."""
+
+    def __init__(self, values: Any) -> None:
+        self._values = values
+
+    def __iter__(self) -> Iterator[Any]:
+        for value in self._values:
+            _clock.look()
+            yield value
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+class _Bounded(ImmutableSandboxedEnvironment):
+    """The sandbox that Hugging Face renders in, with bounds."""
+
+    intercepted_binops = frozenset(["+", "*", "**", "%"])
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        """Look before an operator builds something."""
+        _clock.look()
+        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
+        if operator == "%" and isinstance(left, str):
+            _look_at("format", [left])
+        elif numbers and operator in ("*", "**"):
+            _bounded(MAX_CHARACTERS + 1 if _digits(left) * (right if operator == "**" else 1) > 1000 else 0)
+        elif operator == "+":
+            _bounded(_length(left) + _length(right))
+        elif operator == "*":
+            one, other = (value if isinstance(value, int) else _length(value) for value in (left, right))
+            _bounded(one * other)
+        return super().call_binop(context, operator, left, right)
+
+    def call(self, context: Context, function: Any, *values: Any, **named: Any) -> Any:  # type: ignore[override]
+        """Look before a call."""
+        owner = getattr(function, "__self__", None)
+        more = [owner] if isinstance(owner, str) else []
+        _look_at(getattr(function, "__name__", ""), [*more, *values, *named.values()])
+        return super().call(context, function, *values, **named)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """Look before ``str.format``, which the sandbox wraps."""
+        if isinstance(owner := getattr(value, "__self__", None), str):
+            _look_at("format", [owner])
+        return super().wrap_str_format(value)
+
+    @staticmethod
+    def concat(parts: Any) -> str:
+        """Join what a block or a macro has written."""
+        parts = list(parts)
+        _bounded(sum(map(len, parts)))
+        return "".join(parts)
+
+
+class _Generation(Extension):
+    """``{% generation %}`` marks what is trained; here it is written and nothing more."""
+
+    tags = {"generation"}  # noqa: RUF012 - never changed
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """A scope of its own."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+class _Namespace(Namespace):
+    """Without names that begin with an underscore."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if str(name).startswith("_"):
+            raise TemplateError("a chat template may not set names that begin with an underscore")
+        super().__setitem__(name, value)
+
+
+def _raise_exception(message: Any = "") -> None:
+    raise TemplateError(str(message))
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None,
+            sort_keys: bool = False) -> str:  # fmt: skip
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+@functools.cache
+def _environment() -> _Bounded:
+    environment = _Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    environment.filters = {name: _checked(name, one) for name, one in environment.filters.items()}
+    environment.filters |= {"tojson": _tojson, "_ticking": _Ticking, "_joined": _joined}
+    del environment.globals["lipsum"]
+    environment.globals |= {
+        "raise_exception": _raise_exception,
+        "strftime_now": lambda form: DAY.strftime(_digits_bounded(form)),
+        "namespace": _Namespace,
+    }
+    return environment
+
+
+def _digits_bounded(form: str) -> str:
+    _look_at("format", [form])
+    return form
+
+
+def _joined(values: Sequence[Any]) -> str:
+    """What ``~`` makes of its operands."""
+    return _Bounded.concat(map(str, values))
+
+
+@functools.cache
+def _compiled(source: str) -> Any:
+    environment = _environment()
+    _clock.start()
+    tree = environment.parse(source)
+    for loop in list(tree.find_all(nodes.For)):
+        loop.iter = nodes.Filter(loop.iter, "_ticking", [], [], None, None, lineno=loop.lineno)
+    _replace_concat(tree)
+    tree.set_environment(environment)
+    return environment.from_string(tree)
+
+
+def _replace_concat(node: nodes.Node) -> None:
+    """Give ``~`` to a filter: Jinja lets nobody look at that operator."""
+    for name, child in list(node.iter_fields()):
+        children = child if isinstance(child, list) else [child]
+        for position, one in enumerate(children):
+            if not isinstance(one, nodes.Node):
+                continue
+            _replace_concat(one)
+            if isinstance(one, nodes.Concat):
+                listed = nodes.List(one.nodes, lineno=one.lineno)
+                new = nodes.Filter(listed, "_joined", [], [], None, None, lineno=one.lineno)
+                if isinstance(child, list):
+                    child[position] = new
+                else:
+                    setattr(node, name, new)

@@ -1,0 +1,150 @@
+"""The fitter: a conversation becomes the examples that train it, none longer than ``max_length``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from sftlab.data.conversation import BadRecord, Conversation, Turn
+from sftlab.data.encoder import Encoded, Encoder
+from sftlab.data.pieces import Rendered, is_trained
+
+RULES = 1  # version of how conversations are fitted: raise it when other examples come out
+OVERLONG = ("split", "truncate", "drop")
+
+
+class Fitted(NamedTuple):
+    """What became of one conversation.
+
+    Attributes:
+        uid: Of the conversation.
+        parts: Its examples, each with the end of its uid.
+        rules: What was done to it, by the name that it is counted under.
+        refused: Why the template cannot write it; a bad record.
+    """
+
+    uid: str
+    parts: list[tuple[str, Encoded]]
+    rules: list[str]
+    refused: BadRecord | None = None
+
+
+class Fitter:
+    """Conversations to examples that fit; safe to use from several threads.
+
+    Args:
+        encoder: Tokenizer and template.
+        max_length: Tokens that an example may have.
+        overlong: split, truncate or drop.
+
+    Raises:
+        ValueError: ``overlong`` has no such value.
+    """
+
+    def __init__(self, encoder: Encoder, max_length: int, overlong: str) -> None:
+        if overlong not in OVERLONG:
+            raise ValueError(f"data.overlong: {overlong!r} is not one of {', '.join(OVERLONG)}")
+        self.encoder, self.max_length, self.overlong = encoder, max_length, overlong
+
+    def fitted(self, talks: Sequence[Conversation]) -> list[Fitted]:
+        """Render, tokenise and fit some conversations."""
+        rendered = [self._rendered(talk) for talk in talks]
+        texts = [text for one in rendered if isinstance(one, Rendered) for text in one.texts]
+        encoded = iter(self.encoder.encode(texts))
+        return [self._fitted(talk, one, encoded) for talk, one in zip(talks, rendered, strict=True)]
+
+    def _rendered(self, talk: Conversation) -> Rendered | BadRecord:
+        """The texts of a conversation up to its last trained turn: none when nothing is trained."""
+        turns = trained_part(talk.turns)
+        rules = ["not trained: a turn by its own flag" for t in turns if t.role == "assistant" and not is_trained(t)]
+        rules += ["not trained: a turn that is no answer, whatever its flag" for t in turns if _asks_in_vain(t)]
+        if not turns:
+            return Rendered([], ["dropped: no turn is to be trained, by their own flags"])
+        if len(turns) < len(talk.turns):
+            rules.append("dropped: turns after the last trained one")
+        try:
+            rendered = self.encoder.template.rendered(turns, talk.tools)
+        except BadRecord as error:
+            return error
+        return Rendered(rendered.texts, [*rendered.rules, *rules])
+
+    def _fitted(self, talk: Conversation, rendered: Rendered | BadRecord, encoded: Iterator[Encoded]) -> Fitted:
+        if isinstance(rendered, BadRecord):
+            return Fitted(talk.uid, [], [], rendered)
+        rules = list(rendered.rules)
+        texts = [next(encoded) for _ in rendered.texts]
+        if all(len(text.ids) <= self.max_length for text in texts):
+            parts = texts
+        elif self.overlong == "drop":
+            parts = [text for text in texts if len(text.ids) <= self.max_length]
+            rules += ["dropped: longer than max_length"] * (len(texts) - len(parts))
+        elif self.overlong == "truncate" or len(texts[-1].exchange_lengths) == 1:
+            parts = [self._truncated(text, rules) for text in texts]
+        else:
+            rules.append("split: longer than max_length")
+            parts = self._split(talk, rendered, texts[-1], rules)
+        kept = [part for part in parts if part.supervised]
+        rules += ["dropped: nothing supervised within max_length"] * (len(parts) - len(kept))
+        alone = len(parts) == 1 and "split: longer than max_length" not in rules
+        return Fitted(talk.uid, [("" if alone else f"/{i}", p) for i, p in enumerate(parts) if p.supervised], rules)
+
+    def _truncated(self, whole: Encoded, rules: list[str]) -> Encoded:
+        if len(whole.ids) <= self.max_length:
+            return whole
+        rules.append("truncated: longer than max_length")
+        left, runs = self.max_length, []
+        for run in whole.runs:
+            runs.append(min(run, left))
+            left -= runs[-1]
+        return Encoded(whole.ids[: self.max_length], runs, [self.max_length], [])
+
+    def _split(self, talk: Conversation, rendered: Rendered, whole: Encoded, rules: list[str]) -> list[Encoded]:
+        """Pieces of whole exchanges, each as long as fits; ``whole`` is the text of all of them."""
+        turns = trained_part(talk.turns)
+        head = [turn for turn in turns[:1] if turn.role == "system"]
+        exchanges = _exchanges(turns[len(head) :])
+        known = self.encoder.known(rendered.texts[-1], whole)
+        lengths = whole.exchange_lengths + [0] * (len(exchanges) - len(whole.exchange_lengths))
+
+        def texts(start: int, end: int) -> list[Encoded]:
+            part = trained_part([*head, *(turn for exchange in exchanges[start:end] for turn in exchange)])
+            written = self.encoder.template.rendered(part, talk.tools).texts if part else []
+            return [self.encoder.encode_again(text, known) for text in written]
+
+        def longest(some: list[Encoded]) -> int:
+            return max((len(text.ids) for text in some), default=0)
+
+        parts, start = [], 0
+        while start < len(exchanges):
+            end, alone = start + 1, texts(start, start + 1)
+            part, length = alone, longest(alone)
+            while end < len(exchanges) and length + lengths[end] <= self.max_length:
+                length += lengths[end]
+                end += 1
+            while end > start + 1 and longest(part := texts(start, end)) > self.max_length:
+                end -= 1
+            part = part if end > start + 1 else alone
+            if not part:
+                rules.append("dropped: a piece of a split in which no turn is trained")
+            parts += [self._truncated(text, rules) for text in part]
+            start = end
+        return parts
+
+
+def trained_part(turns: Sequence[Turn]) -> list[Turn]:
+    """The turns up to the last trained one."""
+    last = max((number for number, turn in enumerate(turns) if is_trained(turn)), default=-1)
+    return list(turns[: last + 1])
+
+
+def _asks_in_vain(turn: Turn) -> bool:
+    return turn.role != "assistant" and bool(turn.trained)
+
+
+def _exchanges(turns: Sequence[Turn]) -> list[list[Turn]]:
+    exchanges: list[list[Turn]] = []
+    for turn in turns:
+        if turn.role == "user" or not exchanges:
+            exchanges.append([])
+        exchanges[-1].append(turn)
+    return exchanges
