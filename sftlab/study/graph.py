@@ -12,13 +12,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from sftlab.config import set_key
 from sftlab.files import checked_name, write_text
+from sftlab.plan.ledger import ledger
+from sftlab.plan.plan import Plan
+from sftlab.plan.policy import apportion
 from sftlab.run.folder import LOGS, checkpoint_path, is_complete
 from sftlab.screen import complain
 from sftlab.study.study import Run, Study
@@ -161,15 +166,29 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
         ValueError: A config has problems.
     """
     from sftlab.cli import parse_objects
-    from sftlab.plan.ledger import ledger
 
     folder = study_folder(study)
     (folder / "configs").mkdir(parents=True, exist_ok=True)
-    for run in study.runs:
+    by_name, lengths = {run.name: run for run in study.runs}, dict[str, dict[str, int]]()
+
+    def compiled(run: Run) -> tuple[Any, Plan]:
         config_file = folder / "configs" / f"{run.name}.yaml"
-        config_file.write_text(yaml.safe_dump(run.config, sort_keys=False), encoding="utf-8")
+        write_text(config_file, yaml.safe_dump(run.config, sort_keys=False))
         objects = parse_objects(["--config", str(config_file)])
         plan = objects.schedule.compile(objects.data, objects.model)
+        supervised = sum(row.supervised_tokens for row in ledger(plan))
+        lengths[run.name] = {"steps": plan.num_steps, "supervised_tokens": supervised}
+        return objects, plan
+
+    for run in study.runs:
+        objects, plan = compiled(run)
+        if run.budget_of:
+            if run.budget_of not in lengths:
+                compiled(by_name[run.budget_of])
+            unit = str(run.factors["budget"])
+            run = _as_long_as(run, plan, unit, lengths[run.budget_of][unit])
+            objects, plan = compiled(run)
+        config_file = folder / "configs" / f"{run.name}.yaml"
         rows = ledger(plan)
         stages, full = [], {}
         for planned, trained_key in zip(plan.stages, objects.stage_keys(plan), strict=True):
@@ -185,6 +204,22 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
 def _full_key(trained_key: str, trainer: dict[str, Any]) -> str:
     matters = {name: trainer.get(name) for name in _MATTERS}
     return hashlib.blake2b(json.dumps([trained_key, matters]).encode(), digest_size=12).hexdigest()
+
+
+def _as_long_as(run: Run, plan: Plan, unit: str, total: int) -> Run:
+    """A run whose stages share a budget of this many steps or supervised tokens as they share its own."""
+    rows = ledger(plan)
+    own = {
+        stage.stage.name: stage.num_steps
+        if unit == "steps"
+        else sum(row.supervised_tokens for row in rows if row.stage == stage.stage.name)
+        for stage in plan.stages
+    }
+    shares = {name: size / max(1, sum(own.values())) for name, size in own.items()}
+    config = deepcopy(run.config)
+    for name, size in apportion(total, shares).items():
+        set_key(config, ["schedule", "per_stage", name, unit], max(1, size))
+    return replace(run, config=config)
 
 
 def save_stages(folder: Path, planned: Sequence[PlannedRun]) -> None:

@@ -10,6 +10,7 @@
     runs:                                                   # named changes; each may have a grid of its own
       dmt: {}
       multi_task: {set: {schedule: {class_path: MultiTask}}, grid: {}}
+    budget: {of: multi_task, units: [epochs, steps]}        # every run also at the optimizer steps of that one
     figures: [k]                                            # what the report draws
     needs: [bases.yaml]                                     # studies, relative to this file, that are run before it
 
@@ -25,9 +26,9 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ from sftlab.files import MAX_NAME_BYTES, checked_name
 
 FIGURES = ("scaling", "single_against_mixed", "ratio", "k", "strategies", "equal_count", "leave_one_out")
 """What the report of a study may draw."""
-_KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs"}
+_KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs", "budget"}
+BUDGETS = ("epochs", "steps", "supervised_tokens")
+"""What runs may be held equal in: their own epochs, or the steps or supervised tokens of one of them."""
 _ENTRY_KEYS = {"set", "grid"}
 _MOST_RUNS = 10_000
 Scalar = bool | int | float | str | None
@@ -52,6 +55,7 @@ class Run:
         seed: Its ``seed_everything``.
         factors: The value of each factor; lists and mappings as JSON text.
         config: The whole config of ``fit``.
+        budget_of: Name of the run as long as which it is trained, counted in its factor ``budget``; its own by default.
     """
 
     name: str
@@ -59,6 +63,7 @@ class Run:
     seed: int
     factors: dict[str, Any]
     config: dict[str, Any]
+    budget_of: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,8 +124,8 @@ def read_study(
         merge_config(base, read_yaml(path.parent / str(base_name), f"{path}, base"))
     _apply(base, _mapping(path, "set", content.get("set")))
     seeds = _seeds(path, content.get("seeds"), base)
-    factors = _Factors(path)
-    runs: list[Run] = []
+    factors, runs = _Factors(path), list[Run]()
+    budget = _budget(path, content.get("budget"))
     for key, entry in _mapping(path, "runs", content.get("runs") or {path.stem: {}}).items():
         config_name, entry = checked_name(f"{path}, runs", key), _mapping(path, f"runs.{key}", entry)
         if unknown := sorted(set(map(str, entry)) - _ENTRY_KEYS):
@@ -128,7 +133,8 @@ def read_study(
         changed = deepcopy(base)
         _apply(changed, _mapping(path, f"runs.{key}.set", entry.get("set")))
         grid = entry["grid"] if "grid" in entry else content.get("grid")
-        runs += factors.combinations(config_name, changed, _checked_grid(path, config_name, grid or {}), seeds)
+        checked = {**_checked_grid(path, config_name, grid or {}), **budget}
+        runs += factors.combinations(config_name, changed, checked, seeds)
         if len(runs) > _MOST_RUNS:
             raise ValueError(f"{path}: more than {_MOST_RUNS:,} runs; is there a factor too many in the grid?")
     for run in runs:
@@ -136,6 +142,8 @@ def read_study(
     names = [run.name for run in runs]
     if twice := sorted({run_name for run_name in names if names.count(run_name) > 1}):
         raise ValueError(f"{path}: two runs would be called {twice[0]}; give the values of a factor other names")
+    if budget:
+        runs = _held_equal(path, runs, str(content["budget"]["of"]))
     figures = tuple(content.get("figures") or ())
     for figure in figures:
         if figure not in FIGURES:
@@ -161,6 +169,32 @@ def _seeds(path: Path, given: Any, base: Mapping[str, Any]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"{path}, seeds: {given!r} names a seed twice")
     return tuple(seeds)
+
+
+def _budget(path: Path, given: Any) -> dict[str, dict[str, Any]]:
+    """The factor ``budget``, where a study has it."""
+    if given is None:
+        return {}
+    content = _mapping(path, "budget", given)
+    units = content.get("units", list(BUDGETS))
+    if set(content) - {"of", "units"} or not content.get("of") or not isinstance(units, list) or not units:
+        raise ValueError(f"{path}, budget: give of (one of runs) and units ({', '.join(BUDGETS)}), not {given!r}")
+    if unknown := [unit for unit in units if unit not in BUDGETS]:
+        raise ValueError(f"{path}, budget.units: {unknown[0]!r} is not one of {', '.join(BUDGETS)}")
+    return {"budget": {"values": {unit: {} for unit in units}}}
+
+
+def _held_equal(path: Path, runs: Sequence[Run], of: str) -> list[Run]:
+    """The runs, each with the one whose length it gets: that of the config ``of`` with the same factors and seed."""
+    others = {(tuple(run.factors.items()), run.seed): run.name for run in runs if run.config_name == of}
+    held = []
+    for run in runs:
+        is_own = run.config_name == of or run.factors["budget"] == "epochs"
+        reference = "" if is_own else others.get((tuple(run.factors.items()), run.seed))
+        if reference is None:
+            raise ValueError(f"{path}, budget.of: {of!r} has no run with the factors of {run.name}")
+        held.append(replace(run, budget_of=reference))
+    return held
 
 
 def _needs(path: Path, given: Any) -> tuple[Path | tuple[str, dict[str, Any]], ...]:

@@ -2,10 +2,10 @@
 
 import pytest
 import yaml
-from fitting import ROOT
+from fitting import ROOT, write_config, write_records
 
 from sftlab.report.write import KINDS
-from sftlab.study.graph import find_problems_of
+from sftlab.study.graph import find_problems_of, plan_runs
 from sftlab.study.study import FIGURES, read_study
 
 SHIPPED = sorted((ROOT / "configs" / "studies").rglob("*.yaml"))
@@ -135,3 +135,48 @@ def test_needs_are_found_beside_the_study(tmp_path):
     found = study(tmp_path, needs=["bases.yaml", tag])
     config = str(tmp_path / "base.yaml")
     assert found.needs == (tmp_path / "bases.yaml", ("tag", {**tag["tag"], "config": config}))
+
+
+def test_runs_are_held_equal_in_steps_and_in_supervised_tokens(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    write_records(tmp_path)
+    write_config(tmp_path)
+    runs = {
+        "mixed": {"set": {"schedule": {"class_path": "MultiTask", "init_args": {"epochs": 2}}}},
+        "math": {"set": {"schedule": {"class_path": "Sequential", "init_args": {"order": ["math"], "epochs": 2}}}},
+        "dmt": {"set": {"schedule.epochs": 2}},
+    }
+    content = {"base": "small.yaml", "seeds": [1], "budget": {"of": "mixed"}, "runs": runs}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    planned = {run.run.name: run for run in plan_runs(read_study(tmp_path / "my.yaml"))}
+
+    def last(name, unit):
+        return planned[f"{name}-budget={unit}-seed=1"].stages[-1].end_step
+
+    def supervised(name, unit):
+        return sum(stage.supervised_tokens for stage in planned[f"{name}-budget={unit}-seed=1"].stages)
+
+    steps = last("mixed", "epochs")
+    assert last("math", "epochs") < steps == last("math", "steps") == last("dmt", "steps")
+    tokens = supervised("mixed", "epochs")
+    for name in ("math", "dmt"):
+        per_step = supervised(name, "supervised_tokens") / last(name, "supervised_tokens")
+        num_stages = len(planned[f"{name}-budget=epochs-seed=1"].stages)
+        assert tokens <= supervised(name, "supervised_tokens") < tokens + 3 * num_stages * per_step
+    keys = {planned[f"mixed-budget={unit}-seed=1"].stages[-1].key for unit in ("epochs", "steps", "supervised_tokens")}
+    assert len(keys) == 1, "the run that the others are held equal to is trained once"
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"units": ["steps"]}, "budget: give of"),
+        ({"of": "a", "units": ["hours"]}, "'hours' is not one of epochs, steps"),
+        ({"of": "b", "units": ["steps"]}, "'b' has no run with the factors of a-budget=steps"),
+        ("steps", "budget: give keys and values"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_told(tmp_path, budget, words):
+    with pytest.raises(ValueError, match=words):
+        study(tmp_path, budget=budget, runs={"a": {}})
