@@ -160,8 +160,7 @@ class Conductor:
             self._end_stage(ended)
         if context.plan.is_open and context.step == context.plan.num_compiled_steps:
             self._extend(context)
-            context.trainer.fit_loop.epoch_loop.max_steps = min(self._max_steps, context.plan.num_steps)
-            self._set_rate()
+            self._plan_changed()
 
     def _end_stage(self, ended: StagePlan) -> None:
         """Export, let every callback look, then save: a run killed on the way does the stage's end again."""
@@ -171,6 +170,13 @@ class Conductor:
         context.log({"stage/seconds": time.perf_counter() - self._stage_began})  # of a resumed stage, since then
         path = checkpoint_path(context.folder, ended.end_step, ended.stage.name)
         context.trainer.save_checkpoint(path, weights_only=False)
+
+    def _plan_changed(self) -> None:
+        """Bring up to date what was asked of the plan before: Lightning's end, the next rate, the stages' keys."""
+        context = self.context
+        context.trainer.fit_loop.epoch_loop.max_steps = min(self._max_steps, context.plan.num_steps)
+        self._set_rate()
+        self._stage_keys = stage_keys(context.data, context.module, context.plan)
 
     def _is_validation_due(self) -> bool:
         every, step = self._val_every_n_steps, self.context.step

@@ -26,6 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from sftlab.plan.plan import Plan
 
+_ENDLESS = 2**40  # micro-batches of a plan whose end is not known
+
 
 class ExampleTable(Protocol):
     """What the feed needs of an ability's examples."""
@@ -129,7 +131,7 @@ class _MicroBatches(Dataset):
         self.rank, self.chunks, self.world = rank, accumulate * world, world
 
     def __len__(self) -> int:
-        return self.plan.num_steps * self.accumulate
+        return self.plan.num_compiled_steps * self.accumulate
 
     def __getitem__(self, micro_batch: int) -> Batch:
         step, part = divmod(micro_batch, self.accumulate)
@@ -140,16 +142,16 @@ class _MicroBatches(Dataset):
 class _InOrder:
     """Sampler: 0, 1, 2 ... from ``start``; the offset is used up by one iteration."""
 
-    def __init__(self, length: int):
-        self.length, self.start = length, 0
+    def __init__(self, dataset: _MicroBatches):
+        self.dataset, self.start = dataset, 0
 
     def __len__(self) -> int:
-        return self.length
+        return len(self.dataset)
 
     def __iter__(self) -> Iterator[int]:
         # A generator, so that the offset is used up by the first number drawn: loaders with workers call iter() twice.
         start, self.start = self.start, 0
-        yield from range(start, self.length)
+        yield from range(start, len(self.dataset))
 
 
 class PlanLoader(DataLoader):
@@ -157,7 +159,7 @@ class PlanLoader(DataLoader):
 
     The batches depend on the plan, ``accumulate``, ``rank`` and ``world`` alone, never on workers; together the ranks
     and micro-batches of a step hold exactly the plan's rows of that step. The state counts optimizer steps, so that a
-    run may resume with other memory knobs.
+    run may resume with other memory knobs. The plan may grow while it is fed.
     """
 
     def __init__(
@@ -169,22 +171,27 @@ class PlanLoader(DataLoader):
         world: int = 1,
         **options: Any,
     ) -> None:
-        self.accumulate, self._handed_out = accumulate, 0
+        self.plan, self.accumulate, self._handed_out = plan, accumulate, 0
         dataset = _MicroBatches(plan, tables, accumulate, rank, world)
         # A generator of its own: otherwise every iteration draws from the global one, and dropout is not reproducible.
         options = {"generator": torch.Generator(), **options}
-        super().__init__(dataset, batch_size=None, sampler=_InOrder(len(dataset)), **options)
+        super().__init__(dataset, batch_size=None, sampler=_InOrder(dataset), **options)
 
     def __len__(self) -> int:
-        """Micro-batches of the whole plan, also after a resume."""
-        return len(self.dataset)  # type: ignore[arg-type]
+        """Micro-batches of the whole plan, also after a resume; of an open plan more than there will be."""
+        return _ENDLESS if self.plan.is_open else self.plan.num_steps * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         """Hand out micro-batches, counting in this process, so that workers that prefetch do not matter."""
         self._handed_out = self.sampler.start  # type: ignore[attr-defined]
-        for batch in super().__iter__():
-            self._handed_out += 1
-            yield batch
+        while self._handed_out < len(self.dataset):  # type: ignore[arg-type]
+            segments = self.plan.segments
+            self.sampler.start = self._handed_out  # type: ignore[attr-defined]
+            for batch in super().__iter__():
+                self._handed_out += 1
+                yield batch
+                if self.plan.segments is not segments:  # workers have the old plan
+                    break
 
     def state_dict(self) -> dict[str, int]:
         """Optimizer steps handed out in full."""

@@ -94,7 +94,8 @@ class Compiler:
     def append(self, stage: Stage, stage_steps: int = 0) -> Segment:
         """Compile a segment and append it to the plan.
 
-        A segment of the same stage as the one before goes on with the examples after those that the stage has trained.
+        A further segment of a stage prefers the examples that the stage has trained least; a segment whose budget is
+        one epoch trains exactly the counts of its policy.
 
         Args:
             stage: What the segment trains; its budget is the segment's.
@@ -128,8 +129,7 @@ class _Part:
         before = [segment for segment in plan.segments if segment.planned.stage.name == stage.name]
         self.seed_names: tuple[object, ...] = (seed, stage.name, *(["segment", len(before)] if before else []))
         trained_E = np.concatenate([np.empty(0, dtype=np.int64), *(segment.example_E for segment in before)])
-        trained_A = np.bincount(plan.ability_N[trained_E], minlength=len(plan.abilities))
-        self.trained = dict(zip(plan.abilities, trained_A.tolist(), strict=True))
+        self.trained_N = np.bincount(trained_E, minlength=len(plan.uids_N))
         self.examples: list[int] = []
         self.row_sizes: list[int] = []
         self.step_sizes: list[int] = []
@@ -176,8 +176,9 @@ class _Part:
         chosen = []
         for pool in pools:
             count = per_epoch[pool.ability]
-            first = self.trained[pool.ability] + (epoch * count if self.policy.resample else 0)
-            chosen.append(self.offsets[pool.ability] + (first + np.arange(count)) % len(pool))
+            first, offset = epoch * count if self.policy.resample else 0, self.offsets[pool.ability]
+            least_trained = np.argsort(self.trained_N[offset : offset + len(pool)], kind="stable")
+            chosen.append(offset + least_trained[(first + np.arange(count)) % len(pool)])
         rng = np.random.default_rng(seed_from("shuffle", *self.seed_names, epoch))
         return rng.permutation(np.concatenate(chosen))
 

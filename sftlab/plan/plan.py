@@ -70,6 +70,15 @@ class Segment:
     step_starts_S1: np.ndarray
     stage_steps: int = 0
 
+    def until(self, num_steps: int) -> Segment:
+        """Its first steps, at most ``num_steps``, as the last ones of the stage."""
+        num_steps = min(num_steps, self.planned.num_steps)
+        epochs = self.planned.num_epochs * num_steps / self.planned.num_steps
+        steps_S1 = self.step_starts_S1[: num_steps + 1]
+        rows_R1 = self.row_starts_R1[: steps_S1[-1] + 1]
+        planned = replace(self.planned, num_steps=num_steps, num_epochs=epochs)
+        return Segment(planned, self.example_E[: rows_R1[-1]], rows_R1, steps_S1)
+
 
 @dataclass(eq=False)
 class Plan:
@@ -122,6 +131,21 @@ class Plan:
         assert self.is_open, "a closed plan has all its segments"
         assert segment.planned.first_step == self.num_compiled_steps
         self.segments = (*self.segments, segment)
+        self._join()
+
+    def end_stage(self, step: int) -> None:
+        """End the stage in training before ``step``, as if it had been planned so; what follows moves up."""
+        stage, kept = self.stage_at(step - 1), []
+        for segment in self.segments:
+            planned = segment.planned
+            if planned.first_step >= stage.end_step:
+                moved = replace(planned, first_step=planned.first_step - (stage.end_step - step))
+                kept.append(replace(segment, planned=moved))
+            elif planned.first_step < stage.first_step:
+                kept.append(segment)
+            elif planned.first_step < step:
+                kept.append(segment.until(step - planned.first_step))
+        self.segments = tuple(kept)
         self._join()
 
     def _join(self) -> None:
@@ -211,13 +235,18 @@ def _stage_of(segments: list[Segment]) -> StagePlan:
     parts = [segment.planned for segment in segments]
     compiled = sum(part.num_steps for part in parts)
 
-    def mean(shares: list[float]) -> float:
-        return sum(share * part.num_steps for share, part in zip(shares, parts, strict=True)) / compiled
-
+    names = sorted({name for part in parts for name in part.selected})
+    weights = [part.num_steps / compiled for part in parts]
+    fractions = {name: max(part.stage.fractions.get(name, 0.0) for part in parts) for name in names}
     return replace(
         first,
+        stage=replace(first.stage, fractions=fractions),
         num_steps=max(compiled, last.stage_steps),
         num_epochs=sum(part.num_epochs for part in parts),
-        per_epoch={name: sum(part.per_epoch[name] for part in parts) for name in first.per_epoch},
-        requested={name: mean([part.requested[name] for part in parts]) for name in first.requested},
+        selected={name: max(part.selected.get(name, 0) for part in parts) for name in names},
+        per_epoch={name: sum(part.per_epoch.get(name, 0) for part in parts) for name in names},
+        requested={
+            name: sum(weight * part.requested.get(name, 0.0) for weight, part in zip(weights, parts, strict=True))
+            for name in names
+        },
     )

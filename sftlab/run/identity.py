@@ -39,12 +39,12 @@ def run_identity(data: PlannedData, module: SFTModule, stages: Sequence[Stage], 
 
 
 def stage_keys(data: PlannedData, module: SFTModule, plan: Plan) -> list[str]:
-    """The key of each stage: what determines the model after it, and what is measured of it."""
+    """The key of each stage that is compiled to its end: what determines the model after it, and what is measured."""
     measured = {name: ability.held_out_hash() for name, ability in sorted(data.abilities.items())}
     weights = str(module.path) if plan.declared else weights_hash(module)
     key = _hash(repr(module.settings()), weights, os.environ.get("PL_GLOBAL_SEED", "0"), measured)
     keys = []
-    for stage in plan.stages:
+    for stage in (stage for stage in plan.stages if stage.end_step <= plan.num_compiled_steps):
         key = _hash(key, _content(data, plan, stage))
         keys.append(key)
     return keys

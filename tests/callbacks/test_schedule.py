@@ -14,6 +14,7 @@ from sftlab.data.ability import AbilityData, CodeData, GeneralData, MathData
 from sftlab.data.mixture import MixtureData
 from sftlab.model.module import SFTModule
 from sftlab.model.optim import warmup_cosine
+from sftlab.plan.compile import Compiler
 from sftlab.plan.stage import Stage
 
 ABILITIES = ["math", "code", "general"]
@@ -38,15 +39,15 @@ def mixture(folder, **options):
     return MixtureData(abilities, template="vicuna_short", max_length=128, batch={"examples": 16}, **options)
 
 
-def fit(folder, schedule, data, *callbacks, **module):
+def fit(folder, schedule, data, *callbacks, trainer=None, **module):
     torch.manual_seed(1)
     model = SFTModule(path=None, config=MODEL, tokenizer="lab-base", **{"learning_rate": 1e-2, **module})
-    trainer = Trainer(
+    built = Trainer(
         callbacks=[*callbacks, Metrics(every_n_steps=1), schedule], logger=JsonlLogger(str(folder / "run")),
         default_root_dir=folder / "run", accelerator="cpu", devices=1, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, enable_checkpointing=False,
+        enable_model_summary=False, num_sanity_val_steps=0, enable_checkpointing=False, **(trainer or {}),
     )  # fmt: skip
-    trainer.fit(model, datamodule=data)
+    built.fit(model, datamodule=data)
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     return model, [line for line in lines if "train/loss" in line]
 
@@ -159,6 +160,50 @@ def test_abilities_are_scored_at_stage_ends_and_inside_on_request(tmp_path, monk
     ends = [row for row in rows if not row["inside"]]
     table = score_table(ends, {"math": ("math",), "general": ("general",)})
     assert table.row_count == 4  # two stages, backward transfer, forgetting
+
+
+class Growing(StageSchedule):
+    """An adaptive schedule: each segment trains the ability that was not trained in the one before."""
+
+    def stages(self, abilities):
+        return [self.stage("turns", dict.fromkeys(abilities, 1.0))]
+
+    def compile(self, data, module):
+        data.load(module.tokenizer)
+        self.compiler = Compiler(data.pools(), data.policy, data.batch, data.max_length, data.seed)
+        self.asked_at = []
+        self._next()
+        return self.compiler.plan
+
+    def extend(self, context):
+        self.asked_at.append(context.step)
+        if len(self.compiler.plan.segments) < 4:
+            self._next()
+        else:
+            self.compiler.plan.is_open = False
+
+    def _next(self):
+        ability = ("math", "general")[len(self.compiler.plan.segments) % 2]
+        self.compiler.append(Stage("turns", {ability: 1.0}, steps=3), stage_steps=12)
+
+
+@pytest.mark.parametrize(("workers", "accumulate"), [(0, 1), (2, 1), (0, 3)])
+def test_a_schedule_may_compile_its_next_segment_when_the_last_is_trained(records, workers, accumulate):
+    data, schedule, seen = mixture(records, num_workers=workers), Growing(), []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            seen.append(
+                (batch.step, {data.plan.abilities[n] for n in batch.ability_D[batch.supervised_D > 0].tolist()})
+            )
+
+    _, lines = fit(records, schedule, data, Look(), trainer={"accumulate_grad_batches": accumulate})
+    assert schedule.asked_at == [3, 6, 9, 12] and not data.plan.is_open
+    assert [line["step"] for line in lines] == list(range(1, 13))
+    turns = {step: set().union(*(names for at, names in seen if at == step)) for step in range(12)}
+    assert turns == {step: {("math", "general")[step // 3 % 2]} for step in range(12)}
+    wanted = [1e-2 * warmup_cosine(step, 12, 0.03) for step in range(12)]
+    assert [line["train/learning_rate"] for line in lines] == pytest.approx(wanted)
 
 
 def test_a_data_module_of_another_kind_is_refused(records):
