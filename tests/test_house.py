@@ -26,9 +26,10 @@ ORDER = """
     tasks.task tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
     tasks.likelihood tasks.registry
     evaluate.backend evaluate.local evaluate.server evaluate.run
-    report.text report.exhibit report.evidence report.paper_numbers report.figures report.section report.verdicts
+    report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers report.figures
+    report.section report.verdicts
     report.sections.growth report.sections.mixing report.sections.strategies report.sections.replay
-    report.sections.keeping report.sections.inside report.page report.write
+    report.sections.keeping report.sections.inside report.write
     run.folder run.identity
     callbacks.context callbacks.conductor callbacks.schedule
     callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
@@ -46,7 +47,7 @@ ORDER = """
     __main__
 """.split()
 LIGHT = """
-    screen files config commands.options plan.plan plan.compile plan.table run.folder report.exhibit
+    screen files config commands.options plan.plan plan.compile plan.table run.folder report.exhibit report.write
     data.records data.conversation data.readers data.template data.encoder data.prepare
     results.score results.verdict stats.paired stats.forgetting
     endpoint.client tasks.registry evaluate.server evaluate.run

@@ -1,85 +1,20 @@
-"""What a study found: its files read and checked, its scores averaged over seeds.
-
-The folder of a study holds
-
-    study.json     name, title, question, figures, factors with their values in order, seeds, names of the runs
-    results.jsonl  one score a line: run, config, seed, factors, stage, ability, task, metric, value, interval
-    costs.jsonl    one run a line: status, tokens and seconds of each stage, last lines of an error
-"""
+"""What a study found: its runs' scores by what they have in common, averaged over seeds."""
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from sftlab.results.row import checked, read_objects
-from sftlab.results.score import ScoreRow
+from sftlab.report.rows import HELD_OUT, Panel, Result, RunCost, Value, read_costs, read_head, read_results
 from sftlab.stats.interval import error_of, normal, student
 
-Value = str | int | float
-HELD_OUT = "held_out"  # the task that stands for the loss on validation data
-AGAIN = "run the study again to rewrite it"
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Panel:
-    """What one set of axes shows: an ability by one metric of one task. ``best`` is None for a loss."""
-
-    ability: str
-    task: str
-    metric: str
-    best: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result(ScoreRow):
-    """One line of results.jsonl: a score of a run's stage, with the run's place in the study."""
-
-    run: str
-    config: str
-    seed: int
-    factors: dict[str, Value]
-    stage: str = field()  # field(): no default here
-    stage_index: int
-    last_stage: bool
-    ability: str = field()
-    full: bool
-    problems: str | None = None
-
-    @property
-    def panel(self) -> Panel:
-        """Where it is shown."""
-        return Panel(self.ability, self.task, self.metric, None if self.task == HELD_OUT else self.best or 1.0)
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """What a stage of a run cost; a reused one was trained by another run."""
-
-    name: str
-    tokens: int
-    seconds: float | None
-    reused: bool
-
-
-@dataclass(frozen=True)
-class RunCost:
-    """One line of costs.jsonl. ``status`` is done, failed or missing."""
-
-    run: str
-    config: str
-    seed: int
-    factors: dict[str, Value]
-    status: str
-    stages: list[StageCost] = field(default_factory=list)
-    error: str | None = None
+_FRACTION = re.compile(r"\d{1,18}/\d{1,18}")
 
 
 @dataclass(frozen=True)
@@ -122,10 +57,11 @@ class Evidence:
     study: str
     title: str
     question: str
-    figures: list[str]
+    figures: list[Any]
     factors: dict[str, list[Value]]
-    seeds: list[int]
-    runs: list[str]
+    seeds: Sequence[int]
+    runs: Sequence[str]
+    written: dict[str, list[str]]
     results: list[Result]
     costs: list[RunCost]
 
@@ -243,7 +179,7 @@ def number_of(value: Value, factor: str) -> float:
         ValueError: It is none.
     """
     try:
-        return float(Fraction(value)) if isinstance(value, str) else float(value)
+        return float(Fraction(value)) if isinstance(value, str) and _FRACTION.fullmatch(value) else float(value)
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"factor {factor}: {value!r} is no number, so it cannot be an axis of a figure") from None
 
@@ -262,60 +198,5 @@ def read_evidence(folder: Path) -> Evidence:
     Raises:
         ValueError: It is none, or a line of its files is malformed.
     """
-    head_file = folder / "study.json"
-    if not head_file.is_file():
-        known = sorted(p.parent.name for p in folder.parent.glob("*/study.json"))
-        hint = f"; studies beside it: {', '.join(known)}" if known else ""
-        raise ValueError(f"{folder}: no study (it has no study.json); give lightning_logs/<study>{hint}")
-    head = _checked_head(head_file)
-    results = [_result(row, place) for row, place in _lines(folder / "results.jsonl")]
-    costs = [_cost(row, place) for row, place in _lines(folder / "costs.jsonl")]
-    seen = set()
-    for r in results:
-        place = (r.run, r.stage, r.panel, r.step, r.inside)
-        if place in seen:
-            what = f"{r.task} {r.metric} of {r.run} after {r.stage}"
-            raise ValueError(f"{folder / 'results.jsonl'}: {what} is there twice; run the study again to rewrite it")
-        seen.add(place)
-    return Evidence(folder, **head, results=results, costs=costs)
-
-
-_HEAD = {"study": str, "title": str, "question": str, "figures": list, "factors": dict, "seeds": list, "runs": list}
-
-
-def _checked_head(path: Path) -> dict[str, Any]:
-    try:
-        head = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: no JSON ({error}); run the study again to rewrite it") from None
-    wrong = [n for n, kind in _HEAD.items() if not (isinstance(head, dict) and isinstance(head.get(n), kind))]
-    if wrong:
-        raise ValueError(f"{path}: {', '.join(wrong)} missing or of a wrong type; run the study again to rewrite it")
-    return {name: head[name] for name in _HEAD}
-
-
-def _lines(path: Path) -> Iterable[tuple[Any, str]]:
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file; run the study first: python -m sftlab study")
-    try:
-        yield from read_objects(path)
-    except ValueError as error:
-        raise ValueError(f"{error}; {AGAIN}") from None
-
-
-def _result(row: object, place: str) -> Result:
-    return _told(Result, row, place)
-
-
-def _cost(row: dict[str, Any], place: str) -> RunCost:
-    known = _told(RunCost, row, place)
-    stages = [_told(StageCost, stage, f"{place}, stage {n}") for n, stage in enumerate(known.stages, 1)]
-    return replace(known, stages=stages)
-
-
-def _told(kind: type[T], row: object, place: str) -> T:
-    """A line's fields, checked; what is wrong ends with what to do."""
-    try:
-        return checked(kind, row, place)
-    except ValueError as error:
-        raise ValueError(f"{error}; {AGAIN}") from None
+    head = read_head(folder)
+    return Evidence(folder, **vars(head), results=read_results(folder), costs=read_costs(folder))

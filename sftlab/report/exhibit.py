@@ -101,10 +101,10 @@ class Exhibit:
             parts = [_part(part, path) for part in content["parts"]]
             page = path.with_name(content["page"]) if content["page"] else None
             exhibit = cls(str(content["title"]), list(map(str, content["findings"])), parts, page)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{path}: no exhibit ({type(error).__name__}: {error}); {mend}") from None
         files = [part.path for part in parts if isinstance(part, Picture)] + ([page] if page else [])
-        if missing := [file.name for file in files if not file.is_file()]:
+        if missing := [file.name for file in files if not lies_in(file, path.parent)]:
             raise ValueError(f"{path}: it shows {', '.join(missing)}, which is not beside it; {mend}")
         return exhibit
 
@@ -113,16 +113,29 @@ def _part(content: dict[str, Any], path: Path) -> Table | Picture:
     if "file" in content:
         return Picture(path.with_name(content["file"]), str(content["title"]), str(content["caption"]))
     rows = [list(map(str, row)) for row in content["rows"]]
-    table = Table(**{**content, "rows": rows, "header": list(map(str, content["header"]))})
+    header, notes = (list(map(str, content[name])) for name in ("header", "notes"))
+    numbers = [{str(name): _cell(value) for name, value in row.items()} for row in content["numbers"]]
+    folded = bool(content["folded"])
+    table = Table(str(content["name"]), str(content["title"]), header, rows, notes, numbers, folded)
     if wrong := [row for row in rows if len(row) != len(table.header)]:
         raise ValueError(f"{table.title}: a row of {len(wrong[0])} cells under {len(table.header)} titles")
     return table
 
 
+def _cell(value: Any) -> Cell:
+    return value if value is None or isinstance(value, (str, int, float)) else json.dumps(value)
+
+
+def lies_in(file: Path, folder: Path) -> bool:
+    """Whether a file is there, and no link that leads out of the folder."""
+    return file.is_file() and file.resolve().is_relative_to(folder.resolve())
+
+
 def files_in(folder: Path, ending: str = ENDING, deep: bool = False) -> list[Path]:
     """Finished files of a folder by their ending, exhibits where none is given; ``deep``: of the folders in it too."""
     found = (folder.rglob if deep else folder.glob)(f"*{ending}")
-    return sorted(path for path in found if not any(n.startswith(".") for n in path.relative_to(folder).parts))
+    seen = sorted(path for path in found if not any(n.startswith(".") for n in path.relative_to(folder).parts))
+    return [path for path in seen if lies_in(path, folder)]
 
 
 def csv_of(rows: Sequence[dict[str, Any]]) -> str:

@@ -1,15 +1,10 @@
-"""How figures are drawn: one palette, one set of axes, intervals on everything.
-
-Colours are those of Okabe and Ito 2008 for readers who see colours differently; every colour comes with a marker and a
-line style of its own, so that a figure can be read in grey.
-"""
+"""How figures are drawn: one set of axes, intervals on everything."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,68 +13,14 @@ import numpy as np
 
 from sftlab.files import whole_file
 from sftlab.report.evidence import Point, text_of
+from sftlab.report.style import BACK, GRID, INK, LOOKS, MUTED, SCORES, Look, look, page_colours
+from sftlab.report.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Line = Sequence[tuple[float, Point]]  # x and the mean there, ascending in x
-
-INK, MUTED, GRID = "#1f2328", "#5b6570", "#d5dae0"
-STYLES = (  # colour, marker, dashes
-    ("#0072b2", "o", "solid"),
-    ("#d55e00", "s", (0, (5, 1.6))),
-    ("#009e73", "^", (0, (1.4, 1.4))),
-    ("#cc79a7", "D", (0, (5, 1.5, 1.2, 1.5))),
-    ("#e69f00", "v", (0, (7, 2))),
-    ("#56b4e9", "P", (0, (3, 1.2, 1, 1.2, 1, 1.2))),
-    ("#7f7f7f", "X", (0, (1, 2.4))),
-)
-# Colours that a page sets for itself, since they would be hard to see on a dark one.
-_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", STYLES[0][0]: "--blue", STYLES[2][0]: "--green"}
-_RC: Any = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.5,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "sftlab",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": MUTED,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10.5,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.7,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "lines.linewidth": 1.7,
-    "lines.markersize": 5.5,
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.w_pad": 0.08,
-}
-
-
-@contextmanager
-def style() -> Iterator[None]:
-    """Everything drawn and saved inside looks alike.
-
-    Raises:
-        ValueError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError("figures need matplotlib: pip install 'sftlab[studies]'") from None
-    with matplotlib.rc_context(_RC):
-        yield
 
 
 @dataclass(frozen=True)
@@ -114,7 +55,7 @@ def line_figure(grid: Sequence[Sequence[LinePanel]], xlabel: str) -> Figure:
         for c, panel in enumerate(row):
             axes = axes_RC[r][c]
             for label in panel.lines:
-                _draw_line(axes, panel, label, STYLES[labels.index(label) % len(STYLES)], xs)
+                _draw_line(axes, panel, label, look(labels.index(label)), xs)
             axes.set_title(panel.title)
             axes.set_ylabel(panel.ylabel)
             _score_axis(axes, panel)
@@ -125,8 +66,13 @@ def line_figure(grid: Sequence[Sequence[LinePanel]], xlabel: str) -> Figure:
                 axes.set_xlabel(xlabel)
     if len(labels) > 1:
         handles = {h.get_label(): h for axes in np.ravel(axes_RC) for h in axes.get_legend_handles_labels()[0]}
-        _legend(figure, [handles[label] for label in labels if label in handles])
+        _legend(figure, [handles[_named(label)] for label in labels if _named(label) in handles])
     return figure
+
+
+def _named(label: str) -> str:
+    """A label as a legend shows it: one that begins with ``_`` would be left out."""
+    return shortened(f" {label}" if label.startswith("_") else label)
 
 
 def _legend(figure: Figure, handles: Sequence[Any]) -> None:
@@ -146,19 +92,19 @@ def _places(values: Sequence[float], xs: Sequence[float]) -> np.ndarray:
     return np.array([math.log2(v) if v > 0 else math.log2(smallest) - 1.7 for v in values])
 
 
-def _draw_line(axes: Axes, panel: LinePanel, label: str, look: tuple[str, str, Any], xs: Sequence[float]) -> None:
-    (colour, marker, dashes), line = look, panel.lines[label]
+def _draw_line(axes: Axes, panel: LinePanel, label: str, how: Look, xs: Sequence[float]) -> None:
+    line, colour = panel.lines[label], how.colour
     at_P = _places([x for x, _ in line], xs)
     mean_P, low_P, high_P = (np.array([getattr(p, name) for _, p in line]) for name in ("value", "low", "high"))
     start = 1 if line and line[0][0] == 0 else 0
-    shared: dict[str, Any] = {"color": colour, "marker": marker, "markeredgecolor": "white", "markeredgewidth": 0.6}
+    shared: dict[str, Any] = {"color": colour, "marker": how.marker, "markeredgecolor": BACK, "markeredgewidth": 0.6}
     if panel.joined:
-        axes.plot(at_P[start:], mean_P[start:], linestyle=dashes, label=label, zorder=3, **shared)
+        axes.plot(at_P[start:], mean_P[start:], linestyle=how.dashes, label=_named(label), zorder=3, **shared)
         axes.fill_between(at_P[start:], low_P[start:], high_P[start:], color=colour, alpha=0.16, linewidth=0)
         at_P, mean_P, low_P, high_P = (a[:start] for a in (at_P, mean_P, low_P, high_P))  # the point at 0 stands alone
     if len(at_P):
         ends = np.nan_to_num(np.maximum(0, np.stack([mean_P - low_P, high_P - mean_P])))
-        name = None if panel.joined else label
+        name = None if panel.joined else _named(label)
         axes.errorbar(at_P, mean_P, ends, linestyle="none", capsize=2.5, elinewidth=1, label=name, zorder=3, **shared)
     for owner, x_F, y_F, dash in panel.fitted:
         if owner == label:
@@ -228,15 +174,16 @@ def dot_figure(panels: Sequence[tuple[str, float | None, Sequence[Point | None]]
         names: Row labels, from the top.
     """
     figure, axes_1C = _subplots(1, len(panels), 2.9, 0.34 * len(names) + 0.9, 0)
+    names = [shortened(name) for name in names]
     figure.set_figwidth(figure.get_figwidth() + 0.085 * max(map(len, names)))
     for c, (title, best, points) in enumerate(panels):
         axes = axes_1C[0][c]
         rows = [(len(names) - 1 - i, p) for i, p in enumerate(points) if p]
         for y, point in rows:
-            colour, marker, _ = STYLES[(len(names) - 1 - y) % len(STYLES)]
+            how = look(len(names) - 1 - y)
             ends = [[max(0.0, point.value - point.low)], [max(0.0, point.high - point.value)]]
             axes.errorbar(
-                point.value, y, xerr=np.nan_to_num(ends), color=colour, marker=marker, capsize=3, elinewidth=1.4
+                point.value, y, xerr=np.nan_to_num(ends), color=how.colour, marker=how.marker, capsize=3, elinewidth=1.4
             )
         axes.grid(visible=False, axis="y")
         axes.set_ylim(-0.6, len(names) - 0.4)
@@ -271,7 +218,7 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Figure:
     import matplotlib
     from matplotlib.patches import Rectangle
 
-    colours = matplotlib.colormaps["cividis"]
+    colours = matplotlib.colormaps[SCORES]
     gaps = [0.35 if len(b.rows) > 1 else 0.08 for b in blocks]
     height = sum(len(b.rows) + gap for b, gap in zip(blocks, gaps, strict=True))
     named = [row for b in blocks if len(b.rows) > 1 for row in b.rows]  # the one stage of a block needs no name
@@ -305,19 +252,19 @@ def front_figure(
 ) -> Figure:
     """One measure against another with crosses of intervals; the Pareto front is joined, the choice is ringed."""
     figure, axes_11 = _subplots(1, 1, 5.4, 3.9, 0)
-    axes, (colour, marker, _), (front_colour, front_marker, dashes) = axes_11[0][0], STYLES[6], STYLES[0]
+    axes, behind, ahead = axes_11[0][0], LOOKS[6], LOOKS[0]
     front = sorted((p for p in points if p[3]), key=lambda p: p[1].value)
-    axes.plot([p[1].value for p in front], [p[2].value for p in front], color=front_colour, linestyle=dashes, zorder=2)
+    axes.plot([p[1].value for p in front], [p[2].value for p in front], color=ahead.colour, zorder=2)
     for label, x, y, on_front in points:
         bars = [np.nan_to_num([[max(0.0, p.value - p.low)], [max(0.0, p.high - p.value)]]) for p in (x, y)]
-        look = (front_colour, front_marker) if on_front else (colour, marker)
+        how = ahead if on_front else behind
         axes.errorbar(
-            x.value, y.value, bars[1], bars[0], color=look[0], marker=look[1], elinewidth=0.7, alpha=0.9, zorder=3
+            x.value, y.value, bars[1], bars[0], color=how.colour, marker=how.marker, elinewidth=0.7, alpha=0.9, zorder=3
         )
         shift, side = ((5, 5), "left") if on_front else ((-5, -11), "right")  # away from the line
         axes.annotate(label, (x.value, y.value), shift, textcoords="offset points", fontsize=8.5, ha=side, zorder=5)
         if label == best_label:
-            axes.plot(x.value, y.value, "o", markersize=14, fillstyle="none", color=STYLES[1][0], zorder=4)
+            axes.plot(x.value, y.value, "o", markersize=14, fillstyle="none", color=LOOKS[1].colour, zorder=4)
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     for number, setter, axis in ((1, axes.set_xlim, axes.xaxis), (2, axes.set_ylim, axes.yaxis)):
@@ -328,22 +275,29 @@ def front_figure(
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
-    """Write <name>.png and <name>.svg; return the SVG for a page: no addresses in it, ink and grid in its colours."""
+    """Write <name>.png and <name>.svg; return the SVG for a page: no addresses in it, and the page's own colours."""
     for ending in ("png", "svg"):
         metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
         with whole_file(folder / f"{name}.{ending}") as partial:
-            figure.savefig(partial, format=ending, dpi=160, facecolor="#ffffff", metadata=metadata)
+            figure.savefig(partial, format=ending, dpi=160, facecolor=BACK, metadata=metadata)
     return for_page((folder / f"{name}.svg").read_text(encoding="utf-8"), name)
 
 
 def for_page(svg: str, name: str) -> str:
-    """An SVG to stand inside a page: ids of its own, colours that follow the page's, no name spaces or metadata."""
+    """An SVG to stand inside a page: ids of its own, colours that follow the page's, no name spaces or metadata.
+
+    Only tags are changed: what stands between them is text from data.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1var(--sans)", svg)
-    svg = svg.replace("fill: #ffffff", "fill: none")  # the grounds of figure and axes
-    for colour, variable in _VARIABLES.items():
-        svg = svg.replace(colour, f"var({variable})")
-    return svg
+    return re.sub(r"<[^>]*>", lambda tag: _tag_for_page(tag[0], name), svg)
+
+
+def _tag_for_page(tag: str, name: str) -> str:
+    tag = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", tag).replace("xlink:href", "href")
+    tag = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", tag)
+    tag = re.sub(r"(font: [^;\"]*?)'DejaVu Sans'[^;\"]*", r"\1var(--sans)", tag)
+    tag = tag.replace(f"fill: {BACK}", "fill: none")  # the grounds of figure and axes
+    for colour, variable in page_colours().items():
+        tag = tag.replace(colour, variable)
+    return tag

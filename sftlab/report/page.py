@@ -1,59 +1,97 @@
-"""How the page of a report looks: one style sheet, light and dark, wide and narrow, screen and paper."""
+"""The one shell of every page: escaped by default, nothing from elsewhere, and no script but our own.
 
-CSS = """
-:root { --ink: #1f2328; --muted: #5b6570; --grid: #d5dae0; --back: #ffffff; --soft: #f5f7f9; --link: #0b62a8;
-  --blue: #0072b2; --green: #009e73;
-  --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e3e6ea; --muted: #9aa4af; --grid: #3a424b; --back: #14171b;
-  --soft: #1d2228; --link: #7cbcf2; --blue: #4fa8ea; --green: #1fc79a; } }
-* { box-sizing: border-box; }
-html { scroll-behavior: smooth; scroll-padding-top: 1rem; }
-body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.55 var(--sans);
-  display: grid; grid-template-columns: minmax(11rem, 15rem) minmax(0, 67rem); gap: 0 2.4rem; justify-content: center; }
-nav { position: sticky; top: 0; align-self: start; max-height: 100vh; overflow: auto; padding: 3rem 0 2rem 1.5rem;
-  font-size: .9rem; }
-nav ol { list-style: none; padding: 0; margin: .6rem 0; }
-nav li { padding: .22rem 0; }
-nav a { color: var(--muted); text-decoration: none; }
-nav a:hover { color: var(--ink); }
-main { padding: 2.6rem 1.5rem 6rem 0; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; letter-spacing: -.01em; }
-h2 { font-size: 1.35rem; margin: 3rem 0 .7rem; padding-top: 1rem; border-top: 1px solid var(--grid); }
-h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; }
-a { color: var(--link); }
-.question { font-size: 1.15rem; color: var(--muted); margin: 0 0 .3rem; }
-.facts { color: var(--muted); font-size: .9rem; margin: 0; }
-#summary { background: var(--soft); border-radius: .6rem; padding: .3rem 1.4rem 1rem; margin-top: 1.8rem; }
-#summary h2 { border: 0; margin: .9rem 0 0; padding: 0; }
-#summary h3 { margin: 1rem 0 .2rem; font-size: .82rem; font-weight: 600; text-transform: uppercase;
-  letter-spacing: .05em; }
-#summary h3 a { color: var(--muted); text-decoration: none; }
-#summary ul { margin: 0; padding-left: 1.1rem; }
-section > ul { padding-left: 1.1rem; }
-li { margin: .15rem 0; }
-figure { margin: 1.4rem 0 2rem; }
-figcaption { font-size: .875rem; color: var(--muted); max-width: 54rem; margin-top: .4rem; }
-figcaption b { color: var(--ink); }
-.scroll { overflow-x: auto; }
-svg { max-width: 100%; height: auto; display: block; }
-img { max-width: 100%; border-radius: .4rem; background: #fff; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .32rem 1rem .32rem 0; border-bottom: 1px solid var(--grid); vertical-align: top; }
-table.wide { font-size: .8rem; }
-table.wide :is(th, td) { padding-right: .7rem; }
-th { font-weight: 600; color: var(--muted); white-space: nowrap; }
-td.short { white-space: nowrap; }
-td.noise { color: var(--muted); font-style: italic; }
-td.lines { white-space: pre-wrap; font: .8rem/1.4 ui-monospace, "DejaVu Sans Mono", monospace; }
-.notes { font-size: .82rem; color: var(--muted); padding-left: 1.1rem; margin: .5rem 0 0; max-width: 54rem; }
-.links { font-size: .75rem; font-weight: 400; white-space: nowrap; margin-left: .3rem; }
-.links a { color: var(--muted); }
-details { margin: .9rem 0; }
-summary { cursor: pointer; font-size: .92rem; }
-.missing { border-left: 3px solid #e69f00; padding: .1rem 0 .1rem .9rem; font-size: .88rem; color: var(--muted); }
-.missing ul { margin: .3rem 0; padding-left: 1.1rem; columns: 2; }
-@media (max-width: 60rem) { body { display: block; }
-  nav { position: static; padding: 1.2rem 1.2rem 0; max-height: none; }
-  main { padding: 1rem 1.2rem 4rem; } .missing ul { columns: 1; } figure svg { min-width: 34rem; } }
-@media print { nav { display: none; } body { display: block; } figure, tr { break-inside: avoid; } }
+A page is a template of its own room over ``templates/base.html``. What comes from data is text: it is escaped, control
+characters become pictures of themselves, and a Content-Security-Policy keeps a browser from running or loading what
+slips through all the same.
 """
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sftlab.report.style import css_variables
+from sftlab.screen import visible
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+SCRIPTS = ("map.js",)
+"""Scripts that pages may run; they stand in ``templates``."""
+
+
+def render(template: str, package: str = "sftlab.report", script: str = "", **values: Any) -> str:
+    """A page as text.
+
+    Args:
+        template: Its file in ``templates`` of ``package``.
+        package: Where the template is from.
+        script: The one of ``SCRIPTS`` that it runs, if any.
+        values: What the template names; text is escaped, ``Markup`` is not.
+    """
+    from markupsafe import Markup
+
+    shell = environment(package)
+    css = css_variables() + shell.loader.get_source(shell, "style.css")[0]  # type: ignore[union-attr]
+    return shell.get_template(template).render(
+        css=Markup(css), policy=policy(script), script=Markup(_script(script)) if script else None, **values
+    )
+
+
+def policy(*scripts: str) -> str:
+    """The Content-Security-Policy of a page: pictures and styles of its own, and these scripts."""
+    hashes = [base64.b64encode(hashlib.sha256(_script(name).encode()).digest()).decode() for name in scripts if name]
+    allowed = " ".join(f"'sha256-{found}'" for found in hashes) or "'none'"
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def guarded(html: str) -> str:
+    """A page that something else wrote, under our policy: no script in it runs but our own.
+
+    A page may carry several policies, of which each must allow what is done; ours stands before all else.
+    """
+    guard = f'<!doctype html>\n<meta http-equiv="Content-Security-Policy" content="{policy(*SCRIPTS)}">\n'
+    return guard + re.sub(r"^\s*<!doctype[^>]*>\s*", "", html, flags=re.IGNORECASE)
+
+
+@cache
+def environment(package: str) -> Environment:
+    """Templates of a package over those of this one."""
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+    loader = ChoiceLoader([PackageLoader(package, "templates"), PackageLoader("sftlab.report", "templates")])
+    made = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=_shown,
+    )
+    made.filters["words"] = words
+    return made
+
+
+def words(text: str) -> Markup:
+    """Escaped; **bold** is the one mark."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(visible(text)))))
+
+
+def _shown(value: Any) -> Any:
+    return visible(value) if type(value) is str else value
+
+
+@cache
+def _script(name: str) -> str:
+    shell = environment("sftlab.report")
+    return shell.loader.get_source(shell, name)[0]  # type: ignore[union-attr]

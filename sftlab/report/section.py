@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sftlab.report.evidence import Evidence, Panel, Point
+from sftlab.report.evidence import Evidence, Point
 from sftlab.report.exhibit import Cell, Picture, Table
-from sftlab.stats.interval import Estimate
+from sftlab.report.rows import Panel
+from sftlab.report.text import with_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +35,7 @@ class Section:
         name: Anchor, and start of the names of its files.
         findings: Sentences for the top of the report.
         parts: In the order shown.
+        warnings: What a reader must know before comparing, at the top of the report too.
         missing: What should be here and is not.
         page: A page with more, which the report links to.
     """
@@ -44,45 +45,14 @@ class Section:
     lead: str = ""
     findings: list[str] = field(default_factory=list)
     parts: list[Drawing | Table | Picture] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     page: Path | None = None
-
-
-def number(value: float, best: float | None, signed: bool = False) -> str:
-    """A score as people read it: percent where 1 is the best, otherwise two decimals (losses three)."""
-    if math.isnan(value):
-        return "-"
-    sign, digits = "+" if signed else "", 1 if best == 1 else 3 if best is None else 2
-    shown = round(100 * value if best == 1 else value, digits) + 0.0  # no minus before a zero
-    return f"{shown:{sign}.{digits}f}" + ((" pts" if signed else "%") if best == 1 else "")
-
-
-def with_interval(value: float, low: float, high: float, best: float | None, signed: bool = False) -> str:
-    """A score and its interval; the interval is left out where there is none."""
-    if math.isnan(low) or math.isnan(value):
-        return number(value, best, signed)
-    scale, digits = (100, 1) if best == 1 else (1, 3 if best is None else 2)
-    ends = [f"{scale * end:{'+' if signed else ''}.{digits}f}" for end in (low, high)]
-    return f"{number(value, best, signed)} ({ends[0]} to {ends[1]})"
 
 
 def point_text(point: Point | None, best: float | None) -> str:
     """A mean and its interval; a dash where there is none."""
     return with_interval(point.value, point.low, point.high, best) if point else "-"
-
-
-def estimate_text(estimate: Estimate, digits: int = 2, scale: float = 1, signed: bool = False) -> str:
-    """An estimate and its interval."""
-    if math.isnan(estimate.value):
-        return "-"
-    form = f"{'+' if signed else ''}.{digits}f"
-    ends = "" if math.isnan(estimate.low) else f" ({scale * estimate.low:{form}} to {scale * estimate.high:{form}})"
-    return f"{scale * estimate.value:{form}}{ends}"
-
-
-def p_text(p: float) -> str:
-    """A p value."""
-    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def point_numbers(point: Point) -> dict[str, Cell]:

@@ -1,8 +1,11 @@
-"""How names and texts from data are written where they could do harm: file names, CSV, Markdown."""
+"""How numbers, names and texts are written: for people, in file names, in CSV and in Markdown."""
 
 from __future__ import annotations
 
+import math
 import re
+
+from sftlab.stats.interval import Estimate
 
 _LONGEST_SLUG = 80
 _FORMULA = re.compile(r"\s*[=+\-@]|[\t\r]")
@@ -11,11 +14,18 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?%?")
 
 def slug(text: str) -> str:
     """A text as a name of files and anchors: letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:_LONGEST_SLUG].strip("-") or "unnamed"
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_SLUG].strip("-") or "unnamed"
+
+
+def shortened(text: str, most: int = 48) -> str:
+    """A text of at most so many characters, for places where a long one would push all else aside."""
+    return text if len(text) <= most else f"{text[: most - 1]}\u2026"
 
 
 def csv_text(text: str) -> str:
     """A text for a CSV cell: what a spreadsheet would take for a formula gets a quote before it, numbers do not."""
+    if text == "-":  # how tables show that there is nothing
+        return ""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
@@ -23,3 +33,42 @@ def markdown_text(text: str) -> str:
     """A text for a cell of a Markdown table: marks, tags and links are shown as they stand."""
     escaped = re.sub(r"([\\`*\[\]|])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;")
     return " ".join(escaped.split())
+
+
+def number(value: float, best: float | None, signed: bool = False) -> str:
+    """A score as people read it: percent where 1 is the best, otherwise two decimals (losses three)."""
+    if math.isnan(value):
+        return "-"
+    sign, digits = "+" if signed else "", 1 if best == 1 else 3 if best is None else 2
+    shown = round(100 * value if best == 1 else value, digits) + 0.0  # no minus before a zero
+    return f"{shown:{sign}.{digits}f}" + ((" pts" if signed else "%") if best == 1 else "")
+
+
+def with_interval(value: float, low: float, high: float, best: float | None, signed: bool = False) -> str:
+    """A score and its interval; the interval is left out where there is none."""
+    if math.isnan(low) or math.isnan(value):
+        return number(value, best, signed)
+    scale, digits = (100, 1) if best == 1 else (1, 3 if best is None else 2)
+    ends = [f"{scale * end:{'+' if signed else ''}.{digits}f}" for end in (low, high)]
+    return f"{number(value, best, signed)} ({ends[0]} to {ends[1]})"
+
+
+def estimate_text(estimate: Estimate, digits: int = 2, scale: float = 1, signed: bool = False) -> str:
+    """An estimate and its interval."""
+    if math.isnan(estimate.value):
+        return "-"
+    form = f"{'+' if signed else ''}.{digits}f"
+    ends = "" if math.isnan(estimate.low) else f" ({scale * estimate.low:{form}} to {scale * estimate.high:{form}})"
+    return f"{scale * estimate.value:{form}}{ends}"
+
+
+def p_text(p: float) -> str:
+    """A p value."""
+    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def duration(seconds: float) -> str:
+    """A time as hours and minutes, or less where less is of interest."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -6,20 +6,12 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from sftlab.report.evidence import Evidence, Panel, Point, Value, text_of
+from sftlab.report.evidence import Evidence, Point, text_of
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import Line, LinePanel, line_figure
-from sftlab.report.section import (
-    Drawing,
-    Section,
-    estimate_text,
-    interval_words,
-    number,
-    p_text,
-    panel_label,
-    panel_title,
-    point_numbers,
-)
+from sftlab.report.rows import Panel, Value
+from sftlab.report.section import Drawing, Section, interval_words, panel_label, panel_title, point_numbers
+from sftlab.report.text import estimate_text, number, p_text
 from sftlab.stats.fits import Curve, Fit, Shape, fits_of, shape_of
 from sftlab.stats.interval import Estimate
 

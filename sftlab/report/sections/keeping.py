@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftlab.report.evidence import HELD_OUT, Evidence, Group, Result, Value, number_of
+from sftlab.report.evidence import Evidence, Group, number_of
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import HeatBlock, heat_figure
-from sftlab.report.section import Drawing, Section, number, with_interval
+from sftlab.report.rows import HELD_OUT, Result, Value
+from sftlab.report.section import Drawing, Section
+from sftlab.report.text import duration, number, with_interval
 from sftlab.stats.forgetting import PerAbility, ScoreMatrix, backward_transfer, forgetting, retention
 from sftlab.stats.interval import Estimate, student
 
@@ -208,7 +210,7 @@ def cost(evidence: Evidence) -> Section:
         done = sum(run.status == "done" for run in runs)
         name = config or "total"
         count = f"{done}" if done == len(runs) else f"{done} of {len(runs)}"
-        rows.append([name, count, f"{trained:,}", f"{reused:,}", f"{saved:.0%}", _duration(seconds)])
+        rows.append([name, count, f"{trained:,}", f"{reused:,}", f"{saved:.0%}", duration(seconds)])
         about: dict[str, Cell] = {"config": name, "runs": len(runs), "done": done, "tokens_trained": trained}
         numbers.append(about | {"tokens_reused": reused, "saved_share": saved, "seconds": seconds})
     total = numbers[-1]
@@ -221,12 +223,6 @@ def cost(evidence: Evidence) -> Section:
     header = ["config", "runs done", "tokens trained", "tokens reused", "saved", "training time"]
     section.parts.append(Table("cost", "What was trained", header, rows, notes, numbers))
     return section
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def failures(evidence: Evidence) -> Section | None:

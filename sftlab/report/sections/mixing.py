@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sftlab.report.evidence import Evidence, Panel, Point, text_of
+from sftlab.report.evidence import Evidence, Point, text_of
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import LinePanel, line_figure
-from sftlab.report.section import Drawing, Section, interval_words, number, panel_label, panel_title, point_text
+from sftlab.report.rows import Panel
+from sftlab.report.section import Drawing, Section, interval_words, panel_label, panel_title, point_text
 from sftlab.report.sections.growth import Line, Lines, Rest, line_numbers, points_in, rest_text
+from sftlab.report.text import number
 from sftlab.stats.interval import Estimate, is_beyond_noise
 from sftlab.stats.tradeoff import Crossover, crossover
 

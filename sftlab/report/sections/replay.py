@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sftlab.report.evidence import Evidence, Panel, Point, number_of, text_of
+from sftlab.report.evidence import Evidence, Point, number_of, text_of
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import LinePanel, front_figure, line_figure
+from sftlab.report.rows import Panel
 from sftlab.report.section import Drawing, Section, interval_words, panel_label, panel_title
 from sftlab.report.sections.growth import Lines, Rest, line_numbers, points_in, rest_text
 from sftlab.report.sections.mixing import line_table

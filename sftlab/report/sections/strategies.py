@@ -7,21 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftlab.report.evidence import Evidence, Group, Panel, Point, Result
+from sftlab.report.evidence import Evidence, Group, Point
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import dot_figure
 from sftlab.report.paper_numbers import TABLES
-from sftlab.report.section import (
-    Drawing,
-    Section,
-    interval_words,
-    number,
-    p_text,
-    panel_title,
-    point_numbers,
-    point_text,
-    with_interval,
-)
+from sftlab.report.rows import Panel, Result
+from sftlab.report.section import Drawing, Section, interval_words, panel_title, point_numbers, point_text
+from sftlab.report.text import number, p_text, with_interval
 from sftlab.report.verdicts import compare_over_seeds
 from sftlab.stats.interval import LEVEL, student
 from sftlab.stats.paired import Comparison, holm
