@@ -1,0 +1,88 @@
+"""What the documents show is run: every block of every page, in the order of the page, in a folder of its own.
+
+A comment before a block says more of it: ``file: NAME``, the block is that file; ``not run: WHY``. Blocks of Python
+share their names; blocks of bash are run line by line, with ``sftlab`` the command under test; YAML must be YAML.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+from fitting import ROOT, environment
+
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+_BLOCK = re.compile(r"(?:<!-- (file|not run): (.+?) -->\n)?^```(\w*)\n(.*?)^```$", re.M | re.S)
+
+
+class Block(NamedTuple):
+    """A fenced block: its language, its text, the file that it is, and why it is not run."""
+
+    language: str
+    text: str
+    file: str
+    reason: str
+
+
+def blocks_of(page: Path) -> list[Block]:
+    found = _BLOCK.findall(page.read_text())
+    return [Block(language, text, value if kind == "file" else "", value if kind == "not run" else "")
+            for kind, value, language, text in found]  # fmt: skip
+
+
+RUN = [page for page in PAGES if any(b.language in ("python", "bash") and not b.reason for b in blocks_of(page))]
+
+
+def call(words: list[str], folder: Path) -> str:
+    paths = os.pathsep.join([str(ROOT), str(folder)])
+    inherited = {**environment(folder), "PYTHONPATH": paths}
+    done = subprocess.run(words, cwd=folder, env=inherited, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUN, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_block_runs(page, tmp_path):
+    python: list[str] = []
+    for block in blocks_of(page):
+        if block.file:
+            (tmp_path / block.file).write_text(block.text)
+        elif block.reason:
+            continue
+        elif block.language == "python":
+            python.append(block.text)
+            # All blocks so far again, so that each stands on those before it and none on this process.
+            call([sys.executable, "-c", "\n".join(python)], tmp_path)
+        elif block.language == "bash":
+            for line in block.text.splitlines():
+                command, *words = shlex.split(line, comments=True)
+                known = {"sftlab": [sys.executable, "-m", "sftlab"], "python": [sys.executable]}
+                call([*known[command], *words], tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_yaml_is_yaml_and_links_lead_somewhere(page):
+    for block in blocks_of(page):
+        if block.language == "yaml":
+            assert isinstance(yaml.safe_load(block.text), dict)
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), f"{target} is not there"
+
+
+def test_every_page_is_in_the_site():
+    text = (ROOT / "mkdocs.yml").read_text()
+    pages = [str(page.relative_to(ROOT / "docs")) for page in PAGES if page.name != "README.md"]
+    assert not [page for page in pages if f" {page}\n" not in text]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_examples_run(path, tmp_path):
+    assert call([sys.executable, str(path)], tmp_path).strip()
