@@ -22,6 +22,7 @@ _PLACES = {
     "data.mixture": "MixtureData",
     "data.conversation": "BadRecord Conversation Turn",
     "data.readers": "AlpacaReader GSM8KReader MathReader MessagesReader PairReader Reader RFTReader ShareGPTReader",
+    "lab.options": "LabOptions",
     "plan.policy": "EqualCount MixturePolicy Proportional Temperature WeightedShares",
     "plan.pool": "Pool",
     "plan.stage": "Stage",

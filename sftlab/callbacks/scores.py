@@ -142,8 +142,10 @@ class ScoreAbilities(Callback):
         say(trainer, f"  {ability}: {_as_words(headline)}")
 
     def _tasks(self, data: PlannedData) -> dict[str, Task]:
-        embedded = [name for name, ability in data.abilities.items() if isinstance(ability.source, LabSource)]
-        lab: dict[str, Task] = {name: LabTask(name, self.num_problems) for name in embedded}
+        lab: dict[str, Task] = {}
+        for name, ability in data.abilities.items():
+            if isinstance(ability.source, LabSource):
+                lab[name] = LabTask(name, self.num_problems, options=ability.source.options)
         return {**lab, **self.tasks}
 
 

@@ -23,6 +23,7 @@ from sftlab.data.source import LAB, DeclaredSource, FileSource, LabSource, Sourc
 from sftlab.data.split import Part, held_out
 from sftlab.data.template import get_template
 from sftlab.fingerprint import digest
+from sftlab.lab.options import LabOptions
 from sftlab.plan.compile import compile_plan
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import MixturePolicy, Proportional
@@ -166,6 +167,7 @@ class AbilityData(PlannedData):
         val_fraction: Part of the groups (a question, a conversation before splitting) held out for validation.
         num_examples: Records to generate (``lab``) or to declare.
         exclude: Kinds of generated records to leave out (``lab``).
+        lab: What generated records are like: overlap, ambiguity, noise, difficulty, seed (``lab``).
         drop: File of conversations to leave out, see ``droplist``; such as ``tag`` and ``leaks`` write.
         on_bad_record: skip (counted and shown) or fail.
         max_bad_share: Fail when more than this part of the records is bad.
@@ -185,6 +187,7 @@ class AbilityData(PlannedData):
         val_fraction: float = 0.0,
         num_examples: int | None = None,
         exclude: list[str] | None = None,
+        lab: LabOptions | None = None,
         drop: str | None = None,
         on_bad_record: str = "skip",
         max_bad_share: float = 0.05,
@@ -202,6 +205,8 @@ class AbilityData(PlannedData):
                 f"{type(self).__name__}: path {path!r} with num_examples {num_examples}; num_examples goes with "
                 "path: lab (generate) or null (declare), and is null for files"
             )
+        if path != LAB and lab is not None:
+            raise ValueError(f"{type(self).__name__}.lab: {lab} has no use with path {path!r}; it goes with path: lab")
         if drop is not None and path is None:
             raise ValueError("drop: there is nothing to leave out with path: null, only a count is declared")
         self.fraction, self.max_examples = fraction, max_examples
@@ -211,7 +216,7 @@ class AbilityData(PlannedData):
             paths = path if isinstance(path, list) else [str(path)]
             self.source = FileSource(paths, reader or self.default_reader(), on_bad_record, max_bad_share)
         else:
-            self.source = DeclaredSource(num_examples) if path is None else LabSource(num_examples, exclude or [])
+            self.source = DeclaredSource(num_examples) if path is None else LabSource(num_examples, exclude or [], lab)
         self._examples: Examples | None = None
         self._drops: DropList | None = None
         self._held_out_N = self._kept_N = np.zeros(0, dtype=bool)

@@ -15,6 +15,7 @@ from sftlab.data.readers import Reader, read_conversations
 from sftlab.data.records import content_hash
 from sftlab.fingerprint import code_of, described
 from sftlab.lab.abilities import LAB_VERSION, lab_conversations
+from sftlab.lab.options import LabOptions
 
 LAB = "lab"
 
@@ -105,10 +106,11 @@ class LabSource(Source):
     Args:
         num_examples: How many.
         exclude: Kinds to leave out.
+        options: What the conversations are like.
     """
 
-    def __init__(self, num_examples: int, exclude: Sequence[str] = ()) -> None:
-        self.num_examples, self.exclude = num_examples, exclude
+    def __init__(self, num_examples: int, exclude: Sequence[str] = (), options: LabOptions | None = None) -> None:
+        self.num_examples, self.exclude, self.options = num_examples, exclude, options or LabOptions()
 
     def __str__(self) -> str:
         """Generated."""
@@ -116,11 +118,12 @@ class LabSource(Source):
 
     def key(self, ability: str) -> dict[str, Any]:
         """The generator's arguments."""
-        return {"lab": LAB_VERSION, "ability": ability, "n": self.num_examples, "exclude": sorted(self.exclude)}
+        about = {"lab": LAB_VERSION, "ability": ability, "n": self.num_examples, "exclude": sorted(self.exclude)}
+        return {**about, "options": self.options.to_dict()}
 
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
         """In the order in which they are generated."""
-        talks = lab_conversations(ability, self.num_examples, exclude=self.exclude)
+        talks = lab_conversations(ability, self.num_examples, exclude=self.exclude, options=self.options)
         return ((Place(0, number), talk) for number, talk in enumerate(talks, start=1))
 
 

@@ -8,23 +8,34 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from sftlab.lab.abilities import LAB_SIZES, lab_tokenizer
+from sftlab.lab.bases import LAB_SIZES, base_folder
+from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.model.attention import register_attention
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+LAB = "lab:"
 ATTENTIONS = ("auto", "per_document", "sdpa", "flash_attention_2", "flex_attention", "eager")
+
+
+def resolve_path(path: str) -> str:
+    """Where the weights lie: the folder of a base that ships with the package (``lab:base``), else the path itself.
+
+    Raises:
+        ValueError: There is no base of that name.
+    """
+    return str(base_folder(path)) if path.startswith(LAB) else path
 
 
 @functools.cache
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model folder or id; ``lab-*`` names the embedded one.
+    """The tokenizer of a model folder or id; ``lab:*`` and ``lab-*`` name the embedded one.
 
     Raises:
         ValueError: There is none, or it has no fast implementation.
     """
-    if path in LAB_SIZES:
+    if path.startswith(LAB) or path in LAB_SIZES:
         return lab_tokenizer()
     from transformers import AutoTokenizer
 
@@ -38,7 +49,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 
 def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The architecture: of a path, of an embedded size, or a LLaMA from keyword arguments.
+    """The architecture: of a path, of a base or size of the lab, or a LLaMA from keyword arguments.
 
     Raises:
         ValueError: The path holds no model, or neither was given.
@@ -52,9 +63,9 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
         ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         return LlamaConfig(vocab_size=len(tokenizer), **ids, **LAB_SIZES[path])
     if path is None:
-        raise ValueError("model: give path (a folder, a hub id or lab-base) or config (a LLaMA from scratch)")
+        raise ValueError("model: give path (a folder, a hub id or lab:base) or config (a LLaMA from scratch)")
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(resolve_path(path), trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(_not_loadable("model", path, error)) from None
 
@@ -79,7 +90,7 @@ def build_backbone(
     if config is None and path not in LAB_SIZES and path is not None:
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                path, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
+                resolve_path(path), dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
             )
         except (OSError, ValueError, ImportError) as error:
             raise ValueError(_not_loadable("model", path, error)) from None

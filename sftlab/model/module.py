@@ -24,7 +24,8 @@ class SFTModule(LightningModule):
     """Causal-LM fine-tuning of any Hugging Face model on one device, DDP or FSDP2.
 
     Args:
-        path: Model folder or hub id; lab-small, lab-base and lab-large are embedded LLaMAs with random weights.
+        path: Model folder or hub id; lab:small, lab:base and lab:large are the bases that
+            ship with the package; lab-small, lab-base and lab-large are LLaMAs with random weights.
         config: LlamaConfig arguments of a model from scratch, instead of the weights at ``path``.
         tokenizer: Folder or id of the tokenizer; the model's own by default.
         learning_rate: Peak learning rate of each stage.

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sftlab.data.ability import PlannedData
-from sftlab.model.backbone import load_config
+from sftlab.model.backbone import load_config, resolve_path
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.plan.pool import seed_from
@@ -72,7 +72,7 @@ def weights_hash(module: SFTModule) -> str:
     """Hash of the weights that training starts from: of a folder its files, of a hub id its commit."""
     if module.path is None or module.config is not None:
         return ""
-    folder = Path(module.path)
+    folder = Path(resolve_path(module.path))
     if folder.is_dir():
         files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
         return _hash(*(_file_hash(path, path.stat().st_mtime_ns) for path in files if path.is_file()))

@@ -13,7 +13,7 @@ from sftlab.tasks.lab import LabTask
 from sftlab.tasks.mtbench import MTBench
 from sftlab.tasks.task import Task
 
-LAB_ABILITIES = ("math", "code", "general")
+LAB_ABILITIES = ("math", "code", "general", "facts", "translation")
 TASKS: dict[str, Callable[..., Task]] = {
     **{task.name: task for task in (GSM8K, HumanEval, MBPP, MTBench)},
     **{f"lab_{ability}": partial(LabTask, ability) for ability in LAB_ABILITIES},

@@ -16,7 +16,7 @@ from sftlab.data.ability import GeneralData, MathData
 from sftlab.data.droplist import ELSEWHERE, NOT_FOUND, Drop, base_uid, read_drops, write_drops
 from sftlab.data.encoder import Encoder
 from sftlab.data.template import get_template
-from sftlab.lab.abilities import lab_tokenizer
+from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.plan.table import plan_screen
 
 

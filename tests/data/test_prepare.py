@@ -23,7 +23,7 @@ from sftlab.data.prepare import prepare
 from sftlab.data.readers import GSM8KReader, PairReader
 from sftlab.data.source import FileSource
 from sftlab.data.template import Vicuna, get_template
-from sftlab.lab.abilities import lab_tokenizer
+from sftlab.lab.tokenizer import lab_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +208,7 @@ import sys, time
 from sftlab.data.conversation import Conversation, Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.prepare import prepare
-from sftlab.lab.abilities import lab_tokenizer
+from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.data.template import Vicuna, get_template
 
 def give(audit):

@@ -11,7 +11,8 @@ from sftlab.data.encoder import Encoder
 from sftlab.data.template import get_template
 from sftlab.evaluate.local import LocalModel
 from sftlab.evaluate.run import read_jsonl, run_task
-from sftlab.lab.abilities import lab_conversations, lab_tokenizer
+from sftlab.lab.abilities import lab_conversations
+from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.model.backbone import load_config
 from sftlab.tasks.lab import LabTask
 from sftlab.tasks.likelihood import Likelihood
@@ -84,7 +85,7 @@ def test_a_killed_evaluation_asks_only_for_what_is_missing(tmp_path, model, enco
         file.write('{"uid": "cut')
     kill[:], asked[:] = [False, False], []
     scores, verdicts, found = run_task(task, backend, tmp_path, {"checkpoint": "a"})
-    assert sum(asked) == 10 - kept and len(found) == len(verdicts) == 10
+    assert sum(asked) == 10 - kept and len(found) == 10 and len(verdicts) == 2 * 10  # right or not, and the style
     assert scores[0].num_problems == 10
     assert read_jsonl(tmp_path / "scores.jsonl")[0]["checkpoint"] == "a"
     line = json.loads((tmp_path / "lab_math.problems.jsonl").read_text().splitlines()[0])

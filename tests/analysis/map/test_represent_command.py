@@ -22,7 +22,7 @@ from sftlab.commands import represent
 from sftlab.data.ability import CodeData, GeneralData, MathData
 from sftlab.data.conversation import Turn
 from sftlab.data.mixture import MixtureData
-from sftlab.lab.abilities import lab_tokenizer
+from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.report.exhibit import Exhibit, files_in
 
 

@@ -205,7 +205,7 @@ def test_a_local_model_answers_through_its_template_and_its_replies_are_kept(tmp
     from sftlab.data.encoder import Encoder
     from sftlab.data.template import get_template
     from sftlab.evaluate.local import LocalModel
-    from sftlab.lab.abilities import lab_tokenizer
+    from sftlab.lab.tokenizer import lab_tokenizer
 
     size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     config = LlamaConfig(vocab_size=1024, max_position_embeddings=900, eos_token_id=2, **size)

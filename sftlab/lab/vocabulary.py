@@ -1,0 +1,43 @@
+"""How the lab's tokenizer is made: its vocabulary is the words that the generators use."""
+
+from __future__ import annotations
+
+import random
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from sftlab.data.template import ALPACA_SYSTEM, VICUNA_SYSTEM
+from sftlab.lab.abilities import lab_conversations
+from sftlab.lab.samples import ABILITIES
+from sftlab.lab.text import base_text
+
+SPECIAL = ("<pad>", "<s>", "</s>")
+
+
+def build_tokenizer() -> Tokenizer:
+    """The tokenizer again, from the generators: special tokens, all bytes, and each word that they use.
+
+    It is a byte-level BPE without merges: a text's words are looked up whole, as Llama 3's tokenizer does first, and
+    what is not found is spelled in bytes.
+    """
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    split = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = sorted({word for text in _texts() for word, _ in split.pre_tokenize_str(text)} - set(letters))
+    vocabulary = {token: number for number, token in enumerate((*SPECIAL, *letters, *words))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
+    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return tokenizer
+
+
+def _texts() -> list[str]:
+    """Enough text that every word comes up, spelled as in the short template; and what other templates say."""
+    rng = random.Random("tokenizer")
+    texts = [VICUNA_SYSTEM, f"{ALPACA_SYSTEM}\n\n### Instruction:\n", "\n\n### Response:\n"]
+    texts += [base_text(rng) for _ in range(8_000)]
+    for ability in ABILITIES:
+        for conversation in lab_conversations(ability, 4_000):
+            texts += [f"{turn.role.upper()}: {turn.text}" for turn in conversation.turns]
+    return texts
