@@ -39,7 +39,7 @@ ORDER = """
     analysis.map.queries analysis.map.representation analysis.map.separation analysis.map.projection
     analysis.map.figure analysis.map.page analysis.map.atlas
     analysis.tags.rules analysis.tags.tagging analysis.tags.llm_tagger
-    analysis.words analysis.leaks.probes analysis.leaks.find
+    analysis.words analysis.leaks.problems analysis.leaks.find
     analysis.card.minhash analysis.card.composition analysis.card.text analysis.card.page
     study.study study.graph study.reuse study.job study.results study.executors study.overview
     commands.options

@@ -12,7 +12,7 @@ from sftlab.commands.options import CommandParser, number, output_folder, wants_
 from sftlab.screen import screen, show, tell_progress
 
 if TYPE_CHECKING:
-    from sftlab.analysis.leaks.find import LeakReport, ProbeIndex
+    from sftlab.analysis.leaks.find import LeakReport, ProblemIndex
 
 PARSER = CommandParser(
     "leaks",
@@ -61,14 +61,14 @@ def main(arguments: list[str]) -> int:
     if wants_help(arguments, PARSER):
         return 0
     options, config = PARSER.split(arguments)
-    from sftlab.analysis.leaks.find import LeakReport, ProbeIndex, leaks_to_drop
-    from sftlab.analysis.leaks.probes import read_probes
+    from sftlab.analysis.leaks.find import LeakReport, ProblemIndex, leaks_to_drop
+    from sftlab.analysis.leaks.problems import read_problem_texts
     from sftlab.cli import parse_objects
     from sftlab.data.droplist import write_drops
 
     if options.drop is not None and not options.to:
         raise ValueError("--to: name the folder that drop.jsonl goes to")
-    index = ProbeIndex(read_probes(options.against), options.n)
+    index = ProblemIndex(read_problem_texts(options.against), options.n)
     report, abilities = LeakReport(index), parse_objects(config).data.abilities
     folder = output_folder(options.to) if options.to else None
     _check(abilities, index, report, folder)
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _check(abilities: dict[str, Any], index: ProbeIndex, report: LeakReport, folder: Path | None) -> None:
+def _check(abilities: dict[str, Any], index: ProblemIndex, report: LeakReport, folder: Path | None) -> None:
     """Stream every ability past the index; leaks.jsonl appears when all are done."""
     from sftlab.analysis.leaks.find import find_leaks, leak_line
     from sftlab.files import whole_file

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sftlab.analysis.leaks.probes import Probe
+from sftlab.analysis.leaks.problems import ProblemText
 from sftlab.analysis.words import words_of
 from sftlab.data.conversation import Conversation
 from sftlab.data.droplist import Drop
@@ -66,31 +66,31 @@ class Leak:
 
 @dataclass
 class _Hits:
-    """What was found of one probe in one conversation."""
+    """What was found of one problem text in one conversation."""
 
     grams: set[int]
     words: list[str]
     same: bool = False
 
 
-class ProbeIndex:
-    """The n-grams of some probes.
+class ProblemIndex:
+    """The n-grams of some problem texts.
 
     Args:
-        probes: Texts that training data must not contain.
+        problem_texts: Texts that training data must not contain.
         n: Words of an n-gram.
 
     Attributes:
-        num_short: Probes of fewer than n words: they are compared as a whole only.
-        num_unchecked: Probes of fewer than ``MIN_EQUAL_WORDS`` words: they are not compared.
+        num_short: Problem texts of fewer than n words: they are compared as a whole only.
+        num_unchecked: Problem texts of fewer than ``MIN_EQUAL_WORDS`` words: they are not compared.
     """
 
-    def __init__(self, probes: Sequence[Probe], n: int = DEFAULT_N) -> None:
+    def __init__(self, problem_texts: Sequence[ProblemText], n: int = DEFAULT_N) -> None:
         if n < 2:
             raise ValueError(f"--n: {n}; an n-gram has at least 2 words")
-        self.probes, self.n = probes, n
+        self.problem_texts, self.n = problem_texts, n
         self._numbers: dict[str, int] = {}
-        all_words = [words_of(probe.text) for probe in probes]
+        all_words = [words_of(problem_text.text) for problem_text in problem_texts]
         for words in all_words:
             for word in words:
                 self._numbers.setdefault(word, len(self._numbers) + 1)
@@ -116,7 +116,7 @@ class ProbeIndex:
             self._whole[tuple(words)].append(index)
 
     def _windows(self, words: list[str]) -> tuple[list[int], list[int]]:
-        """Positions and hashes of the windows of n words that all occur in the probes."""
+        """Positions and hashes of the windows of n words that all occur in the problem texts."""
         numbers_L = np.fromiter(map(self._numbers.get, words, repeat(0)), dtype=np.int64, count=len(words))
         count = len(words) - self.n + 1
         if count < 1:
@@ -131,13 +131,13 @@ class ProbeIndex:
         return starts_W.tolist(), hashes_W.tolist()
 
     def find(self, texts: Iterable[str]) -> dict[int, _Hits]:
-        """What the turns of a conversation share with probes, by the probe's position."""
+        """What the turns of a conversation share with problem texts, by the problem text's position."""
         hits: dict[int, _Hits] = {}
         for text in texts:
             words = words_of(text)
             starts, hashes = self._windows(words)
             known = self._known(hashes)
-            runs: dict[int, tuple[int, int]] = {}  # probe -> first and last position of the run that is going on
+            runs: dict[int, tuple[int, int]] = {}  # problem text -> first and last position of the run that is going on
             for position, value in zip(starts, hashes, strict=True):
                 if value in known and self._grams[value] == tuple(words[position : position + self.n]):
                     for index in self._owners[value]:
@@ -163,15 +163,15 @@ class ProbeIndex:
             found.words = words
 
 
-def find_leaks(talks: Iterable[tuple[str, Conversation]], ability: str, index: ProbeIndex) -> Iterator[list[Leak]]:
+def find_leaks(talks: Iterable[tuple[str, Conversation]], ability: str, index: ProblemIndex) -> Iterator[list[Leak]]:
     """The leaks of each conversation, in their order; most have none."""
     for uid, talk in talks:
         leaks = []
         for number, hits in index.find(turn.text for turn in talk.turns).items():
-            probe = index.probes[number]
+            problem_text = index.problem_texts[number]
             share = 1.0 if hits.same else len(hits.grams) / index.sizes[number]
             words = " ".join(hits.words[:60])
-            leaks.append(Leak(uid, ability, *probe[:3], same=hits.same, share=round(share, 4), words=words))
+            leaks.append(Leak(uid, ability, *problem_text[:3], same=hits.same, share=round(share, 4), words=words))
         yield leaks
 
 
@@ -205,17 +205,17 @@ class LeakReport:
     """Leaks of some abilities with some tasks, written as they come.
 
     Args:
-        index: The probes.
+        index: The problem texts.
     """
 
-    def __init__(self, index: ProbeIndex) -> None:
+    def __init__(self, index: ProblemIndex) -> None:
         self.index = index
         self.conversations: Counter[str] = Counter()
         self.counts: dict[tuple[str, str], LeakCount] = defaultdict(LeakCount)
         self.worst: dict[str, list[Leak]] = defaultdict(list)
         self.num_problems = {
-            task: len({probe.problem for probe in index.probes if probe.task == task})
-            for task in dict.fromkeys(probe.task for probe in index.probes)
+            task: len({problem_text.problem for problem_text in index.problem_texts if problem_text.task == task})
+            for task in dict.fromkeys(problem_text.task for problem_text in index.problem_texts)
         }
 
     def add(self, ability: str, leaks: Sequence[Leak]) -> None:
@@ -248,8 +248,8 @@ class LeakReport:
         ]
         if index.num_short:
             notes.append(
-                f"{index.num_short:,} of {len(index.probes):,} texts of problems have fewer than {n} words and are "
-                f"compared as a whole only; {index.num_unchecked:,} are too short to be compared at all."
+                f"{index.num_short:,} of {len(index.problem_texts):,} texts of problems have fewer than {n} words and "
+                f"are compared as a whole only; {index.num_unchecked:,} are too short to be compared at all."
             )
         return notes
 

