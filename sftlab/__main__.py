@@ -6,6 +6,7 @@ import signal
 import sys
 from importlib import import_module
 
+from sftlab.credentials import mask
 from sftlab.files import explain
 from sftlab.screen import complain, never_fail_to_print, show
 
@@ -77,7 +78,7 @@ def _complain_of(error: BaseException) -> int:
         complain("Interrupted.")
         return 128 + signal.SIGINT
     if isinstance(error, ValueError):
-        complain(f"error: {error}")
+        complain(f"error: {mask(str(error), urls=True)}")
         return 2
     complain(f"error: {explain(error) if isinstance(error, OSError) else 'out of memory'}")
     return 2 if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)) else 1

@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin
 import yaml
 
 from sftlab import moved
+from sftlab.credentials import find_credentials, mask
 
 Nested = dict[str, Any]
 
@@ -109,7 +110,7 @@ def find_problems(config: Mapping[str, Any], roots: Mapping[str, type], plain: I
         roots: The classes behind top-level keys; an abstract one is chosen by class_path.
         plain: Other top-level keys that are known.
     """
-    found: list[str] = []
+    found: list[str] = list(find_credentials(config))
     for key, value in config.items():
         if key in roots:
             found += _node(key, roots[key], value)
@@ -131,7 +132,27 @@ def _node(path: str, base: type, value: Any) -> list[str]:
     if chosen is None:
         names = {cls.__name__ for cls in _subclasses(base)}
         return [*found, _unknown(f"{path}.class_path: {value['class_path']}", base.__name__, sorted(names))]
-    return [*found, *_arguments(path, chosen, value.get("init_args") or {})]
+    found += _arguments(path, chosen, value.get("init_args") or {})
+    if not found and getattr(chosen, "is_checked_by_building", False):
+        found += _built(path, chosen, value.get("init_args") or {})
+    return found
+
+
+def _built(path: str, cls: type, values: Mapping[str, Any]) -> list[str]:
+    """What making the object says of its arguments."""
+    if "${" in str(values) or "class_path" in str(values):
+        return []
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    try:
+        parser.add_class_arguments(cls, "made")
+        parser.instantiate_classes(parser.parse_object({"made": dict(values)}))
+    except ArgumentError as error:
+        return [f"{path}: {' '.join(mask(str(error), urls=True).split())}"]
+    except ValueError as error:
+        return [f"{path}: {error}"]
+    return []
 
 
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")

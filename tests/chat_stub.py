@@ -103,5 +103,20 @@ class Stub:
     def do_flagged(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         self.send(to, 400, b'{"error": "content policy"}')
 
+    def do_too_long(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 400, b'{"error": "This exceeds the maximum context length of 2048 tokens"}')
+
+    def do_no_model(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 400, b'{"error": "The model `stub` does not exist."}')
+
+    def do_forbidden(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 403, b"{}")
+
+    def do_page(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 200, b"<html><h1>Welcome</h1></html>", Content_Type="text/html")
+
+    def do_stream(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        self.send(to, 200, b'data: {"choices": []}\n\ndata: [DONE]\n\n')
+
     def do_elsewhere(self, to: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
         self.send(to, 302, b"", Location=f"{self.url}/other")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
-    moved screen files fingerprint bounds config
+    moved screen files fingerprint bounds credentials config
     stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired
     results.row results.score results.verdict
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
@@ -22,9 +22,9 @@ ORDER = """
     data.own_template data.template lab.vocabulary data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
     model.attention model.backbone model.loss model.optim model.parallel model.module model.export
-    endpoint.replies endpoint.client
+    endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
-    tasks.task tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
+    tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
     tasks.likelihood tasks.registry
     evaluate.backend evaluate.local evaluate.server evaluate.run
     report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers report.figures

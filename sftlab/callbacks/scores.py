@@ -25,6 +25,7 @@ from sftlab.files import write_text
 from sftlab.model.parallel import patience
 from sftlab.plan.plan import StagePlan
 from sftlab.results.score import Score, ScoreRow
+from sftlab.results.verdict import missing_lines
 from sftlab.stats.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
 from sftlab.tasks import registry  # noqa: F401 - so that configs find its tasks by class name
 from sftlab.tasks.lab import LabTask
@@ -135,11 +136,13 @@ class ScoreAbilities(Callback):
         rows, verdicts, answers = run_task(task, backend, folder, about)
         self._rows += rows
         headline = rows[0].score()
-        context.log({f"score/{ability}/{task.name}": headline.value})
+        if headline.num_problems:
+            context.log({f"score/{ability}/{task.name}": headline.value})
         prompts = {problem.uid: problem.prompts for problem in task.problems()}
-        samples = [(prompts[a.uid], a.texts, v.reason) for a, v in zip(answers[:3], verdicts[:3], strict=True)]
+        reasons = {(verdict.uid, verdict.sample): verdict.reason for verdict in reversed(verdicts)}
+        samples = [(prompts[a.uid], a.texts, reasons[a.uid, a.sample]) for a in answers[:3]]
         log_text(trainer, f"answers/{ability}", _as_markdown(samples), step)
-        say(trainer, f"  {ability}: {_as_words(headline)}")
+        say(trainer, "\n  ".join([f"  {ability}: {_as_words(headline)}", *missing_lines(task.name, verdicts)]))
 
     def _tasks(self, data: PlannedData) -> dict[str, Task]:
         lab: dict[str, Task] = {}
@@ -191,6 +194,8 @@ def score_table(rows: Sequence[ScoreRow], full: Mapping[str, Sequence[str]]) -> 
 
 
 def _as_words(score: Score) -> str:
+    if not score.num_problems:
+        return "not measured"
     if score.high <= 1:
         return f"{score.value:.1%} ({score.low:.0%} to {score.high:.0%})"
     return f"{score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
@@ -200,7 +205,7 @@ def _as_markdown(samples: list[tuple[tuple[str, ...], tuple[str, ...], str]]) ->
     parts = []
     for prompts, texts, reason in samples:
         lines = []
-        for prompt, text in zip(prompts, texts, strict=True):
+        for prompt, text in zip(prompts, texts, strict=False):  # an answer may stop before its last turn
             lines += ["**user**", textwrap.indent(prompt, "    "), "**model**", textwrap.indent(text, "    ")]
         parts.append("\n\n".join([*lines, f"*{reason}*"]))
     return "\n\n---\n\n".join(parts)

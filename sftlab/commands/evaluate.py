@@ -67,6 +67,7 @@ def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path
     from rich.table import Table
 
     from sftlab.evaluate.run import run_task, save_scores, score_rows
+    from sftlab.results.verdict import missing_lines
     from sftlab.tasks.likelihood import Likelihood
     from sftlab.tasks.registry import build_task
 
@@ -75,16 +76,21 @@ def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path
     table = Table(title=f"Scores of {checkpoint}", title_justify="left")
     for column in ("task", "metric", "problems", "score", "95 % interval", "missing"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    missing: list[str] = []
     with ExitStack() as stack:
         backend, about = _backend(checkpoint, server, batch_size, stack)
         for task in built:
-            _add_rows(table, run_task(task, backend, folder, about, _tell(task.name))[0])
+            rows, verdicts, _ = run_task(task, backend, folder, about, _tell(task.name))
+            _add_rows(table, rows)
+            missing += missing_lines(task.name, verdicts)
         for held_out in likelihood:
             rows = score_rows(held_out.scores(backend), None, about)
             save_scores(folder, rows)
             _add_rows(table, rows)
     console = screen()
     console.print(table)
+    for line in missing:
+        console.print(line)
     console.print(f"Results in {folder}")
 
 
@@ -93,6 +99,7 @@ def _add_rows(table: Any, rows: Sequence[ScoreRow]) -> None:
         score = row.score()
         interval = f"{score.low:.3f} to {score.high:.3f}"
         cells = (f"{score.num_problems:,}", f"{score.value:.4f}", interval, str(score.num_missing))
+        cells = cells if score.num_problems else ("0", "not measured", "", str(score.num_missing))
         table.add_row(score.task, score.metric, *cells)
 
 

@@ -1,11 +1,15 @@
 """A client for any OpenAI-compatible endpoint, with a cache on disk: what was answered once is never paid for again.
 
-    chat -> in the cache? ---yes--------------------------> reply
-              no -> POST -> 200 and whole -> cache, fsync -> reply
-                     408, 425, 429, 5xx, timeout, cut body -> wait, again (at most ``MAX_TRIES`` in all) -> ChatFailed
-                     any other status                      -> ChatFailed at once
+    chat -> in the cache? ---yes-------------------------------------> reply
+              no -> POST -> text -> cache, fsync --------------------> reply
+                     no text (see response.py) ----------------------> reply that says why; never kept
+                     may pass -> wait, again: MAX_TRIES and
+                                 MAX_SECONDS in all -----------------> ChatFailed
+                     will not pass ----------------------------------> ChatFailed; after a few in a row, or one that
+                                                                       all will meet, nothing more is asked
 
-The key comes from an environment variable, is read when a request is made and is kept nowhere.
+The key comes from an environment variable, is read when a request is made and is kept nowhere; what a server says
+passes ``mask`` before anybody else sees it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,6 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import json
-import os
 import random
 import threading
 import time
@@ -23,36 +26,26 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
+from sftlab.bounds import within
+from sftlab.credentials import Key, mask
 from sftlab.endpoint.replies import Chat, Reply, ReplyCache
+from sftlab.endpoint.response import ChatFailed, Fault, MayPass, read_body, read_reply, read_status
 
 MAX_TRIES = 6
 """Requests made for one reply at most."""
+MAX_SECONDS = 1800.0
+"""Time after which a reply is not asked for again."""
 FIRST_WAIT_S = 1.0
 """Wait after the first failure; doubled after each further one up to ``LONGEST_WAIT_S``, times a random 0.5 to 1."""
 LONGEST_WAIT_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0
 """A server that asks for a longer wait than this is taken as a failure."""
 MAX_REPLY_BYTES = 64 << 20
-AGAIN = {408, 425, 429, *range(500, 600)}
-"""Statuses after which the same request may succeed."""
-REFUSED = {401, 404}
-"""Statuses that every further request would get too."""
-
-
-class ChatFailed(Exception):
-    """No reply could be had; the message says why."""
-
-
-class _Again(Exception):
-    """A request failed in a way that may pass."""
-
-    def __init__(self, reason: str, wait_s: float | None = None, connected: bool = True) -> None:
-        super().__init__(reason)
-        self.wait_s, self.connected = wait_s, connected
+STOP_AFTER: dict[Fault, int] = {"fatal": 1, "endpoint": 3, "request": 10}
+"""Failures in a row, no reply between them, after which nothing more is asked."""
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -74,8 +67,11 @@ class ChatClient:
         num_parallel: Requests under way at once.
         timeout_s: Seconds that one request may take.
 
+    Attributes:
+        down: Why nothing more is asked, until ``chat_all`` is called anew; empty while the endpoint answers.
+
     Raises:
-        ValueError: The URL cannot be one, or holds a secret.
+        ValueError: The URL cannot be one, or holds a secret; or a number is out of bounds.
     """
 
     def __init__(
@@ -87,34 +83,49 @@ class ChatClient:
         num_parallel: int = 8,
         timeout_s: float = 180.0,
     ) -> None:
+        self.key = Key(key_variable)
         try:
             parts = urllib.parse.urlsplit(base_url)
             valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:  # the URL is not repeated here: it may hold a secret
             raise ValueError("the endpoint's URL is none; write it like https://api.openai.com/v1") from None
         if parts.username or parts.password or parts.query:
-            raise ValueError(f"the endpoint's URL holds more than an address; put the key into ${key_variable}")
+            raise ValueError(f"the endpoint's URL holds more than an address; put the key into {self.key.name}")
         if not valid or parts.fragment or base_url.split() != [base_url]:
-            raise ValueError(f"{base_url!r} is no endpoint; write it like https://api.openai.com/v1")
-        if not model or num_parallel < 1 or timeout_s <= 0:
-            given = f"model {model!r}, num_parallel {num_parallel}, timeout_s {timeout_s}"
-            raise ValueError(f"{given}: give the model's name, and numbers larger than 0")
+            shown = mask(base_url, urls=True)
+            raise ValueError(f"{shown!r} is no endpoint; write it like https://api.openai.com/v1")
+        if not model:
+            raise ValueError("the endpoint's model: give its name")
+        within("num_parallel", num_parallel, 1, 1024, is_whole=True)
+        within("timeout_s", timeout_s, 0.001, 86_400)
         self.base_url, self.host = base_url.rstrip("/").removesuffix("/chat/completions"), parts.hostname or ""
-        self.model, self.key_variable = model, key_variable
-        self.num_parallel, self.timeout_s = num_parallel, timeout_s
+        self.model, self.num_parallel, self.timeout_s = model, num_parallel, timeout_s
         self.cache = ReplyCache(cache)
-        self._limit_name, self._down = "max_tokens", ""
+        self._limit_name, self.down = "max_tokens", ""
+        self._in_a_row: dict[Fault, int] = {}
         self._stop, self._random = threading.Event(), random.Random()
         self._opener = urllib.request.build_opener(_NoRedirect)
 
-    def require_key(self) -> None:
-        """Tell before any work is done that the key is missing; servers nearby are taken to need none.
+    def require(self) -> None:
+        """Tell before any work is done that the key is missing, or that it would cross the network in plain text.
+
+        Servers nearby are taken to need no key and to be on a network of one's own.
 
         Raises:
-            ValueError: The variable is not set and the endpoint is a public host.
+            ValueError: The endpoint is a public host and the variable is not set, or the URL is no https; or the file
+                of the cache holds something else.
         """
-        if not os.environ.get(self.key_variable, "").strip() and not _is_nearby(self.host):
-            raise ValueError(f"{self.base_url} needs a key: set ${self.key_variable} (to any word if it needs none)")
+        self.cache.read()
+        if is_nearby(self.host):
+            return
+        if self.base_url.startswith("http:"):
+            if self.key.read():
+                raise ValueError(
+                    f"{self.base_url}: over plain http anybody on the way reads the key from {self.key.name}; give an "
+                    "https URL, or unset the variable if the server needs no key"
+                )
+        elif not self.key.read():
+            raise ValueError(f"{self.base_url} needs a key: set {self.key.name} (to any word if it needs none)")
 
     def chat(
         self,
@@ -144,7 +155,7 @@ class ChatClient:
             chats: What to ask.
             tell: Called with the number answered or failed, and the number in all.
         """
-        self._down = ""
+        self.down, self._in_a_row = "", {}
         self._stop.clear()
         unique = list(dict.fromkeys(chats))
         with ThreadPoolExecutor(self.num_parallel) as pool:
@@ -173,32 +184,54 @@ class ChatClient:
         key = chat.key(self.model)
         if (kept := self.cache.get(key)) is not None:
             return kept
-        for number in range(1, MAX_TRIES + 1):
-            if self._down or self._stop.is_set():
-                raise ChatFailed(self._down or "interrupted")
-            try:
-                body = self._post(chat)
-                reply = _read_reply(body, chat.n)
-                break
-            except _Again as again:
-                pause = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (number - 1)) * self._random.uniform(0.5, 1)
-                pause = pause if again.wait_s is None else again.wait_s + pause * 0.1
-                if pause > LONGEST_RETRY_AFTER_S:
-                    raise ChatFailed(f"{again} (the server asks to wait {pause:,.0f} s)") from None
-                if number == MAX_TRIES:
-                    # Without a connection the others need not find out one by one.
-                    self._down = self._down if again.connected else str(again)
-                    raise ChatFailed(f"{again} ({number} tries)") from None
-                self._stop.wait(pause)
-        about = {"model": self.model, "served_by": body.get("model"), "usage": body.get("usage"), **asdict(chat)}
-        self.cache.add(key, reply, about)
+        if self.down or self._stop.is_set():
+            raise ChatFailed(self.down or "interrupted")
+        try:
+            reply, about = self._until_answered(chat)
+        except ChatFailed as failure:
+            self._count(failure)
+            raise
+        self._in_a_row = {}
+        asked = {name: value for name, value in asdict(chat).items() if name != "messages"}
+        messages = [(role, self.key.mask(text)) for role, text in chat.messages]
+        self.cache.add(key, reply, {"model": self.model, **about, "messages": messages, **asked})
         return reply
 
-    def _post(self, chat: Chat) -> dict[str, Any]:
-        """One request.
+    def _count(self, failure: ChatFailed) -> None:
+        """Stop asking where a failure says that more would meet it."""
+        self._in_a_row[failure.fault] = number = self._in_a_row.get(failure.fault, 0) + 1
+        if number >= STOP_AFTER[failure.fault] and not self.down:
+            times = f"; {number} requests in a row, so no more are made" if number > 1 else ""
+            self.down = f"{failure}{times}"
+
+    def _until_answered(self, chat: Chat) -> tuple[Reply, dict[str, Any]]:
+        """A reply and what the server says of it, after as many tries as it takes.
 
         Raises:
-            _Again: It may pass.
+            ChatFailed: After all of them.
+        """
+        start = time.monotonic()
+        for number in range(1, MAX_TRIES + 1):
+            if self.down or self._stop.is_set():
+                break
+            try:
+                return self._post(chat)
+            except MayPass as fault:
+                pause = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** (number - 1)) * self._random.uniform(0.5, 1)
+                pause = pause if fault.wait_s is None else fault.wait_s + pause * 0.1
+                taken = time.monotonic() - start
+                if pause > LONGEST_RETRY_AFTER_S:
+                    raise ChatFailed(f"{fault} (the server asks to wait {pause:,.0f} s)", fault.fault) from None
+                if number == MAX_TRIES or taken + pause > MAX_SECONDS:
+                    raise ChatFailed(f"{fault} ({number} tries in {taken:,.0f} s)", fault.fault) from None
+                self._stop.wait(pause)
+        raise ChatFailed(self.down or "interrupted")
+
+    def _post(self, chat: Chat) -> tuple[Reply, dict[str, Any]]:
+        """One request: the reply, and what the server says of it.
+
+        Raises:
+            MayPass: It may pass.
             ChatFailed: It will not.
         """
         limit_name = self._limit_name
@@ -207,31 +240,50 @@ class ChatClient:
         content.update({k: v for k, v in (("temperature", chat.temperature), ("seed", chat.seed)) if v is not None})
         if chat.n > 1:
             content["n"] = chat.n
-        data = json.dumps(content).encode()
-        request = urllib.request.Request(f"{self.base_url}/chat/completions", data, self._headers())
+        request = urllib.request.Request(
+            f"{self.base_url}/chat/completions", json.dumps(content).encode(), self._headers()
+        )
         try:
-            text = self._read(request)
+            body = read_body(*self._read(request))
+            reply = read_reply(body, chat.n)
         except urllib.error.HTTPError as error:
-            raise self._failure(error, limit_name) from None
+            return self._refused(error, chat, limit_name), {}
         except TimeoutError:
-            raise _Again(f"no answer in {self.timeout_s:g} s") from None
+            raise MayPass(f"no answer in {self.timeout_s:g} s") from None
         except urllib.error.URLError as error:
             late = isinstance(error.reason, TimeoutError)
-            raise _Again(f"{self.host} cannot be reached: {self._clean(str(error.reason))}", connected=late) from None
+            # Without a connection the others need not find out one by one.
+            reason = f"{self.host} cannot be reached: {self._clean(str(error.reason))}"
+            raise MayPass(reason, fault="endpoint" if late else "fatal") from None
         except (OSError, http.client.HTTPException) as error:
-            raise _Again(f"the connection broke: {type(error).__name__}") from None
-        try:
-            body = json.loads(text)
-        except ValueError:
-            raise _Again("the answer is cut or is not JSON") from None
-        if not isinstance(body, dict):
-            raise _Again("the answer is not a JSON object")
-        return body
+            raise MayPass(f"the connection broke: {type(error).__name__}") from None
+        except (MayPass, ChatFailed) as failure:
+            failure.args = (f"{self._clean(str(failure))} ({self.base_url})",)
+            raise
+        about = {"served_by": self._masked(body.get("model")), "usage": self._masked(body.get("usage"))}
+        return reply._replace(texts=tuple(map(self.key.mask, reply.texts))), about
 
-    def _read(self, request: urllib.request.Request) -> bytes:
-        """The whole body; the timeout is for all of it, a server that drips does not hold us."""
+    def _refused(self, error: urllib.error.HTTPError, chat: Chat, limit_name: str) -> Reply:
+        """What a status other than 200 means: raised, but for a reply without text."""
+        try:
+            said = error.read(1 << 16).decode("utf-8", "replace")
+        except (OSError, http.client.HTTPException):
+            said = ""
+        error.close()
+        where = f"{self.host}: {self._clean(said) or error.reason} (model {self.model!r}, key from {self.key.name})"
+        if error.code == 400 and limit_name == "max_tokens" and "max_completion_tokens" in said:
+            self._limit_name = "max_completion_tokens"  # newer OpenAI models take only this name
+            raise MayPass(f"400 from {where}", wait_s=0.0)
+        meaning = read_status(error.code, said, where, error.headers.get("Retry-After"))
+        if isinstance(meaning, Exception):
+            raise meaning
+        return Reply(meaning.texts * chat.n, meaning.complete * chat.n, meaning.missing * chat.n)
+
+    def _read(self, request: urllib.request.Request) -> tuple[bytes, str]:
+        """The whole body and its content type; the timeout is for all of it, a server that drips does not hold us."""
         deadline, parts, size = time.monotonic() + self.timeout_s, [], 0
         with self._opener.open(request, timeout=self.timeout_s) as response:
+            kind = response.headers.get("Content-Type", "")
             while part := response.read1(1 << 16):
                 parts.append(part)
                 size += len(part)
@@ -239,83 +291,30 @@ class ChatClient:
                     raise TimeoutError
                 if size > MAX_REPLY_BYTES:
                     raise ChatFailed(f"the answer is longer than {MAX_REPLY_BYTES:,} bytes")
-        return b"".join(parts)
+        return b"".join(parts), kind
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "sftlab"}
-        if key := self._secret():
+        if key := self.key.read():
             if not key.isascii() or not key.isprintable() or " " in key:
-                raise ChatFailed(f"${self.key_variable} holds characters that no key has")
+                raise ChatFailed(f"{self.key.name} holds characters that no key has", "fatal")
             headers["Authorization"] = f"Bearer {key}"
         return headers
 
-    def _secret(self) -> str:
-        return os.environ.get(self.key_variable, "").strip()
+    def _masked(self, value: Any) -> Any:
+        """What JSON holds, every text in it without the key."""
+        if isinstance(value, dict):
+            return {self.key.mask(name): self._masked(item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._masked(item) for item in value]
+        return self.key.mask(value) if isinstance(value, str) else value
 
     def _clean(self, text: str) -> str:
-        """Somebody else's words on one line, short, and without the key."""
-        key = self._secret()
-        return " ".join((text.replace(key, "***") if key else text).split())[:300]
-
-    def _failure(self, error: urllib.error.HTTPError, limit_name: str) -> Exception:
-        """What a status other than 200 means."""
-        try:
-            said = error.read(1 << 16).decode("utf-8", "replace")
-        except (OSError, http.client.HTTPException):
-            said = ""
-        error.close()
-        reason = f"{error.code} from {self.host}: {self._clean(said) or error.reason}"
-        if error.code == 400 and limit_name == "max_tokens" and "max_completion_tokens" in said:
-            self._limit_name = "max_completion_tokens"  # newer OpenAI models take only this name
-            return _Again(reason, wait_s=0.0)
-        if error.code in REFUSED or "insufficient_quota" in said:
-            self._down = f"{reason} (model {self.model!r}, key from ${self.key_variable})"
-            return ChatFailed(self._down)
-        if error.code in AGAIN:
-            return _Again(reason, _retry_after(error.headers.get("Retry-After")))
-        if 300 <= error.code < 400:
-            return ChatFailed(f"{error.code}: {self.host} sends us elsewhere; give the final address as the endpoint")
-        return ChatFailed(reason)
+        """Somebody else's words on one line, short, and without credentials."""
+        return " ".join(mask(self.key.mask(text), urls=True).split())[:300]
 
 
-def _read_reply(body: dict[str, Any], n: int) -> Reply:
-    """The texts of a response; content in parts is joined, no content is an empty text.
-
-    Raises:
-        _Again: There are no choices (some servers send their errors with status 200).
-        ChatFailed: There are fewer than asked for.
-    """
-    try:
-        contents = [choice["message"]["content"] for choice in body["choices"]]
-        complete = tuple(choice.get("finish_reason") != "length" for choice in body["choices"])
-        texts = tuple(
-            "".join(part.get("text", "") for part in content) if isinstance(content, list) else str(content or "")
-            for content in contents
-        )
-    except (KeyError, TypeError, AttributeError):
-        raise _Again("the answer has no choices") from None
-    if not texts:
-        raise _Again("the answer has no choices")
-    if len(texts) != n:
-        raise ChatFailed(f"{n} answers asked for, {len(texts)} given; ask one at a time")
-    return Reply(texts, complete)
-
-
-def _retry_after(header: str | None) -> float | None:
-    """Seconds that a server asks us to wait, given as a number or a date."""
-    if not header:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _is_nearby(host: str) -> bool:
+def is_nearby(host: str) -> bool:
     """Whether a host is this machine or on a private network."""
     try:
         return not ipaddress.ip_address(host).is_global

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sftlab.screen import complain
+
 
 @dataclass(frozen=True)
 class Chat:
@@ -38,44 +40,96 @@ class Chat:
 
 
 class Reply(NamedTuple):
-    """What the model said, ``n`` times, and for each text whether it ended before ``max_tokens``."""
+    """What the model said, ``n`` times.
+
+    Attributes:
+        texts: Empty where there is none.
+        complete: For each text whether it ended before ``max_tokens``.
+        missing: For each text why there is none; empty where there is one.
+    """
 
     texts: tuple[str, ...]
     complete: tuple[bool, ...]
+    missing: tuple[str, ...] = ()
+
+    @property
+    def why_missing(self) -> str:
+        """Why a text is missing; empty where none is."""
+        return next(filter(None, self.missing), "")
 
 
 class ReplyCache:
-    """Replies by key in a file to which lines are only added; a line that a kill cut short is passed over.
+    """Replies by key in a file to which lines are only added.
+
+    A line that is damaged (cut short by a kill, or worse) is told, moved to ``<name>.damaged`` and asked for again.
+    Replies without text are not kept.
 
     Args:
-        path: The file; None keeps replies in memory alone.
+        path: The file, read when the first reply is looked for; None keeps replies in memory alone.
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self._lock = path, threading.Lock()
+        self.path, self._lock, self._is_read = path, threading.Lock(), False
         self._replies: dict[str, Reply] = {}
-        if path is None or not path.is_file():
-            return
+
+    def read(self) -> None:
+        """Read the file, if that has not been done.
+
+        Raises:
+            ValueError: It holds something else; it is left as it is.
+        """
+        with self._lock:
+            if not self._is_read and self.path is not None and self.path.exists():
+                self._read(self.path)
+            self._is_read = True
+
+    def _read(self, path: Path) -> None:
+        if not path.is_file():
+            raise ValueError(f"{path}: not a file; name a file of replies, or one that is not there yet")
+        damaged: list[tuple[int, bytes]] = []
         with path.open("rb") as lines:
+            place = 0
             for line in lines:
-                try:
-                    row = json.loads(line)
-                    self._replies[row["key"]] = Reply(tuple(row["texts"]), tuple(row["complete"]))
-                except (ValueError, KeyError, TypeError):
-                    continue
+                if line.strip() and not self._take(line):
+                    damaged.append((place, line))
+                place += len(line)
+        if not damaged:
+            return
+        content = b"".join(line for _, line in damaged)
+        if not self._replies and content.strip(b"\0 \r\n") and b'"texts"' not in content and b"\n" in content:
+            raise ValueError(f"{path}: not a file of replies; it is left as it is. Name another, or delete it")
+        if not damaged[-1][1].endswith(b"\n"):
+            damaged.pop()  # a kill cut it short, or another process is writing it
+        if damaged:
+            _mend(path, damaged)
+
+    def _take(self, line: bytes) -> bool:
+        """Read one line; whether it holds a reply."""
+        try:
+            row = json.loads(line)
+            texts, complete = tuple(row["texts"]), tuple(row["complete"])
+            whole = all(isinstance(text, str) and text.strip() for text in texts) and len(texts) == len(complete) > 0
+            if whole:  # earlier versions kept empty ones too: they are asked for again
+                self._replies[row["key"]] = Reply(texts, complete)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return False
+        return True
 
     def get(self, key: str) -> Reply | None:
         """The reply of that key, if there is one."""
+        self.read()
         return self._replies.get(key)
 
     def add(self, key: str, reply: Reply, about: dict[str, Any]) -> None:
-        """Keep a reply; when this returns it is on the disk.
+        """Keep a reply that has texts; when this returns it is on the disk.
 
         Args:
             key: See ``Chat.key``.
             reply: What was said.
             about: Kept beside it, for people.
         """
+        if reply.why_missing:
+            return
         line = json.dumps({"key": key, "texts": reply.texts, "complete": reply.complete, **about}).encode() + b"\n"
         with self._lock:
             self._replies[key] = reply
@@ -90,3 +144,17 @@ class ReplyCache:
                     line = b"\n" + line if torn else line
                 file.write(line)
                 os.fsync(file.fileno())
+
+
+def _mend(path: Path, damaged: list[tuple[int, bytes]]) -> None:
+    """Blank damaged lines where they stand, so that other processes may go on adding; they are kept beside the file."""
+    beside = path.with_name(f"{path.name}.damaged")
+    with beside.open("ab") as kept:
+        kept.writelines(line for _, line in damaged)
+        os.fsync(kept.fileno())
+    with path.open("r+b") as file:
+        for place, line in damaged:
+            file.seek(place)
+            file.write(b" " * (len(line) - 1))
+    lines = f"{len(damaged)} line{'s' if len(damaged) > 1 else ''}"
+    complain(f"{path}: {lines} damaged, moved to {beside.name}; what stood there is asked for again")

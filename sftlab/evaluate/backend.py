@@ -25,16 +25,17 @@ class Dialogue:
         self.temperature = sampling.temperature if problem.temperature is None else problem.temperature
         self.texts: list[str] = []
         self.complete: list[bool] = []
+        self.missing = ""
         self.seed = seed_from("sample", sampling.seed, problem.uid, sample)
 
     @property
     def is_open(self) -> bool:
         """Whether a prompt is still to be answered."""
-        return len(self.texts) < len(self.problem.prompts)
+        return not self.missing and len(self.texts) < len(self.problem.prompts)
 
     def turns(self) -> list[Turn]:
         """The conversation up to the prompt that is due."""
-        turns = []
+        turns = [Turn("system", self.problem.system)] if self.problem.system else []
         for prompt, text in zip(self.problem.prompts, [*self.texts, None], strict=False):
             turns.append(Turn("user", prompt))
             if text is not None:
@@ -46,9 +47,13 @@ class Dialogue:
         self.texts.append(text)
         self.complete.append(complete)
 
+    def end(self, why: str) -> None:
+        """There is no answer to the prompt that was due."""
+        self.missing = why
+
     def answer(self) -> Answer:
         """What was answered."""
-        return Answer(self.problem.uid, self.sample, tuple(self.texts), tuple(self.complete))
+        return Answer(self.problem.uid, self.sample, tuple(self.texts), tuple(self.complete), self.missing)
 
 
 def dialogues(problems: Sequence[Problem], sampling: Sampling) -> list[Dialogue]:

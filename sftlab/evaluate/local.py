@@ -8,6 +8,7 @@ start at the first token)      h   i   j   k   l  | z1 z2 z3 z4 ...
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ class LocalModel:
 
     def __init__(self, model: PreTrainedModel, encoder: Encoder, batch_size: int = 64) -> None:
         self.model, self.encoder, self.batch_size = model.eval(), encoder, batch_size
+        # Some architectures (ALiBi, recurrent) have no end of positions.
+        self.max_positions = int(getattr(model.config, "max_position_embeddings", None) or sys.maxsize)
 
     @classmethod
     def from_folder(
@@ -74,17 +77,21 @@ class LocalModel:
         """Answer turn by turn, the prompts of a turn sorted by length."""
         waiting = dialogues(problems, sampling)
         while waiting:
-            prompts = [(self.encoder.prompt_ids(dialogue.turns()), dialogue) for dialogue in waiting]
-            prompts.sort(key=lambda pair: len(pair[0]))
+            prompts = [(self.encoder.prompt_ids(one.turns()), one) for one in waiting]
+            for ids, one in prompts:
+                if len(ids) >= self.max_positions:
+                    one.end(f"the prompt fills the model's {self.max_positions:,} positions ({len(ids):,} tokens)")
+            if ended := [one.answer() for _, one in prompts if one.missing]:
+                yield ended
+            prompts = sorted((pair for pair in prompts if not pair[1].missing), key=lambda pair: len(pair[0]))
             waiting = []
             for start in range(0, len(prompts), self.batch_size):
                 batch = prompts[start : start + self.batch_size]
-                asked = [dialogue for _, dialogue in batch]
+                asked = [one for _, one in batch]
                 self._decode([ids for ids, _ in batch], asked, sampling.max_new_tokens)
-                done = [dialogue for dialogue in asked if not dialogue.is_open]
-                waiting += [dialogue for dialogue in asked if dialogue.is_open]
-                if done:
-                    yield [dialogue.answer() for dialogue in done]
+                waiting += [one for one in asked if one.is_open]
+                if done := [one.answer() for one in asked if not one.is_open]:
+                    yield done
 
     @torch.inference_mode()
     def _decode(self, prompts: list[list[int]], asked: list[Dialogue], max_new_tokens: int) -> None:
@@ -94,19 +101,20 @@ class LocalModel:
         device, stops = self.model.device, set(self.encoder.stop_ids)
         ids_BT, mask_BT = _left_padded(prompts, device)
         generators = [torch.Generator().manual_seed((one.seed + len(one.texts)) % 2**63) for one in asked]
-        room = self.model.config.max_position_embeddings - ids_BT.shape[1]
+        # Each row has the room that it has by itself: an answer does not depend on what is decoded beside it.
+        rooms = [min(max_new_tokens, self.max_positions - len(prompt)) for prompt in prompts]
         outputs: list[list[int]] = [[] for _ in asked]
         rows, cache, step_BT = list(range(len(asked))), DynamicCache(config=self.model.config), ids_BT
         position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-        for _ in range(min(max_new_tokens, room)):
+        while rows:
             logits_BV = self.model(
                 input_ids=step_BT, attention_mask=mask_BT, position_ids=position_BT[:, -step_BT.shape[1] :],
                 past_key_values=cache, use_cache=True, logits_to_keep=1,
             ).logits[:, -1].float()  # fmt: skip
             chosen = _choose(logits_BV, [asked[r].temperature for r in rows], [generators[r] for r in rows])
-            alive = [i for i, token in enumerate(chosen) if token not in stops]
             for row, token in zip(rows, chosen, strict=True):
                 outputs[row].append(token)
+            alive = [i for i, r in enumerate(rows) if chosen[i] not in stops and len(outputs[r]) < rooms[r]]
             if not alive:
                 break
             if len(alive) < len(rows):

@@ -11,6 +11,7 @@ from typing import Any
 
 from sftlab.evaluate.backend import Backend
 from sftlab.files import read_jsonl, whole_file
+from sftlab.results.row import checked
 from sftlab.results.score import ScoreRow
 from sftlab.results.verdict import Verdict, VerdictRow
 from sftlab.tasks.task import Answer, Problem, Score, Task
@@ -36,11 +37,29 @@ def run_task(
     problems = task.problems()
     about = {**about, "fingerprint": fingerprint(task, problems)}
     answers = _answers(task, problems, backend, folder / f"{task.name}.answers.jsonl", about, tell)
-    verdicts = task.grade(problems, answers)
+    verdicts = _verdicts(task, problems, answers)
     rows = score_rows(task.scores(verdicts), task.best, about)
     _write_whole(folder / f"{task.name}.problems.jsonl", _lines(task, problems, answers, verdicts))
     save_scores(folder, rows)
     return rows, verdicts, answers
+
+
+def _verdicts(task: Task, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
+    """What the task says of the answers that have a text; the others have no value, by every rule, and say why."""
+    graded = task.grade(problems, [answer for answer in answers if not answer.missing])
+    found = list(dict.fromkeys(verdict.extractor for verdict in graded))
+    of_answer: dict[tuple[str, int], list[Verdict]] = {(answer.uid, answer.sample): [] for answer in answers}
+    for verdict in graded:
+        of_answer[verdict.uid, verdict.sample].append(verdict)
+    by_uid = {problem.uid: problem for problem in problems}
+    for answer in answers:
+        if answer.missing:
+            problem = by_uid[answer.uid]
+            of_answer[answer.uid, answer.sample] = [
+                Verdict(answer.uid, answer.sample, rule, None, None, answer.missing, problem.category)
+                for rule in task.rules(problem) or found or ["no text"]
+            ]
+    return [verdict for mine in of_answer.values() for verdict in mine]
 
 
 def fingerprint(task: Task, problems: Sequence[Problem]) -> str:
@@ -78,16 +97,16 @@ def _answers(
     lines = read_jsonl(path)
     if not lines or lines[0] != json.loads(json.dumps(head)):
         lines = []
-    uids = {problem.uid for problem in problems}
-    have = [Answer(x["uid"], x["sample"], tuple(x["texts"]), tuple(x["complete"])) for x in lines[1:]]
-    have = [answer for answer in have if answer.uid in uids]
+    by_uid: dict[str, list[Answer]] = {problem.uid: [] for problem in problems}
+    for number, line in enumerate(lines[1:], 2):
+        answer = checked(Answer, line, f"{path}, line {number}")
+        if answer.uid in by_uid and not answer.missing:  # what had no text is asked for again
+            by_uid[answer.uid].append(answer)
+    left = [problem for problem in problems if len(by_uid[problem.uid]) < task.sampling.num_samples]
+    for problem in left:
+        by_uid[problem.uid].clear()
+    have = [answer for mine in by_uid.values() for answer in mine]
     _write_whole(path, [head, *map(asdict, have)])
-    count = {uid: 0 for uid in uids}
-    for answer in have:
-        count[answer.uid] += 1
-    left = [problem for problem in problems if count[problem.uid] < task.sampling.num_samples]
-    redo = {problem.uid for problem in left}
-    have = [answer for answer in have if answer.uid not in redo]
     with path.open("a", encoding="utf-8") as file:
         for group in backend.answer(left, task.sampling):
             for answer in group:

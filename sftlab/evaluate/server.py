@@ -29,32 +29,36 @@ class ServerModel:
         return cls(ChatClient(url, model, cache=cache))
 
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
-        """Answer turn by turn, one request per turn and sample.
+        """Answer turn by turn, one request per turn and sample; where no text comes, the answer says why.
 
         Raises:
-            ValueError: Some requests failed after all tries; what was answered has been handed on before.
+            ValueError: The endpoint gives no answers at all, or has stopped to; what came before has been handed on.
         """
-        self.client.require_key()
-        failed: list[str] = []
+        self.client.require()
         every = dialogues(problems, sampling)
+        num_replies, failure = 0, ""
         for start in range(0, len(every), _GROUP):
             group = waiting = every[start : start + _GROUP]
+            unasked: list[Dialogue] = []
             while waiting:
                 replies = self.client.chat_all([_chat(one, sampling.max_new_tokens) for one in waiting])
                 for one, reply in zip(waiting, replies, strict=True):
                     if isinstance(reply, ChatFailed):
-                        failed.append(f"{one.problem.uid}: {reply}")
+                        failure = failure or str(reply)
+                        one.end(f"no reply: {reply}")
+                        unasked += [one] if self.client.down else []
+                    elif reply.why_missing:
+                        num_replies += 1
+                        one.end(reply.why_missing)
                     else:
+                        num_replies += 1
                         one.add(reply.texts[0], reply.complete[0])
-                answered = [
-                    one for one, reply in zip(waiting, replies, strict=True) if not isinstance(reply, ChatFailed)
-                ]
-                waiting = [one for one in answered if one.is_open]
-            done = [one.answer() for one in group if not one.is_open]
-            if done:
+                waiting = [one for one in waiting if one.is_open] if not self.client.down else []
+            if done := [one.answer() for one in group if one not in unasked and not one.is_open]:
                 yield done
-        if failed:
-            raise ValueError(f"{len(failed)} answers could not be had ({failed[0]}); the same call asks for them again")
+            if self.client.down or (failure and not num_replies and start + _GROUP >= len(every)):
+                kept = "the same call goes on after what was answered" if num_replies else "nothing was answered"
+                raise ValueError(f"{self.client.base_url}: {self.client.down or failure}; {kept}")
 
 
 def _chat(one: Dialogue, max_new_tokens: int) -> Chat:

@@ -53,6 +53,9 @@ def mean_score(task: str, metric: str, values: Sequence[float], num_missing: int
     return Score(task, metric, n, mean, error, low, high, num_missing)
 
 
+_NUMBERS = ("value", "standard_error", "low", "high")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoreRow:
     """One line of a ``scores.jsonl``: a score, and what it is a score of.
@@ -93,7 +96,8 @@ class ScoreRow:
     @classmethod
     def of(cls, score: Score, headline: bool, best: float | None, **about: Any) -> ScoreRow:
         """The row of a score; ``about`` says what it is a score of, by the names above."""
-        return cls(**asdict(score), headline=headline, best=best, **about)
+        fields = asdict(score) | {name: finite(getattr(score, name)) for name in _NUMBERS}
+        return cls(**fields, headline=headline, best=best, **about)
 
     @classmethod
     def from_dict(cls, row: object, place: str) -> ScoreRow:
@@ -106,8 +110,7 @@ class ScoreRow:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it."""
-        numbers = {name: finite(getattr(self, name)) for name in ("value", "standard_error", "low", "high")}
-        return asdict(self) | numbers
+        return asdict(self) | {name: finite(getattr(self, name)) for name in _NUMBERS}
 
     def score(self) -> Score:
         """The score alone; nan where it was not measured."""

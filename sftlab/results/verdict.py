@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +28,24 @@ class Verdict:
     value: float | None
     reason: str = ""
     category: str = ""
+
+
+def why_missing(verdicts: Sequence[Verdict]) -> dict[str, int]:
+    """Answers without a verdict by cause, the most frequent first; each answer counts once."""
+    causes = {(v.uid, v.sample): v.reason for v in reversed(verdicts) if v.value is None}
+    return dict(Counter(causes.values()).most_common())
+
+
+def missing_lines(task: str, verdicts: Sequence[Verdict]) -> list[str]:
+    """For people: answers without a verdict, by cause; nothing where every answer has one."""
+    causes = why_missing(verdicts)
+    if not causes:
+        return []
+    answers = len({(verdict.uid, verdict.sample) for verdict in verdicts})
+    head = f"{task}: {sum(causes.values()):,} of {answers:,} answers have no verdict and are in no mean:"
+    shown = [f"  {number:,} x {cause}" for cause, number in list(causes.items())[:5]]
+    more = [f"  and {len(causes) - 5:,} other causes"] if len(causes) > 5 else []
+    return [head, *shown, *more]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from sftlab.data.records import BrokenRecord, read_records
-from sftlab.tasks.task import Answer, Problem, Sampling, Score, Task, Verdict, mean_score
+from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict, mean_over_problems, mean_score, options_of
 
 _MINUS = "[-\u2212\u2010\u2011\u2013\ufe63\uff0d]"
 _CURRENCY = r"\\?[$€£¥₹]"
@@ -86,7 +86,7 @@ class GSM8K(Task):
         seed: Of the samples.
 
     Raises:
-        ValueError: Several samples at temperature 0 would all be the same.
+        ValueError: A number is out of bounds, or several samples at temperature 0 would all be the same.
     """
 
     name = "gsm8k"
@@ -100,12 +100,15 @@ class GSM8K(Task):
         max_new_tokens: int = 512,
         seed: int = 0,
     ) -> None:
-        if num_samples < 1 or (num_problems is not None and num_problems < 1):
-            raise ValueError(f"gsm8k: num_samples {num_samples}, num_problems {num_problems}; both start at 1")
-        if num_samples > 1 and temperature <= 0:
-            raise ValueError(f"gsm8k: {num_samples} samples at temperature 0 are all the same; set a temperature")
         self.path, self.num_problems = path, num_problems
-        self.sampling = Sampling(max_new_tokens, temperature, num_samples, seed)
+        self.sampling = options_of(
+            self.name,
+            num_problems,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            num_samples=num_samples,
+            seed=seed,
+        )
 
     def problems(self) -> list[Problem]:
         """The questions in the order of the file, named by their content.
@@ -140,18 +143,22 @@ class GSM8K(Task):
                 verdicts.append(Verdict(answer.uid, answer.sample, name, found, float(right), said + cut))
         return verdicts
 
+    def rules(self, problem: Problem) -> tuple[str, ...]:
+        """Both rules."""
+        return tuple(EXTRACTORS)
+
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
         """Accuracy by each rule, a mean over samples and then over problems; with several samples also maj@k."""
         accuracies, majorities = [], []
         for name in EXTRACTORS:
+            mine = [verdict for verdict in verdicts if verdict.extractor == name]
+            accuracies.append(mean_over_problems(self.name, f"accuracy/{name}", mine))
             samples: dict[str, list[Verdict]] = defaultdict(list)
-            for verdict in verdicts:
-                if verdict.extractor == name:
-                    samples[verdict.uid].append(verdict)
-            rates = [sum(v.value or 0.0 for v in mine) / len(mine) for mine in samples.values()]
-            accuracies.append(mean_score(self.name, f"accuracy/{name}", rates))
-            votes = [majority(mine) for mine in samples.values()]
-            majorities.append(mean_score(self.name, f"maj@{self.sampling.num_samples}/{name}", votes))
+            for verdict in mine:
+                samples[verdict.uid] += [verdict] if verdict.value is not None else []
+            votes = [majority(one) for one in samples.values() if one]
+            metric = f"maj@{self.sampling.num_samples}/{name}"
+            majorities.append(mean_score(self.name, metric, votes, num_missing=len(samples) - len(votes)))
         return accuracies + majorities if self.sampling.num_samples > 1 else accuracies
 
 

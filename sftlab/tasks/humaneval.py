@@ -15,9 +15,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from sftlab.bounds import within
 from sftlab.sandbox.host import Isolation, Outcome, Sandbox
 from sftlab.tasks.completion import EXTRACTORS
-from sftlab.tasks.task import Answer, Problem, Sampling, Score, Task, Verdict, mean_score
+from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict, mean_score, options_of
 
 HUMANEVAL_PROMPT = "function@1"
 """Name and version of the wording of ``HumanEval``'s prompt; a changed wording gets a new version."""
@@ -72,7 +73,8 @@ class CodeTask(Task):
         num_workers: Checks at a time; as many as there are processors when left out.
 
     Raises:
-        ValueError: An option has no such value, or several samples at temperature 0 would all be the same.
+        ValueError: An option has no such value or is out of bounds, or several samples at temperature 0 would all be
+            the same.
     """
 
     def __init__(
@@ -95,11 +97,16 @@ class CodeTask(Task):
                 f"{self.name}: extractors {list(extractors)}, ks {list(ks)}, num_samples {num_samples}; "
                 "name an extractor, and let every k be between 1 and num_samples"
             )
-        if num_samples > 1 and temperature <= 0:
-            raise ValueError(f"{self.name}: {num_samples} samples at temperature 0 are all the same; set a temperature")
-        if num_problems is not None and num_problems < 1:
-            raise ValueError(f"{self.name}.num_problems: {num_problems}; it starts at 1")
-        self.sampling = Sampling(max_new_tokens, temperature, num_samples, seed)
+        self.sampling = options_of(
+            self.name,
+            num_problems,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            num_samples=num_samples,
+            seed=seed,
+        )
+        if num_workers is not None:
+            within(f"{self.name}.num_workers", num_workers, 1, 1024, is_whole=True)
         self.num_problems = num_problems
         self.extractors, self.ks = tuple(extractors), tuple(ks)
         self.sandbox = Sandbox(isolation)
@@ -150,6 +157,10 @@ class CodeTask(Task):
     def _run(self, problem: Problem, code: str) -> Outcome:
         given = problem.reference
         return self.sandbox.check(given["prompt"] + code, given["test"], given["names"], prompt=given["prompt"])
+
+    def rules(self, problem: Problem) -> tuple[str, ...]:
+        """The extractors that were chosen."""
+        return self.extractors
 
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
         """pass@k by extractor and k, mean and standard error over problems.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftlab.data.records import BrokenRecord, read_records
+from sftlab.tasks.thinking import without_thinking
 
 FIELDS = {
     "single-v1": {"question", "answer"},
@@ -153,12 +154,12 @@ class JudgePrompts:
 
 
 def read_rating(text: str) -> float | None:
-    """The rating that a judge gave: the [[N]] on the last line that has one.
+    """The rating that a judge gave: the [[N]] on the last line that has one, its thinking left aside.
 
     The last, because judges explain first and may quote a rating that the answer gave itself. None where there is none,
     where it lies outside 1 to 10 (it is not clipped), or where that line holds two different ones (``[[8]]/[[10]]``).
     """
-    lines = [re.findall(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]", line) for line in text.splitlines()]
+    lines = [re.findall(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]", line) for line in without_thinking(text).splitlines()]
     found = {float(rating) for rating in next((line for line in reversed(lines) if line), [])}
     rating = found.pop() if len(found) == 1 else 0.0
     return rating if 1 <= rating <= 10 else None

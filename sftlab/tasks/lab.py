@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from sftlab.bounds import within
 from sftlab.lab.abilities import check_answer, lab_problems
 from sftlab.lab.grading import style_of
 from sftlab.lab.options import SKILLS, LabOptions
-from sftlab.tasks.task import Answer, Problem, Sampling, Score, Task, Verdict, mean_score
+from sftlab.lab.samples import ABILITIES
+from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict, mean_over_problems, options_of
 
 EXTRACTOR, STYLE = "exact@2", "style@1"
+MAX_PROBLEMS = 100_000
 _OWN_STYLE = {"math": "worked", "code": "function", "general": "talk"}
 
 
@@ -21,13 +24,19 @@ class LabTask(Task):
         num_problems: Problems asked.
         max_new_tokens: Tokens of an answer at most.
         options: What the problems are like, as the training data's are; noise has no effect on them.
+
+    Raises:
+        ValueError: There is no such ability, or a number is out of bounds.
     """
 
     def __init__(
         self, ability: str, num_problems: int = 100, max_new_tokens: int = 96, options: LabOptions | None = None
     ) -> None:
+        if ability not in ABILITIES:
+            raise ValueError(f"ability: {ability!r} has no lab task; there are {', '.join(ABILITIES)}")
         self.name, self.ability = f"lab_{ability}", ability
-        self.sampling = Sampling(max_new_tokens=max_new_tokens)
+        self.sampling = options_of(self.name, num_problems, max_new_tokens=max_new_tokens)
+        within(f"{self.name}.num_problems", num_problems, 1, MAX_PROBLEMS, is_whole=True)
         self.num_problems, self.options = num_problems, options or LabOptions()
 
     def problems(self) -> list[Problem]:
@@ -48,12 +57,19 @@ class LabTask(Task):
         return [*verdicts, *(v for answer in answers for v in self._style(by_uid[answer.uid], answer))]
 
     def _style(self, problem: Problem, answer: Answer) -> Iterator[Verdict]:
-        own = _OWN_STYLE.get(self.ability)
-        if own is None or (self.ability == "general" and problem.category not in SKILLS):
+        if not self._has_style(problem):
             return
+        own = _OWN_STYLE[self.ability]
         style = style_of(answer.texts[0])
         reason = "its own style" if style == own else f"answered as {style}"
         yield Verdict(answer.uid, answer.sample, STYLE, style, float(style == own), reason, problem.category)
+
+    def _has_style(self, problem: Problem) -> bool:
+        return self.ability in _OWN_STYLE and (self.ability != "general" or problem.category in SKILLS)
+
+    def rules(self, problem: Problem) -> tuple[str, ...]:
+        """Whether it is right, and its style where that is asked."""
+        return (EXTRACTOR, STYLE) if self._has_style(problem) else (EXTRACTOR,)
 
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
         """Accuracy, accuracy by kind of request, and the share of answers in the ability's own style."""
@@ -62,9 +78,8 @@ class LabTask(Task):
             chosen = [verdict for verdict in verdicts if verdict.extractor == extractor]
             kinds = sorted({verdict.category for verdict in chosen})
             if chosen:
-                values = [verdict.value or 0.0 for verdict in chosen]
-                scores.append(mean_score(self.name, f"{metric}/{extractor}", values))
+                scores.append(mean_over_problems(self.name, f"{metric}/{extractor}", chosen))
             for kind in kinds if len(kinds) > 1 else ():
-                values = [v.value or 0.0 for v in chosen if v.category == kind]
-                scores.append(mean_score(self.name, f"{metric}/{kind}", values))
+                mine = [verdict for verdict in chosen if verdict.category == kind]
+                scores.append(mean_over_problems(self.name, f"{metric}/{kind}", mine))
         return scores

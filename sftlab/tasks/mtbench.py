@@ -18,11 +18,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from sftlab.bounds import within
 from sftlab.data.records import BrokenRecord, read_records
 from sftlab.endpoint.client import ChatClient, ChatFailed
 from sftlab.endpoint.replies import Chat, Reply
 from sftlab.tasks.judge_prompts import JudgePrompts, read_rating
-from sftlab.tasks.task import Answer, Problem, Sampling, Score, Task, Verdict, mean_score
+from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict, mean_over_problems, mean_score, options_of
 
 TEMPERATURES = {
     **dict.fromkeys(("writing", "roleplay"), 0.7),
@@ -32,6 +33,7 @@ TEMPERATURES = {
 """Temperature of the answers by category, as in the public harness; 0.7 in any other."""
 GUIDED = ("math", "reasoning", "coding")
 """Categories that are judged beside a reference answer."""
+_LACKING = "judgements missing"
 RETRIES = 2
 """Further rounds for judgements that gave no rating."""
 
@@ -50,8 +52,8 @@ class _Turn:
         rating = None if isinstance(reply, ChatFailed) else read_rating(reply.texts[0])
         if rating is not None:
             self.ratings[sample] = rating
-        elif isinstance(reply, ChatFailed):
-            self.trouble = str(reply)
+        elif isinstance(reply, ChatFailed) or reply.why_missing:
+            self.trouble = str(reply) if isinstance(reply, ChatFailed) else f"the judge gave {reply.why_missing}"
             self.due.append(sample)
         else:
             cut = "" if reply.complete[0] else ", cut at judge_max_tokens"
@@ -82,7 +84,7 @@ class MTBench(Task):
         seed: Of the answers.
 
     Raises:
-        ValueError: The endpoint's URL cannot be one, or a number is too small.
+        ValueError: The endpoint's URL cannot be one, ``judge_key`` is no variable's name, or a number is out of bounds.
     """
 
     name = "mt_bench"
@@ -106,13 +108,13 @@ class MTBench(Task):
         max_new_tokens: int = 1024,
         seed: int = 0,
     ) -> None:
-        if repeats < 1:
-            raise ValueError(f"mt_bench.repeats: {repeats}; every turn is rated once at least")
-        if num_problems is not None and num_problems < 1:
-            raise ValueError(f"mt_bench.num_problems: {num_problems}; it starts at 1")
+        within("mt_bench.repeats", repeats, 1, 1000, is_whole=True)
+        within("mt_bench.judge_max_tokens", judge_max_tokens, 1, 1_000_000, is_whole=True)
+        if judge_temperature is not None:
+            within("mt_bench.judge_temperature", judge_temperature, 0, 100)
         self.path, self.references, self.prompts, self.num_problems = path, references, prompts, num_problems
         self.repeats, self.judge_temperature, self.judge_max_tokens = repeats, judge_temperature, judge_max_tokens
-        self.sampling = Sampling(max_new_tokens, temperature=0.7, seed=seed)
+        self.sampling = options_of(self.name, num_problems, max_new_tokens=max_new_tokens, temperature=0.7, seed=seed)
         cache = Path(judge_cache) if judge_cache else _default_cache()
         self.judge = ChatClient(judge_url, judge_model, judge_key, cache, num_parallel, timeout_s)
 
@@ -127,7 +129,7 @@ class MTBench(Task):
             ValueError: A file is malformed or lacks something, or the judge's key is missing; told before any answer is
                 generated.
         """
-        self.judge.require_key()
+        self.judge.require()
         assert self._prompts
         references = _read_references(self.references) if self.references else {}
         problems: dict[str, Problem] = {}
@@ -163,6 +165,8 @@ class MTBench(Task):
             chats = [Chat(t.messages, self.judge_temperature, self.judge_max_tokens, sample=s) for t, s in asked]
             for (turn, sample), reply in zip(asked, self.judge.chat_all(chats, _tell), strict=True):
                 turn.take(sample, reply)
+            if self.judge.down:
+                break
         of_answer: dict[tuple[str, int], list[_Turn]] = defaultdict(list)
         for turn in turns:
             of_answer[turn.answer.uid, turn.answer.sample].append(turn)
@@ -186,7 +190,7 @@ class MTBench(Task):
         for turn in turns:
             ratings = [turn.ratings[sample] for sample in sorted(turn.ratings)]
             value = sum(ratings) / len(ratings) if ratings else None
-            lacking = f"{self.repeats - len(ratings)} of {self.repeats} judgements missing: {turn.trouble}"
+            lacking = f"{self.repeats - len(ratings)} of {self.repeats} {_LACKING}: {turn.trouble}"
             reason = f"{len(ratings)} ratings" if len(ratings) == self.repeats else lacking
             found = ", ".join(f"{rating:g}" for rating in ratings) or None
             rule = self._extractor(f"turn{turn.number + 1}")
@@ -202,6 +206,11 @@ class MTBench(Task):
         """Ratings by another judge or other prompts are other measurements, so their names differ."""
         return f"{self.judge.model}/{self._prompts.label}/{what}"
 
+    def rules(self, problem: Problem) -> list[str]:
+        """Each turn, then both."""
+        turns = [f"turn{number}" for number in range(1, len(problem.prompts) + 1)]
+        return [self._extractor(what) for what in (*turns, "overall")]
+
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
         """Overall, by turn and by category, each a mean over questions; and the part of judgements that is missing."""
         overall = self._extractor("overall")
@@ -212,17 +221,12 @@ class MTBench(Task):
         for category in dict.fromkeys(verdict.category for verdict in verdicts):
             mine = [v for v in verdicts if v.extractor == overall and v.category == category]
             scores.append(self._mean(f"rating/{category}", mine))
-        by_turn = [verdict for verdict in verdicts if verdict.extractor != overall]
+        by_turn = [v for v in verdicts if v.extractor != overall and (v.extracted or _LACKING in v.reason)]
         missing = [1 - len((v.extracted or "").split()) / self.repeats for v in by_turn]
         return [*scores, mean_score(self.name, "judgements_missing", missing)]
 
     def _mean(self, metric: str, verdicts: Sequence[Verdict]) -> Score:
-        values: dict[str, list[float]] = {verdict.uid: [] for verdict in verdicts}
-        for verdict in verdicts:
-            if verdict.value is not None:
-                values[verdict.uid].append(verdict.value)
-        means = [sum(mine) / len(mine) for mine in values.values() if mine]
-        return mean_score(self.name, metric, means, num_missing=len(values) - len(means), binary=False)
+        return mean_over_problems(self.name, metric, verdicts, binary=False)
 
 
 def _question(where: str, record: Any) -> tuple[str, str, list[str]]:

@@ -7,16 +7,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from sftlab.lab.samples import ABILITIES
 from sftlab.tasks.gsm8k import GSM8K
 from sftlab.tasks.humaneval import MBPP, HumanEval
 from sftlab.tasks.lab import LabTask
 from sftlab.tasks.mtbench import MTBench
 from sftlab.tasks.task import Task
 
-LAB_ABILITIES = ("math", "code", "general", "facts", "translation")
 TASKS: dict[str, Callable[..., Task]] = {
     **{task.name: task for task in (GSM8K, HumanEval, MBPP, MTBench)},
-    **{f"lab_{ability}": partial(LabTask, ability) for ability in LAB_ABILITIES},
+    **{f"lab_{ability}": partial(LabTask, ability) for ability in ABILITIES},
 }
 
 

@@ -302,5 +302,5 @@ def test_bad_options_are_refused(stub: Stub, tmp_path: Path) -> None:
         _task(tmp_path, stub, num_problems=0)
     with pytest.raises(ValueError, match="repeats: 0"):
         _task(tmp_path, stub, repeats=0)
-    with pytest.raises(ValueError, match="numbers larger than 0"):
+    with pytest.raises(ValueError, match="num_parallel: 0"):
         _task(tmp_path, stub, num_parallel=0)

@@ -19,6 +19,7 @@ from sftlab.analysis.tags.rules import Found
 from sftlab.endpoint.client import ChatClient, ChatFailed
 from sftlab.endpoint.replies import Chat, Reply, ReplyCache
 from sftlab.tasks.task import Problem, Sampling
+from sftlab.tasks.thinking import without_thinking
 
 if TYPE_CHECKING:
     from sftlab.evaluate.local import LocalModel
@@ -106,7 +107,7 @@ class ServerChats:
     limit = f"{MAX_QUERY_TOKENS * CHARACTERS_A_TOKEN:,} characters (about {MAX_QUERY_TOKENS:,} tokens)"
 
     def __init__(self, client: ChatClient) -> None:
-        client.require_key()
+        client.require()
         self.client, self.chat_all = client, client.chat_all
 
     def cut(self, query: str) -> str:
@@ -178,13 +179,17 @@ class LLMTagger:
         self.num_cut += sum(short != query for short, query in zip(cut, queries, strict=True))
         asked = [Chat((("user", self.prompt.replace("{query}", query)),), 0.0, MAX_NEW_TOKENS) for query in cut]
         replies = self.chats.chat_all(asked)
-        failures = [reply for reply in replies if isinstance(reply, ChatFailed)]
+        lacking = [str(reply) if isinstance(reply, ChatFailed) else reply.why_missing for reply in replies]
+        failures = [why for why in lacking if why]
         if failures and len(failures) == len(replies):
             raise ValueError(f"--tagger: no answer at all: {failures[0]}; the same call goes on where this one stopped")
-        found = [None if isinstance(reply, ChatFailed) else read_tags(reply.texts[0]) for reply in replies]
+        found = [
+            None if isinstance(reply, ChatFailed) or why else read_tags(without_thinking(reply.texts[0]))
+            for reply, why in zip(replies, lacking, strict=True)
+        ]
         self.num_failed += len(failures)
         self.num_unread += sum(one is None for one in found) - len(failures)
-        self._failure = str(failures[0]) if failures else self._failure
+        self._failure = failures[0] if failures else self._failure
         return found
 
     def notes(self) -> list[str]:

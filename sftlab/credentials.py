@@ -1,0 +1,97 @@
+"""Credentials: they come from an environment variable, are sent to one host, and leave memory in no other way.
+
+``mask`` is the one function that everything passes which goes out: a server's words on their way into answers,
+verdicts, caches and messages; a user's own options on their way into messages.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+HIDDEN = "***"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
+_USUAL_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+|[A-Z_]*(KEY|TOKEN|SECRET)")
+_USER_OF_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@'\"]*@", re.I)
+_KEY_OF_URL = re.compile(r"([?&](?:api[_-]?key|key|token|secret|password|sig)=)[^\s&#'\"]+", re.I)
+_SECRET_OPTIONS = {"api_key", "apikey", "password", "secret", "token", "auth_token", "access_token", "hf_token"}
+
+
+def mask(text: str, *secrets: str, urls: bool = False) -> str:
+    """A text without credentials.
+
+    A word that is too short or too plain for a key (``none``, ``EMPTY``) is no secret: taking it out would change what
+    a model said.
+
+    Args:
+        text: What goes out.
+        secrets: Keys; each is found as it stands, written for a URL and for JSON.
+        urls: Take the passwords and keys out of URLs too. Not for what a model said: it may speak of URLs.
+    """
+    for secret in secrets:
+        if is_secret(secret):
+            for form in {secret, urllib.parse.quote(secret, safe=""), json.dumps(secret)[1:-1]}:
+                text = text.replace(form, HIDDEN)
+    if urls:
+        text = _KEY_OF_URL.sub(rf"\g<1>{HIDDEN}", _USER_OF_URL.sub(rf"\g<1>{HIDDEN}@", text))
+    return text
+
+
+def is_secret(key: str) -> bool:
+    """Whether a key is one, rather than a word for servers that want none."""
+    return len(key) >= 8 and (len(key) >= 20 or not key.isalpha())
+
+
+def find_credentials(config: Any, path: str = "") -> Iterator[str]:
+    """What of a config would carry a password or key into files, logs and messages; none is repeated."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            where = f"{path}.{key}" if path else str(key)
+            if str(key).lower() in _SECRET_OPTIONS and isinstance(value, str) and value and "${" not in value:
+                yield f"{where}: configs are written to disk and logged, so no key belongs there; use the environment"
+            else:
+                yield from find_credentials(value, where)
+    elif isinstance(config, (list, tuple)):
+        for number, value in enumerate(config):
+            yield from find_credentials(value, f"{path}.{number}")
+    elif isinstance(config, str) and mask(config, urls=True) != config:
+        yield f"{path}: a URL with a password or key in it; it would stand in configs and logs, put it elsewhere"
+
+
+class Key:
+    """The key of an endpoint, by the name of the environment variable that holds it; read when it is sent.
+
+    Raises:
+        ValueError: What should be the name of a variable cannot be one. It is not repeated: it may be a key.
+    """
+
+    def __init__(self, variable: str) -> None:
+        if not isinstance(variable, str) or not _NAME.fullmatch(variable):
+            raise ValueError(
+                "the key's environment variable: give its name, such as OPENAI_API_KEY, never the key itself; what was "
+                "given can be no name, and is not repeated here"
+            )
+        self._variable = variable
+
+    def __repr__(self) -> str:
+        """The variable."""
+        return f"Key({self.name})"
+
+    @property
+    def name(self) -> str:
+        """What messages call the variable; one that may be a key itself is not named."""
+        if self._variable in os.environ or _USUAL_NAME.fullmatch(self._variable):
+            return f"${self._variable}"
+        return "the environment variable that was named (not repeated here: it is not set, and may be a key itself)"
+
+    def read(self) -> str:
+        """The key; empty where none is set."""
+        return os.environ.get(self._variable, "").strip()
+
+    def mask(self, text: str) -> str:
+        """A text without the key, nor what stands in the place of its variable where that may be a key."""
+        return mask(text, self.read(), "" if self.name.startswith("$") else self._variable)
