@@ -258,7 +258,7 @@ class ChatClient:
         except (OSError, http.client.HTTPException) as error:
             raise MayPass(f"the connection broke: {type(error).__name__}") from None
         except (MayPass, ChatFailed) as failure:
-            failure.args = (f"{self._clean(str(failure))} ({self.base_url})",)
+            failure.args = (f"{self._clean(str(failure))} (from {self.host})",)
             raise
         about = {"served_by": self._masked(body.get("model")), "usage": self._masked(body.get("usage"))}
         return reply._replace(texts=tuple(map(self.key.mask, reply.texts))), about
