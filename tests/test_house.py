@@ -27,10 +27,13 @@ ORDER = """
     tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
     tasks.likelihood tasks.registry
     evaluate.backend evaluate.local evaluate.server evaluate.run
-    report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers report.figures
-    report.section report.verdicts
-    report.sections.growth report.sections.mixing report.sections.strategies report.sections.replay
-    report.sections.keeping report.sections.inside report.write
+    report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers report.spots
+    report.svg report.figures report.heat report.fronts report.section report.verdicts report.lines report.budgets
+    report.choosing report.against
+    report.sections.scaling report.sections.single_against_mixed report.sections.ratio report.sections.equal_count
+    report.sections.strategies report.sections.leave_one_out report.sections.curve report.sections.setting
+    report.sections.forgetting report.sections.exhibits report.sections.cost
+    report.named report.write
     run.folder run.identity
     callbacks.context callbacks.conductor callbacks.schedule
     callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,10 @@ from typing import Any
 
 from sftlab.report.rows import HELD_OUT, Panel, Result, RunCost, Value, read_costs, read_head, read_results
 from sftlab.stats.interval import error_of, normal, student
+
+Factors = tuple[tuple[str, Value], ...]
+SPECIALISTS = ("single_{ability}", "{ability}_only")
+"""How runs that train one ability alone are named where a figure is not told."""
 
 _FRACTION = re.compile(r"\d{1,18}/\d{1,18}")
 
@@ -28,6 +32,8 @@ class Point:
             nan where unknown.
         error: Standard error: the larger of that over seeds and that over problems; nan where unknown.
         by_seed: The value of each seed.
+        runs: The run of each seed.
+        num_problems: Of one run; None where there are none.
     """
 
     value: float
@@ -35,23 +41,48 @@ class Point:
     high: float
     error: float
     by_seed: dict[int, float]
+    runs: dict[int, str] = field(default_factory=dict)
+    num_problems: int | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed only."""
+    """Runs that differ in their seed only; ``label`` is how people read it."""
 
     config: str
-    factors: tuple[tuple[str, Value], ...]
+    factors: Factors
+    label: str = field(compare=False, default="")
 
     def __str__(self) -> str:
         """The config, then its factors."""
-        return " ".join([self.config, *(f"{name}={text_of(value)}" for name, value in self.factors)])
+        return self.label
+
+
+@dataclass(frozen=True)
+class Series:
+    """The runs of a config, or those of them that have fixed values of some factors."""
+
+    config: str
+    fixed: Factors = ()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a setting was trained on, all stages together, reused ones too; means over seeds, None where unknown."""
+
+    tokens: int | None
+    supervised_tokens: int | None
+    steps: int | None
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """A study's files, and its runs' scores by what they have in common."""
+    """A study's files, and its runs' scores by what they have in common.
+
+    Attributes:
+        written: The values of each factor as the user wrote them, in the order of ``factors``.
+        weights: What each ability counts for who reads the report; 1 where left out.
+    """
 
     folder: Path
     study: str
@@ -64,6 +95,7 @@ class Evidence:
     written: dict[str, list[str]]
     results: list[Result]
     costs: list[RunCost]
+    weights: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def final(self) -> list[Result]:
@@ -82,6 +114,11 @@ class Evidence:
         return list(dict.fromkeys(r.panel for r in self.final if r.task == HELD_OUT))
 
     @cached_property
+    def abilities(self) -> list[str]:
+        """Abilities that have a score."""
+        return list(dict.fromkeys(panel.ability for panel in self.panels))
+
+    @cached_property
     def configs(self) -> list[str]:
         """Configs, in the order of the runs; those without any result too."""
         return list(dict.fromkeys([*(c.config for c in self.costs), *(r.config for r in self.results)]))
@@ -89,40 +126,66 @@ class Evidence:
     @cached_property
     def groups(self) -> list[Group]:
         """Groups that have results, by config, then by factors in the study's order."""
-        found = dict.fromkeys(self.group_of(r.config, r.factors) for r in self.results)
-        return sorted(found, key=lambda g: (self.configs.index(g.config), [self._rank(*f) for f in g.factors]))
+        place = {config: i for i, config in enumerate(self.configs)}
+        return sorted(self._results_of, key=lambda g: (place[g.config], [self._rank(*f) for f in g.factors]))
 
     def group_of(self, config: str, factors: Mapping[str, Value]) -> Group:
         """The group of a config and factors, these in the study's order."""
         names = [*(n for n in self.factors if n in factors), *(n for n in factors if n not in self.factors)]
-        return Group(config, tuple((name, factors[name]) for name in names))
+        pairs = tuple((name, factors[name]) for name in names)
+        label = " ".join([config, *(f"{name}={self.text(name, value)}" for name, value in pairs)])
+        return Group(config, pairs, label)
+
+    def results_of(self, group: Group) -> list[Result]:
+        """All scores of a group."""
+        return self._results_of.get(group, [])
+
+    def final_of(self, group: Group, panel: Panel) -> list[Result]:
+        """A group's final scores by one panel, one of each seed."""
+        return self._final_of.get((group, panel), [])
 
     def point(self, panel: Panel, group: Group) -> Point | None:
         """The mean of a group's final scores; None where it has none."""
-        rows = [r for r in self._by_group.get(group, []) if r.panel == panel]
+        rows = self.final_of(group, panel)
         return point_of(rows) if rows else None
 
-    def specialists(self, ability: str) -> list[str]:
-        """Configs that train one ability alone."""
-        return [name for name in (f"single_{ability}", f"{ability}_only") if name in self.configs]
+    def specialists(self, ability: str, names: Sequence[str] = SPECIALISTS) -> list[Series]:
+        """Runs that train one ability alone.
 
-    def without(self, config: str, axis: str) -> list[tuple[tuple[str, Value], ...]]:
-        """The factors other than ``axis`` with which a config was run: one line of a figure each."""
-        mine = (g for g in self.groups if g.config == config and axis in dict(g.factors))
-        return list(dict.fromkeys(tuple(f for f in g.factors if f[0] != axis) for g in mine))
-
-    def line(
-        self, panel: Panel, config: str, axis: str, rest: tuple[tuple[str, Value], ...] = ()
-    ) -> list[tuple[float, Point]]:
-        """Points of a config along a factor, ascending, the other factors being ``rest``."""
+        Args:
+            ability: Which one.
+            names: Of configs; ``{ability}`` in one stands for the ability's name. Of a config without it, those runs
+                count in which some factor has the ability's name as its value, or all where none has.
+        """
         found = []
-        for group in self.groups:
-            factors = dict(group.factors)
-            if group.config == config and axis in factors:
+        for name in names:
+            config = name.replace("{ability}", ability)
+            if config in self.configs:
+                named = tuple((f, ability) for f, values in self.factors.items() if ability in values)
+                varied = {f for group in self.groups if group.config == config for f, _ in group.factors}
+                fixed = () if "{ability}" in name else tuple(pair for pair in named if pair[0] in varied)
+                found.append(Series(config, fixed))
+        return found
+
+    def rests(self, series: Series, axis: str) -> list[Factors]:
+        """The factors other than ``axis`` with which a config was run: one line of a figure each."""
+        mine = (g for g in self._groups_in(series) if axis in dict(g.factors))
+        return list(dict.fromkeys(tuple(f for f in g.factors if f[0] != axis and f not in series.fixed) for g in mine))
+
+    def along(self, series: Series, axis: str, rest: Factors = ()) -> list[tuple[float, Group]]:
+        """Groups of a series by a factor, ascending, the other factors being ``rest``."""
+        found = []
+        for group in self._groups_in(series):
+            factors = {name: value for name, value in group.factors if (name, value) not in series.fixed}
+            if axis in factors:
                 x = number_of(factors.pop(axis), axis)
-                if factors == dict(rest) and (point := self.point(panel, group)):
-                    found.append((x, point))
+                if factors == dict(rest):
+                    found.append((x, group))
         return sorted(found, key=lambda pair: pair[0])
+
+    def line(self, panel: Panel, series: Series, axis: str, rest: Factors = ()) -> list[tuple[float, Point]]:
+        """Their points by one panel."""
+        return [(x, point) for x, group in self.along(series, axis, rest) if (point := self.point(panel, group))]
 
     def missing(self, configs: Iterable[str]) -> list[str]:
         """Runs of these configs without a final score, each with its status."""
@@ -134,12 +197,51 @@ class Evidence:
         lacking = [n for n in names if n not in scored and (n not in owners or owners[n] in wanted)]
         return [f"{name} ({status.get(name, 'missing').replace('done', 'no score')})" for name in lacking]
 
+    def budget(self, group: Group) -> Budget:
+        """What a group was trained on."""
+        costs = [self._cost_of[run] for run in {r.run for r in self.results_of(group)} if run in self._cost_of]
+        stages = [cost.stages for cost in costs if cost.stages]
+        tokens = [sum(stage.tokens for stage in mine) for mine in stages]
+        known = [mine for mine in stages if all(stage.supervised_tokens is not None for stage in mine)]
+        supervised = [sum(stage.supervised_tokens or 0 for stage in mine) for mine in known]
+        ends = {r.run: r.step for r in self.results_of(group) if r.last_stage and not r.inside and r.step}
+        return Budget(_mean(tokens), _mean(supervised), _mean(list(ends.values())))
+
+    def text(self, factor: str, value: Value) -> str:
+        """A value of a factor as the user wrote it."""
+        values = self.factors.get(factor, [])
+        for known, written in zip(values, self.written.get(factor, []), strict=False):
+            if known == value:
+                return written
+        return text_of(value)
+
+    def tick(self, factor: str, x: float) -> str:
+        """A place on the axis of a factor as the user wrote it."""
+        for known in self.factors.get(factor, []):
+            if is_number(known) and number_of(known, factor) == x:
+                return self.text(factor, known)
+        return text_of(x)
+
     @cached_property
-    def _by_group(self) -> dict[Group, list[Result]]:
+    def _results_of(self) -> dict[Group, list[Result]]:
         found: dict[Group, list[Result]] = {}
-        for r in self.final:
+        for r in self.results:
             found.setdefault(self.group_of(r.config, r.factors), []).append(r)
         return found
+
+    @cached_property
+    def _final_of(self) -> dict[tuple[Group, Panel], list[Result]]:
+        found: dict[tuple[Group, Panel], list[Result]] = {}
+        for r in self.final:
+            found.setdefault((self.group_of(r.config, r.factors), r.panel), []).append(r)
+        return found
+
+    @cached_property
+    def _cost_of(self) -> dict[str, RunCost]:
+        return {cost.run: cost for cost in self.costs}
+
+    def _groups_in(self, series: Series) -> list[Group]:
+        return [g for g in self.groups if g.config == series.config and set(series.fixed) <= set(g.factors)]
 
     def _rank(self, name: str, value: Value) -> tuple[int, str]:
         order = self.factors.get(name, [])
@@ -162,7 +264,7 @@ def point_of(rows: Sequence[Result]) -> Point:
     if not math.isnan(low):
         low, high = max(0.0, low), min(top, high)
     error = max((e for e in (problems, mean.error) if not math.isnan(e)), default=math.nan)
-    return Point(mean.value, low, high, error, by_seed)
+    return Point(mean.value, low, high, error, by_seed, {r.seed: r.run for r in rows}, first.num_problems)
 
 
 def _error_over_problems(row: Result) -> float:
@@ -172,6 +274,19 @@ def _error_over_problems(row: Result) -> float:
     return math.nan if row.standard_error is None else row.standard_error
 
 
+def _mean(values: Sequence[int]) -> int | None:
+    return round(sum(values) / len(values)) if values else None
+
+
+def is_number(value: Value) -> bool:
+    """Whether a factor's value has a place on an axis; 1/4 may be written so."""
+    try:
+        number_of(value, "")
+    except ValueError:
+        return False
+    return True
+
+
 def number_of(value: Value, factor: str) -> float:
     """A factor's value as a number; 1/4 may be written so.
 
@@ -179,17 +294,21 @@ def number_of(value: Value, factor: str) -> float:
         ValueError: It is none.
     """
     try:
-        return float(Fraction(value)) if isinstance(value, str) and _FRACTION.fullmatch(value) else float(value)
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"factor {factor}: {value!r} is no number, so it cannot be an axis of a figure") from None
+        found = float(Fraction(value)) if isinstance(value, str) and _FRACTION.fullmatch(value) else float(value)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise ValueError(f"factor {factor}: {value!r} is no number, so it cannot be an axis of a figure")
+    return found
 
 
 def text_of(value: Value) -> str:
-    """A value as people write it: 1/256 rather than 0.00390625."""
+    """A value as people write it: 1/256 rather than 0.00390625, but 0.3 as it is."""
     if isinstance(value, str) or value in (0, 1):
         return str(value) if isinstance(value, str) else f"{value:.0f}"
     near = Fraction(value).limit_denominator(4096)
-    return f"{near.numerator}/{near.denominator}" if near and abs(near - value) < 1e-9 and value < 1 else f"{value:g}"
+    is_power = near.denominator & (near.denominator - 1) == 0 and near.numerator == 1
+    return f"1/{near.denominator}" if is_power and abs(near - value) < 1e-9 and value < 1 else f"{value:g}"
 
 
 def read_evidence(folder: Path) -> Evidence:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sftlab.report.exhibit import Table
+
 BENCHMARKS = ("GSM8K", "HumanEval", "MT-Bench")
 
 
@@ -106,3 +108,11 @@ TABLES = {
         ("v1's section 3.5 names k in {1, 1/2, 1/4, 1/8, 1/16, 1/32}, its table has those shown here.",),
     ),
 }
+
+
+def paper_table(kind: str) -> Table:
+    """One of ``TABLES`` to stand, folded, below one's own figure."""
+    table = TABLES[kind]
+    header, *rows = table.rows
+    title = f"The paper's numbers: {' / '.join(BENCHMARKS)} ({table.title})"
+    return Table(f"{kind.replace('_', '-')}-paper", title, header, rows, list(table.notes), folded=True)

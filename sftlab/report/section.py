@@ -1,11 +1,12 @@
-"""What a report is made of: sections with findings in words, drawings, tables, and what is missing."""
+"""What a report is made of: figures, which a study file names, turn evidence into sections."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sftlab.report.evidence import Evidence, Point
 from sftlab.report.exhibit import Cell, Picture, Table
@@ -13,18 +14,27 @@ from sftlab.report.rows import Panel
 from sftlab.report.text import with_interval
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as MatplotlibFigure
+
+    from sftlab.report.spots import Spot
 
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A figure with its caption and the numbers in it."""
+    """A matplotlib figure with its caption.
+
+    Attributes:
+        name: Of its files.
+        numbers: What is drawn, for its CSV.
+        spots: Places in it that tell more when they are pointed at.
+    """
 
     name: str
     title: str
     caption: str
-    figure: Figure
+    figure: MatplotlibFigure
     numbers: list[dict[str, Cell]]
+    spots: Sequence[Spot] = ()
 
 
 @dataclass
@@ -32,9 +42,10 @@ class Section:
     """One question with its answer.
 
     Attributes:
-        name: Anchor, and start of the names of its files.
-        findings: Sentences for the top of the report.
+        name: Start of the names of its files.
+        findings: Sentences for the top of the report; ``**bold**`` is their one mark.
         parts: In the order shown.
+        lead: Under the title.
         warnings: What a reader must know before comparing, at the top of the report too.
         missing: What should be here and is not.
         page: A page with more, which the report links to.
@@ -42,12 +53,44 @@ class Section:
 
     name: str
     title: str
-    lead: str = ""
     findings: list[str] = field(default_factory=list)
     parts: list[Drawing | Table | Picture] = field(default_factory=list)
+    lead: str = ""
     warnings: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     page: Path | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.findings or self.parts or self.warnings or self.missing or self.page)
+
+
+class Figure(ABC):
+    """Something that a study file names under ``figures``: it makes a section of the study's report.
+
+    A study file gives its arguments, as everywhere: ``{class_path: my_figures.Ladder, init_args: {single: alone}}``.
+
+        class Ladder(Figure):
+            config_arguments = ("single",)
+
+            def __init__(self, single: str = "alone") -> None:
+                self.single = single
+
+            def section(self, evidence: Evidence) -> Section: ...
+
+    Attributes:
+        config_arguments: Arguments that name configs of the study (keys of its ``runs``); a name that it does not have
+            is told when the study is read. ``{ability}`` in a name stands for any text.
+        factor_arguments: Arguments that name factors of the study (keys of its ``grid``), likewise.
+    """
+
+    config_arguments: ClassVar[tuple[str, ...]] = ()
+    factor_arguments: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def section(self, evidence: Evidence) -> Section:
+        """What the report shows. What cannot be shown belongs into ``missing``; only bad input raises a ValueError."""
 
 
 def point_text(point: Point | None, best: float | None) -> str:
@@ -76,7 +119,7 @@ def panel_label(panel: Panel) -> str:
     return "loss on held-out data" if panel.best is None else panel.metric.split("/")[0].replace("@", " at ")
 
 
-def interval_words(evidence: Evidence, points: Sequence[Point]) -> str:
+def interval_words(points: Sequence[Point]) -> str:
     """Where the intervals of a figure come from."""
     counts = sorted({len(p.by_seed) for p in points})
     over = "Student's t over seeds, but never narrower than the number of problems allows"

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sftlab.files import whole_file, write_text
+from sftlab.report.choosing import check_weights
 from sftlab.report.evidence import Evidence, read_evidence
 from sftlab.report.exhibit import Picture, Table, csv_of
-from sftlab.report.figures import save
+from sftlab.report.named import figures_of
 from sftlab.report.page import guarded, render
-from sftlab.report.paper_numbers import TABLES
-from sftlab.report.section import Drawing, Section
-from sftlab.report.sections import growth, keeping, mixing, replay, strategies
-from sftlab.report.sections.inside import inside
+from sftlab.report.section import Drawing, Figure, Section
+from sftlab.report.sections.cost import Cost, Failures
+from sftlab.report.sections.curve import Curve
+from sftlab.report.sections.exhibits import exhibit_sections
+from sftlab.report.sections.forgetting import Forgetting
+from sftlab.report.sections.setting import BestSetting
 from sftlab.report.style import style
+from sftlab.report.svg import save
 from sftlab.report.text import slug
-
-KINDS: dict[str, Callable[[Evidence], Section]] = {
-    "scaling": growth.scaling,
-    "single_against_mixed": mixing.single_against_mixed,
-    "ratio": mixing.ratio,
-    "strategies": strategies.strategies,
-    "equal_count": mixing.equal_count,
-    "leave_one_out": strategies.leave_one_out,
-}
 
 
 def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Path:
@@ -35,7 +31,7 @@ def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Pa
 
     Args:
         folder: Of a study.
-        weights: What each ability counts in the choice of k; 1 where left out.
+        weights: What each ability counts in the choice of a setting; 1 where left out.
 
     Returns:
         The page.
@@ -43,28 +39,30 @@ def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Pa
     Raises:
         ValueError: The folder is no study, a line of its files is malformed, or a weight names no ability.
     """
-    evidence = read_evidence(folder)
-    if unknown := sorted(set(evidence.figures) - {*KINDS, "k"}):
-        known = ", ".join([*KINDS, "k"])
-        raise ValueError(f"{folder / 'study.json'}: figures: unknown {', '.join(unknown)}; known are {known}")
+    evidence = replace(read_evidence(folder), weights=dict(weights or {}))
+    check_weights(evidence)
+    figures = figures_of(evidence.figures, f"{folder / 'study.json'}, figures")
     with style():
-        sections = [_section(evidence, kind, weights or {}) for kind in evidence.figures]
-        sections += [keeping.keeping(evidence), *inside(evidence), keeping.cost(evidence)]
-        if failed := keeping.failures(evidence):
-            sections.append(failed)
         seeds = ", ".join(map(str, evidence.seeds))
         facts = f"{len(evidence.runs)} runs \u00b7 seed{'s' * (len(evidence.seeds) != 1)} {seeds}"
         about = {"name": evidence.study, "title": evidence.title, "question": evidence.question, "facts": facts}
-        return write_page(folder / "report", sections, about)
+        return write_page(folder / "report", sections_of(evidence, figures), about)
 
 
-def _section(evidence: Evidence, kind: str, weights: Mapping[str, float]) -> Section:
-    section = replay.replay(evidence, weights) if kind == "k" else KINDS[kind](evidence)
-    if kind != "strategies" and (table := TABLES.get(kind)):  # there they stand beside the user's own
-        header, *rows = table.rows
-        title = f"The paper's numbers: GSM8K / HumanEval / MT-Bench ({table.title})"
-        section.parts.append(Table(f"{section.name}-paper", title, header, rows, list(table.notes), folded=True))
-    return section
+def sections_of(evidence: Evidence, figures: Sequence[Figure]) -> list[Section]:
+    """What the study's figures show, then what every report has, unless it is named among the figures."""
+    sections = [figure.section(evidence) for figure in figures]
+    always = [Forgetting(), *([] if any(is_choice(figure, evidence) for figure in figures) else [BestSetting()])]
+    named = {type(figure) for figure in figures}
+    sections += [one.section(evidence) for one in reversed(always) if type(one) not in named]
+    sections += exhibit_sections(evidence)
+    sections += [one.section(evidence) for one in (Cost(), Failures()) if type(one) not in named]
+    return [section for section in sections if not section.is_empty]
+
+
+def is_choice(figure: Figure, evidence: Evidence) -> bool:
+    """Whether a figure already says which setting of the study is the best."""
+    return isinstance(figure, Curve) and figure.covers(evidence)
 
 
 def write_page(folder: Path, sections: Sequence[Section], about: Mapping[str, str]) -> Path:
@@ -130,7 +128,7 @@ def _part(part: Drawing | Table | Picture, files: _Files) -> dict[str, Any]:
         from markupsafe import Markup
 
         name = files.name(part.name)
-        svg = Markup(save(part.figure, files.folder, name))
+        svg = Markup(save(part.figure, files.folder, name, part.spots))
         write_text(files.folder / f"{name}.csv", csv_of(part.numbers))
         about = {"title": part.title, "caption": part.caption, "files": files.links(name, "png", "svg", "csv")}
         return {"kind": "drawing", "svg": svg, **about}

@@ -11,7 +11,7 @@
       dmt: {}
       multi_task: {set: {schedule: {class_path: MultiTask}}, grid: {}}
     budget: {of: multi_task, units: [epochs, steps]}        # every run also at the optimizer steps of that one
-    figures: [k]                                            # what the report draws
+    figures: [k, {class_path: Scaling, init_args: {axis: k}}]   # what the report draws: names, class paths
     needs: [bases.yaml]                                     # studies, relative to this file, that are run before it
 
 Keys are dotted as on the command line. A fraction may be written 1/256. A need may also be a command whose folder is
@@ -20,7 +20,6 @@ missing: {tag: {config: ../dmt.yaml, ability: general, drop: code|math, to: tags
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import itertools
 import json
@@ -34,9 +33,8 @@ from typing import Any
 
 from sftlab.config import merge_config, read_yaml, set_key
 from sftlab.files import MAX_NAME_BYTES, checked_name
+from sftlab.report.named import figures_of
 
-FIGURES = ("scaling", "single_against_mixed", "ratio", "k", "strategies", "equal_count", "leave_one_out")
-"""What the report of a study may draw."""
 _KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs", "budget"}
 BUDGETS = ("epochs", "steps", "supervised_tokens")
 """What runs may be held equal in: their own epochs, or the steps or supervised tokens of one of them."""
@@ -74,7 +72,7 @@ class Study:
         name: Names its folder.
         title: Heads its report.
         question: What it answers.
-        figures: Kinds of figures that its report has.
+        figures: Figures that its report has, by name or as class_path with init_args.
         factors: Values of each factor, in order.
         written: The same values as the user wrote them: 1/256.
         seeds: Of its runs.
@@ -85,7 +83,7 @@ class Study:
     name: str
     title: str
     question: str
-    figures: tuple[str, ...]
+    figures: tuple[Any, ...]
     factors: dict[str, list[Scalar]]
     written: dict[str, list[str]]
     seeds: tuple[int, ...]
@@ -144,15 +142,11 @@ def read_study(
         raise ValueError(f"{path}: two runs would be called {twice[0]}; give the values of a factor other names")
     if budget:
         runs = _held_equal(path, runs, str(content["budget"]["of"]))
-    figures = tuple(content.get("figures") or ())
-    for figure in figures:
-        if figure not in FIGURES:
-            near = difflib.get_close_matches(str(figure), FIGURES, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(FIGURES)}"
-            raise ValueError(f"{path}, figures: there is no {figure!r}; {hint}")
+    figures = content.get("figures") or []
+    figures_of(figures, f"{path}, figures", {run.config_name for run in runs}, list(factors.values))
     about = (str(content.get("title") or name), str(content.get("question") or ""))
     needs = _needs(path, content.get("needs"))
-    return Study(name, *about, figures, factors.values, factors.written, seeds, tuple(runs), needs)
+    return Study(name, *about, tuple(figures), factors.values, factors.written, seeds, tuple(runs), needs)
 
 
 def _mapping(path: Path, key: str, value: Any) -> dict[str, Any]:

@@ -4,9 +4,8 @@ import pytest
 import yaml
 from fitting import ROOT, write_config, write_records
 
-from sftlab.report.write import KINDS
 from sftlab.study.graph import find_problems_of, plan_runs
-from sftlab.study.study import FIGURES, read_study
+from sftlab.study.study import read_study
 
 SHIPPED = sorted((ROOT / "configs" / "studies").rglob("*.yaml"))
 BASE = {
@@ -91,10 +90,6 @@ def test_several_bases_are_merged_and_the_last_word_is_the_command_lines(tmp_pat
 def test_bad_files_are_told(tmp_path, content, words):
     with pytest.raises(ValueError, match=words):
         study(tmp_path, **content)
-
-
-def test_what_a_study_may_draw_is_what_the_report_draws():
-    assert set(FIGURES) == {*KINDS, "k"}
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))

@@ -1,4 +1,4 @@
-"""Sections of what other tools and callbacks found about a study: maps, tags, leaks, cards, heat maps of its runs.
+"""What other tools and callbacks found about a study: maps, tags, leaks, cards, heat maps of its runs.
 
 <study>/inside/**            what represent, tag, leaks and card were told to write there
 beside a drop list           what tag and leaks found when they wrote the list that the study's runs leave out
@@ -7,7 +7,6 @@ beside a drop list           what tag and leaks found when they wrote the list t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,32 +15,31 @@ from typing import Any
 from sftlab.report.evidence import Evidence
 from sftlab.report.exhibit import Exhibit, Picture, Table, files_in
 from sftlab.report.section import Section
-from sftlab.report.text import slug
+
+FOLDER = "inside"  # of a study and of a run, where tools and callbacks put their exhibits
 
 
-def inside(evidence: Evidence) -> list[Section]:
+def exhibit_sections(evidence: Evidence) -> list[Section]:
     """A section for each exhibit, one for the heat maps of the runs, one for pictures that no exhibit shows.
 
     What cannot be shown is named as missing: after days of training a report must not fail for a lost picture.
     """
-    folder = evidence.folder / "inside"
+    folder = evidence.folder / FOLDER
     broken: list[str] = []
     found = _read(files_in(folder, deep=True), broken)
     drops = _drop_folders(evidence)
     found |= _read([path for other in drops for path in files_in(other)], broken)
-    names: Counter[str] = Counter()
     sections = []
     for path, exhibit in found.items():
-        name = f"inside-{slug(path.parent.name)}-{slug(path.name.split('.')[0])}"
-        names[name] += 1
-        section = _section(exhibit, f"{name}-{names[name]}" if names[name] > 1 else name)
+        name = f"{FOLDER}-{path.parent.name}-{path.name.split('.')[0]}"
+        section = _section(exhibit, name)
         if (path.parent / "drop.jsonl").is_file() and path.parent not in drops:
             section.lead = "A drop list lies beside it; no run of this study leaves out what it names."
         sections.append(section)
-    drawn = Section("inside-runs", "Inside the runs", "Drawn by callbacks, of the runs of the first seed.")
+    drawn = Section("runs", "Inside the runs", lead="Drawn by callbacks, of the runs of the first seed.")
     drawn.parts += list(_drawn(evidence, broken))
     shown = {part.path.resolve() for exhibit in found.values() for part in exhibit.parts if isinstance(part, Picture)}
-    others = Section("inside-pictures", "Pictures", missing=broken)
+    others = Section("pictures", "Pictures", missing=broken)
     others.parts += [
         Picture(path, path.stem, "") for path in files_in(folder, ".png", deep=True) if path.resolve() not in shown
     ]
@@ -88,7 +86,7 @@ def _lists_in(node: Any) -> Iterator[Path]:
 def _drawn(evidence: Evidence, broken: list[str]) -> Iterator[Picture]:
     for cost in evidence.costs:
         if cost.seed == evidence.seeds[0]:
-            paths = files_in(evidence.folder / "runs" / cost.run / "inside")
+            paths = files_in(evidence.folder / "runs" / cost.run / FOLDER)
             for exhibit in _read(paths, broken).values():
                 for part in exhibit.parts:
                     if isinstance(part, Picture):

@@ -1,77 +1,81 @@
-"""The section on amounts: score and held-out loss against the fraction of the data, with fits and verdicts."""
+"""Scores and held-out losses against the amount of data, with fits and verdicts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sftlab.report.evidence import Evidence, Point, text_of
+from sftlab.report.evidence import SPECIALISTS, Evidence, Series
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import Line, LinePanel, line_figure
-from sftlab.report.rows import Panel, Value
-from sftlab.report.section import Drawing, Section, interval_words, panel_label, panel_title, point_numbers
+from sftlab.report.lines import Lines, lines_along, lines_drawing, points_in
+from sftlab.report.rows import Panel
+from sftlab.report.section import Drawing, Figure, Section, interval_words, panel_label, panel_title
 from sftlab.report.text import estimate_text, number, p_text
 from sftlab.stats.fits import Curve, Fit, Shape, fits_of, shape_of
 from sftlab.stats.interval import Estimate
 
-Rest = tuple[tuple[str, Value], ...]
-Lines = dict[str, Line]
 Key = tuple[Panel, str]  # a panel and the label of a line in it
 POWER, LINE = "solid", (0, (1, 1.5))  # how fitted curves are drawn
 
 
-def rest_text(rest: Rest, config: str = "") -> str:
-    """A label from a config and the factors that are no axis; the size stands without its name."""
-    words = [text_of(value) if name == "size" else f"{name}={text_of(value)}" for name, value in rest]
-    return " ".join([*([config] if config else []), *words])
+class Scaling(Figure):
+    """Score against the amount of data, for each ability and size, with fits.
 
+    Args:
+        axis: The factor that is the amount.
+        single: Configs that train one ability alone, ``{ability}`` standing for its name; an ability that has such
+            runs is shown by them, any other by all runs.
+    """
 
-def scaling(evidence: Evidence) -> Section:
-    """Score against fraction, for each ability and size, with fits."""
-    section = Section("scaling", "Score against the amount of data")
-    section.missing = evidence.missing(evidence.configs)
-    for name, panels in (("score", evidence.panels), ("loss", evidence.loss_panels)):
-        lines = {panel: _own_lines(evidence, panel) for panel in panels}
-        lines = {panel: found for panel, found in lines.items() if found}
-        if lines:
-            section.parts += _scaling_parts(evidence, name, lines, section)
-    if not section.parts:
-        section.missing.append("no run with a factor named fraction has a score")
-    return section
+    config_arguments = ("single",)
+    factor_arguments = ("axis",)
 
+    def __init__(self, axis: str = "fraction", single: str | Sequence[str] = SPECIALISTS) -> None:
+        self.axis, self.single = axis, (single,) if isinstance(single, str) else tuple(single)
+        self.xlabel = "fraction of the data" if axis == "fraction" else axis
 
-def _own_lines(evidence: Evidence, panel: Panel) -> Lines:
-    """The lines of an ability: of its specialists where there are any, else of all configs."""
-    found: Lines = {}
-    own = evidence.specialists(panel.ability)
-    for config in own or evidence.configs:
-        for rest in evidence.without(config, "fraction"):
-            line = evidence.line(panel, config, "fraction", rest)
-            if line:
-                found[rest_text(rest, "" if own else config) or "score"] = line
-    return found
+    def section(self, evidence: Evidence) -> Section:
+        """Scores first, then losses."""
+        section = Section("scaling", "Score against the amount of data")
+        section.missing = evidence.missing(evidence.configs)
+        for name, panels in (("score", evidence.panels), ("loss", evidence.loss_panels)):
+            lines = {panel: self._own_lines(evidence, panel) for panel in panels}
+            lines = {panel: found for panel, found in lines.items() if found}
+            if lines:
+                section.parts += self._parts(evidence, name, lines, section)
+        if not section.parts:
+            section.missing.append(f"no run with a factor named {self.axis} has a score")
+        return section
 
+    def _own_lines(self, evidence: Evidence, panel: Panel) -> dict[str, Line]:
+        """The lines of an ability: of its specialists where there are any, else of all configs."""
+        own = evidence.specialists(panel.ability, self.single)
+        return lines_along(evidence, panel, own or [Series(c) for c in evidence.configs], self.axis, named=not own)
 
-def _scaling_parts(evidence: Evidence, name: str, lines: dict[Panel, Lines], section: Section) -> list[Drawing | Table]:
-    points = points_in(lines.values())
-    what = "Score" if name == "score" else "Loss on held-out data"
-    grid = [[LinePanel(panel_title(p), panel_label(p), p.best, found) for p, found in lines.items()]]
-    caption = f"{what} of each ability against the fraction of its data. {interval_words(evidence, points)}"
-    figure = line_figure(grid, "fraction of the data")
-    parts: list[Drawing | Table] = [
-        Drawing(f"scaling-{name}", f"{what} against fraction", caption, figure, line_numbers("fraction", lines))
-    ]
-    curves = {(panel, label): curve_of(panel, line) for panel, found in lines.items() for label, line in found.items()}
-    fits = {key: fits_of(curve) for key, curve in curves.items()}
-    shapes = {key: shape_of(curve) for key, curve in curves.items()}
-    if any(fits.values()):
-        parts.append(_fit_drawing(name, lines, curves, fits))
-        parts.append(_fit_table(name, curves, fits))
-    parts.append(_verdict_table(name, curves, shapes))
-    known = [p for p, found in lines.items() if any(shapes[p, label].verdict != "undecided" for label in found)]
-    section.findings += [_verdict_words(panel, lines[panel], shapes) for panel in known]
-    return parts
+    def _parts(
+        self, evidence: Evidence, name: str, lines: dict[Panel, dict[str, Line]], section: Section
+    ) -> list[Drawing | Table]:
+        what = "Score" if name == "score" else "Loss on held-out data"
+        title = f"{what} against {'fraction' if self.axis == 'fraction' else self.axis}"
+        of_what = "the fraction of its data" if self.axis == "fraction" else self.axis
+        caption = f"{what} of each ability against {of_what}. {interval_words(points_in(lines.values()))}"
+        parts: list[Drawing | Table] = [
+            lines_drawing(evidence, f"scaling-{name}", title, caption, lines, self.axis, self.xlabel)
+        ]
+        curves = {
+            (panel, label): curve_of(panel, line) for panel, found in lines.items() for label, line in found.items()
+        }
+        fits = {key: fits_of(curve) for key, curve in curves.items()}
+        shapes = {key: shape_of(curve) for key, curve in curves.items()}
+        if any(fits.values()):
+            parts.append(_fit_drawing(evidence, name, self.axis, self.xlabel, lines, curves, fits))
+            parts.append(_fit_table(name, curves, fits))
+        parts.append(_verdict_table(name, curves, shapes))
+        known = [p for p, found in lines.items() if any(shapes[p, label].verdict != "undecided" for label in found)]
+        section.findings += [_verdict_words(panel, lines[panel], shapes) for panel in known]
+        return parts
 
 
 def curve_of(panel: Panel, line: Line) -> Curve:
@@ -95,7 +99,15 @@ def _verdict_words(panel: Panel, lines: Lines, shapes: dict[Key, Shape]) -> str:
     return f"{panel.ability}, {measure} against the amount of data: {'; '.join(texts)}."
 
 
-def _fit_drawing(name: str, lines: dict[Panel, Lines], curves: dict[Key, Curve], fits: dict[Key, list[Fit]]) -> Drawing:
+def _fit_drawing(
+    evidence: Evidence,
+    name: str,
+    axis: str,
+    xlabel: str,
+    lines: Mapping[Panel, Lines],
+    curves: dict[Key, Curve],
+    fits: dict[Key, list[Fit]],
+) -> Drawing:
     row = []
     numbers: list[dict[str, Cell]] = []
     for panel, found in lines.items():
@@ -108,10 +120,11 @@ def _fit_drawing(name: str, lines: dict[Panel, Lines], curves: dict[Key, Curve],
                 fitted.append((label, grid_F, values_F, POWER if fit.form == "power law" else LINE))
                 pairs = zip(grid_F.tolist(), values_F.tolist(), strict=True)
                 about = _about(panel, label) | {"form": fit.form}
-                numbers += [about | {"fraction": x, "fitted": y} for x, y in pairs]
+                numbers += [about | {axis: x, "fitted": y} for x, y in pairs]
         row.append(LinePanel(panel_title(panel), panel_label(panel), panel.best, found, fitted, joined=False))
     caption = "Means with 95 % intervals and the curves fitted: power law with offset (solid), log-linear (dotted)."
-    return Drawing(f"scaling-{name}-fits", "Fits", caption, line_figure([row], "fraction of the data"), numbers)
+    figure, spots = line_figure([row], xlabel, lambda x: evidence.tick(axis, x))
+    return Drawing(f"scaling-{name}-fits", "Fits", caption, figure, numbers, spots)
 
 
 def _verdict_table(name: str, curves: dict[Key, Curve], shapes: dict[Key, Shape]) -> Table:
@@ -169,18 +182,3 @@ def _about(panel: Panel, label: str) -> dict[str, Cell]:
 
 def _ends(name: str, estimate: Estimate) -> dict[str, Cell]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
-
-
-def points_in(groups: Iterable[Lines]) -> list[Point]:
-    """All points of some lines."""
-    return [p for lines in groups for line in lines.values() for _, p in line]
-
-
-def line_numbers(axis: str, lines: dict[Panel, Lines]) -> list[dict[str, Cell]]:
-    """The points of a figure for its CSV."""
-    return [
-        {"ability": panel.ability, "task": panel.task, "line": label, axis: x, **point_numbers(point)}
-        for panel, found in lines.items()
-        for label, line in found.items()
-        for x, point in line
-    ]

@@ -1,4 +1,4 @@
-"""Sections that every report has: what was forgotten, what it cost, what failed."""
+"""What each stage taught and made forget, and what is left of the specialists' scores."""
 
 from __future__ import annotations
 
@@ -8,45 +8,58 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sftlab.report.evidence import Evidence, Group, number_of
+from sftlab.report.evidence import SPECIALISTS, Evidence, Group, is_number, number_of
 from sftlab.report.exhibit import Cell, Table
-from sftlab.report.figures import HeatBlock, heat_figure
-from sftlab.report.rows import HELD_OUT, Result, Value
-from sftlab.report.section import Drawing, Section
-from sftlab.report.text import duration, number, with_interval
+from sftlab.report.heat import HeatBlock, heat_figure
+from sftlab.report.rows import HELD_OUT, Value
+from sftlab.report.section import Drawing, Figure, Section
+from sftlab.report.text import number, with_interval
 from sftlab.stats.forgetting import PerAbility, ScoreMatrix, backward_transfer, forgetting, retention
 from sftlab.stats.interval import Estimate, student
 
 MAX_SINGLE_STAGE = 24  # groups of one stage shown in the heat map: they forget nothing, and a grid has dozens
+MAX_GROUPS = 60  # groups shown in it at all: a longer picture is one that nobody can open
 
 
-def keeping(evidence: Evidence) -> Section:
-    """The matrix R[stage, ability] of each group, with backward transfer, forgetting and retention."""
-    section = Section("forgetting", "What each stage taught and made forget")
-    rows = [r for r in evidence.results if r.headline and not r.inside and r.task != HELD_OUT and r.value is not None]
-    matrices = {group: _matrices(evidence, group, rows) for group in evidence.groups}
-    matrices = {group: found for group, found in matrices.items() if found}
-    staged = [g for g, found in matrices.items() if any(len(m.stages) > 1 for m in found.values())]
-    single = [g for g in matrices if g not in staged]
-    shown = [g for g in matrices if g in staged or len(single) <= MAX_SINGLE_STAGE]
-    if len(single) > MAX_SINGLE_STAGE:
-        section.lead = f"{len(single)} groups of one stage are not drawn: nothing can be forgotten in them."
-    if shown:
-        section.parts.append(_heat(evidence, {g: matrices[g] for g in shown}))
-    if staged:
-        section.parts.append(_change_table(evidence, {g: matrices[g] for g in staged}))
-        section.findings += _loss_words(evidence, {g: matrices[g] for g in staged})
-    specialists = _specialist_scores(evidence)
-    if specialists:
-        section.parts.append(_retention_table(evidence, matrices, specialists, section))
-    return section
+class Forgetting(Figure):
+    """The matrix R[stage, ability] of each group, with backward transfer, forgetting and retention.
+
+    Args:
+        single: Configs that train one ability alone, ``{ability}`` standing for its name; retention is against them.
+    """
+
+    config_arguments = ("single",)
+
+    def __init__(self, single: str | Sequence[str] = SPECIALISTS) -> None:
+        self.single = (single,) if isinstance(single, str) else tuple(single)
+
+    def section(self, evidence: Evidence) -> Section:
+        """Nothing but a title where no run has a score."""
+        section = Section("forgetting", "What each stage taught and made forget")
+        matrices = {group: found for group in evidence.groups if (found := _matrices(evidence, group))}
+        staged = [g for g, found in matrices.items() if any(len(m.stages) > 1 for m in found.values())]
+        single = [g for g in matrices if g not in staged]
+        shown = [g for g in matrices if g in staged or len(single) <= MAX_SINGLE_STAGE]
+        if len(single) > MAX_SINGLE_STAGE:
+            section.lead = f"{len(single)} groups of one stage are not drawn: nothing can be forgotten in them."
+        if len(shown) > MAX_GROUPS:
+            section.lead += f" Of {len(shown)} groups the first {MAX_GROUPS} are drawn; the tables have all."
+        if shown:
+            section.parts.append(_heat(evidence, {g: matrices[g] for g in shown[:MAX_GROUPS]}))
+        if staged:
+            section.parts.append(_change_table(evidence, {g: matrices[g] for g in staged}))
+            section.findings += _loss_words(evidence, {g: matrices[g] for g in staged})
+        specialists = _specialist_scores(evidence, self.single)
+        if specialists:
+            section.parts.append(_retention_table(evidence, matrices, specialists, section, self.single))
+        return section
 
 
-def _matrices(evidence: Evidence, group: Group, rows: Sequence[Result]) -> dict[int, ScoreMatrix]:
+def _matrices(evidence: Evidence, group: Group) -> dict[int, ScoreMatrix]:
     """R by seed; every ability by its first headline task."""
-    mine = [r for r in rows if evidence.group_of(r.config, r.factors) == group]
     tasks = {panel.ability: panel.task for panel in reversed(evidence.panels)}
-    mine = [r for r in mine if tasks.get(r.ability) == r.task]
+    mine = [r for r in evidence.results_of(group) if r.headline and not r.inside and r.value is not None]
+    mine = [r for r in mine if r.task != HELD_OUT and tasks.get(r.ability) == r.task]
     found = {}
     for seed in sorted({r.seed for r in mine}):
         own = sorted((r for r in mine if r.seed == seed), key=lambda r: r.stage_index)
@@ -58,12 +71,13 @@ def _matrices(evidence: Evidence, group: Group, rows: Sequence[Result]) -> dict[
 
 
 def _heat(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> Drawing:
-    abilities = list(dict.fromkeys(panel.ability for panel in evidence.panels))
+    abilities = evidence.abilities
     blocks, numbers = [], []
     for group, by_seed in matrices.items():
         first = next(iter(by_seed.values()))
         share_SA = np.full((len(first.stages), len(abilities)), math.nan)
         text_SA = [["" for _ in abilities] for _ in first.stages]
+        lines_SA: list[list[list[str]]] = [[[] for _ in abilities] for _ in first.stages]
         for i, stage in enumerate(first.stages):
             for j, ability in enumerate(abilities):
                 value = _mean_cell(by_seed, stage, ability)
@@ -72,23 +86,39 @@ def _heat(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> 
                 best, star = first.best_of(ability), "*" * (ability in first.full[i])
                 share_SA[i, j] = value / best
                 text_SA[i][j] = (f"{100 * value:.1f}" if best == 1 else f"{value:.2f}") + star
+                lines_SA[i][j] = _cell_lines(group, by_seed, stage, ability, best, bool(star))
                 about: dict[str, Cell] = {"group": str(group), "stage": stage, "ability": ability, "mean": value}
                 numbers.append(about | {"trained_in_full": bool(star), "num_seeds": len(by_seed)})
-        blocks.append(HeatBlock(str(group), list(first.stages), share_SA, text_SA))
+        blocks.append(HeatBlock(str(group), list(first.stages), share_SA, text_SA, lines_SA))
     caption = (
         "Score of every ability (columns) after every stage (rows), mean over seeds; rates in percent. A star: the "
         "stage trained the ability in full. Colour: share of the best possible score."
     )
-    return Drawing("forgetting", "Scores after each stage", caption, heat_figure(blocks, abilities), numbers)
+    figure, spots = heat_figure(blocks, abilities)
+    return Drawing("forgetting", "Scores after each stage", caption, figure, numbers, spots)
 
 
 def _mean_cell(by_seed: dict[int, ScoreMatrix], stage: str, ability: str) -> float:
-    values = [
-        float(m.scores_SA[m.stages.index(stage), m.abilities.index(ability)])
-        for m in by_seed.values()
-        if stage in m.stages and ability in m.abilities
-    ]
+    values = _cell_values(by_seed, stage, ability).values()
     return sum(values) / len(values) if values else math.nan
+
+
+def _cell_values(by_seed: dict[int, ScoreMatrix], stage: str, ability: str) -> dict[int, float]:
+    return {
+        seed: float(m.scores_SA[m.stages.index(stage), m.abilities.index(ability)])
+        for seed, m in by_seed.items()
+        if stage in m.stages and ability in m.abilities
+    }
+
+
+def _cell_lines(
+    group: Group, by_seed: dict[int, ScoreMatrix], stage: str, ability: str, best: float, in_full: bool
+) -> list[str]:
+    """What a cell tells when it is pointed at."""
+    values = _cell_values(by_seed, stage, ability)
+    named = [f"seed {seed}: {number(value, best)}" for seed, value in values.items()]
+    trained = ["trained in full by this stage"] if in_full else []
+    return [f"{group}, {ability} after {stage}", number(sum(values.values()) / len(values), best), *trained, *named]
 
 
 def _over_seeds(
@@ -105,7 +135,7 @@ def _over_seeds(
 
 
 def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> Table:
-    abilities = list(dict.fromkeys(panel.ability for panel in evidence.panels))
+    abilities = evidence.abilities
     rows, numbers = [], []
     for group, by_seed in matrices.items():
         best = next(iter(by_seed.values())).best_of
@@ -129,7 +159,7 @@ def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatri
 def _loss_words(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> list[str]:
     """A sentence for each ability that something forgot, or could have."""
     found = []
-    for ability in dict.fromkeys(panel.ability for panel in evidence.panels):
+    for ability in evidence.abilities:
         best = next(iter(next(iter(matrices.values())).values())).best_of(ability)
         lost = {str(group): _over_seeds(m, ability, forgetting).value for group, m in matrices.items()}
         words = [f"{group} {number(-v, best, signed=True)}" for group, v in lost.items() if not math.isnan(v)]
@@ -152,15 +182,21 @@ class _Specialist:
         return all(mine.get(name, value) == value for name, value in self.factors.items())
 
 
-def _specialist_scores(evidence: Evidence) -> dict[str, list[_Specialist]]:
+def _specialist_scores(evidence: Evidence, single: Sequence[str]) -> dict[str, list[_Specialist]]:
     found: dict[str, list[_Specialist]] = {}
     tasks = {panel.ability: panel.task for panel in reversed(evidence.panels)}
+    alone = {ability: evidence.specialists(ability, single) for ability in evidence.abilities}
     for r in evidence.final:
-        whole = number_of(r.factors.get("fraction", 1), "fraction") == 1
-        if r.config in evidence.specialists(r.ability) and tasks.get(r.ability) == r.task and whole:
-            factors = {name: value for name, value in r.factors.items() if name != "fraction"}
-            found.setdefault(r.ability, []).append(_Specialist(r.seed, factors, float(r.value or 0)))
+        mine = [s for s in alone.get(r.ability, []) if s.config == r.config and set(s.fixed) <= set(r.factors.items())]
+        if mine and tasks.get(r.ability) == r.task and _is_whole(r.factors.get("fraction", 1)):
+            others = {name: value for name, value in r.factors.items() if (name, value) not in mine[0].fixed}
+            others.pop("fraction", None)
+            found.setdefault(r.ability, []).append(_Specialist(r.seed, others, float(r.value or 0)))
     return found
+
+
+def _is_whole(fraction: Value) -> bool:
+    return is_number(fraction) and number_of(fraction, "fraction") == 1
 
 
 def _retention_table(
@@ -168,10 +204,11 @@ def _retention_table(
     matrices: dict[Group, dict[int, ScoreMatrix]],
     specialists: dict[str, list[_Specialist]],
     section: Section,
+    single: Sequence[str],
 ) -> Table:
     rows, numbers = [], []
     for group, by_seed in matrices.items():
-        if any(group.config in evidence.specialists(ability) for ability in specialists):
+        if any(group.config == s.config for ability in specialists for s in evidence.specialists(ability, single)):
             continue
         cells = []
         for ability, alone in specialists.items():
@@ -187,50 +224,11 @@ def _retention_table(
             about: dict[str, Cell] = {"group": str(group), "ability": ability, "retention": mean.value}
             numbers.append(about | {"low": mean.low, "high": mean.high, "num_seeds": len(values)})
         rows.append([str(group), *cells])
-    lacking = [p.ability for p in evidence.panels if p.ability not in specialists]
-    section.missing += [f"config {ability}_only or single_{ability}, for its retention" for ability in lacking]
+    lacking = [ability for ability in evidence.abilities if ability not in specialists]
+    names = " or ".join(reversed(single))
+    section.missing += [f"config {names.replace('{ability}', ability)}, for its retention" for ability in lacking]
     notes = [
         "Final score divided by that of the model trained on all of this ability alone, of the same seed and size "
         "(and of whatever else the study varies)."
     ]
     return Table("retention", "Retention against the specialists", ["", *specialists], rows, notes, numbers)
-
-
-def cost(evidence: Evidence) -> Section:
-    """Tokens trained and reused, and seconds, by config."""
-    section = Section("cost", "Cost")
-    rows, numbers = [], []
-    for config in [*dict.fromkeys(c.config for c in evidence.costs), None]:
-        runs = [c for c in evidence.costs if config is None or c.config == config]
-        stages = [stage for run in runs for stage in run.stages]
-        reused = sum(s.tokens for s in stages if s.reused)
-        trained = sum(s.tokens for s in stages) - reused
-        seconds = sum(s.seconds or 0 for s in stages if not s.reused)
-        saved = reused / (trained + reused) if trained + reused else 0.0
-        done = sum(run.status == "done" for run in runs)
-        name = config or "total"
-        count = f"{done}" if done == len(runs) else f"{done} of {len(runs)}"
-        rows.append([name, count, f"{trained:,}", f"{reused:,}", f"{saved:.0%}", duration(seconds)])
-        about: dict[str, Cell] = {"config": name, "runs": len(runs), "done": done, "tokens_trained": trained}
-        numbers.append(about | {"tokens_reused": reused, "saved_share": saved, "seconds": seconds})
-    total = numbers[-1]
-    if evidence.costs:
-        section.findings.append(
-            f"{total['done']} of {total['runs']} runs done; {rows[-1][2]} tokens trained in {rows[-1][5]}, "
-            f"{rows[-1][3]} taken over from stages that other runs had trained (**{rows[-1][4]} saved**)."
-        )
-    notes = ["Reused: tokens of stages that another run of the study trained. Saved: reused / (trained + reused)."]
-    header = ["config", "runs done", "tokens trained", "tokens reused", "saved", "training time"]
-    section.parts.append(Table("cost", "What was trained", header, rows, notes, numbers))
-    return section
-
-
-def failures(evidence: Evidence) -> Section | None:
-    """Failed runs with their last lines; None where none failed."""
-    failed = [c for c in evidence.costs if c.status == "failed"]
-    if not failed:
-        return None
-    section = Section("failed", "Failed runs", "The same study command runs them again.")
-    rows = [[c.run, c.error or "no message"] for c in failed]
-    section.parts.append(Table("failed", "Failed runs", ["run", "last lines"], rows))
-    return section

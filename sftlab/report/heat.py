@@ -1,0 +1,69 @@
+"""Heat maps of a report: scores after each stage, cells coloured and written in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from sftlab.report.figures import Drawn, subplots
+from sftlab.report.spots import Spot
+from sftlab.report.style import GRID, INK, SCORES
+from sftlab.report.text import shortened
+
+
+@dataclass(frozen=True, eq=False)
+class HeatBlock:
+    """Rows of a heat map that belong together.
+
+    Attributes:
+        name: Left of the rows.
+        rows: Their labels.
+        share_RC: Colours, from 0 to 1; nan is left empty.
+        text_RC: What stands in the cells.
+        lines_RC: What they tell when pointed at.
+    """
+
+    name: str
+    rows: list[str]
+    share_RC: np.ndarray
+    text_RC: list[list[str]] = field(default_factory=list)
+    lines_RC: list[list[list[str]]] = field(default_factory=list)
+
+
+def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
+    """Blocks under each other, columns across, cells coloured and written in."""
+    import matplotlib
+    from matplotlib.patches import Rectangle
+
+    colours = matplotlib.colormaps[SCORES]
+    gaps = [0.35 if len(b.rows) > 1 else 0.08 for b in blocks]
+    height = sum(len(b.rows) + gap for b, gap in zip(blocks, gaps, strict=True))
+    named = [row for b in blocks if len(b.rows) > 1 for row in b.rows]  # the one stage of a block needs no name
+    wide = [max(len(shortened(b.name)) for b in blocks), max((len(shortened(name)) for name in named), default=0)]
+    figure, axes_11 = subplots(1, 1, 1.15 * len(columns) + 0.075 * sum(wide) + 0.6, 0.31 * height + 0.45, 0)
+    axes, y, spots = axes_11[0][0], 0.0, []
+    for block, gap in zip(blocks, gaps, strict=True):
+        place = (-0.25 - 0.072 * wide[1], y + len(block.rows) / 2)
+        axes.text(*place, shortened(block.name), ha="right", va="center", weight="bold")
+        for i, row in enumerate(block.rows):
+            if len(block.rows) > 1:
+                axes.text(-0.1, y + 0.5, shortened(row), ha="right", va="center")
+            for j in range(len(columns)):
+                share = float(block.share_RC[i, j])
+                face = colours(share) if math.isfinite(share) else "none"
+                axes.add_patch(Rectangle((j, y), 1, 1, facecolor=face, edgecolor=GRID, linewidth=0.8))
+                ink = INK if not math.isfinite(share) else "#111111" if share > 0.55 else "#fefefe"
+                if block.lines_RC and block.lines_RC[i][j]:
+                    spots.append(Spot(axes, j, y, block.lines_RC[i][j], size=(1, 1)))
+                axes.text(j + 0.5, y + 0.5, block.text_RC[i][j], ha="center", va="center", color=ink)
+            y += 1
+        y += gap
+    for j, column in enumerate(columns):
+        axes.text(j + 0.5, -0.15, shortened(column, 16), ha="center", va="bottom", weight="bold")
+    axes.set_xlim(0, len(columns))
+    axes.set_ylim(y - 0.3, 0)
+    axes.set_axis_off()
+    return figure, spots

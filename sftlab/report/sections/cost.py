@@ -1,0 +1,55 @@
+"""What a study cost, and which of its runs failed."""
+
+from __future__ import annotations
+
+from sftlab.report.evidence import Evidence
+from sftlab.report.exhibit import Cell, Table
+from sftlab.report.section import Figure, Section
+from sftlab.report.text import duration
+
+
+class Cost(Figure):
+    """Tokens trained and reused, and seconds, by config."""
+
+    def section(self, evidence: Evidence) -> Section:
+        """A row for each config and one for all."""
+        section = Section("cost", "Cost")
+        rows, numbers = [], []
+        for config in [*dict.fromkeys(c.config for c in evidence.costs), None]:
+            runs = [c for c in evidence.costs if config is None or c.config == config]
+            stages = [stage for run in runs for stage in run.stages]
+            reused = sum(s.tokens for s in stages if s.reused)
+            trained = sum(s.tokens for s in stages) - reused
+            seconds = sum(s.seconds or 0 for s in stages if not s.reused)
+            saved = reused / (trained + reused) if trained + reused else 0.0
+            done = sum(run.status == "done" for run in runs)
+            name = config or "total"
+            count = f"{done}" if done == len(runs) else f"{done} of {len(runs)}"
+            rows.append([name, count, f"{trained:,}", f"{reused:,}", f"{saved:.0%}", duration(seconds)])
+            about: dict[str, Cell] = {"config": name, "runs": len(runs), "done": done, "tokens_trained": trained}
+            numbers.append(about | {"tokens_reused": reused, "saved_share": saved, "seconds": seconds})
+        total = numbers[-1]
+        if evidence.costs:
+            section.findings.append(
+                f"{total['done']} of {total['runs']} runs done; {rows[-1][2]} tokens trained in {rows[-1][5]}, "
+                f"{rows[-1][3]} taken over from stages that other runs had trained (**{rows[-1][4]} saved**)."
+            )
+        notes = ["Reused: tokens of stages that another run of the study trained. Saved: reused / (trained + reused)."]
+        header = ["config", "runs done", "tokens trained", "tokens reused", "saved", "training time"]
+        section.parts.append(Table("cost", "What was trained", header, rows, notes, numbers))
+        return section
+
+
+class Failures(Figure):
+    """Failed runs with the last lines that they wrote."""
+
+    def section(self, evidence: Evidence) -> Section:
+        """Nothing where none failed."""
+        failed = [c for c in evidence.costs if c.status == "failed"]
+        section = Section("failed", "Failed runs")
+        if not failed:
+            return section
+        section.lead = "The same study command runs them again."
+        rows = [[c.run, c.error or "no message"] for c in failed]
+        section.parts.append(Table("failed", "Failed runs", ["run", "last lines"], rows))
+        return section
