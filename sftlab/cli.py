@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +16,8 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sftlab.callbacks import interference, weight_change  # noqa: F401 - so that configs find them by class name
 from sftlab.callbacks.ledger import Ledger
@@ -22,6 +25,7 @@ from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.progress import ScreenProgress
 from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
+from sftlab.callbacks.trainer_options import option_problems
 from sftlab.config import find_problems, merged_config
 from sftlab.data.mixture import MixtureData
 from sftlab.model.module import SFTModule
@@ -42,6 +46,7 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "use_distributed_sampler": False,
     "enable_model_summary": False,
+    "log_every_n_steps": 10,
 }
 
 
@@ -83,19 +88,29 @@ class LabCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's hyper-parameters override the command line; this one does not."""
 
+    def instantiate_classes(self) -> None:
+        """Build data, schedule, model and trainer.
+
+        Raises:
+            ValueError: A class of the config refuses its arguments, or lacks a package.
+        """
+        with told_in_a_message():
+            super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with its run folder, loggers and callbacks."""
         config = self.config_init[self.subcommand] if self.subcommand else self.config_init
         folder = self._run_folder(config)
-        kwargs.update(default_root_dir=str(folder))
-        if config.trainer.logger in (None, True):
-            board = TensorBoardLogger(str(folder), name="", version="", default_hp_metric=False)
-            kwargs["logger"] = [board, JsonlLogger(str(folder))]
-        if config.trainer.precision is None:
+        options = config.trainer
+        kwargs.update(default_root_dir=str(folder), logger=_loggers(options.logger, folder))
+        if options.precision is None:
             kwargs["precision"] = best_precision()
-        given = config.trainer.callbacks or []
+        given = options.callbacks or []
         given = given if isinstance(given, list) else [given]
-        kwargs["callbacks"] = [*given, *_default_callbacks(given, folder), config.schedule]
+        defaults = _default_callbacks(given, folder, options)
+        kwargs["callbacks"] = [*given, *defaults, config.schedule]
+        if any(isinstance(callback, ScreenProgress) for callback in kwargs["callbacks"]):
+            kwargs["enable_progress_bar"] = True  # ours has another way to be without a bar
         return super().instantiate_trainer(**kwargs)
 
     def _run_folder(self, config: Any) -> Path:
@@ -141,6 +156,19 @@ def parse_objects(arguments: list[str]) -> PlannedObjects:
         sys.argv = before
 
 
+@contextmanager
+def told_in_a_message() -> Iterator[None]:
+    """What Lightning says of options that do not go together, or of a package that is missing, as a user's mistake.
+
+    Raises:
+        ValueError: With Lightning's words.
+    """
+    try:
+        yield
+    except (MisconfigurationException, ImportError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def quieten() -> None:
     """Silence what libraries say about themselves; warnings about the run stay."""
     from transformers.utils import logging as transformers_logging
@@ -184,6 +212,8 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     """Every problem of a config of fit that can be told without its data."""
     roots = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "trainer": Trainer}
     found = find_problems(config, roots, ("seed_everything", "run", "ckpt_path", "weights_only"))
+    if isinstance(config.get("trainer"), dict):
+        found += option_problems(config["trainer"])
     if "data" not in config or "schedule" not in config:
         found.append("a config needs data and schedule: start from one of configs/ with --config configs/dmt.yaml")
     return found
@@ -194,15 +224,22 @@ def _name_of(config: Path) -> str:
     return config.resolve().parent.name if config.name == "config.yaml" else config.stem
 
 
-def _default_callbacks(given: list[Callback], folder: Path) -> list[Callback]:
+def _loggers(given: Any, folder: Path) -> list[Logger]:
+    """Ours, which say where the run's folder is, and after them those that the user added."""
+    added = given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
+    board = TensorBoardLogger(str(folder), name="", version="", default_hp_metric=False)
+    return [*([] if given is False else [board]), JsonlLogger(str(folder)), *added]
+
+
+def _default_callbacks(given: list[Callback], folder: Path, options: Any) -> list[Callback]:
     """What every run has, unless the user configured the same kind."""
-    defaults: list[Callback] = [
-        Metrics(),
-        ScoreAbilities(),
-        Ledger(),
-        ScreenProgress(),
-        ModelCheckpoint(folder / "checkpoints", filename="{step:06d}", every_n_train_steps=500, save_top_k=1),
+    defaults: list[tuple[type, Callback]] = [
+        (Metrics, Metrics()),
+        (ScoreAbilities, ScoreAbilities()),
+        (Ledger, Ledger()),
+        (ProgressBar, ScreenProgress(show_bar=options.enable_progress_bar is not False)),
     ]
-    kinds = (Metrics, ScoreAbilities, Ledger, ProgressBar, Checkpoint)
-    missing = [kind for kind in kinds if not any(isinstance(callback, kind) for callback in given)]
-    return [callback for callback in defaults if isinstance(callback, tuple(missing))]
+    if options.enable_checkpointing is not False:
+        inside = ModelCheckpoint(folder / "checkpoints", filename="{step:06d}", every_n_train_steps=500, save_top_k=1)
+        defaults.append((Checkpoint, inside))
+    return [ours for kind, ours in defaults if not any(isinstance(callback, kind) for callback in given)]

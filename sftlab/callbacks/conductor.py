@@ -9,14 +9,16 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.trainer_options import refuse_options
 from sftlab.data.ability import PlannedData
 from sftlab.model.export import ARCHITECTURE, write_architecture
 from sftlab.model.module import SFTModule
 from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan, StagePlan
-from sftlab.run.folder import checkpoint_path
+from sftlab.run.folder import checkpoint_path, new_run_folder
 from sftlab.run.identity import reused_stages, run_identity, stage_keys
 
 _STATE = "sftlab"  # key of our part of a checkpoint
@@ -45,7 +47,8 @@ class Conductor:
         data = data_of(trainer)
         if plan.declared:
             raise ValueError("data: an ability only declares a count (path: null); `plan` can show it, not `fit` it")
-        self.context = RunContext(trainer, Path(trainer.log_dir or trainer.default_root_dir), data, module, plan)
+        refuse_options(trainer)
+        self.context = RunContext(trainer, _folder_of(trainer), data, module, plan)
         self._extend, self._val_every_n_steps = extend, val_every_n_steps
         data.follow(plan)
         module.follow(plan, data.val_abilities())
@@ -180,7 +183,7 @@ class Conductor:
 
     def _is_validation_due(self) -> bool:
         every, step = self._val_every_n_steps, self.context.step
-        if not self.context.module.val_abilities:
+        if not self.context.module.val_abilities or not self.context.trainer.enable_validation:
             return False
         return self.context.plan.stage_ending_at(step) is not None or bool(every and step % every == 0)
 
@@ -214,6 +217,21 @@ class Conductor:
         for callback in cast(Any, trainer).callbacks:
             if hasattr(callback, hook):
                 getattr(callback, hook)(trainer, trainer.lightning_module, stage)
+
+
+def _folder_of(trainer: Trainer) -> Path:
+    """The folder of the first logger that has one of its own, else the trainer's; never one that runs share."""
+    place: str | None = None
+    for logger in reversed(trainer.loggers):
+        if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+            place = logger.log_dir
+        elif type(logger).__module__.startswith("sftlab."):
+            place = logger.save_dir
+    if place is None and Path(trainer.default_root_dir).resolve() != Path.cwd():
+        place = trainer.default_root_dir
+    if place is None and trainer.is_global_zero:
+        place = str(new_run_folder("run"))
+    return Path(trainer.strategy.broadcast(str(place)))
 
 
 def data_of(trainer: Trainer) -> PlannedData:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.files import cut_jsonl
 from sftlab.model.optim import learning_rate_at
@@ -31,13 +33,18 @@ class JsonlLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Name of the run's folder."""
-        return self._path.parent.name
+        """Nothing lies between the folder and the file."""
+        return ""
 
     @property
     def version(self) -> str:
         """One file per run, so there is no version."""
         return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The run's folder."""
+        return str(self._path.parent)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -49,9 +56,10 @@ class JsonlLogger(Logger):
         if (step, frozenset(metrics)) in self._known:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        line = {"step": step, **{name: float(value) for name, value in metrics.items() if name != "epoch"}}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        numbers = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        with self._path.open("a", encoding="utf-8") as file:  # JSON has no word for nan
+            file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:
@@ -68,10 +76,12 @@ class Metrics(Callback):
     ``perf/tokens_per_second`` counts tokens of examples, not padding, over all ranks.
 
     Args:
-        every_n_steps: Log every so many optimizer steps, and at stage ends.
+        every_n_steps: Log every so many optimizer steps, and at stage ends; the Trainer's log_every_n_steps by default.
     """
 
-    def __init__(self, every_n_steps: int = 10) -> None:
+    def __init__(self, every_n_steps: int | None = None) -> None:
+        if every_n_steps is not None:
+            within("Metrics.every_n_steps", every_n_steps, 0, is_whole=True)
         self.every_n_steps = every_n_steps
         self._nll_A = torch.zeros(0)  # sums of the running optimizer step, per ability
         self._seen = (0, 0.0)  # step and time of the last log line
@@ -93,7 +103,8 @@ class Metrics(Callback):
         context = RunContext.of(trainer)
         if not context.ends_step(batch_idx):
             return
-        if context.step % self.every_n_steps == 0 or context.plan.stage_ending_at(context.step) is not None:
+        every = cast(Any, trainer).log_every_n_steps if self.every_n_steps is None else self.every_n_steps
+        if (every and context.step % every == 0) or context.plan.stage_ending_at(context.step) is not None:
             nll_A = self._nll_A
             if trainer.world_size > 1:
                 nll_A = trainer.strategy.reduce(nll_A.clone(), reduce_op="sum")  # type: ignore[assignment]

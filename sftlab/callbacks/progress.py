@@ -25,11 +25,12 @@ class ScreenProgress(ProgressBar):
 
     Args:
         every_n_seconds: How often a line is printed where there is no terminal.
+        show_bar: Show the progress of training, not only the plan before it and the results after it.
     """
 
-    def __init__(self, every_n_seconds: float = 20.0) -> None:
+    def __init__(self, every_n_seconds: float = 20.0, show_bar: bool = True) -> None:
         super().__init__()
-        self.every_n_seconds = every_n_seconds
+        self.every_n_seconds, self.show_bar = every_n_seconds, show_bar
         self.console = Console(stderr=False, width=None if Console().is_terminal else 160)
         self._bar: Progress | None = None
         self._enabled = True
@@ -64,7 +65,7 @@ class ScreenProgress(ProgressBar):
         text = "\n".join("    " + line for line in recorder.export_text().splitlines())
         log_text(trainer, "plan", text, trainer.global_step)
         self._first = (trainer.global_step, time.perf_counter())
-        if self.console.is_terminal:
+        if self.console.is_terminal and self.show_bar:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             times = (TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, *times, console=self.console, refresh_per_second=4)
@@ -86,7 +87,7 @@ class ScreenProgress(ProgressBar):
     ) -> None:
         """Move the bar, or print a line now and then."""
         context = RunContext.of(trainer)
-        if not self._enabled or not context.ends_step(batch_idx):
+        if not self._enabled or not self.show_bar or not context.ends_step(batch_idx):
             return
         plan, step, numbers = context.plan, context.step, _numbers(context)
         if self._bar is not None:

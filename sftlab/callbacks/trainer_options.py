@@ -1,0 +1,164 @@
+"""What becomes of each option of Lightning's Trainer: the plan decides some of them, and says what to use instead.
+
+A plan fixes what every optimizer step trains, so an option that would train other rows, other steps or in another order
+is refused; so is one that would have no effect, since nothing is passed over in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from sftlab.bounds import within
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of the Trainer.
+
+    Attributes:
+        words: What it does here; of a refused one, why and what to use instead.
+        neutral: Values that ask for nothing; None means that every value is taken.
+        kept_at: Where a Trainer that was built keeps it.
+        least: The smallest number that makes sense.
+        most: The largest.
+        is_whole: Only whole numbers make sense.
+    """
+
+    words: str
+    neutral: tuple[Any, ...] | None = None
+    kept_at: Callable[[Any], Any] | None = None
+    least: float | None = None
+    most: float = 10**9
+    is_whole: bool = True
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether values that ask for something are refused."""
+        return self.neutral is not None
+
+    def problem(self, name: str, value: Any) -> str | None:
+        """What is wrong with a value; None where nothing is."""
+        if self.neutral is not None:
+            # 1 and 1.0 differ: one batch and all of them.
+            asks = not any(type(value) is type(one) and value == one for one in (None, *self.neutral))
+            return f"trainer.{name}: {value!r} is refused: {self.words}" if asks else None
+        if self.least is None or value is None:
+            return None
+        try:
+            within(f"trainer.{name}", value, self.least, self.most, self.is_whole)
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+_VAL_STEPS = "stages are validated at their ends, and every n steps with schedule.val_every_n_steps: n"
+_ENDS = "a stage ends where its budget does (schedule.epochs, steps or supervised_tokens), or early by EarlyStopping"
+_NO_TEST = "it would have no effect: fit neither tests nor predicts; use the evaluate command"
+_SPAWNED = "processes are started as commands; use strategy: ddp or fsdp2"
+
+OPTIONS: dict[str, Option] = {
+    "accelerator": Option("As in Lightning."),
+    "strategy": Option("auto, ddp, fsdp2 (FSDP, on GPUs and CPUs), or a strategy by class path that starts commands."),
+    "devices": Option("As in Lightning; it never changes what a step trains."),
+    "num_nodes": Option("As in Lightning; it never changes what a step trains.", least=1),
+    "precision": Option("As in Lightning; by default bf16-mixed where the hardware is fast at it, else 32-true."),
+    "logger": Option("Added to ours; false drops TensorBoard, never metrics.jsonl."),
+    "callbacks": Option("Added to ours; one of the same kind as ours takes its place, but for checkpoints."),
+    "fast_dev_run": Option(
+        "it saves nothing and fits no plan; use schedule.steps: 1 for one step of every stage with its export and "
+        "scores, or trainer.max_steps: n for the first n steps",
+        (False, 0), lambda trainer: trainer.fast_dev_run,
+    ),
+    "max_epochs": Option(
+        "the plan decides: epochs are a stage's budget, schedule.epochs or per_stage; trainer.max_steps cuts a run",
+        (-1,), lambda trainer: None if trainer.max_epochs == 1000 else trainer.max_epochs,  # Lightning's default
+    ),
+    "min_epochs": Option(_ENDS, (0,), lambda trainer: trainer.fit_loop.min_epochs),
+    "max_steps": Option("Cuts this call short; --ckpt_path last goes on to the plan's end.", least=-1),
+    "min_steps": Option(_ENDS, (0,), lambda trainer: trainer.fit_loop.min_steps),
+    "max_time": Option("Cuts this call short at the end of a step; --ckpt_path last goes on."),
+    "limit_train_batches": Option(
+        "it would train other rows than the plan's; use trainer.max_steps: n, schedule.steps: n or a smaller "
+        "data.abilities.<name>.fraction",
+        (1.0,), lambda trainer: trainer.limit_train_batches,
+    ),
+    "limit_val_batches": Option("As in Lightning: losses of the first validation batches alone; 0 validates nothing."),
+    "limit_test_batches": Option(_NO_TEST, (1.0,), lambda trainer: trainer.limit_test_batches),
+    "limit_predict_batches": Option(_NO_TEST, (1.0,), lambda trainer: trainer.limit_predict_batches),
+    "overfit_batches": Option(
+        "it would train other rows than the plan's; use a small data.abilities.<name>.fraction and schedule.epochs",
+        (0, 0.0), lambda trainer: trainer.overfit_batches,
+    ),
+    "val_check_interval": Option(_VAL_STEPS, (1.0,), lambda trainer: trainer.val_check_interval),
+    "check_val_every_n_epoch": Option(_VAL_STEPS, (1,), lambda trainer: trainer.check_val_every_n_epoch),
+    "num_sanity_val_steps": Option("As in Lightning; 0 by default. Its losses are not logged.", least=-1),
+    "log_every_n_steps": Option("Optimizer steps between log lines, 10 by default; stage ends have one too.", least=0),
+    "enable_checkpointing": Option("false writes no checkpoint inside a stage; a stage's end has one always."),
+    "enable_progress_bar": Option("false shows the plan and the results, and nothing between them."),
+    "enable_model_summary": Option("As in Lightning; false by default."),
+    "accumulate_grad_batches": Option("Micro-batches of a step: less memory, never another step.", least=1, most=10**6),
+    "gradient_clip_val": Option("As in Lightning; 1.0 by default, 0 for none.", least=0, is_whole=False),
+    "gradient_clip_algorithm": Option("As in Lightning."),
+    "deterministic": Option("As in Lightning."),
+    "benchmark": Option("As in Lightning."),
+    "inference_mode": Option("As in Lightning."),
+    "use_distributed_sampler": Option(
+        "it would shuffle the plan; each rank takes its own part of every step as it is", (False,)
+    ),
+    "profiler": Option("As in Lightning; its report is printed at the end."),
+    "detect_anomaly": Option("As in Lightning."),
+    "barebones": Option(
+        "it would log and save nothing; use enable_progress_bar: false, logger: false, enable_checkpointing: false",
+        (False,), lambda trainer: trainer.barebones,
+    ),
+    "plugins": Option("As in Lightning."),
+    "sync_batchnorm": Option("As in Lightning."),
+    "reload_dataloaders_every_n_epochs": Option(
+        "one loader feeds the whole plan; what comes later is a stage of its own", (0,),
+        lambda trainer: trainer.reload_dataloaders_every_n_epochs,
+    ),
+    "default_root_dir": Option("a run's folder is lightning_logs/<name>; name it with --run", ()),
+    "enable_autolog_hparams": Option("As in Lightning."),
+    "model_registry": Option("checkpoints are the run's own; go on from one with --ckpt_path", ()),
+}  # fmt: skip
+"""By name, as ``Trainer.__init__`` has them."""
+
+STRATEGIES = {
+    "ddp_spawn": _SPAWNED,
+    "ddp_fork": _SPAWNED,
+    "ddp_notebook": _SPAWNED,
+    "fsdp": "it needs GPUs and shards in another way; use strategy: fsdp2",
+    "fsdp_cpu_offload": "use strategy: fsdp2",
+    "deepspeed": "use strategy: fsdp2, which shards weights, gradients and optimizer state as ZeRO 3 does",
+}
+"""Strategies that are refused, by the beginning of their names."""
+
+
+def option_problems(options: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the Trainer's options of a config, each with what to use instead."""
+    found = [OPTIONS[name].problem(name, value) for name, value in options.items() if name in OPTIONS]
+    strategy = str(options.get("strategy") or "")
+    refused = [words for name, words in STRATEGIES.items() if strategy == name or strategy.startswith(f"{name}_")]
+    found += [f"trainer.strategy: {strategy!r} is refused: {words}" for words in refused[:1]]
+    if options.get("max_steps") == 0:
+        found.append("trainer.max_steps: 0 trains nothing; give at least 1, or -1 for the whole plan")
+    return [problem for problem in found if problem]
+
+
+def refuse_options(trainer: Trainer) -> None:
+    """Look at a Trainer that was built.
+
+    Raises:
+        ValueError: It has options that the plan decides: says all of them, and what to use instead.
+    """
+    kept = {name: option.kept_at(trainer) for name, option in OPTIONS.items() if option.kept_at is not None}
+    if kept["fast_dev_run"] or kept["barebones"]:  # they set others
+        kept = {name: kept[name] for name in ("fast_dev_run", "barebones")}
+    kept["accumulate_grad_batches"] = trainer.accumulate_grad_batches
+    kept["strategy"] = getattr(trainer.strategy, "strategy_name", None)
+    if problems := option_problems(kept):
+        raise ValueError("\n  ".join(problems))
