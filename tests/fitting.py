@@ -99,7 +99,7 @@ def run(folder: Path, *arguments: str, wanted: int = 0) -> tuple[str, str]:
 def losses(folder: Path) -> list[tuple]:
     """What metrics.jsonl says of each step, speed left out."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    timed = ("perf/tokens_per_second", "stage/seconds")
+    timed = ("perf/tokens_per_second", "perf/seconds_per_step", "perf/memory_gib", "stage/seconds")
     return [tuple(sorted((k, v) for k, v in line.items() if k not in timed)) for line in lines]
 
 

@@ -45,4 +45,5 @@ def small_fit(
 
 def trained(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the steps logged, speed left out."""
-    return [{k: v for k, v in line.items() if "tokens_per" not in k} for line in lines if "train/loss" in line]
+    timed = ("perf/tokens_per_second", "perf/seconds_per_step", "perf/memory_gib")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines if "train/loss" in line]
