@@ -21,7 +21,8 @@ ORDER = """
     data.records data.droplist data.split data.readers data.chat_template data.messages data.pieces
     data.own_template data.template lab.vocabulary data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
-    model.attention model.backbone model.loss model.optim model.parallel model.module model.export
+    model.attention model.backbone model.loss model.isolation model.limits model.optim model.parallel model.module
+    model.export
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
     tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab

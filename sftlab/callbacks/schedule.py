@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from sftlab.callbacks.conductor import Conductor, data_of, module_of
 from sftlab.callbacks.context import RunContext
 from sftlab.data.ability import PlannedData
+from sftlab.model.limits import limit_problems
 from sftlab.model.module import SFTModule
 from sftlab.plan.compile import compile_plan
 from sftlab.plan.plan import Plan
@@ -71,11 +72,16 @@ class StageSchedule(Callback):
         return [_changed(stage, self.per_stage.get(stage.name, {})) for stage in stages]
 
     def compile(self, data: PlannedData, module: SFTModule) -> Plan:
-        """Load the data and compile the plan; needs no model weights and no trainer."""
+        """Load the data and compile the plan; needs no model weights and no trainer.
+
+        Raises:
+            ValueError: The data does not fit the model, or the stages do not fit the data.
+        """
         if not all(ability.is_declared for ability in data.abilities.values()):
             data.load(module.tokenizer)
+            data.limit_notes = limit_problems(module.load_config(), module.tokenizer, data)
         stages = self.final_stages(list(data.abilities))
-        return compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed)
+        return compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed, data.packing)
 
     def extend(self, context: RunContext) -> None:
         """Append the next segment to an open plan, or close it; a schedule that compiles all at once never comes here.

@@ -181,15 +181,12 @@ def _states(checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, poo
     from sftlab.data.conversation import Turn
     from sftlab.data.encoder import Encoder
     from sftlab.data.template import get_template
-    from sftlab.model.attention import PER_DOCUMENT, best_attention
-    from sftlab.model.backbone import build_backbone, load_config, load_tokenizer
+    from sftlab.model.backbone import build_backbone, load_tokenizer
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    attention = best_attention(device, load_config(checkpoint.path, checkpoint.config))
-    attention = "sdpa" if attention == PER_DOCUMENT else attention
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", "0")))  # as fit seeds random weights
-    model = build_backbone(checkpoint.path, checkpoint.config, attention, dtype).to(device)  # type: ignore[arg-type]
+    model = build_backbone(checkpoint.path, checkpoint.config, None, dtype).to(device)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(checkpoint.tokenizer)
     encoder = Encoder(tokenizer, get_template(checkpoint.template, tokenizer))
     prompts = [encoder.prompt_ids([Turn("user", query.text)]) for query in queries]

@@ -51,6 +51,7 @@ class PlannedData(LightningDataModule):
         batch: {examples: N} or {rows: N} of one optimizer step.
         num_workers: Processes that prepare batches.
         seed: Chooses subsets and orders examples; None takes seed_everything's.
+        packing: Examples share rows; false gives each a row of its own, for architectures that cannot keep them apart.
     """
 
     policy: MixturePolicy = Proportional()
@@ -63,6 +64,7 @@ class PlannedData(LightningDataModule):
         batch: dict[str, int] = {"examples": 128},  # noqa: B006 - never changed
         num_workers: int = 0,
         seed: int | None = None,
+        packing: bool = True,
     ) -> None:
         super().__init__()
         if unknown := sorted(set(batch) - {"examples", "rows"}):
@@ -71,8 +73,9 @@ class PlannedData(LightningDataModule):
         within("data.num_workers", num_workers, 0, 1024, is_whole=True)
         if seed is not None:
             within("data.seed", seed, 0, 2**63, is_whole=True)
-        self.template, self.max_length, self.overlong = template, max_length, overlong
+        self.template, self.max_length, self.overlong, self.packing = template, max_length, overlong, packing
         self.batch, self.num_workers, self._seed = StepSize(**batch), num_workers, seed
+        self.limit_notes: list[str] = []  # what of the data lies near a limit of the model, told by the schedule
         self.encoder: Encoder | None = None
         self.plan: Plan | None = None
 
@@ -114,6 +117,7 @@ class PlannedData(LightningDataModule):
         return [
             *([f"Held out for validation: {', '.join(counts)} examples."] if counts else []),
             *(note for ability in self.abilities.values() for note in ability.notes()),
+            *self.limit_notes,
         ]
 
     def identity(self) -> dict[str, str]:
@@ -147,7 +151,9 @@ class PlannedData(LightningDataModule):
         assert self.trainer is not None
         batch = StepSize(rows=_VAL_ROWS * self.trainer.world_size)
         stage = Stage("validation", {name: 1.0}, epochs=1)
-        return compile_plan([self.abilities[name].val_pool()], [stage], Proportional(), batch, self.max_length)
+        return compile_plan(
+            [self.abilities[name].val_pool()], [stage], Proportional(), batch, self.max_length, packing=self.packing
+        )
 
     def _loader(self, plan: Plan, tables: dict[str, Any], accumulate: int) -> PlanLoader:
         assert self.trainer is not None

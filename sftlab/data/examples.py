@@ -80,6 +80,11 @@ class Examples:
         runs = self._item(self._runs, index)
         return np.repeat(np.arange(len(runs)) % 2 == 1, runs)
 
+    @property
+    def largest_id(self) -> int:
+        """The largest token id of all examples, -1 without any."""
+        return max((int(values.max()) for values, _ in self._ids if len(values)), default=-1)
+
     def content_hash(self, index_M: Sequence[int] | np.ndarray | None = None) -> str:
         """Hash of some examples (all by default), in whatever order they stand."""
         content_NB = self.content_NB if index_M is None else self.content_NB[np.asarray(index_M, dtype=np.int64)]

@@ -18,6 +18,7 @@ class MixtureData(PlannedData):
         batch: What an optimizer step holds over all ranks: {examples: 128} conversations or {rows: 64}.
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Chooses subsets and orders examples; None takes seed_everything's.
+        packing: Examples share rows; false gives each a row of its own, for architectures that cannot keep them apart.
 
     Raises:
         ValueError: No abilities, or an option has no such value.
@@ -33,8 +34,9 @@ class MixtureData(PlannedData):
         batch: dict[str, int] = {"examples": 128},  # noqa: B006 - never changed
         num_workers: int = 0,
         seed: int | None = None,
+        packing: bool = True,
     ) -> None:
-        super().__init__(template, max_length, overlong, batch, num_workers, seed)
+        super().__init__(template, max_length, overlong, batch, num_workers, seed, packing)
         if not abilities:
             raise ValueError("data.abilities: name at least one ability")
         for name, ability in abilities.items():

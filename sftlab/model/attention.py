@@ -1,4 +1,4 @@
-"""Attention over packed rows: one causal attention per example, and which implementation a machine should use.
+"""Attention over packed rows: one causal attention per example, and which implementations a machine has.
 
 ``per_document`` runs PyTorch's causal scaled-dot-product attention over each example by itself, so no mask is built and
 nothing is computed across examples. A dense block mask costs 13 % at rows of 1,024 tokens on a CPU; a forgotten length
@@ -7,13 +7,10 @@ list is an error here, not a leak.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 PER_DOCUMENT = "per_document"
 
@@ -83,15 +80,10 @@ def register_attention() -> None:
     AttentionInterface.register(PER_DOCUMENT, per_document_attention)
 
 
-def best_attention(device: torch.device, config: PretrainedConfig) -> str:
-    """What ``auto`` means: ``per_document`` on a CPU; on a GPU flash attention 2 where installed, else PyTorch's own.
-
-    Architectures with capped scores, sliding windows or attention sinks get a form that knows these.
-    """
+def attentions_to_try(device: torch.device) -> list[str]:
+    """What ``auto`` chooses from, the fastest first; the first that keeps examples apart is taken."""
     from transformers.utils import is_flash_attn_2_available
 
-    if getattr(config, "attn_logit_softcapping", None) is not None or config.model_type == "gpt_oss":
-        return "eager"
     if device.type == "cpu":
-        return "sdpa" if getattr(config, "sliding_window", None) else PER_DOCUMENT
-    return "flash_attention_2" if is_flash_attn_2_available() else "sdpa"
+        return [PER_DOCUMENT, "sdpa", "eager"]
+    return [*(["flash_attention_2"] if is_flash_attn_2_available() else []), "sdpa", "eager"]

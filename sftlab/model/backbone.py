@@ -73,11 +73,13 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
 def build_backbone(
     path: str | None,
     config: dict[str, Any] | None,
-    attention: str,
+    attention: str | None,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """The model with its weights: pretrained when ``path`` names a folder or id, random otherwise.
+
+    ``attention`` None takes transformers' default for the architecture.
 
     Caching is off: with it on, transformers stops telling packed examples apart, in silence.
 

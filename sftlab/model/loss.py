@@ -11,7 +11,8 @@ The weights come from the plan, so any split of a step into micro-batches and ra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from inspect import signature
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
 
 Normalisation = Literal["token", "example", "ability"]
 # Architectures that change the logits after the head say so under these names; they take the slow, exact path.
-_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+_LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "logits_soft_cap",
+    "output_logit_soft_cap",
+)
 
 
 def example_weights(
@@ -58,13 +66,18 @@ class SupervisedLoss(nn.Module):
         model: A causal LM with caching off.
         chunk_tokens: Supervised tokens whose logits are held at once; None holds all of a micro-batch's. Less memory
             for one more forward pass of the head.
+
+    Attributes:
+        has_plain_head: The head makes the logits from the hidden states, so it need not run where nothing is trained;
+            otherwise the whole model makes them.
     """
 
     def __init__(self, model: PreTrainedModel, chunk_tokens: int | None = None) -> None:
         super().__init__()
         self.model = model
         self.chunk_tokens = chunk_tokens
-        self._plain_head = not any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES)
+        changed = any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES)
+        self.has_plain_head = not changed and model.base_model is not model
 
     def forward(self, batch: Batch, weight_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The weighted sum of the negative log likelihoods, and each of them [K], detached.
@@ -74,7 +87,7 @@ class SupervisedLoss(nn.Module):
             weight_D: Weight of the supervised tokens of each example.
         """
         weight_K = weight_D[batch.example_K]
-        if not self._plain_head:
+        if not self.has_plain_head:
             logits_KV = self._positions(batch, hidden=False)[batch.keep_K]
             nll_K = F.cross_entropy(logits_KV.float(), batch.target_K, reduction="none")
             return (nll_K * weight_K).sum(), nll_K.detach()
@@ -96,21 +109,30 @@ class SupervisedLoss(nn.Module):
         attention = self.model.config._attn_implementation
         run = self.model.base_model if hidden else self.model
         flat = attention in (PER_DOCUMENT, "flash_attention_2")
-        extra: dict[str, list[int]] = {}
+        extra: dict[str, Any] = {"use_cache": False}
         if attention == PER_DOCUMENT:
             padding = _padding(len(batch.ids_T))
             ids, positions = (F.pad(x, (0, padding))[None] for x in (batch.ids_T, batch.positions_T))
-            extra = {"document_lengths": [*batch.lengths_D, *([padding] if padding else [])]}
+            extra["document_lengths"] = [*batch.lengths_D, *([padding] if padding else [])]
         elif flat:
             ids, positions = batch.ids_T[None], batch.positions_T[None]
         else:
             ids, positions = (_pad_rows(x, batch.row_lengths_R) for x in (batch.ids_T, batch.positions_T))
         # No attention mask and no cache: only then does transformers see from the positions where examples begin.
-        output = run(input_ids=ids, position_ids=positions, use_cache=False, **extra)
+        extra["position_ids"] = positions
+        output = run(input_ids=ids, **_taken(run, extra))
         states = output.last_hidden_state if hidden else output.logits
         if flat:
             return states[0, : len(batch.ids_T)]
         return torch.cat([row[:length] for row, length in zip(states, batch.row_lengths_R, strict=True)])
+
+
+def _taken(run: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that an architecture has: some know no positions."""
+    known = signature(run.forward).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return options
+    return {name: value for name, value in options.items() if name in known}
 
 
 def _padding(length: int) -> int:

@@ -10,14 +10,15 @@ from lightning.pytorch import LightningModule
 
 from sftlab.data.feed import Batch
 from sftlab.model import parallel
-from sftlab.model.attention import best_attention
+from sftlab.model.attention import attentions_to_try
 from sftlab.model.backbone import ATTENTIONS, build_backbone, load_config, load_tokenizer
+from sftlab.model.isolation import use_isolating_attention
 from sftlab.model.loss import Normalisation, SupervisedLoss, example_weights
 from sftlab.model.optim import adamw, learning_rate_at
 from sftlab.plan.plan import Plan
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 
 class SFTModule(LightningModule):
@@ -33,7 +34,8 @@ class SFTModule(LightningModule):
         weight_decay: AdamW's, on matrices only.
         betas: AdamW's.
         normalise: What counts the same in the loss of an optimizer step: token, example or ability.
-        attention: auto, per_document (CPU), sdpa, flash_attention_2, flex_attention or eager.
+        attention: auto (the fastest that is exact for this architecture), per_document (CPU), sdpa, flash_attention_2,
+            flex_attention or eager.
         activation_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         chunk_tokens: Supervised tokens whose logits are held at once; None holds a micro-batch's.
         trust_remote_code: Run the Python code that a hub model brings.
@@ -77,6 +79,10 @@ class SFTModule(LightningModule):
         assert self.tokenizer_path is not None
         return load_tokenizer(self.tokenizer_path, self.trust_remote_code)
 
+    def load_config(self) -> PretrainedConfig:
+        """The architecture, without weights."""
+        return load_config(self.path, self.config, self.trust_remote_code)
+
     @property
     def backbone(self) -> PreTrainedModel:
         """The Hugging Face model inside."""
@@ -101,10 +107,7 @@ class SFTModule(LightningModule):
         """Build the model on this process, and shard it when the strategy brings a device mesh."""
         if self.net is not None:
             return
-        device = self.trainer.strategy.root_device if self._trainer is not None else self.device
-        attention = self.attention
-        if attention == "auto":
-            attention = best_attention(device, load_config(self.path, self.config, self.trust_remote_code))
+        attention = None if self.attention == "auto" else self.attention
         dtype = torch.bfloat16 if self._trainer is not None and self.trainer.precision == "bf16-true" else torch.float32
         model = build_backbone(self.path, self.config, attention, dtype, self.trust_remote_code)
         if self.activation_checkpointing:
@@ -113,6 +116,17 @@ class SFTModule(LightningModule):
         if getattr(self, "_device_mesh", None) is not None:
             parallel.shard(net, parallel.decoder_layers(model), self.device_mesh["data_parallel"])  # type: ignore[index]
         self.net = net
+
+    def on_fit_start(self) -> None:
+        """Try on this very model whether examples stay apart; ``auto`` takes the first attention that keeps them so.
+
+        Raises:
+            ValueError: None does.
+        """
+        assert self.net is not None
+        names = attentions_to_try(self.device) if self.attention == "auto" else [self.attention]
+        data: Any = getattr(self.trainer, "datamodule", None)
+        use_isolating_attention(self.net, names, data.max_length, data.packing, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
         """One micro-batch's part of the step's loss, and ``nll_A``: its negative log likelihoods, summed by ability."""

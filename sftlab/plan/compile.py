@@ -21,6 +21,7 @@ def compile_plan(
     batch: StepSize,
     max_length: int,
     seed: int = 0,
+    packing: bool = True,
 ) -> Plan:
     """Compile stages over pools into a plan, a segment each: a pure function of its arguments.
 
@@ -31,6 +32,7 @@ def compile_plan(
         batch: What one optimizer step holds.
         max_length: Tokens in a packed row.
         seed: Orders the examples; subsets are chosen by the pools' own ranking.
+        packing: Examples share rows; otherwise each has one of its own.
 
     Raises:
         ValueError: A stage names an unknown ability, shares a name with another, or has nothing to train.
@@ -38,7 +40,7 @@ def compile_plan(
     names = [stage.name for stage in stages]
     if not stages or len(set(names)) != len(names):
         raise ValueError(f"schedule: stages need names of their own, at least one (got {names})")
-    compiler = Compiler(pools, policy, batch, max_length, seed)
+    compiler = Compiler(pools, policy, batch, max_length, seed, packing)
     for stage in stages:
         compiler.check(stage)
     for stage in stages:
@@ -56,10 +58,17 @@ class Compiler:
         batch: What one optimizer step holds.
         max_length: Tokens in a packed row.
         seed: Orders the examples; subsets are chosen by the pools' own ranking.
+        packing: Examples share rows; otherwise each has one of its own.
     """
 
     def __init__(
-        self, pools: Sequence[Pool], policy: MixturePolicy, batch: StepSize, max_length: int, seed: int = 0
+        self,
+        pools: Sequence[Pool],
+        policy: MixturePolicy,
+        batch: StepSize,
+        max_length: int,
+        seed: int = 0,
+        packing: bool = True,
     ) -> None:
         by_name = {pool.ability: pool for pool in sorted(pools, key=lambda pool: pool.ability)}
         self._offsets = dict(zip(by_name, np.cumsum([0, *map(len, by_name.values())]).tolist(), strict=False))
@@ -72,6 +81,7 @@ class Compiler:
             abilities=tuple(by_name),
             batch=batch,
             max_length=max_length,
+            packing=packing,
             ability_N=np.repeat(np.arange(len(by_name)), [len(pool) for pool in by_name.values()]),
             index_N=joined([pool.index_N for pool in by_name.values()]),
             uids_N=joined([pool.uids_N for pool in by_name.values()]),
@@ -184,16 +194,23 @@ class _Part:
 
     def _steps(self, example_E: np.ndarray, epoch: int) -> list[list[np.ndarray]]:
         """One epoch's examples as steps of packed rows; the last step holds what is left."""
-        lengths_N, batch, max_length = self.plan.lengths_N, self.plan.batch, self.plan.max_length
+        batch = self.plan.batch
         if batch.examples is not None:
             size = batch.examples
             groups = [example_E[i : i + size] for i in range(0, len(example_E), size)]
-            return [[group[row] for row in pack(lengths_N[group].tolist(), max_length)] for group in groups]
-        rows = [example_E[row] for row in pack(lengths_N[example_E].tolist(), max_length)]
+            return [self._rows(group) for group in groups]
+        rows = self._rows(example_E)
         rng = np.random.default_rng(seed_from("rows", *self.seed_names, epoch))
         rows = [rows[i] for i in rng.permutation(len(rows))]
         size = batch.rows or 1
         return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+    def _rows(self, example_E: np.ndarray) -> list[np.ndarray]:
+        """Some examples as rows."""
+        if not self.plan.packing:
+            return list(example_E[:, None])
+        rows = pack(self.plan.lengths_N[example_E].tolist(), self.plan.max_length)
+        return [example_E[row] for row in rows]
 
     def _take(self, steps: list[list[np.ndarray]], supervised: int) -> tuple[int, int]:
         """Append steps until the budget is spent; returns how many were taken and the supervised tokens so far."""

@@ -90,6 +90,7 @@ class Plan:
         abilities: Names, sorted; ability numbers are positions in it.
         batch: What a step holds.
         max_length: Tokens that a row holds.
+        packing: Examples share rows; otherwise each has one of its own.
         ability_N: Ability number of each example.
         index_N: Position of each example in its ability's source.
         uids_N: Content hash of each example.
@@ -108,6 +109,7 @@ class Plan:
     abilities: tuple[str, ...]
     batch: StepSize
     max_length: int
+    packing: bool
     ability_N: np.ndarray
     index_N: np.ndarray
     uids_N: np.ndarray

@@ -1,0 +1,177 @@
+"""Isolation: whether the model in hand computes an example in company as it does alone, tried before it trains.
+
+Attention is told from the positions where examples begin; a recurrent or convolutional layer is not, nor are some odd
+attentions, and none of them says so. Three forward passes over random tokens, laid out as training lays them out:
+
+    together     A A A A A A A A A B B B B C C
+    otherwise    a a a a a a a a a B B B B C c     B and what stands before c must not change at all
+    alone        B B B B      C C                  must be the same up to rounding
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from sftlab.data.feed import Batch
+from sftlab.model.attention import PER_DOCUMENT
+from sftlab.model.loss import SupervisedLoss
+
+_SHORT = (23, 11)  # tokens of B and C
+_ERRORS = (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError, NotImplementedError, ImportError)
+
+
+def use_isolating_attention(
+    net: SupervisedLoss, names: Sequence[str], max_length: int, packing: bool, device: torch.device
+) -> str:
+    """Set the first attention implementation under which no example touches another; returns its name.
+
+    Args:
+        net: The model as it will be trained.
+        names: Implementations in the order of preference.
+        max_length: Tokens that an example may have.
+        packing: Several examples share a row; otherwise each has one of its own.
+        device: Where the model is.
+
+    Raises:
+        ValueError: There is none; says what happens and what to set.
+    """
+    troubles = {}
+    for name in names:
+        troubles[name] = trouble(net, name, max_length, packing, device)
+        if not troubles[name]:
+            return name
+    kind, tried = net.model.config.model_type, f"tried with attention {', '.join(names)}"
+    if not (leaks := [one for one in troubles.values() if "by " in one]):
+        said = "; ".join(f"{name}: {one}" for name, one in troubles.items())
+        raise ValueError(f"model: {kind} cannot be trained here, a forward pass fails ({said})")
+    if packing:
+        remedy = "Set data.packing: false, which gives every example a row of its own"
+        raise ValueError(f"model: {kind} does not keep packed examples apart: {leaks[0]} ({tried}). {remedy}")
+    raise ValueError(f"model: {kind} does not compute an example in a row of its own as alone: {leaks[0]} ({tried})")
+
+
+def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, device: torch.device) -> str:
+    """What is wrong under an attention implementation, which stays set; empty where nothing is."""
+    lengths = _lengths(max_length)
+    docs, other = _examples(net.model.config.get_text_config().vocab_size, lengths)
+    was_training = net.training
+    net.eval()  # dropout would hide everything
+    rounding = _rounding(net, name, device)
+    try:
+        with torch.no_grad(), _as_in_training(net, name, device):
+            plain = _plain_nll(net, name, docs[1:], device)
+            _set_attention(net, name)
+            _try_head(net, docs[-1], rounding, device)
+            together, otherwise = (_nll(net, examples, packing, device) for examples in (docs, other))
+            alone = torch.cat([_nll(net, [doc], packing, device) for doc in docs[1:]])
+            _nll(net, [docs[0].repeat(max_length)[:max_length]], packing, device)  # the longest that may come
+    except torch.OutOfMemoryError:
+        raise
+    except _ERRORS as error:
+        return f"fails with {type(error).__name__} {str(error).strip().splitlines()[0][:160] if str(error) else ''}"
+    finally:
+        net.train(was_training)
+    first, last = lengths[0] - 1, -1
+    leak = _largest(together[first:last] - otherwise[first:last])
+    if leak > (1e-2 if rounding > 1e-3 and _has_experts(net) else 1e-6):
+        return f"what stands in another example, or later, changes a token's loss by {leak:.1e}"
+    if (apart := _largest(together[first:] - alone)) > rounding:
+        return f"in company a token's loss differs by {apart:.1e} from that of the example alone"
+    if plain is not None and (changed := _largest(plain - alone)) > rounding:
+        return f"it is another attention than the architecture's own: a token's loss differs by {changed:.1e}"
+    return ""
+
+
+@contextmanager
+def _as_in_training(net: SupervisedLoss, name: str, device: torch.device) -> Iterator[None]:
+    """Full precision where the weights have it, to see more; an attention that has none gets what it can."""
+    before, weights = torch.get_default_dtype(), next(net.parameters()).dtype
+    torch.set_default_dtype(weights if weights.is_floating_point else before)
+    try:
+        with torch.autocast(device.type, enabled=name == "flash_attention_2", dtype=torch.bfloat16):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _try_head(net: SupervisedLoss, doc: torch.Tensor, rounding: float, device: torch.device) -> None:
+    """Let the whole model make the logits where the head alone makes others."""
+    if net.has_plain_head:
+        short = _nll(net, [doc], False, device)
+        net.has_plain_head = False
+        net.has_plain_head = _largest(short - _nll(net, [doc], False, device)) <= rounding / 10
+
+
+def _set_attention(net: SupervisedLoss, name: str) -> None:
+    model = net.model
+    if model.config._attn_implementation != name:
+        model.set_attn_implementation(name)
+    if model.config._attn_implementation != name:
+        raise NotImplementedError(f"{type(model).__name__} has no attention {name}")
+
+
+def _plain_nll(net: SupervisedLoss, name: str, docs: list[torch.Tensor], device: torch.device) -> torch.Tensor | None:
+    """The losses of examples alone under the attention that the architecture itself brings, where ours is asked for."""
+    if name != PER_DOCUMENT:
+        return None
+    try:
+        _set_attention(net, "eager")
+        return torch.cat([_nll(net, [doc], False, device) for doc in docs])
+    except NotImplementedError:
+        return None
+
+
+def _lengths(max_length: int) -> list[int]:
+    """Of three examples that fill a row, the later ones short, each of two tokens at least."""
+    short = [max(2, min(length, max_length // 4)) for length in _SHORT]
+    return [max(2, max_length - sum(short)), *short]
+
+
+def _examples(vocabulary: int, lengths: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Random examples, and the same with the first one and the last token of the last one replaced."""
+    generator = torch.Generator().manual_seed(0)
+    draw = [torch.randint(vocabulary, (length,), generator=generator) for length in [*lengths, lengths[0]]]
+    docs, last = draw[:-1], draw[-2].clone()
+    last[-1] = (last[-1] + vocabulary // 2) % vocabulary
+    return docs, [draw[-1], *docs[1:-1], last]
+
+
+def _nll(net: SupervisedLoss, docs: Sequence[torch.Tensor], packing: bool, device: torch.device) -> torch.Tensor:
+    """The loss of every token of some examples but the first of each."""
+    lengths = [len(doc) for doc in docs]
+    ids_T, positions_T = torch.cat(list(docs)), torch.cat([torch.arange(length) for length in lengths])
+    keep_K = (positions_T > 0).nonzero()[:, 0] - 1
+    owner_T = torch.repeat_interleave(torch.arange(len(docs)), torch.tensor(lengths))
+    batch = Batch(
+        step=0,
+        ids_T=ids_T,
+        positions_T=positions_T,
+        lengths_D=lengths,
+        row_lengths_R=[sum(lengths)] if packing else lengths,
+        keep_K=keep_K,
+        target_K=ids_T[keep_K + 1],
+        example_K=owner_T[keep_K],
+        ability_D=torch.zeros(len(docs), dtype=torch.long),
+        supervised_D=torch.tensor(lengths) - 1,
+        number_D=list(range(len(docs))),
+    ).to(device)
+    return net(batch, torch.ones(len(docs), device=device))[1].float()
+
+
+def _largest(differences: torch.Tensor) -> float:
+    return float(differences.abs().max()) if differences.numel() else 0.0
+
+
+def _has_experts(net: SupervisedLoss) -> bool:
+    """Whether tokens are sorted by expert: the shapes of products, and their rounding, then depend on all of them."""
+    names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+    return any((getattr(net.model.config.get_text_config(), name, 0) or 0) > 1 for name in names)
+
+
+def _rounding(net: SupervisedLoss, name: str, device: torch.device) -> float:
+    """How far a token's loss may be off by rounding."""
+    is_half = name == "flash_attention_2" or next(net.parameters()).dtype != torch.float32
+    return 0.3 if is_half else 1e-3 if device.type == "cpu" else 2e-2

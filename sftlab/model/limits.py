@@ -1,0 +1,63 @@
+"""Limits of an architecture: what its data must not exceed, told from its config before any weight is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from sftlab.data.ability import PlannedData
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+
+def limit_problems(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, data: PlannedData) -> list[str]:
+    """What of the loaded data lies near a limit of the architecture, in words.
+
+    Raises:
+        ValueError: A token id lies beyond the embedding, or an example beyond the learned positions.
+    """
+    text = config.get_text_config()
+    tables = {name: ability.examples for name, ability in data.abilities.items() if not ability.is_declared}
+    said, vocabulary = [], int(text.vocab_size)
+    for name, table in tables.items():
+        largest = table.largest_id
+        if largest >= vocabulary:
+            raise ValueError(
+                f"data.abilities.{name}: token id {largest:,} ({tokenizer.convert_ids_to_tokens(largest)!r}) lies "
+                f"beyond the model's embedding of {vocabulary:,} tokens: the tokenizer ({len(tokenizer):,} tokens) is "
+                "not this model's, or the model was not resized for it"
+            )
+    if len(tokenizer) > vocabulary:
+        said.append(
+            f"The tokenizer has {len(tokenizer):,} tokens, the model's embedding {vocabulary:,}: those beyond it "
+            "cannot be used."
+        )
+    longest = max((int(table.lengths_N.max()) for table in tables.values() if len(table)), default=0)
+    positions = getattr(text, "max_position_embeddings", None)
+    if positions and longest > positions:
+        if has_position_table(config, positions):
+            raise ValueError(
+                f"data.max_length: an example of {longest:,} tokens lies beyond the {positions:,} positions that "
+                f"{config.model_type} has learned; set data.max_length to {positions} or less"
+            )
+        said.append(
+            f"The longest example has {longest:,} tokens, the model was made for {positions:,} positions: what it does "
+            "beyond them was not learned."
+        )
+    return said
+
+
+def has_position_table(config: PretrainedConfig, positions: int) -> bool:
+    """Whether an architecture looks positions up in a table of that many rows, learned or computed."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config)
+    tables = [
+        (name, module.num_embeddings) for name, module in model.named_modules() if hasattr(module, "num_embeddings")
+    ]
+    tables += [(name, buffer.shape[0]) for name, buffer in model.named_buffers() if buffer.dim() > 1]
+    words = ("pos", "wpe")
+    return any(word in name for name, size in tables if positions <= size <= positions + 2 for word in words)
