@@ -5,7 +5,7 @@ from tiny import tiny
 
 from sftlab.data.ability import GeneralData
 from sftlab.data.mixture import MixtureData
-from sftlab.lab.abilities import lab_tokenizer
+from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.model.limits import has_position_table, limit_problems
 
 
