@@ -37,7 +37,7 @@ class Reader(ABC):
             BadRecord: No rule can mend it.
         """
         if isinstance(record, BrokenRecord):
-            raise BadRecord("not valid JSON", record.reason)
+            raise BadRecord(record.cause, record.reason)
         if not isinstance(record, dict):
             raise BadRecord("not a dictionary", type(record).__name__)
         raw = self.turns(record)
