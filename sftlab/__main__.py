@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return int(import_module(f"sftlab.commands.{name}").main(arguments[1:]) or 0)
-    except (ValueError, OSError, MemoryError, KeyboardInterrupt) as error:
+    except (ValueError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
         if os.environ.get("SFTLAB_DEBUG"):
             raise
         return _complain_of(error)
@@ -79,6 +79,9 @@ def _complain_of(error: BaseException) -> int:
         return 128 + signal.SIGINT
     if isinstance(error, ValueError):
         complain(f"error: {mask(str(error), urls=True)}")
+        return 2
+    if isinstance(error, RecursionError):
+        complain("error: something that was read is nested too deeply; SFTLAB_DEBUG=1 shows where")
         return 2
     complain(f"error: {explain(error) if isinstance(error, OSError) else 'out of memory'}")
     return 2 if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)) else 1

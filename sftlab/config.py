@@ -20,6 +20,7 @@ from sftlab import moved
 from sftlab.credentials import find_credentials, mask
 
 Nested = dict[str, Any]
+_MOST_BYTES, _MOST_VALUES, _MOST_DEPTH = 10_000_000, 100_000, 100
 
 
 def merged_config(arguments: list[str]) -> Nested:
@@ -62,19 +63,58 @@ def read_yaml(path: Path, asked_by: str) -> Nested:
         hint = f"; did you mean {path.parent / near[0]}?" if near else ""
         raise ValueError(f"{asked_by}: there is no file {path}{hint}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{asked_by}: {path} is not valid YAML: {' '.join(str(error).split())}") from None
+        if path.stat().st_size > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader) or {}
+        _check_size(content)
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
+        raise ValueError(f"{asked_by}: {path} is not valid YAML: {why}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{asked_by}: {path} must hold keys and values, not a {type(content).__name__}")
     return content
+
+
+class _Loader(yaml.SafeLoader):
+    """A key that stands twice is an error: YAML would let the first one go in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _check_size(content: Any) -> None:
+    """Refuse what anchors blow up beyond all use, and what is nested without end.
+
+    Raises:
+        ValueError: There are too many values, or they are nested too deeply.
+    """
+    num_values, row, depth = 0, [content], 0
+    while row:
+        num_values, depth = num_values + len(row), depth + 1
+        if num_values > _MOST_VALUES or depth > _MOST_DEPTH:
+            raise ValueError(
+                f"it holds more than {_MOST_VALUES:,} values, or they are nested more than {_MOST_DEPTH} deep"
+            )
+        row = [
+            inner
+            for value in row
+            for inner in (value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
+        ]
 
 
 def scalar(value: str) -> Any:
     """A value of the command line as YAML reads it."""
     try:
         return yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return value
 
 

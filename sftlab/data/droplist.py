@@ -107,7 +107,7 @@ def read_drops(path: str | Path) -> list[Drop]:
 def _read_line(where: str, line: str) -> Drop:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from None
     wanted = 'a line is {"uid": "...", "reason": "..."}, perhaps with "ability"'
     if not isinstance(row, dict) or not {"uid", "reason"} <= row.keys() <= set(_KEYS):

@@ -125,7 +125,14 @@ class Job:
         Raises:
             ValueError: A name or a folder could lead elsewhere, or a number makes no sense.
         """
+        texts = ("name", "run", "folder", "config_file", "source")
+        if wrong := [name for name in texts if not isinstance(content[name], str)]:
+            raise ValueError(f"{wrong[0]} is no text")
         stages = tuple(StageNode(**stage) for stage in content["stages"])
+        for stage in stages:
+            named, counted = (stage.name, stage.key, stage.trained_key), (stage.tokens, stage.supervised_tokens)
+            if not all(isinstance(text, str) for text in named) or not all(type(count) is int for count in counted):
+                raise ValueError(f"a stage is not what it must be: {stage}")
         job = cls(**{**content, "stages": stages, "needs": tuple(content["needs"])})
         for kind, name in (("job", job.name), ("run", job.run), *(("stage", stage.name) for stage in stages)):
             checked_name(kind, name)

@@ -236,7 +236,7 @@ def _checked_grid(path: Path, config_name: str, grid: Any) -> dict[str, dict[str
         raise ValueError(f"{where}: give factors by name, not {grid!r}")
     for name, factor in grid.items():
         values = factor.get("values") if isinstance(factor, dict) else None
-        listed = isinstance(values, list) and isinstance(factor.get("keys"), list) and set(factor) == {"keys", "values"}
+        listed = isinstance(values, list) and _are_texts(factor.get("keys")) and set(factor) == {"keys", "values"}
         named = isinstance(values, dict) and set(factor) == {"values"} and all(type(v) is dict for v in values.values())
         if not values or not (listed or named):
             raise ValueError(
@@ -244,6 +244,10 @@ def _checked_grid(path: Path, config_name: str, grid: Any) -> dict[str, dict[str
                 f"each with its keys: {{small: {{model.path: lab-small}}}}; it is {factor!r}"
             )
     return grid
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
 
 
 class _Factors:
