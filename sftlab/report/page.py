@@ -38,7 +38,7 @@ def render(template: str, package: str = "sftlab.report", script: str = "", **va
     shell = environment(package)
     css = css_variables() + shell.loader.get_source(shell, "style.css")[0]  # type: ignore[union-attr]
     return shell.get_template(template).render(
-        css=Markup(css), policy=policy(script), script=Markup(_script(script)) if script else None, **values
+        css=Markup(css), policy=Markup(policy(script)), script=Markup(_script(script)) if script else None, **values
     )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from sftlab.analysis.card.composition import MOST_EXCHANGES, AbilityCard, Composition
 from sftlab.analysis.card.minhash import NUM_BANDS, NUM_HASHES, ROWS_OF_BAND, SHINGLE_WORDS, THRESHOLD
 from sftlab.report.exhibit import Exhibit, Table
+from sftlab.report.text import markdown_text
+from sftlab.screen import visible
 
 COUNTED = "All examples left after drop lists are counted, before fractions, validation included."
 METHOD = (
@@ -91,16 +93,16 @@ def exhibit(mix: Composition, title: str, page: Path) -> Exhibit:
 def markdown(mix: Composition, title: str) -> str:
     """The whole card."""
     written = f"Template {mix.template}, rows of {mix.max_length:,} tokens."
-    lines = [f"# What is in here: {title}", "", f"{COUNTED} {written}", ""]
+    lines = [f"# What is in here: {_cell(title)}", "", f"{COUNTED} {written}", ""]
     lines += [*_table(size_rows(mix)), ""]
     for card in mix.abilities.values():
-        lines += [f"## {card.name}", "", f"- {card.source}, fraction {card.fraction:g}"]
+        lines += [f"## {_cell(card.name)}", "", f"- {_cell(card.source)}, fraction {card.fraction:g}"]
         lines += [f"- {length_facts(card)}", f"- {word_facts(card)}"]
         lines += ["- exchanges: " + ", ".join(f"{name}: {count:,}" for name, count in exchange_rows(card))]
-        lines += ["- words that set it apart: " + ", ".join(word for word, _ in card.distinctive)]
-        lines += [f"- {cause}: {count:,}" for cause, count in sorted(card.audit.items())]
+        lines += ["- words that set it apart: " + ", ".join(_cell(word) for word, _ in card.distinctive)]
+        lines += [f"- {_cell(cause)}: {count:,}" for cause, count in sorted(card.audit.items())]
         if card.tags:
-            lines += ["- tags: " + ", ".join(f"{tag} {count:,}" for tag, count in card.tags.most_common(12))]
+            lines += ["- tags: " + ", ".join(f"{_cell(tag)} {count:,}" for tag, count in card.tags.most_common(12))]
         lines += ["", "Samples:", ""]
         for uid, talk in card.samples:
             lines += [f"- `{uid}` " + " / ".join(f"**{t.role}** {_cell(t.text[:200])}" for t in talk.turns[:4])]
@@ -120,4 +122,4 @@ def _table(rows: Sequence[Row]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return markdown_text(visible(text))

@@ -14,6 +14,7 @@ from sftlab.analysis.map.queries import Query
 from sftlab.analysis.map.representation import POOLINGS, HiddenStates
 from sftlab.analysis.map.separation import Separation
 from sftlab.report.exhibit import Exhibit, Picture, Table
+from sftlab.report.style import style
 
 Projections = dict[str, dict[str, Projection]]  # by method, then by checkpoint
 _TITLE = "Hidden states of the abilities' queries"
@@ -44,6 +45,18 @@ def write_atlas(
     pooling: str,
 ) -> None:
     """Write maps, figures by layer, map.html, points.jsonl and an exhibit of them."""
+    with style():
+        _write_atlas(folder, queries, projections, measured, drawn, pooling)
+
+
+def _write_atlas(
+    folder: Path,
+    queries: Sequence[Query],
+    projections: Projections,
+    measured: Mapping[str, Sequence[Separation]],
+    drawn: Mapping[str, int],
+    pooling: str,
+) -> None:
     abilities_N = [query.ability for query in queries]
     panels = {
         method: [

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftlab.report.exhibit import Picture
+from sftlab.report.style import INK, look
+from sftlab.report.text import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,11 +16,6 @@ if TYPE_CHECKING:
 
     from sftlab.analysis.map.projection import Projection
     from sftlab.analysis.map.separation import Separation
-
-# Okabe & Ito 2008: told apart by colour-blind readers too.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#B8A900")
-_MARKERS = "osD^vPX*"
-_LINES = ("#9aa0a6", "#1f1f1f", "#7b3fb5", "#b5553f")
 
 
 class Panel(NamedTuple):
@@ -31,18 +28,10 @@ class Panel(NamedTuple):
     figures: Separation
 
 
-def colour_of(position: int) -> str:
-    """Colour of the ability at this position of the config."""
-    return COLOURS[position % len(COLOURS)]
-
-
 def save_figure(figure: Figure, folder: Path, name: str, title: str, caption: str) -> Picture:
     """Write NAME.png and NAME.svg; the same figure gives the same files."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "sftlab", "svg.fonttype": "none"}):
-        figure.savefig(folder / f"{name}.png", dpi=150)
-        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    figure.savefig(folder / f"{name}.png", dpi=150)
+    figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
     return Picture(folder / f"{name}.png", title, caption)
 
 
@@ -56,15 +45,20 @@ def map_figure(panels: Sequence[Panel], abilities_N: Sequence[str]) -> Figure:
     for axis, panel in zip(axes, panels, strict=True):
         for position, name in enumerate(names):
             points_M2 = panel.projection.map_N2[[ability == name for ability in abilities_N]]
-            style: dict[str, Any] = {"c": colour_of(position), "marker": _MARKERS[position % len(_MARKERS)]}
-            axis.scatter(*points_M2.T, s=22, alpha=0.75, linewidths=0, label=name, **style)
+            style: dict[str, Any] = {"c": look(position).colour, "marker": look(position).marker}
+            axis.scatter(*points_M2.T, s=22, alpha=0.75, linewidths=0, label=_named(name), **style)
         axis.set_aspect("equal", adjustable="datalim")  # distances mean something, directions do not
         axis.set(xticks=[], yticks=[])
-        axis.set_title(f"{panel.label}\nlayer {panel.layer} of {panel.num_blocks}", fontsize=11)
+        axis.set_title(f"{shortened(panel.label)}\nlayer {panel.layer} of {panel.num_blocks}", fontsize=11)
         axis.set_xlabel(f"{panel_note(panel)}\n{panel.projection.method}: {panel.projection.note}", fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(names), frameon=False)
     return figure
+
+
+def _named(label: str) -> str:
+    """A label as a legend shows it: one that begins with ``_`` would be left out."""
+    return shortened(f" {label}" if label.startswith("_") else label)
 
 
 def panel_note(panel: Panel) -> str:
@@ -81,17 +75,17 @@ def layers_figure(measured: Mapping[str, Sequence[Separation]]) -> Figure:
     figure = Figure(figsize=(5 * (2 + (len(labels) > 1)), 4.2), layout="constrained")
     probe, silhouette, *rest = figure.subplots(1, 2 + (len(labels) > 1))
     for position, (label, layers) in enumerate(measured.items()):
-        style = {"color": _LINES[position % len(_LINES)], "marker": _MARKERS[position % len(_MARKERS)], "ms": 4}
-        style["linestyle"] = "--" if position else "-"  # one line shows under another
+        how = look(position)
+        style = {"color": how.colour, "marker": how.marker, "ms": 4, "linestyle": how.dashes}
         depth_L = [100 * s.depth for s in layers]
         low_L, high_L = zip(*(s.probe_interval for s in layers), strict=True)
-        probe.plot(depth_L, [s.probe_accuracy for s in layers], label=label, **style)
+        probe.plot(depth_L, [s.probe_accuracy for s in layers], label=_named(label), **style)
         probe.fill_between(depth_L, low_L, high_L, color=style["color"], alpha=0.15, linewidth=0)
-        silhouette.plot(depth_L, [s.silhouette for s in layers], label=label, **style)
+        silhouette.plot(depth_L, [s.silhouette for s in layers], label=_named(label), **style)
         if position:
             _draw_cka(rest[0], labels[0], label, layers, style)
     chance = next(iter(measured.values()))[0].probe_chance
-    probe.axhline(chance, color="black", linewidth=0.8, linestyle=":")
+    probe.axhline(chance, color=INK, linewidth=0.8, linestyle=":")
     probe.annotate("chance", (100, chance), ha="right", va="bottom", fontsize=8)
     probe.set_ylim(0, 1.03)
     probe.set_title("Probe accuracy, 95 % interval")
@@ -110,7 +104,7 @@ def _depth_axis(axis: Axes) -> None:
 
 def _draw_cka(axis: Axes, first: str, label: str, layers: Sequence[Separation], style: dict[str, Any]) -> None:
     found = [(100 * s.depth, s.cka[first]) for s in layers if s.cka[first]["cka"] is not None]
-    axis.plot([x for x, _ in found], [cka["cka"] for _, cka in found], label=f"{label} and {first}", **style)
+    axis.plot([x for x, _ in found], [cka["cka"] for _, cka in found], label=_named(f"{label} and {first}"), **style)
     chance = {"color": style["color"], "linestyle": ":", "linewidth": 1}
     axis.plot([x for x, _ in found], [cka["chance"] for _, cka in found], **chance)
     axis.set_ylim(0, 1.03)
@@ -125,11 +119,11 @@ def abilities_figure(measured: Mapping[str, Sequence[Separation]]) -> Figure:
     axes = figure.subplots(1, len(measured), squeeze=False, sharey=True)[0]
     for axis, (label, layers) in zip(axes, measured.items(), strict=True):
         for position, name in enumerate(layers[0].silhouette_by_ability):
-            style = {"color": colour_of(position), "marker": _MARKERS[position % len(_MARKERS)], "ms": 4}
-            axis.plot([100 * s.depth for s in layers], [s.silhouette_by_ability[name] for s in layers], label=name,
-                      **style)  # fmt: skip
-        axis.axhline(0, color="black", linewidth=0.8, linestyle=":")
-        axis.set_title(label)
+            style = {"color": look(position).colour, "marker": look(position).marker, "ms": 4}
+            depth_L, mine_L = [100 * s.depth for s in layers], [s.silhouette_by_ability[name] for s in layers]
+            axis.plot(depth_L, mine_L, label=_named(name), **style)
+        axis.axhline(0, color=INK, linewidth=0.8, linestyle=":")
+        axis.set_title(shortened(label))
         _depth_axis(axis)
     axes[0].set_ylabel("silhouette")
     axes[0].legend(frameon=False)

@@ -70,7 +70,7 @@ def test_a_drop_list_shows_and_its_conversations_are_gone(folder):
     _, mix = composed(folder, "--data.abilities.general.drop", "drop.jsonl")
     assert mix.abilities["general"].num_conversations == 5 and len(mix.abilities["general"].lengths_N) == 5
     assert "dropped: tag: code" in page(mix, "t") and "- dropped: tag: code: 1" in markdown(mix, "t")
-    assert "script" not in page(mix, "t")
+    assert "<script" not in page(mix, "t") and "script-src 'none'" in page(mix, "t")
 
 
 class Checked(HTMLParser):
