@@ -1,0 +1,110 @@
+"""Chat templates of strangers: what Hugging Face renders, never for ever, never without bound, on one day."""
+
+import pytest
+from chat_templates import TEMPLATES, byte_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sftlab.data.chat_template import ChatTemplate, Refused
+from sftlab.data.conversation import Turn
+from sftlab.data.template import get_template
+
+TEXT = st.text("ab<|>/_imstarend \n{}%'\"é", max_size=12)
+CALL = {"id": "call00001", "type": "function", "function": {"name": "weather", "arguments": {"in": "Rome", "n": 1}}}
+
+
+@st.composite
+def conversations(draw):
+    messages = [{"role": "system", "content": draw(TEXT)}] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(1, 3))):
+        messages.append({"role": "user", "content": draw(TEXT)})
+        answer = {"role": "assistant", "content": draw(TEXT)}
+        if draw(st.booleans()):
+            answer["reasoning_content"] = answer["thinking"] = draw(TEXT)
+        if draw(st.booleans()):
+            answer["tool_calls"] = [CALL]
+        messages.append(answer)
+    return messages
+
+
+@given(conversations(), st.sampled_from(sorted(TEMPLATES)), st.booleans(), st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_it_renders_what_hugging_face_renders(messages, name, generation, with_tools):
+    tokenizer = byte_tokenizer(TEMPLATES[name])
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}] if with_tools else None
+    try:
+        wanted = tokenizer.apply_chat_template(messages, tools, tokenize=False, add_generation_prompt=generation)
+    except Exception:
+        with pytest.raises(Refused):
+            ChatTemplate(tokenizer).render(messages, tools, generation)
+        return
+    assert ChatTemplate(tokenizer).render(messages, tools, generation) == wanted
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'a' * 10**10 }}",
+        "{{ ['a'] * 10**10 }}",
+        "{{ 'a' | center(10**9) }}",
+        "{{ 'a'.ljust(10**9) }}",
+        "{{ 'x'.zfill(2 * 10**9) }}",
+        "{{ 'a' | indent(2 * 10**9) }}",
+        "{{ [1] | batch(10**9, 'x') | list }}",
+        "{{ '{:>1000000000}'.format('a') }}",
+        "{{ '{:{}}'.format('a', 10**9) }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%*d' % (10**9, 1) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ strftime_now('%1000000000d') }}",
+        "{{ 9 ** 9 ** 9 ** 9 }}",
+        "{{ 'a' | replace('', 'b' * 10**6) | replace('', 'b' * 10**6) }}",
+        "{% set n = namespace(s='aaaa') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "{% set n = namespace(s='aaaa') %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}",
+        "{% set b = 'a' * 9999999 %}{% set y %}{% for i in range(9999) %}{{ b }}{% endfor %}{% endset %}{{ y }}",
+        "{% set r = range(99999) | list %}{% for a in r %}{% for b in r %}{% set x = b %}{% endfor %}{% endfor %}",
+        "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'aaa' }}{% endfor %}{% endfor %}",
+    ],
+)
+def test_what_never_ends_or_builds_too_much_is_told_at_once(source, monkeypatch):
+    monkeypatch.setattr("sftlab.data.chat_template.MAX_LOOKS", 100_000)
+    with pytest.raises(ValueError, match=r"data\.template: the tokenizer's chat template (builds more|does not come)"):
+        ChatTemplate(byte_tokenizer(source)).render([{"role": "user", "content": "q"}])
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.append(1) }}",
+        "{{ lipsum(10**9) }}",
+        "{% for i in range(10**9) %}x{% endfor %}",
+        "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "{{ raise_exception('no') }}",
+        "{% set n = namespace(a=1) %}{% set n.__x__ = 2 %}",
+    ],
+)
+def test_what_a_sandbox_forbids_is_a_refusal(source):
+    with pytest.raises(Refused):
+        ChatTemplate(byte_tokenizer(source)).render([{"role": "user", "content": "q"}])
+
+
+@pytest.mark.parametrize("source", ["{{", "{% for %}", "{{" + "(" * 100_000])
+def test_what_is_no_jinja_is_told(source):
+    with pytest.raises(ValueError, match="no valid Jinja"):
+        ChatTemplate(byte_tokenizer(source))
+
+
+def test_a_template_that_prints_the_date_prints_one_day():
+    day = "{{ '<|im_start|>system\\n' + strftime_now('%Y-%m-%d') + '<|im_end|>\\n' }}"
+    template = get_template("tokenizer", byte_tokenizer(day + TEMPLATES["chatml"]))
+    pieces = template.render([Turn("user", "q"), Turn("assistant", "a")])
+    assert "2024-07-26" in pieces[1].text and [p.text for p in pieces if p.supervised] == ["a", "<|im_end|>"]
+
+
+def test_a_tokenizer_may_have_a_template_of_its_own_for_tools():
+    tokenizer = byte_tokenizer(TEMPLATES["chatml"])
+    tokenizer.chat_template = {"default": TEMPLATES["chatml"], "tool_use": TEMPLATES["thinking"]}
+    render = ChatTemplate(tokenizer).render
+    messages = [{"role": "user", "content": "q"}]
+    assert "# Tools" in render(messages, [{"name": "x"}]) and "# Tools" not in render(messages)
+    assert get_template("tokenizer", tokenizer).chat_template() == tokenizer.chat_template
