@@ -15,7 +15,7 @@ from sftlab.model.module import SFTModule
 from sftlab.run.identity import weights_hash
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = [name for name in LAB_BASES if base_folder(name).is_dir()]
+SHIPPED = [name for name in LAB_BASES if (FOLDER / name.removeprefix("lab:")).is_dir()]
 
 
 def maker():
@@ -26,7 +26,7 @@ def maker():
 
 
 def test_they_ship_in_a_few_megabytes():
-    assert "lab:base" in SHIPPED
+    assert {"lab:small", "lab:base"} <= set(SHIPPED)
     assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) < 5e6
 
 
@@ -55,3 +55,9 @@ def test_the_same_seed_makes_the_same_base():
     first, again, other = (made.pretrain("small", seed, 2 * made.ROWS * made.LENGTH)[0] for seed in (1, 1, 2))
     same, different = (torch.equal(first.model.norm.weight, m.model.norm.weight) for m in (again, other))
     assert same and not different
+
+
+def test_a_base_that_is_not_there_is_told_how_to_make(monkeypatch, tmp_path):
+    monkeypatch.setattr("sftlab.lab.bases.FOLDER", tmp_path)
+    with pytest.raises(ValueError, match="make it with tools/make_lab_bases --sizes small"):
+        load_config("lab:small", None)
