@@ -120,5 +120,6 @@ def style() -> Iterator[None]:
     import matplotlib
 
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")  # a label as wide as the figure
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # names may be in any script
         yield
