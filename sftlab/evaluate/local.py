@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from sftlab.data.encoder import Encoder
 from sftlab.data.examples import Examples
 from sftlab.data.template import get_template
 from sftlab.evaluate.backend import Dialogue, dialogues
+from sftlab.evaluate.decoding import Cached, Uncached, best_decoder
 from sftlab.model.export import NOTE_FILE
 from sftlab.tasks.task import Answer, Problem, Sampling
 
@@ -64,9 +66,7 @@ class LocalModel:
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, attn_implementation="sdpa", trust_remote_code=trust_remote_code
-            )
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
         except (OSError, ValueError) as error:
             raise ValueError(f"checkpoint: no model at {folder}: {str(error).splitlines()[0]}") from None
         noted = Path(folder) / NOTE_FILE
@@ -93,38 +93,29 @@ class LocalModel:
                 if done := [one.answer() for one in asked if not one.is_open]:
                     yield done
 
+    @cached_property
+    def _decoder(self) -> type[Cached] | type[Uncached]:
+        return best_decoder(self.model)
+
     @torch.inference_mode()
     def _decode(self, prompts: list[list[int]], asked: list[Dialogue], max_new_tokens: int) -> None:
         """Add one answer to each dialogue."""
-        from transformers import DynamicCache
-
-        device, stops = self.model.device, set(self.encoder.stop_ids)
-        ids_BT, mask_BT = _left_padded(prompts, device)
+        stops, text = set(self.encoder.stop_ids), self._decoder(self.model, prompts)
         generators = [torch.Generator().manual_seed((one.seed + len(one.texts)) % 2**63) for one in asked]
         # Each row has the room that it has by itself: an answer does not depend on what is decoded beside it.
         rooms = [min(max_new_tokens, self.max_positions - len(prompt)) for prompt in prompts]
         outputs: list[list[int]] = [[] for _ in asked]
-        rows, cache, step_BT = list(range(len(asked))), DynamicCache(config=self.model.config), ids_BT
-        position_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+        rows = list(range(len(asked)))
         while rows:
-            logits_BV = self.model(
-                input_ids=step_BT, attention_mask=mask_BT, position_ids=position_BT[:, -step_BT.shape[1] :],
-                past_key_values=cache, use_cache=True, logits_to_keep=1,
-            ).logits[:, -1].float()  # fmt: skip
+            logits_BV = text.logits()
             chosen = _choose(logits_BV, [asked[r].temperature for r in rows], [generators[r] for r in rows])
             for row, token in zip(rows, chosen, strict=True):
                 outputs[row].append(token)
             alive = [i for i, r in enumerate(rows) if chosen[i] not in stops and len(outputs[r]) < rooms[r]]
             if not alive:
                 break
-            if len(alive) < len(rows):
-                keep = torch.tensor(alive, device=device)
-                cache.batch_select_indices(keep)
-                mask_BT, position_BT = mask_BT[keep], position_BT[keep]
-                rows, chosen = [rows[i] for i in alive], [chosen[i] for i in alive]
-            step_BT = torch.tensor(chosen, device=device)[:, None]
-            mask_BT = torch.cat([mask_BT, mask_BT.new_ones(len(rows), 1)], 1)
-            position_BT = torch.cat([position_BT, position_BT[:, -1:] + 1], 1)
+            rows, chosen = [rows[i] for i in alive], [chosen[i] for i in alive]
+            text.go_on(alive, chosen)
         for dialogue, output in zip(asked, outputs, strict=True):
             ended = bool(output) and output[-1] in stops
             dialogue.add(self.encoder.decode(output[:-1] if ended else output), ended)
@@ -146,13 +137,6 @@ class LocalModel:
             for index, total in zip(batch, (nll_BT * mask_BT[:, 1:]).sum(1).tolist(), strict=True):
                 found[index] = total
         return [found[i] for i in indices]
-
-
-def _left_padded(prompts: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    longest = max(map(len, prompts))
-    ids_BT = torch.tensor([[0] * (longest - len(ids)) + ids for ids in prompts], device=device)
-    mask_BT = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    return ids_BT, mask_BT
 
 
 def _choose(logits_BV: torch.Tensor, temperatures: list[float], generators: list[torch.Generator]) -> list[int]:
