@@ -7,9 +7,9 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-from tiny import ARCHITECTURES, VOCABULARY, tiny  # noqa: E402
+from tiny import ARCHITECTURES, VOCABULARY, tiny
 
-from sftlab.evaluate.decoding import Cached, Uncached, best_decoder  # noqa: E402
+from sftlab.evaluate.decoding import Cached, Uncached, best_decoder
 
 
 @pytest.mark.parametrize("name", sorted(set(ARCHITECTURES) - {"bert"}))
