@@ -18,7 +18,7 @@ ORDER = """
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
     data.conversation lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
     lab.abilities lab.text lab.tokenizer lab.bases
-    data.stream data.json_records data.columns data.records data.droplist data.split data.readers
+    data.stream data.json_records data.columns data.records data.droplist data.split data.keys data.readers
     data.chat_template data.messages data.pieces
     data.own_template data.template lab.vocabulary data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture

@@ -4,9 +4,11 @@ What is done with an oddity is a rule with a name; each use of a rule is counted
 
     leading assistant turns       dropped    (ShareGPT pieces may start in the middle)
     trailing user turns           dropped    (nothing answers them)
-    turns in a row of one role    joined     by a blank line
+    turns in a row of one role    joined     by a blank line; kept apart where they differ in more than their texts
+                                             (one is not trained, or calls a tool), so that no flag is spread
     empty turns                   dropped
     carriage returns              read as line breaks
+    halves of surrogate pairs     replaced   by U+FFFD (half of an emoji is no text)
     no assistant turn left, unknown role, missing key, wrong type, not a dictionary: a bad record
 """
 
@@ -20,7 +22,8 @@ from typing import Any, NamedTuple
 
 from sftlab import moved
 
-RULES = 1  # version of the mending rules and of uids: raise it when other conversations come out
+RULES = 2  # version of the mending rules and of uids: raise it when other conversations come out
+HALVES = "mended: half of a surrogate pair replaced"
 _MOST_CAUSES = 200  # counted apart: more than that nobody reads
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -141,30 +144,69 @@ def mended(raw: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
     rules: list[str] = []
     turns: list[Turn] = []
     for turn in raw:
-        if "\r" in turn.text:
-            turn = turn._replace(text=turn.text.replace("\r\n", "\n").replace("\r", "\n"))
+        turn = _cleaned(turn, rules)
         if not turn.has_content:
             rules.append("mended: empty turn dropped")
-        elif turns and turn.role != "tool" and _alike(turns[-1], turn):
+        elif not turns or turn.role == "tool" or turn.role != turns[-1].role:
+            turns.append(turn)
+        elif _alike(turns[-1], turn):
             turns[-1] = turns[-1]._replace(text=f"{turns[-1].text}\n\n{turn.text}")
             rules.append("mended: turns of one role joined")
         else:
             turns.append(turn)
+            rules.append("kept apart: turns of one role that differ in more than their texts")
     start = 1 if turns and turns[0].role == "system" else 0
     while len(turns) > start and turns[start].role in ("assistant", "tool"):
-        del turns[start]
-        rules.append("mended: leading assistant turn dropped")
+        rules.append(f"mended: leading {turns.pop(start).role} turn dropped")
     while turns and turns[-1].role != "assistant":
-        if turns.pop().role != "system":
-            rules.append("mended: trailing user turn dropped")
+        rules.append(f"mended: trailing {turns.pop().role} turn dropped")
     if not turns:
         raise BadRecord("no assistant turn to train")
     return turns, list(dict.fromkeys(rules))
 
 
+def _cleaned(turn: Turn, rules: list[str]) -> Turn:
+    """A turn with its texts mended, and without a flag that says what its role says anyway."""
+    role, text, trained, reasoning, calls, name = turn
+    if role not in ROLES:
+        raise BadRecord("unknown role", repr(role))
+    if trained is not None and trained == (role == "assistant"):
+        turn = turn._replace(trained=None)
+    if "\r" in text or "\r" in reasoning:
+        turn = turn._replace(text=_line_breaks(text), reasoning=_line_breaks(reasoning))
+        rules.append("mended: carriage returns read as line breaks")
+    if not (text.isascii() and reasoning.isascii() and calls.isascii() and name.isascii()):
+        whole = turn._replace(
+            text=halves_replaced(turn.text),
+            reasoning=halves_replaced(turn.reasoning),
+            calls=halves_replaced(calls),
+            name=halves_replaced(name),
+        )
+        if whole != turn:
+            rules.append(HALVES)
+        return whole
+    return turn
+
+
+def _line_breaks(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def halves_replaced(text: str) -> str:
+    """A text in which halves of surrogate pairs, which no file can hold, are U+FFFD; two that meet are made one."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
 def _alike(one: Turn, other: Turn) -> bool:
     """Whether two turns differ in their texts alone."""
-    return one._replace(text="") == other._replace(text="") and not one.calls
+    is_text = not (one.calls or one.reasoning)
+    return is_text and one._replace(text="") == other._replace(text="")
 
 
 def __getattr__(name: str) -> Any:

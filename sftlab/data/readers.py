@@ -1,17 +1,32 @@
-"""Readers: a record of a format becomes the turns of a conversation."""
+"""Readers: a record of a format becomes the turns of a conversation.
+
+What a record's other keys mean, and which of them are harmless, stands in ``keys``; the rest is counted.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sftlab.data.conversation import ROLES, Audit, BadRecord, Conversation, Place, Turn, mended
+from sftlab.data import keys
+from sftlab.data.conversation import (
+    HALVES,
+    ROLES,
+    Audit,
+    BadRecord,
+    Conversation,
+    Place,
+    Turn,
+    halves_replaced,
+    mended,
+)
 from sftlab.data.records import BrokenRecord, read_records
 from sftlab.data.split import group_by_id
 
-RULES = 1  # version of how our readers read records: raise it when other turns or groups come out
+RULES = 2  # version of how our readers read records (keys too): raise it when other turns or groups come out
 
 
 class Reader(ABC):
@@ -24,6 +39,19 @@ class Reader(ABC):
         Raises:
             BadRecord: The record has no such form.
         """
+
+    def keys(self, record: dict[str, Any]) -> frozenset[str] | None:
+        """The keys that ``turns`` reads: the others are followed, counted or refused; None leaves all to the reader."""
+        return None
+
+    def passed_over(self, record: dict[str, Any]) -> list[str]:
+        """What is not used of a record, as it is counted.
+
+        Raises:
+            BadRecord: It may change what is trained.
+        """
+        read = self.keys(record)
+        return [] if read is None or record.keys() <= read else keys.passed_over(record, read | keys.OF_RECORDS)
 
     def group(self, record: dict[str, Any], turns: Sequence[Turn]) -> str:
         """What must stay together in a split, over all abilities: by default what begins with the same user turn."""
@@ -40,24 +68,53 @@ class Reader(ABC):
             raise BadRecord(record.cause, record.reason)
         if not isinstance(record, dict):
             raise BadRecord("not a dictionary", type(record).__name__)
-        raw = self.turns(record)
+        raw, tools = self.turns(record), ""
+        if self.keys(record) is not None:
+            raw, tools = keys.beside(record, raw)
         turns, rules = mended(raw)
-        return Conversation(tuple(turns), self.group(record, turns)), rules
+        if (whole := halves_replaced(tools)) != tools:
+            rules.append(HALVES)
+        rules += self.passed_over(record)
+        group = halves_replaced(self.group(record, turns))
+        return Conversation(tuple(turns), group, whole), list(dict.fromkeys(rules))
 
 
 def _text(record: dict[str, Any], key: str, required: bool = True) -> str:
-    value = record.get(key)
+    value = keys.said(record, key) if not required else record.get(key)
     if value is None and not required:
         return ""
     if value is None:
-        raise BadRecord(f"key {key!r} missing", f"it has {sorted(map(str, record))[:6]}")
+        raise BadRecord(f"key {key!r} missing", _it_has(record))
     if not isinstance(value, str):
         raise BadRecord(f"{key!r} is not a text", type(value).__name__)
     return value
 
 
+def _it_has(record: dict[str, Any]) -> str:
+    return f"it has {', '.join(keys.shortened(key) for key in sorted(map(str, record))[:6]) or 'no keys'}"
+
+
+def _exchanges(record: dict[str, Any], question: str, answer: str) -> list[Turn]:
+    """The exchanges of a record's history, then its own."""
+    if not answer.strip():
+        raise BadRecord("empty answer")
+    own = [Turn("user", question), Turn("assistant", answer, reasoning=keys.reasoning(record))]
+    wrong = BadRecord(f"{keys.HISTORY!r} is no list of pairs of texts")
+    try:
+        history = keys.listed(keys.said(record, keys.HISTORY)) or []
+    except ValueError:
+        raise wrong from None
+    is_pairs = isinstance(history, list) and all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in history)
+    if not is_pairs or not all(isinstance(text, str) for pair in history for text in pair):
+        raise wrong
+    return [Turn(role, text) for pair in history for role, text in zip(("user", "assistant"), pair, strict=True)] + own
+
+
+_OF_PAIRS = keys.OF_ANSWERS | {keys.HISTORY}
+
+
 class PairReader(Reader):
-    """One question, one answer.
+    """One question, one answer, perhaps with a ``history`` of pairs before and thoughts apart from the answer.
 
     Args:
         question: Key of the question.
@@ -68,11 +125,12 @@ class PairReader(Reader):
         self.question, self.answer = question, answer
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """Two turns."""
-        answer = _text(record, self.answer)
-        if not answer.strip():
-            raise BadRecord("empty answer")
-        return [Turn("user", _text(record, self.question)), Turn("assistant", answer)]
+        """Two turns, after those of the history."""
+        return _exchanges(record, _text(record, self.question), _text(record, self.answer))
+
+    def keys(self, record: dict[str, Any]) -> frozenset[str]:
+        """Question, answer and what goes with them."""
+        return _OF_PAIRS | {self.question, self.answer}
 
 
 class GSM8KReader(PairReader):
@@ -93,70 +151,152 @@ class MathReader(Reader):
     """GSM8K or GSM8K-RFT, by the keys that a record has."""
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """Two turns."""
-        return (GSM8KReader() if "question" in record else RFTReader()).turns(record)
+        """As GSM8K's or RFT's reader reads it."""
+        return self._reader(record).turns(record)
+
+    def keys(self, record: dict[str, Any]) -> frozenset[str]:
+        """Those of the reader that reads it."""
+        return self._reader(record).keys(record)
+
+    @staticmethod
+    def _reader(record: dict[str, Any]) -> PairReader:
+        return _GSM8K if "question" in record else _RFT
+
+
+_GSM8K, _RFT = GSM8KReader(), RFTReader()
 
 
 class AlpacaReader(Reader):
-    """Alpaca's ``instruction, input, output``; other keys are passed over.
+    """Alpaca's ``instruction, input, output``, perhaps with ``system`` and a ``history`` of pairs.
 
-    An input of more than one character follows the instruction as FastChat converts it: after a line ``Input:``.
+    An input follows the instruction as FastChat converts it, after a line ``Input:``; one of a single character too,
+    which FastChat leaves out.
     """
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """Two turns."""
+        """Two turns, after those of the history."""
         instruction, more = _text(record, "instruction"), _text(record, "input", required=False)
-        output = _text(record, "output")
-        if not output.strip():
-            raise BadRecord("empty answer")
-        question = f"{instruction}\nInput:\n{more}" if len(more.strip()) > 1 else instruction
-        return [Turn("user", question), Turn("assistant", output)]
+        question = f"{instruction}\nInput:\n{more}" if more.strip() else instruction
+        return _exchanges(record, question, _text(record, "output"))
+
+    def keys(self, record: dict[str, Any]) -> frozenset[str]:
+        """Instruction, input, output and what goes with them."""
+        return _OF_ALPACA
 
 
+_OF_ALPACA = _OF_PAIRS | {"instruction", "input", "output"}
+
+
+_CALL = "call"  # the role of a turn whose text is a tool call as JSON
 _SHAREGPT_ROLES = {
     **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "function_call"), "assistant"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard"), "assistant"),
     **dict.fromkeys(("tool", "observation"), "tool"),
+    **dict.fromkeys(("function_call", "tool_call"), _CALL),
     "system": "system",
 }
 
 
 class MessagesReader(Reader):
-    """OpenAI messages: ``messages`` with ``role`` and ``content``; a content may be a list of text parts."""
+    """OpenAI messages: ``messages`` with ``role`` and ``content``, perhaps as JSON; a content may be a list of texts.
+
+    Tool calls, the tools on offer, thoughts and flags that say what is trained are read as ``keys`` tells.
+    """
 
     turns_key, role_key, text_key = "messages", "role", "content"
     roles = {role: role for role in ROLES} | {"developer": "system", "function": "tool"}
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
         """One turn per message."""
+        turns, names = [], dict[str, str]()
+        for message in self._messages(record):
+            if type(message) is dict and len(message) == 2:
+                text, role = message.get(self.text_key), message.get(self.role_key)
+                kind = self.roles.get(role) if type(role) is str else None
+                if type(text) is str and kind is not None and kind != _CALL:
+                    turns.append(Turn(kind, text))
+                    continue
+            turns.append(self._turn(message, names))
+        return turns
+
+    def keys(self, record: dict[str, Any]) -> frozenset[str]:
+        """The messages."""
+        return frozenset((self.turns_key,))
+
+    def passed_over(self, record: dict[str, Any]) -> list[str]:
+        """What is not used of a record and of its messages."""
+        causes = super().passed_over(record)
+        for message in self._messages(record) if self.turns_key in record else ():
+            if isinstance(message, dict) and len(message) > 2:
+                known = keys.known_of_turn(self.roles.get(str(message.get(self.role_key)), ""))
+                causes += keys.passed_over(message, known | {self.role_key, self.text_key}, " of a turn")
+                causes += keys.calls(message)[1]
+            content = message.get(self.text_key) if isinstance(message, dict) else None
+            for part in content if isinstance(content, list) else ():
+                causes += keys.passed_over(part, _OF_PARTS, " of a part") if isinstance(part, dict) else []
+        return causes
+
+    def _messages(self, record: dict[str, Any]) -> list[Any]:
         messages = record.get(self.turns_key)
         if messages is None:
-            raise BadRecord(f"key {self.turns_key!r} missing", f"it has {sorted(map(str, record))[:6]}")
+            raise BadRecord(f"key {self.turns_key!r} missing", _it_has(record))
+        try:
+            messages = keys.listed(messages)
+        except ValueError as error:
+            raise BadRecord(f"{self.turns_key!r} is a text and no JSON", str(error)[:80]) from None
         if not isinstance(messages, list) or not messages:
             raise BadRecord("no turns")
-        return [self._turn(message) for message in messages]
+        return messages
 
-    def _turn(self, message: Any) -> Turn:
+    def _turn(self, message: Any, names: dict[str, str]) -> Turn:
+        """A turn; ``names`` has those of the tools by the ids of their calls."""
         if not isinstance(message, dict):
             raise BadRecord("a turn is not a dictionary", type(message).__name__)
         role = message.get(self.role_key)
         if not isinstance(role, str) or role not in self.roles:
-            raise BadRecord("unknown role", repr(role))
-        content = message.get(self.text_key)
-        if isinstance(content, list):
-            parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-            if not all(isinstance(part, str) for part in parts):
-                raise BadRecord("a turn has parts that are no text")
-            content = "".join(map(str, parts))
-        if content is None:
-            content = ""
-        if not isinstance(content, str):
-            raise BadRecord(f"{self.text_key!r} of a turn is not a text", type(content).__name__)
-        return Turn(self.roles[role], content)
+            raise BadRecord("unknown role", repr(role)[:80])
+        kind = self.roles[role]
+        text, thoughts = _content(message.get(self.text_key), self.text_key)
+        calls, _ = keys.calls_of(text) if kind == _CALL else keys.calls(message)
+        if kind == _CALL:
+            kind, text = "assistant", ""
+        apart = keys.reasoning(message, " of a turn")
+        if thoughts and apart not in ("", thoughts):
+            raise BadRecord("thoughts of a turn that contradict one another")
+        thoughts = thoughts or apart
+        if kind != "assistant" and (calls or thoughts):
+            raise BadRecord(f"a {kind} turn with {'tool calls' if calls else 'thoughts'}")
+        names.update((call["id"], call["function"]["name"]) for call in calls if "id" in call)
+        name = keys.tool_name(message, names) if kind == "tool" else ""
+        trained = keys.trained_by_flags(message, " of a turn")
+        return Turn(kind, text, trained, thoughts, keys.as_json(calls), name)
+
+
+_OF_PARTS = frozenset(("type", "text", "thinking", "signature"))
+
+
+def _content(content: Any, key: str) -> tuple[str, str]:
+    """Text and thoughts of a content, which may be a list of parts."""
+    texts, thoughts = [], []
+    for part in content if isinstance(content, list) else [content]:
+        fields = part if isinstance(part, dict) else {"text": part}
+        kind = fields.get("type", "text")
+        if kind in ("text", "input_text", "output_text") and isinstance(fields.get("text"), str):
+            texts.append(fields["text"])
+        elif kind == "thinking" and isinstance(fields.get("thinking"), str):
+            thoughts.append(fields["thinking"])
+        elif isinstance(content, list):
+            raise BadRecord("a turn has parts that are no text", repr(kind)[:60])
+        elif part is not None:
+            raise BadRecord(f"{key!r} of a turn is not a text", type(content).__name__)
+    return "".join(texts), "\n".join(thoughts)
 
 
 class ShareGPTReader(MessagesReader):
-    """ShareGPT: ``conversations`` with ``from`` and ``value``; pieces of one conversation share the id before ``_``."""
+    """ShareGPT: ``conversations`` with ``from`` and ``value``; pieces of one conversation share the id before ``_``.
+
+    A turn of ``function_call`` is a tool call as JSON, as LLaMA-Factory writes it; ``observation`` is what it gave.
+    """
 
     turns_key, role_key, text_key = "conversations", "from", "value"
     roles = _SHAREGPT_ROLES
@@ -182,8 +322,7 @@ def read_conversations(
     Raises:
         ValueError: A bad record that may not be skipped, or too many of them: says which and why.
     """
-    total = bad = 0
-    example = ""
+    total, causes, example = 0, Counter[str](), ""
     for file, path in enumerate(paths):
         number = 0
         for number, record in enumerate(read_records(path), start=1):
@@ -191,20 +330,28 @@ def read_conversations(
             try:
                 conversation, rules = reader.read(record)
             except BadRecord as error:
-                bad += 1
+                causes[error.cause] += 1
                 audit.add(f"dropped: {error.cause}", place)
                 example = example or f"record {number:,} of {path}: {error}"
                 if on_bad_record == "fail":
                     raise ValueError(f"{example}; mend it, or set on_bad_record: skip") from None
                 continue
+            except Exception as error:  # of a user's reader: its author needs the place, and the whole error behind it
+                fault = f"{type(reader).__name__} fails on it: {type(error).__name__}: {error}"
+                told = f"record {number:,} of {path}: {fault}; a reader raises BadRecord for what it cannot read"
+                raise ValueError(told) from error
             for rule in rules:
                 audit.add(rule, place)
             yield place, conversation
         total += number
-    if bad > max_bad_share * total:
+        if number == 0:
+            audit.add("empty: a file without records", Place(file, 0))
+    if (bad := causes.total()) > max_bad_share * total:
+        most = ", ".join(f"{count:,} {cause}" for cause, count in causes.most_common(4)) if len(causes) > 1 else ""
         raise ValueError(
             f"{bad:,} of {total:,} records are bad ({bad / total:.0%}, more than max_bad_share {max_bad_share:.0%}); "
-            f"the first: {example}. Is {type(reader).__name__} the reader for this file?"
+            f"the first: {example}. {f'By cause: {most}. ' if most else ''}"
+            f"Is {type(reader).__name__} the reader for this file?"
         )
     if total == 0:
         raise ValueError(f"{', '.join(paths)}: no records")

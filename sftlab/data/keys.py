@@ -1,0 +1,242 @@
+"""What records and messages say beside their texts: what each key means, so that none is passed over in silence.
+
+    trained or not   weight, loss, loss_mask, loss_weight, loss_scale, train, trained, training, trainable: 0 or 1,
+                     false or true; masked is their opposite. In a turn it is about the turn, in a record about its
+                     answers that say nothing themselves
+    thoughts         reasoning_content, reasoning, thinking
+    tools, calls     tools, functions; tool_calls, function_call: lists, or the same as JSON
+    what comes first system, system_prompt; history (of a question and its answer)
+    harmless         ids, sources and kinds; see HARMLESS
+
+Any other key is counted as passed over. But a record is bad where a key has a meaning that cannot be followed there (a
+mask, tools of a turn), where its name says that it is about training and its value is no text, and where it holds what
+is no text (images). A value that says nothing (null, "", [], {}, NaN) is no more than a missing key.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from sftlab.data.conversation import BadRecord, Turn, halves_replaced
+from sftlab.data.json_records import parse_json, shortened
+
+_TRAINED = ("weight", "loss", "loss_mask", "loss_weight", "loss_scale", "train", "trained", "training", "trainable")
+_FLAGS = dict.fromkeys(_TRAINED, True) | {"masked": False}
+_SYSTEM = ("system", "system_prompt")
+_TOOLS = ("tools", "functions")
+_CALLS = ("tool_calls", "function_call")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+HISTORY = "history"
+_NO_TEXT = frozenset(("image", "images", "video", "videos", "audio", "audios"))
+_UNCLEAR = frozenset(
+    "mask training_detail train_detail channel refusal documents chat_template_kwargs function_calls".split()
+).union((HISTORY,), _FLAGS, _SYSTEM, _TOOLS, _CALLS, _REASONING)
+_ABOUT_TRAINING = frozenset("train trained training trainable loss losses mask masks masked weight weights".split())
+HARMLESS = frozenset(
+    "id _id idx index uid uuid hash conversation_id conv_id prompt_id question_id source dataset split category topic "
+    "tags language lang model url license date timestamp".split()
+)
+OF_RECORDS = frozenset((*_FLAGS, *_SYSTEM, *_TOOLS))  # what a record of any form may have
+OF_ANSWERS = frozenset(_REASONING)
+_TOOL_NAME = ("name", "tool_name")
+_OF_TURNS = frozenset((*_FLAGS, *_REASONING, *_CALLS))
+_OF_TOOL_TURNS = frozenset((*_TOOL_NAME, "tool_call_id", *_FLAGS))
+_FLAG_TEXTS = {"0": False, "false": False, "0.0": False, "1": True, "true": True, "1.0": True}
+
+
+def said(fields: Mapping[str, Any], key: str) -> Any:
+    """The value of a key; None where it says nothing."""
+    value = fields.get(key)
+    is_empty = isinstance(value, (str, list, dict, tuple)) and not value
+    return None if is_empty or (isinstance(value, float) and value != value) else value
+
+
+def listed(value: Any) -> Any:
+    """A value, or what it holds as JSON where it is a text: columns often hold lists so.
+
+    Raises:
+        ValueError: It is a text and no JSON.
+    """
+    return parse_json(value) if isinstance(value, str) else value
+
+
+def passed_over(fields: Mapping[str, Any], known: Collection[str], of: str = "") -> list[str]:
+    """What keys that are not known are counted under.
+
+    Args:
+        fields: A record or a message.
+        known: Keys that are used.
+        of: Of what it is: nothing, or `` of a turn``.
+
+    Raises:
+        BadRecord: A key may change what is trained, or holds what is no text.
+    """
+    causes = []
+    for key in sorted(map(str, fields.keys() - HARMLESS - set(known))):
+        if (value := said(fields, key)) is None:
+            continue
+        if key in _NO_TEXT:
+            raise BadRecord(f"key {key!r}{of}: it is no text")
+        is_flag = not isinstance(value, str) and not _ABOUT_TRAINING.isdisjoint(_words(key))
+        if key in _UNCLEAR or is_flag or (key in ("label", "kto_tag") and value is False):
+            raise BadRecord(f"key {shortened(key)}{of}: it may change what is trained, and is not understood")
+        causes.append(f"passed over: key {shortened(key)}{of}")
+    return causes
+
+
+def _words(key: str) -> list[str]:
+    return re.split(r"[^a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower())
+
+
+def beside(record: Mapping[str, Any], turns: Sequence[Turn]) -> tuple[list[Turn], str]:
+    """Turns after what a record says beside them, and its tools as JSON.
+
+    Raises:
+        BadRecord: It cannot be followed.
+    """
+    if OF_RECORDS.isdisjoint(record):
+        return list(turns), ""
+    if (trained := trained_by_flags(record, " of a record")) is not None:
+        turns = [t._replace(trained=trained) if t.role == "assistant" and t.trained is None else t for t in turns]
+    if text := _only_text(record, _SYSTEM, ""):
+        first = Turn("system", text)
+        turns = list(turns) if first in turns[:1] else [first, *turns]
+    return list(turns), _tools(record)
+
+
+def trained_by_flags(fields: Mapping[str, Any], of: str) -> bool | None:
+    """Whether flags say that something is trained or that it is not; None when they say nothing.
+
+    Raises:
+        BadRecord: A flag is neither 0 nor 1, or two of them contradict each other.
+    """
+    found = {}
+    for key in fields.keys() & _FLAGS.keys():
+        if (value := said(fields, key)) is not None:
+            value = _FLAG_TEXTS.get(value.strip().lower(), value) if isinstance(value, str) else value
+            if not isinstance(value, (bool, int, float)) or value not in (0, 1):
+                raise BadRecord(f"{key!r}{of} is neither 0 nor 1", shortened(value))
+            found[key] = bool(value) is _FLAGS[key]
+    if len(set(found.values())) > 1:
+        raise BadRecord(f"flags{of} contradict one another", ", ".join(sorted(found)))
+    return next(iter(found.values()), None)
+
+
+def reasoning(fields: Mapping[str, Any], of: str = "") -> str:
+    """What was thought before an answer.
+
+    Raises:
+        BadRecord: It is no text, or two keys hold different ones.
+    """
+    return "" if OF_ANSWERS.isdisjoint(fields) else _only_text(fields, _REASONING, of)
+
+
+def _only_text(fields: Mapping[str, Any], keys: Sequence[str], of: str) -> str:
+    """The text that one of some keys of one meaning has."""
+    found = {key: value for key in keys if (value := said(fields, key)) is not None}
+    for key, value in found.items():
+        if not isinstance(value, str):
+            raise BadRecord(f"{key!r}{of} is not a text", type(value).__name__)
+    if len(set(found.values())) > 1:
+        raise BadRecord(f"keys {' and '.join(map(repr, found))}{of} contradict one another")
+    return next(iter(found.values()), "")
+
+
+def _tools(record: Mapping[str, Any]) -> str:
+    """Specifications of tools as JSON, each in OpenAI's form."""
+    found = [key for key in _TOOLS if said(record, key) is not None]
+    if len(found) > 1:
+        raise BadRecord("keys 'tools' and 'functions' are both there")
+    if not found:
+        return ""
+    wrong = BadRecord(f"{found[0]!r} is no list of specifications of tools, each with a name")
+    specifications = _json_of(record[found[0]], wrong)
+    if not isinstance(specifications, list):
+        raise wrong
+    return _as_json([_tool(_json_of(one, wrong), wrong) for one in specifications], wrong) if specifications else ""
+
+
+def _tool(specification: Any, wrong: BadRecord) -> dict[str, Any]:
+    if not isinstance(specification, dict):
+        raise wrong
+    inner = specification.get("function", specification)
+    if not isinstance(inner, dict) or not isinstance(inner.get("name"), str):
+        raise wrong
+    return specification if "function" in specification else {"type": "function", "function": specification}
+
+
+def calls(message: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Tool calls of a message in OpenAI's form, and what their other keys are counted under.
+
+    Raises:
+        BadRecord: They are malformed.
+    """
+    found = [key for key in _CALLS if said(message, key) is not None]
+    if len(found) > 1:
+        raise BadRecord("keys 'tool_calls' and 'function_call' of a turn are both there")
+    return calls_of(message[found[0]]) if found else ([], [])
+
+
+def calls_of(value: Any) -> tuple[list[dict[str, Any]], list[str]]:
+    """As ``calls``, of one call or a list of them, perhaps as JSON."""
+    wrong = BadRecord("a tool call is not of the form name and arguments")
+    value = _json_of(value, wrong)
+    found = value if isinstance(value, list) else [value]
+    made, causes = [], []
+    for one in (_json_of(item, wrong) for item in found):
+        if not isinstance(one, dict):
+            raise wrong
+        function = one.get("function", one)
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
+            raise wrong
+        causes += [
+            f"passed over: key {shortened(key)} of a tool call"
+            for key in sorted(map(str, {*one, *function} - {"id", "type", "index", "function", "name", "arguments"}))
+        ]
+        call = {"type": "function", "function": {"name": function["name"], "arguments": _arguments(function)}}
+        made.append({"id": str(one["id"]), **call} if said(one, "id") is not None else call)
+    return made, causes
+
+
+def _arguments(function: Mapping[str, Any]) -> str:
+    """Arguments of a call as JSON; written anew only where they were no text, or hold half a surrogate pair."""
+    wrong = BadRecord("the arguments of a tool call are no JSON object")
+    given = function.get("arguments")
+    arguments = {} if given in (None, "") else _json_of(given, wrong)
+    if not isinstance(arguments, dict):
+        raise wrong
+    is_kept = isinstance(given, str) and given and "\\ud" not in given.lower()
+    return given if is_kept else _as_json(arguments, wrong)  # type: ignore[return-value]
+
+
+def known_of_turn(kind: str) -> frozenset[str]:
+    """The keys that a message of a role may have beside role and text."""
+    return _OF_TOOL_TURNS if kind == "tool" else _OF_TURNS
+
+
+def tool_name(message: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    """The name of the tool that a tool turn answers for: its own, or that of the call with its id."""
+    name = _only_text(message, _TOOL_NAME, " of a turn")
+    return name or names.get(str(message.get("tool_call_id")), "")
+
+
+def as_json(made: list[dict[str, Any]]) -> str:
+    """Tool calls as a turn has them."""
+    return json.dumps(made, ensure_ascii=False) if made else ""
+
+
+def _json_of(value: Any, wrong: BadRecord) -> Any:
+    try:
+        return listed(value)
+    except ValueError:
+        raise wrong from None
+
+
+def _as_json(value: Any, wrong: BadRecord) -> str:
+    try:
+        return halves_replaced(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except (ValueError, TypeError, RecursionError):
+        raise wrong from None
