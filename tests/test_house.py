@@ -37,7 +37,8 @@ ORDER = """
     report.sections.forgetting report.sections.exhibits report.sections.cost
     report.named report.write
     run.folder run.identity
-    callbacks.trainer_options callbacks.context callbacks.conductor callbacks.schedule
+    callbacks.trainer_options callbacks.context callbacks.finite callbacks.monitors
+    callbacks.conductor callbacks.schedule
     callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
     cli

@@ -5,24 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.finite import gradient_norm, stop_at_gradient, stop_at_weights
+from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
 from sftlab.callbacks.trainer_options import refuse_options
 from sftlab.data.ability import PlannedData
 from sftlab.model.export import ARCHITECTURE, write_architecture
 from sftlab.model.module import SFTModule
 from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan, StagePlan
-from sftlab.run.folder import checkpoint_path, new_run_folder
+from sftlab.run.folder import checkpoint_path, is_complete, new_run_folder
 from sftlab.run.identity import reused_stages, run_identity, stage_keys
+from sftlab.screen import show
 
 _STATE = "sftlab"  # key of our part of a checkpoint
-_NEVER = 2**62  # a micro-batch that is never reached
+_NEVER = 2**62  # an epoch and a micro-batch that are never reached
+StopEarly = Literal["stage", "run"]
 
 
 class Conductor:
@@ -34,6 +38,7 @@ class Conductor:
         plan: What is trained.
         extend: Appends the next segment to an open plan, or closes it; called when the last compiled step is done.
         val_every_n_steps: Validate inside stages too; stage ends are always validated.
+        stop_early: What EarlyStopping ends: the stage, or the run.
     """
 
     def __init__(
@@ -43,17 +48,25 @@ class Conductor:
         plan: Plan,
         extend: Callable[[RunContext], None],
         val_every_n_steps: int | None,
+        stop_early: StopEarly = "stage",
     ) -> None:
         data = data_of(trainer)
         if plan.declared:
             raise ValueError("data: an ability only declares a count (path: null); `plan` can show it, not `fit` it")
         refuse_options(trainer)
         self.context = RunContext(trainer, _folder_of(trainer), data, module, plan)
-        self._extend, self._val_every_n_steps = extend, val_every_n_steps
+        self._extend, self._val_every_n_steps, self._stop_early = extend, val_every_n_steps, stop_early
         data.follow(plan)
         module.follow(plan, data.val_abilities())
+        check_callbacks(self.context, bool(val_every_n_steps))
         self._identity = run_identity(data, module, [planned.stage for planned in plan.stages], plan)
         self._stage_keys = stage_keys(data, module, plan)
+        self._stoppers = EarlyStoppers(cast(Any, trainer).callbacks)
+        if self._stoppers.callbacks:
+            self._identity["early stopping"] = f"{self._stoppers.settings()} {stop_early}"
+        self._ended_early: list[int] = []  # the steps at which stages ended before their plan's end
+        self._ended = 0  # the step at which a stage's end was done
+        self._is_stop_asked = False
         self._rng_states: list[torch.Tensor] | None = None
         self._validated = 0  # the last step that was validated
         self._stage_began = 0.0
@@ -83,10 +96,14 @@ class Conductor:
         self._set_rate()  # a checkpoint holds that of the step after it, which another run may have planned otherwise
         if trainer.is_global_zero:
             write_architecture(context.folder / ARCHITECTURE, context.module, context.data)
-        trainer.check_val_every_n_epoch = None
-        trainer.val_check_batch = _NEVER
-        if context.step and self._validated != context.step and self._is_validation_due():
+        trainer.check_val_every_n_epoch, trainer.val_check_batch = _NEVER, _NEVER
+        self._stoppers.look_after_validation()
+        if context.step and self._ended == context.step:
+            self._stoppers.begin_anew()
+        elif context.step and self._validated != context.step and self._is_validation_due():
             self._validate()  # the run was killed between the checkpoint and this validation
+        elif context.step:
+            self._finish_step()
 
     def on_train_batch_start(self, batch_idx: int) -> None:
         """At the first micro-batch of a stage: empty the optimizer state if the stage asks for it."""
@@ -101,15 +118,28 @@ class Conductor:
             self._stage_began = time.perf_counter()
             self._call("on_stage_start", stage)
 
+    def on_before_optimizer_step(self) -> None:
+        """Stop at gradients that are not finite; give their norm, before any clipping, to whoever logs it."""
+        trainer = self.context.trainer
+        norm = gradient_norm(self.context.module)
+        if getattr(trainer.precision_plugin, "scaler", None) is None:  # fp16's scaler passes over such a step itself
+            stop_at_gradient(self.context, norm)
+        trainer.callback_metrics["train/gradient_norm"] = torch.tensor(norm)
+
     def on_train_batch_end(self, batch_idx: int) -> None:
         """After the last micro-batch of a step: ask for validation where it is due, finish the step without it."""
         trainer = self.context.trainer
-        if not self.context.ends_step(batch_idx):
-            trainer.val_check_batch = _NEVER
+        trainer.check_val_every_n_epoch, trainer.val_check_batch = _NEVER, _NEVER
+        if not self.context.ends_step(batch_idx):  # a run that is asked to stop does so when its step is whole
+            self._is_stop_asked |= trainer.should_stop
+            trainer.should_stop = False
             return
-        is_due = self._is_validation_due()
-        trainer.val_check_batch = batch_idx + 1 if is_due else _NEVER
-        if not is_due:
+        trainer.should_stop |= self._is_stop_asked
+        if self.context.plan.stage_ending_at(self.context.step) is not None:
+            self._save_reached()
+        if self._is_validation_due():
+            trainer.check_val_every_n_epoch, trainer.val_check_batch = None, batch_idx + 1
+        else:
             self._finish_step()
 
     def on_validation_end(self) -> None:
@@ -117,6 +147,8 @@ class Conductor:
         trainer = self.context.trainer
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated = trainer.global_step
+            if trainer.should_stop and (reason := self._stoppers.reason()) is not None:
+                self._end_early(reason)
             self._finish_step()
 
     def on_train_end(self) -> None:
@@ -132,8 +164,8 @@ class Conductor:
         if world > 1:
             states = [None] * world
             torch.distributed.all_gather_object(states, state)
-        mine = {"identity": self._identity, "stage_keys": self._stage_keys}
-        checkpoint[_STATE] = {**mine, "rng": states, "validated": self._validated}
+        mine = {"identity": self._identity, "stage_keys": self._stage_keys, "ended_early": list(self._ended_early)}
+        checkpoint[_STATE] = {**mine, "rng": states, "validated": self._validated, "ended": self._ended}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume what is not the same run; count batches in this run's micro-batches.
@@ -151,7 +183,12 @@ class Conductor:
                 f"ckpt_path: this run differs from the checkpoint's in: {', '.join(changed)}. Resume with the config "
                 "and data that the run began with, or start a new run without --ckpt_path"
             )
-        self._rng_states, self._validated = saved["rng"], saved["validated"]
+        self._rng_states, self._validated, self._ended = saved["rng"], saved["validated"], saved.get("ended", 0)
+        for step in saved.get("ended_early", []):
+            self._cut(step)
+        ended = self.context.plan.stage_ending_at(checkpoint["global_step"])
+        if ended is not None and Path(str(self.context.trainer.ckpt_path)).name == self._ended_path(ended).name:
+            self._validated = self._ended = ended.end_step  # its name says that it was exported and scored
         _count_in_micro_batches(checkpoint, self.context.trainer.accumulate_grad_batches)
 
     # What it does
@@ -165,14 +202,47 @@ class Conductor:
             self._extend(context)
             self._plan_changed()
 
-    def _end_stage(self, ended: StagePlan) -> None:
-        """Export, let every callback look, then save: a run killed on the way does the stage's end again."""
+    def _save_reached(self) -> None:
+        """Save what was trained before validation, export and scores: these are done again where they break."""
         context = self.context
+        context.trainer.save_checkpoint(checkpoint_path(context.folder, context.step), weights_only=False)
+
+    def _end_stage(self, ended: StagePlan) -> None:
+        """Export and let every callback look; then the checkpoint gets the name of the stage, which says so."""
+        context, trainer = self.context, self.context.trainer
+        stop_at_weights(context)
         context.export(context.stage_folder(ended))
         self._call("on_stage_end", ended)
         context.log({"stage/seconds": time.perf_counter() - self._stage_began})  # of a resumed stage, since then
-        path = checkpoint_path(context.folder, ended.end_step, ended.stage.name)
-        context.trainer.save_checkpoint(path, weights_only=False)
+        self._stoppers.begin_anew()
+        self._ended = ended.end_step
+        reached, path = checkpoint_path(context.folder, ended.end_step), self._ended_path(ended)
+        if trainer.strategy.broadcast(is_complete(reached)):
+            if trainer.is_global_zero:
+                reached.replace(path)
+            trainer.strategy.barrier("stage checkpoint")
+        elif not trainer.strategy.broadcast(is_complete(path)):
+            trainer.save_checkpoint(path, weights_only=False)
+
+    def _ended_path(self, ended: StagePlan) -> Path:
+        return checkpoint_path(self.context.folder, ended.end_step, ended.stage.name)
+
+    def _end_early(self, reason: str) -> None:
+        """End the stage in training, and the run where that is wanted, as EarlyStopping asks."""
+        context, step = self.context, self.context.step
+        context.trainer.should_stop = False
+        if context.plan.stage_ending_at(step) is not None and self._stop_early == "stage":
+            return
+        if context.trainer.is_global_zero:
+            show(f"EarlyStopping ends {self._stop_early} {context.stage.stage.name} after step {step:,} ({reason})")
+        self._stoppers.begin_anew()
+        self._cut(step)
+        self._save_reached()
+
+    def _cut(self, step: int) -> None:
+        self._ended_early.append(step)
+        self.context.plan.end_stage(step, ends_run=self._stop_early == "run")
+        self._plan_changed()
 
     def _plan_changed(self) -> None:
         """Bring up to date what was asked of the plan before: Lightning's end, the next rate, the stages' keys."""

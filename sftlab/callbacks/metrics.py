@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import resource
+import sys
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -121,8 +123,11 @@ class Metrics(Callback):
             "train/loss": sum(nll_A) / max(1, int(supervised_A.sum())),
             # The optimizer already holds the next step's.
             "train/learning_rate": learning_rate_at(plan, step - 1, module.learning_rate, module.warmup_ratio),
+            "train/gradient_norm": float(context.trainer.callback_metrics["train/gradient_norm"]),
             "stage/index": float(plan.stages.index(stage)),
             "perf/tokens_per_second": plan.num_tokens(self._seen[0], step) / max(1e-9, now - self._seen[1]),
+            "perf/seconds_per_step": (now - self._seen[1]) / max(1, step - self._seen[0]),
+            "perf/memory_gib": _peak_memory_gib(context.trainer.strategy.root_device),
             "perf/packing_fill": plan.fill(stage.first_step, step),
         }
         for number, name in enumerate(plan.abilities):
@@ -132,6 +137,14 @@ class Metrics(Callback):
             metrics[f"data/examples_seen/{name}"] = float(examples_A[number])
         self._seen = (step, now)
         return metrics
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    """The most memory that was in use: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def log_text(trainer: Trainer, tag: str, text: str, step: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast, get_args
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
-from sftlab.callbacks.conductor import Conductor, data_of, module_of
+from sftlab.bounds import within
+from sftlab.callbacks.conductor import Conductor, StopEarly, data_of, module_of
 from sftlab.callbacks.context import RunContext
 from sftlab.data.ability import PlannedData
 from sftlab.model.limits import limit_problems
@@ -32,6 +34,7 @@ class StageSchedule(Callback):
         fresh_optimizer: Stages start with empty optimizer state, as separate fine-tuning runs do.
         per_stage: Changes by stage name: {general: {epochs: 1, learning_rate: 1.0e-5}}.
         val_every_n_steps: Validate inside stages too; stage ends are always validated.
+        stop_early: What Lightning's EarlyStopping ends: the ``stage``, with export and scores, or the ``run``.
     """
 
     def __init__(
@@ -42,11 +45,16 @@ class StageSchedule(Callback):
         fresh_optimizer: bool = True,
         per_stage: dict[str, dict[str, Any]] | None = None,
         val_every_n_steps: int | None = None,
+        stop_early: StopEarly = "stage",
     ) -> None:
+        if val_every_n_steps is not None:
+            within("schedule.val_every_n_steps", val_every_n_steps, 1, is_whole=True)
+        if stop_early not in get_args(StopEarly):
+            raise ValueError(f"schedule.stop_early: {stop_early!r} is not one of {', '.join(get_args(StopEarly))}")
         self.epochs = 3.0 if (epochs, steps, supervised_tokens) == (None, None, None) else epochs
         self.steps, self.supervised_tokens = steps, supervised_tokens
         self.fresh_optimizer, self.per_stage = fresh_optimizer, per_stage or {}
-        self.val_every_n_steps = val_every_n_steps
+        self.val_every_n_steps, self.stop_early = val_every_n_steps, stop_early
         self._conductor: Conductor | None = None  # of the call of fit that runs
 
     @abstractmethod
@@ -103,7 +111,13 @@ class StageSchedule(Callback):
         if stage == "fit":
             module = module_of(pl_module)
             plan = self.compile(data_of(trainer), module)
-            self._conductor = Conductor(trainer, module, plan, self.extend, self.val_every_n_steps)
+            how = (self.val_every_n_steps, self.stop_early)
+            self._conductor = Conductor(trainer, module, plan, self.extend, *how)
+            # Last but for checkpoints: what others ask of a step is heard, and what they add to it is saved.
+            all_callbacks = cast(Any, trainer).callbacks
+            savers = [callback for callback in all_callbacks if isinstance(callback, Checkpoint)]
+            others = [callback for callback in all_callbacks if callback is not self and callback not in savers]
+            cast(Any, trainer).callbacks = [*others, self, *savers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over what Lightning's loops decide."""
@@ -112,6 +126,10 @@ class StageSchedule(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start a stage where its first step begins."""
         self._conducting.on_train_batch_start(batch_idx)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Look at the gradients."""
+        self._conducting.on_before_optimizer_step()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -164,7 +164,7 @@ class SFTModule(LightningModule):
             loss = float(mean.compute())
             # Lightning would log it one step early; callbacks that monitor it find it where they look.
             self.log(f"val/loss/{name}", loss, logger=False)
-            for logger in self.loggers:
+            for logger in self.loggers if not self.trainer.sanity_checking else ():
                 logger.log_metrics({f"val/loss/{name}": loss}, step=self.global_step)
 
     def configure_optimizers(self) -> Any:

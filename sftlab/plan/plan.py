@@ -135,12 +135,14 @@ class Plan:
         self.segments = (*self.segments, segment)
         self._join()
 
-    def end_stage(self, step: int) -> None:
-        """End the stage in training before ``step``, as if it had been planned so; what follows moves up."""
+    def end_stage(self, step: int, ends_run: bool = False) -> None:
+        """End the stage in training before ``step``, as if it had been planned so; what follows moves up, or goes."""
         stage, kept = self.stage_at(step - 1), []
         for segment in self.segments:
             planned = segment.planned
-            if planned.first_step >= stage.end_step:
+            if planned.first_step >= stage.end_step and ends_run:
+                self.is_open = False
+            elif planned.first_step >= stage.end_step:
                 moved = replace(planned, first_step=planned.first_step - (stage.end_step - step))
                 kept.append(replace(segment, planned=moved))
             elif planned.first_step < stage.first_step:

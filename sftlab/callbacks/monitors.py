@@ -1,0 +1,104 @@
+"""Callbacks of Lightning's: which are refused, what they can watch, and when a stage ends early."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+
+from sftlab.callbacks.context import RunContext
+
+_AVERAGES = "stages would be exported and scored without its average; average exported stages instead"
+REFUSED = {
+    "WeightAveraging": _AVERAGES,
+    "StochasticWeightAveraging": "it replaces the plan's learning rate; average exported stages instead",
+    "BatchSizeFinder": "the plan says what a step trains; use data.batch, and accumulate_grad_batches for memory",
+    "LearningRateFinder": "it trains before the plan begins; try rates with a study over model.learning_rate",
+    "GradientAccumulationScheduler": "it goes by epochs, and a plan is one; use trainer.accumulate_grad_batches",
+    "BaseFinetuning": "it goes by epochs, and a plan is one; what is trained is a setting of the model",
+    "ModelPruning": "it goes by epochs, and a plan is one",
+    "SpikeDetection": "the plan says what a step trains; leave examples out with data.abilities.<name>.drop",
+}  # fmt: skip
+"""Callbacks that a plan has no place for, by the name of their class or of one above it."""
+_OURS = ("train/", "val/", "stage/", "data/", "perf/")
+
+
+def check_callbacks(context: RunContext, validates_inside: bool) -> None:
+    """Look at the callbacks before training.
+
+    Args:
+        context: The run.
+        validates_inside: Whether stages are validated inside, not at their ends alone.
+
+    Raises:
+        ValueError: One is refused, or watches what nobody logs, or would never do anything.
+    """
+    problems = []
+    for callback in cast(Any, context.trainer).callbacks:
+        name = type(callback).__name__
+        refused = next((REFUSED[c.__name__] for c in type(callback).__mro__ if c.__name__ in REFUSED), None)
+        if refused:
+            problems.append(f"trainer.callbacks: {name} is refused: {refused}")
+        elif (monitor := getattr(callback, "monitor", None)) and (problem := _unknown(context, str(monitor))):
+            problems.append(f"trainer.callbacks: {name}.monitor: {problem}")
+        elif isinstance(callback, EarlyStopping):
+            if not context.module.val_abilities or not context.trainer.enable_validation:
+                problems.append(
+                    f"trainer.callbacks: {name} looks after each validation, and there is none: hold some examples out "
+                    "with data.abilities.<name>.val_fraction"
+                )
+            elif not validates_inside:
+                problems.append(
+                    f"trainer.callbacks: {name} would never stop a stage: it is validated at its end alone; set "
+                    "schedule.val_every_n_steps"
+                )
+    if problems:
+        raise ValueError("\n  ".join(problems))
+
+
+def _unknown(context: RunContext, monitor: str) -> str | None:
+    known = [f"train/loss/{name}" for name in context.plan.abilities]
+    known += [f"val/loss/{name}" for name in context.module.val_abilities]
+    known += ["train/loss", "train/learning_rate", "train/gradient_norm", "stage/index", "step", "epoch"]
+    known += ["perf/tokens_per_second", "perf/seconds_per_step", "perf/memory_gib", "perf/packing_fill"]
+    known += [f"data/{kind}/{name}" for kind in ("share", "examples_seen") for name in context.plan.abilities]
+    others = [context.module, *cast(Any, context.trainer).callbacks]
+    has_others = any(not type(one).__module__.startswith(("sftlab.", "lightning.")) for one in others)
+    if monitor in known or monitor.startswith("score/") or (has_others and not monitor.startswith(_OURS)):
+        return None
+    near = difflib.get_close_matches(monitor.replace("val_loss", "val/loss/"), known, n=3, cutoff=0.3)
+    return f"nobody logs {monitor!r}; there is {', '.join(near or known[:4])}"
+
+
+class EarlyStoppers:
+    """The EarlyStopping callbacks of a run: each looks after every validation, and begins anew in each stage."""
+
+    def __init__(self, callbacks: list[Callback]) -> None:
+        self.callbacks = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+
+    def settings(self) -> list[str]:
+        """What decides when they stop, as text."""
+        names = ("monitor", "min_delta", "patience", "mode", "stopping_threshold", "divergence_threshold")
+        return [f"{type(one).__name__} {[getattr(one, name) for name in names]}" for one in self.callbacks]
+
+    def look_after_validation(self) -> None:
+        """Lightning would have them look at the end of the epoch, which is the whole plan."""
+        for stopper in self.callbacks:
+            stopper._check_on_train_epoch_end = False
+
+    def reason(self) -> str | None:
+        """Why one of them wants to stop; None where none does."""
+        stopped = [one for one in self.callbacks if one.stopping_reason != EarlyStoppingReason.NOT_STOPPED]
+        return next((f"{one.monitor}: {one.stopping_reason.name.lower().replace('_', ' ')}" for one in stopped), None)
+
+    def begin_anew(self) -> None:
+        """Forget what the stage that ended has seen."""
+        for stopper in self.callbacks:
+            infinite = torch.tensor(torch.inf)
+            stopper.best_score = infinite if stopper.mode == "min" else -infinite
+            stopper.wait_count = stopper.stopped_epoch = 0
+            stopper.stopping_reason, stopper.stopping_reason_message = EarlyStoppingReason.NOT_STOPPED, None

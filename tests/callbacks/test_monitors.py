@@ -1,0 +1,72 @@
+"""EarlyStopping, monitors, what is not finite, and callbacks that a plan has no place for."""
+
+import json
+
+import pytest
+import torch
+from fitting import write_records
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from small import small_fit, small_mixture
+
+from sftlab import DMT, MultiTask
+from sftlab.callbacks.finite import DIVERGED
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    write_records(tmp_path)
+    return tmp_path
+
+
+def never_better(**options):
+    """Stops a stage at its second validation."""
+    return EarlyStopping("val/loss/general", min_delta=100.0, patience=1, **options)
+
+
+@pytest.mark.parametrize(("stop_early", "steps"), [("stage", [4, 4]), ("run", [4])])
+def test_early_stopping_ends_a_stage_well_and_goes_on_or_ends_the_run(records, stop_early, steps):
+    data = small_mixture(records)
+    schedule = DMT(k=0.5, steps=9, val_every_n_steps=2, stop_early=stop_early)
+    _, lines = small_fit(records, schedule, data, never_better())
+    plan = data.plan
+    assert [stage.num_steps for stage in plan.stages] == steps
+    assert max(line["step"] for line in lines) == sum(steps)
+    for stage, name in zip(plan.stages, ("0-specialised", "1-general"), strict=False):
+        assert (records / "stages" / name / "model.safetensors").is_file()
+        assert (records / "checkpoints" / f"step={stage.end_step:06d}-{stage.stage.name}.ckpt").is_file()
+    assert sum(line["step"] == sum(steps) and "stage/seconds" in line for line in lines) == 1
+
+
+def test_a_monitor_that_nobody_logs_is_told_before_training_and_so_is_one_that_could_never_stop(records):
+    for callback, said in [
+        (EarlyStopping("val/loss/nosuch"), "nobody logs 'val/loss/nosuch'; there is val/loss/"),
+        (ModelCheckpoint(monitor="val_loss_general"), "val/loss/general"),
+        (never_better(), "set schedule.val_every_n_steps"),
+        (WeightAveraging(), "average exported stages instead"),
+    ]:
+        with pytest.raises(ValueError, match=said):
+            checkpoints = isinstance(callback, ModelCheckpoint)
+            small_fit(records, MultiTask(steps=2), small_mixture(records), callback, enable_checkpointing=checkpoints)
+
+
+def test_training_stops_at_the_first_gradient_that_is_not_finite_and_names_the_examples(records):
+    data = small_mixture(records)
+    schedule = MultiTask(steps=6, per_stage={"all": {"learning_rate": 1e6}})
+    with pytest.raises(ValueError, match=r"diverged in optimizer step \d+: .*Nothing of it is exported"):
+        small_fit(records, schedule, data, BlowUp())
+    told = json.loads((records / DIVERGED).read_text())
+    wanted = [data.plan.uids_N[n] for row in data.plan.rows(told["step"] - 1) for n in row]
+    assert [example["uid"] for example in told["examples"]] == wanted
+    assert not (records / "stages").exists()
+    for line in (records / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+
+
+class BlowUp(Timer):
+    """Weights that are not finite from the third step on."""
+
+    def on_train_batch_start(self, trainer, module, *_):
+        if trainer.global_step == 2:
+            with torch.no_grad():
+                next(module.parameters()).mul_(float("inf"))
