@@ -9,10 +9,12 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
+import os
+import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 
@@ -21,6 +23,7 @@ from sftlab.credentials import find_credentials, mask
 
 Nested = dict[str, Any]
 _MOST_BYTES, _MOST_VALUES, _MOST_DEPTH = 10_000_000, 100_000, 100
+T = TypeVar("T")
 
 
 def merged_config(arguments: list[str]) -> Nested:
@@ -172,27 +175,40 @@ def _node(path: str, base: type, value: Any) -> list[str]:
     if chosen is None:
         names = {cls.__name__ for cls in _subclasses(base)}
         return [*found, _unknown(f"{path}.class_path: {value['class_path']}", base.__name__, sorted(names))]
-    found += _arguments(path, chosen, value.get("init_args") or {})
-    if not found and getattr(chosen, "is_checked_by_building", False):
-        found += _built(path, chosen, value.get("init_args") or {})
+    arguments = value.get("init_args") or {}
+    found += _arguments(path, chosen, arguments)
+    if not found and getattr(chosen, "is_checked_by_building", False) and "${" not in str(arguments):
+        try:
+            build(path, chosen, arguments)
+        except ValueError as error:
+            found.append(str(error))
     return found
 
 
-def _built(path: str, cls: type, values: Mapping[str, Any]) -> list[str]:
-    """What making the object says of its arguments."""
-    if "${" in str(values) or "class_path" in str(values):
-        return []
+def build(where: str, cls: type[T], values: Mapping[str, Any]) -> T:
+    """An object of a class from its arguments as a config or a command line gives them.
+
+    Args:
+        where: What the arguments are called before a dot: ``--gsm8k``.
+        cls: The class.
+        values: Its arguments; texts become numbers and so on, as their types ask for.
+
+    Raises:
+        ValueError: Arguments are unknown, of a wrong type or refused: all of them.
+    """
+    if found := _arguments(where, cls, values):
+        raise ValueError("\n  ".join(found))
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(cls, "made")
     try:
-        parser.add_class_arguments(cls, "made")
-        parser.instantiate_classes(parser.parse_object({"made": dict(values)}))
+        made: T = parser.instantiate(parser.parse_object({"made": dict(values)})).made
     except ArgumentError as error:
-        return [f"{path}: {' '.join(mask(str(error), urls=True).split())}"]
+        raise ValueError(f"{where}: {' '.join(mask(str(error), urls=True).split())}") from None
     except ValueError as error:
-        return [f"{path}: {error}"]
-    return []
+        raise ValueError(f"{where}: {error}") from None
+    return made
 
 
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
@@ -203,14 +219,30 @@ def _class(name: str, base: type) -> type | None:
     known = {cls.__name__: cls for cls in _subclasses(base)}
     if "." not in name:
         return known.get(name)
-    module, _, attribute = name.rpartition(".")
     if now := moved.where_now(name):
         raise ValueError(f"class_path {name} is {now} now; a class of sftlab may also be written by its name alone")
+    found = named_object(name)
+    return found if isinstance(found, type) and issubclass(found, base) else None
+
+
+def named_object(name: str) -> Any:
+    """What a dotted name means, looked for beside the user's files too; None where there is no such module or name.
+
+    Raises:
+        ValueError: The module is there, and importing it fails.
+    """
+    module, _, attribute = name.rpartition(".")
+    here = os.getcwd()
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)  # the command sftlab starts without it, python -m sftlab with it
     try:
-        cls = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError):
-        return None
-    return cls if isinstance(cls, type) and issubclass(cls, base) else None
+        return getattr(import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            return None
+        raise ValueError(f"class_path {name}: {module} does not import: {error}") from None
+    except Exception as error:
+        raise ValueError(f"class_path {name}: {module} does not import: {type(error).__name__}: {error}") from None
 
 
 def _subclasses(base: type) -> list[type]:

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
 
+from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
@@ -21,14 +23,14 @@ from sftlab.data.ability import PlannedData
 from sftlab.data.source import LabSource
 from sftlab.evaluate.local import LocalModel
 from sftlab.evaluate.run import read_scores, run_task
-from sftlab.files import write_text
+from sftlab.files import checked_name, write_text
 from sftlab.model.parallel import patience
 from sftlab.plan.plan import StagePlan
 from sftlab.results.score import Score, ScoreRow
 from sftlab.results.verdict import missing_lines
 from sftlab.stats.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
 from sftlab.tasks import registry  # noqa: F401 - so that configs find its tasks by class name
-from sftlab.tasks.lab import LabTask
+from sftlab.tasks.lab import MAX_PROBLEMS, LabTask
 from sftlab.tasks.task import Task
 
 
@@ -36,9 +38,9 @@ class ScoreAbilities(Callback):
     """Answers each ability's problems with the exported model and grades them.
 
     Args:
-        tasks: The task of each ability: GSM8K, HumanEval, MBPP, MTBench or your own, each with its number of problems;
-            abilities with embedded data have theirs already.
-        num_problems: Problems of an embedded task.
+        tasks: The task of each ability that is to be scored: GSM8K, HumanEval, MBPP, MTBench, LabTask or your own, each
+            with its number of problems. Left out, each ability with generated data has its lab task.
+        num_problems: Problems of a lab task, where ``tasks`` is left out.
         every_n_steps: Score inside stages too; the dip right after a switch is itself of interest.
         before: Score before training too: what forward transfer and the gain over the base are measured against.
         batch_size: Prompts decoded side by side.
@@ -52,7 +54,15 @@ class ScoreAbilities(Callback):
         before: bool = False,
         batch_size: int = 128,
     ) -> None:
-        self.tasks, self.num_problems = tasks or {}, num_problems
+        within("num_problems", num_problems, 1, MAX_PROBLEMS, is_whole=True)
+        within("batch_size", batch_size, 1, 1_000_000, is_whole=True)
+        if every_n_steps is not None:
+            within("every_n_steps", every_n_steps, 1, is_whole=True)
+        self.tasks, self.num_problems = tasks, num_problems
+        of_name = Counter(task.name for task in (tasks or {}).values())
+        for ability, task in (tasks or {}).items():
+            if of_name[task.name] > 1:  # each has files of its own
+                task.name = f"{task.name}_{ability}"
         self.every_n_steps, self.before, self.batch_size = every_n_steps, before, batch_size
         self._rows: list[ScoreRow] = []
 
@@ -64,8 +74,9 @@ class ScoreAbilities(Callback):
         """
         if stage != "fit" or not trainer.is_global_zero:
             return
-        for ability, task in self.tasks.items():
+        for ability, task in (self.tasks or {}).items():
             try:
+                checked_name("task", task.name)
                 task.problems()
             except ValueError as error:
                 raise ValueError(f"ScoreAbilities.tasks.{ability}: {error}") from None
@@ -95,7 +106,7 @@ class ScoreAbilities(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the matrix and give the final scores to HParams."""
-        rows = [row for row in self._rows if not row.inside and row.headline]
+        rows = [row for row in self._rows if not row.inside and row.headline and row.best is not None]
         if not rows or not trainer.is_global_zero:
             return
         context = RunContext.of(trainer)
@@ -149,7 +160,7 @@ class ScoreAbilities(Callback):
         for name, ability in data.abilities.items():
             if isinstance(ability.source, LabSource):
                 lab[name] = LabTask(name, self.num_problems, options=ability.source.options)
-        return {**lab, **self.tasks}
+        return lab if self.tasks is None else self.tasks
 
 
 def _log_matrix(context: RunContext, matrix: ScoreMatrix) -> None:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sftlab.commands.options import CommandParser, dotted, names, wants_help, whole_number
+from sftlab.evaluate.backend import Backend
+from sftlab.evaluate.folder import default_folder, require_own, weights_hash
+from sftlab.evaluate.run import run_task
+from sftlab.evaluate.server import ServerModel
+from sftlab.results.score import ScoreRow
+from sftlab.results.verdict import missing_lines
 from sftlab.screen import screen, tell_progress
-
-if TYPE_CHECKING:
-    from sftlab.results.score import ScoreRow
+from sftlab.tasks.registry import TASKS, build_task, option_names
+from sftlab.tasks.task import Task
 
 PARSER = CommandParser(
     "evaluate",
     "Scores a run, a stage, a checkpoint or a Hugging Face folder.",
-    notes="""
-Tasks: gsm8k, humaneval, mbpp, mt_bench, likelihood, lab_math, lab_code, lab_general. An option of a task is written
---NAME.OPTION VALUE: --gsm8k.path FILE, --gsm8k.num_problems 200, --lab_math.num_problems 50.
+    notes=f"""
+Tasks: {", ".join(TASKS)}; or one of your own by its class path: my_tasks.Capitals.
+An option of a task is written --NAME.OPTION VALUE: --gsm8k.path FILE, --humaneval.seconds 30, --capitals.path FILE.
 
-Writes answers, one line per verdict and scores.jsonl; a killed call goes on where it was.
+Writes answers, one line per verdict and scores.jsonl; a killed call goes on where it was. A folder that holds results
+of another model is never written to.
 """,
 )
 PARSER.add_argument(
@@ -40,7 +44,7 @@ PARSER.add_argument(
     help="answer through an OpenAI-compatible server instead; --checkpoint then names its model",
 )
 PARSER.add_argument("--tasks", type=names, required=True, metavar="A,B", help="what is asked")
-PARSER.add_argument("--to", default="", metavar="FOLDER", help="where results go (evaluations/<checkpoint's name>)")
+PARSER.add_argument("--to", default="", metavar="FOLDER", help="where results go (evaluations/RUN-STAGE-HASH)")
 PARSER.add_argument("--batch_size", type=whole_number(), default=64, metavar="64", help="prompts decoded side by side")
 
 
@@ -51,42 +55,43 @@ def main(arguments: list[str]) -> int:
     options, rest = PARSER.parse_known_args(arguments)
     if not options.tasks:
         raise ValueError("--tasks: name one; see evaluate --help")
-    checkpoint, server, batch_size = options.checkpoint, options.server, options.batch_size
-    folder = Path(options.to or Path("evaluations") / Path(checkpoint.rstrip("/")).name)
-    tasks: dict[str, dict[str, Any]] = {name: {} for name in options.tasks}
-    for key, value in dotted(rest).items():
-        name, _, option = key.partition(".")
-        if name not in tasks or not option:
-            PARSER.refuse([f"--{key}"])
-        tasks[name][option] = _value(value)
-    _evaluate(checkpoint, server, tasks, folder, batch_size)
+    tasks = _tasks(options.tasks, dotted(rest))
+    with ExitStack() as stack:
+        backend, about, model = _backend(options.checkpoint, options.server, options.batch_size, stack)
+        folder = Path(options.to) if options.to else default_folder(options.checkpoint, model, about)
+        require_own(folder, about)
+        for task in tasks:
+            task.problems()  # what one lacks is told before another is answered
+        _evaluate(options.checkpoint, backend, tasks, folder, about)
     return 0
 
 
-def _evaluate(checkpoint: str, server: str, tasks: dict[str, dict], folder: Path, batch_size: int) -> None:
+def _tasks(chosen: Sequence[str], given: dict[str, str]) -> list[Task]:
+    """The tasks, each with the options that are written behind one of its names."""
+    options: dict[str, dict[str, str]] = {name: {} for name in dict.fromkeys(chosen)}
+    names = {prefix: name for name in options for prefix in option_names(name)}
+    for key, value in given.items():
+        prefix = max((p for p in names if key.startswith(f"{p}.")), key=len, default="")
+        if not prefix:
+            PARSER.refuse([f"--{key}"])
+        options[names[prefix]][key[len(prefix) + 1 :]] = value
+    tasks = [build_task(name, mine) for name, mine in options.items()]
+    if twice := [task.name for i, task in enumerate(tasks) if task.name in [other.name for other in tasks[:i]]]:
+        raise ValueError(f"--tasks: two of them are named {twice[0]!r}; evaluate them by two calls, or rename one")
+    return tasks
+
+
+def _evaluate(checkpoint: str, backend: Backend, tasks: list[Task], folder: Path, about: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from sftlab.evaluate.run import run_task, save_scores, score_rows
-    from sftlab.results.verdict import missing_lines
-    from sftlab.tasks.likelihood import Likelihood
-    from sftlab.tasks.registry import build_task
-
-    likelihood = [Likelihood(**tasks.pop("likelihood"))] if "likelihood" in tasks else []
-    built = [build_task(name, options) for name, options in tasks.items()]
     table = Table(title=f"Scores of {checkpoint}", title_justify="left")
     for column in ("task", "metric", "problems", "score", "95 % interval", "missing"):
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
     missing: list[str] = []
-    with ExitStack() as stack:
-        backend, about = _backend(checkpoint, server, batch_size, stack)
-        for task in built:
-            rows, verdicts, _ = run_task(task, backend, folder, about, _tell(task.name))
-            _add_rows(table, rows)
-            missing += missing_lines(task.name, verdicts)
-        for held_out in likelihood:
-            rows = score_rows(held_out.scores(backend), None, about)
-            save_scores(folder, rows)
-            _add_rows(table, rows)
+    for task in tasks:
+        rows, verdicts, _ = run_task(task, backend, folder, about, partial(tell_progress, f"{task.name}, answers"))
+        _add_rows(table, rows)
+        missing += missing_lines(task.name, verdicts)
     console = screen()
     console.print(table)
     for line in missing:
@@ -103,15 +108,14 @@ def _add_rows(table: Any, rows: Sequence[ScoreRow]) -> None:
         table.add_row(score.task, score.metric, *cells)
 
 
-def _tell(name: str) -> Any:
-    return partial(tell_progress, f"{name}, answers")
-
-
-def _backend(checkpoint: str, server: str, batch_size: int, stack: ExitStack) -> tuple[Any, dict[str, object]]:
+def _backend(
+    checkpoint: str, server: str, batch_size: int, stack: ExitStack
+) -> tuple[Backend, dict[str, Any], Path | None]:
+    """What answers, what results say of it, and its Hugging Face folder where it has one here."""
     if server:
-        from sftlab.evaluate.server import ServerModel
-
-        return ServerModel.at(server, checkpoint), {"checkpoint": checkpoint, "server": server}
+        model = ServerModel.at(server, checkpoint)
+        model.client.require()
+        return model, {"checkpoint": checkpoint, "server": model.client.base_url}, None
     from transformers.utils import logging
 
     from sftlab.commands.export import model_folder
@@ -120,22 +124,9 @@ def _backend(checkpoint: str, server: str, batch_size: int, stack: ExitStack) ->
     logging.disable_progress_bar()
     path = Path(checkpoint)
     if not path.exists():
-        return LocalModel.from_folder(checkpoint, batch_size), {"checkpoint": checkpoint}
+        local = LocalModel.from_folder(checkpoint, batch_size)
+        commit = getattr(local.model.config, "_commit_hash", None)
+        return local, {"checkpoint": checkpoint, "weights": commit}, None
     folder = model_folder(path, stack)
-    about: dict[str, object] = {"checkpoint": checkpoint}
-    about["weights"] = _stamp(folder if folder.is_relative_to(path) else path)
-    return LocalModel.from_folder(folder, batch_size), about
-
-
-def _stamp(path: Path) -> str:
-    """Sizes and times of a checkpoint's files, hashed: answers of other weights at the same path are not reused."""
-    files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    about = {"checkpoint": checkpoint, "weights": weights_hash(folder)}
+    return LocalModel.from_folder(folder, batch_size), about, folder

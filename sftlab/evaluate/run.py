@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from sftlab.evaluate.backend import Backend
-from sftlab.files import read_jsonl, whole_file
-from sftlab.results.row import checked
+from sftlab.files import checked_name, read_jsonl, whole_file
+from sftlab.results.row import checked, finite
 from sftlab.results.score import ScoreRow
 from sftlab.results.verdict import Verdict, VerdictRow
-from sftlab.tasks.task import Answer, Problem, Score, Task
+from sftlab.tasks.task import Answer, ModelTask, Problem, Score, Task
 
 Tell = Callable[[int, int], None]  # problems answered so far, problems in all
 
@@ -29,19 +29,43 @@ def run_task(
         backend: What answers.
         folder: Gets ``<task>.answers.jsonl`` (appended as answers come), ``<task>.problems.jsonl`` (one line per
             verdict with prompts, answers, what was extracted and why) and a line per score in ``scores.jsonl``.
-        about: Fields of ``ScoreRow`` for every line of ``scores.jsonl``: checkpoint, or stage and step; the
-            ``fingerprint`` of the task is added. Answers are only reused when all are the same.
+        about: Fields of ``ScoreRow`` for every line of ``scores.jsonl``: checkpoint and weights, or stage and step; the
+            ``fingerprint`` of the task is added. Answers are only reused where they are of the same model to the same
+            questions, drawn in the same way; they are graded anew each time.
         tell: Called as answers come.
+
+    Raises:
+        ValueError: The task lacks something, or the model cannot answer.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    checked_name("task", task.name)
     problems = task.problems()
-    about = {**about, "fingerprint": fingerprint(task, problems)}
+    if isinstance(task, ModelTask):
+        scores = task.measure(backend)
+        rows = score_rows(scores, task.best, about | {"fingerprint": fingerprint(task, problems)})
+        save_scores(folder, rows)
+        return rows, [], []
+    _check(task, problems)
     answers = _answers(task, problems, backend, folder / f"{task.name}.answers.jsonl", about, tell)
     verdicts = _verdicts(task, problems, answers)
-    rows = score_rows(task.scores(verdicts), task.best, about)
+    rows = score_rows(task.scores(verdicts), task.best, about | {"fingerprint": fingerprint(task, problems)})
     _write_whole(folder / f"{task.name}.problems.jsonl", _lines(task, problems, answers, verdicts))
     save_scores(folder, rows)
     return rows, verdicts, answers
+
+
+def _check(task: Task, problems: Sequence[Problem]) -> None:
+    uids = [problem.uid for problem in problems]
+    if not problems or len(set(uids)) < len(uids):
+        twice = next((uid for uid in uids if uids.count(uid) > 1), "")
+        raise ValueError(f"{task.name}: {f'two problems have the uid {twice!r}' if twice else 'it has no problems'}")
+    if empty := [problem.uid for problem in problems if not problem.prompts or isinstance(problem.prompts, str)]:
+        raise ValueError(f"{task.name}: problem {empty[0]!r} asks nothing; prompts is a tuple of texts, one a turn")
+
+
+def model_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``about`` says which model it is: its weights, wherever they lie; else all of it."""
+    return {"weights": about["weights"]} if about.get("weights") else dict(about)
 
 
 def _verdicts(task: Task, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
@@ -50,7 +74,13 @@ def _verdicts(task: Task, problems: Sequence[Problem], answers: Sequence[Answer]
     found = list(dict.fromkeys(verdict.extractor for verdict in graded))
     of_answer: dict[tuple[str, int], list[Verdict]] = {(answer.uid, answer.sample): [] for answer in answers}
     for verdict in graded:
-        of_answer[verdict.uid, verdict.sample].append(verdict)
+        if (verdict.uid, verdict.sample) not in of_answer:
+            raise ValueError(
+                f"{task.name}: grade gave a verdict on {verdict.uid!r}, sample {verdict.sample}: no answer"
+            )
+        value = finite(None if verdict.value is None else float(verdict.value))
+        extracted = None if verdict.extracted is None else str(verdict.extracted)
+        of_answer[verdict.uid, verdict.sample].append(replace(verdict, value=value, extracted=extracted))
     by_uid = {problem.uid: problem for problem in problems}
     for answer in answers:
         if answer.missing:
@@ -63,9 +93,21 @@ def _verdicts(task: Task, problems: Sequence[Problem], answers: Sequence[Answer]
 
 
 def fingerprint(task: Task, problems: Sequence[Problem]) -> str:
-    """Hash of what is asked, how answers are drawn and what they are held against: equal ones may be compared."""
-    asked = [task.name, asdict(task.sampling), [asdict(problem) for problem in problems]]
-    return hashlib.blake2b(json.dumps(asked).encode(), digest_size=8).hexdigest()
+    """Hash of what is asked, how answers are drawn, what they are held against and how: equal ones may be compared."""
+    return _hash(task, [_asked(task, problems), [problem.reference for problem in problems], task.grading()])
+
+
+def _asked(task: Task, problems: Sequence[Problem]) -> str:
+    """Hash of what an answer depends on beside the model."""
+    turns = [(problem.uid, problem.system, problem.prompts, problem.temperature) for problem in problems]
+    return _hash(task, [task.name, asdict(task.sampling), turns])
+
+
+def _hash(task: Task, value: Any) -> str:
+    try:
+        return hashlib.blake2b(json.dumps(value).encode(), digest_size=8).hexdigest()
+    except TypeError as error:
+        raise ValueError(f"{task.name}: a problem's reference and grading() hold what JSON can hold: {error}") from None
 
 
 def score_rows(scores: Sequence[Score], best: float | None, about: dict[str, Any]) -> list[ScoreRow]:
@@ -93,7 +135,7 @@ def read_scores(path: Path) -> list[ScoreRow]:
 def _answers(
     task: Task, problems: Sequence[Problem], backend: Backend, path: Path, about: dict[str, Any], tell: Tell | None
 ) -> list[Answer]:
-    head = {"about": about, "task": task.name}
+    head = {"task": task.name, "asked": _asked(task, problems), "model": model_of(about)}
     lines = read_jsonl(path)
     if not lines or lines[0] != json.loads(json.dumps(head)):
         lines = []

@@ -69,11 +69,13 @@ class Outcome:
         passed: Whether all tests passed; None where no verdict is possible (the tests themselves are at fault).
         reason: One short line for people.
         seconds: Wall-clock time.
+        is_late: Whether the time was up before the tests had ended.
     """
 
     passed: bool | None
     reason: str
     seconds: float
+    is_late: bool = False
 
 
 def _parents(paths: Sequence[str]) -> list[str]:
@@ -323,5 +325,5 @@ def _outcome(said: bytes, late: bool, limit: float, taken: float) -> Outcome:
     if not lines:
         return Outcome(None, f"the sandbox did not start{f' within {limit:g} s' if late else ''}", taken)
     if len(lines) == 1:
-        return Outcome(False, f"timed out after {limit:g} s" if late else "the tests were killed", taken)
+        return Outcome(False, f"timed out after {limit:g} s" if late else "the tests were killed", taken, late)
     return Outcome(lines[1]["passed"], str(lines[1]["reason"]), taken)

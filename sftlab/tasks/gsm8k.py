@@ -20,6 +20,7 @@ import re
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
 from sftlab.data.records import BrokenRecord, read_records
 from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict, mean_over_problems, mean_score, options_of
@@ -142,6 +143,10 @@ class GSM8K(Task):
                 said = "no number" if found is None else "right" if right else f"the reference says {gold[answer.uid]}"
                 verdicts.append(Verdict(answer.uid, answer.sample, name, found, float(right), said + cut))
         return verdicts
+
+    def grading(self) -> dict[str, Any]:
+        """The rules."""
+        return {"extractors": tuple(EXTRACTORS)}
 
     def rules(self, problem: Problem) -> tuple[str, ...]:
         """Both rules."""

@@ -71,6 +71,9 @@ class CodeTask(Task):
         ks: The k of each pass@k; none may exceed the number of samples.
         isolation: Where programs run: bubblewrap, or by name the weaker subprocess (see ``Sandbox``).
         num_workers: Checks at a time; as many as there are processors when left out.
+        seconds: Wall-clock time that the tests of one program may take, its start included; raise it for slow machines
+            and slow programs.
+        memory_mb: Address space of one process of a program, in MiB.
 
     Raises:
         ValueError: An option has no such value or is out of bounds, or several samples at temperature 0 would all be
@@ -88,6 +91,8 @@ class CodeTask(Task):
         ks: Sequence[int] = (1,),
         isolation: Isolation = "bubblewrap",
         num_workers: int | None = None,
+        seconds: float = 5.0,
+        memory_mb: int = 512,
     ) -> None:
         for name in extractors:
             if name not in EXTRACTORS:
@@ -109,7 +114,9 @@ class CodeTask(Task):
             within(f"{self.name}.num_workers", num_workers, 1, 1024, is_whole=True)
         self.num_problems = num_problems
         self.extractors, self.ks = tuple(extractors), tuple(ks)
-        self.sandbox = Sandbox(isolation)
+        within(f"{self.name}.seconds", seconds, 0.1, 3600)
+        within(f"{self.name}.memory_mb", memory_mb, 64, 1 << 20, is_whole=True)
+        self.sandbox = Sandbox(isolation, seconds, memory_mb)
         self.num_workers = num_workers or os.cpu_count() or 1
 
     @abstractmethod
@@ -151,12 +158,20 @@ class CodeTask(Task):
             value = None if outcome.passed is None else float(outcome.passed)
             cut = "" if all(answer.complete) else " (the answer was cut at max_new_tokens)"
             category = by_uid[answer.uid].category
-            verdicts.append(Verdict(answer.uid, answer.sample, name, code, value, outcome.reason + cut, category))
+            limit = f" (raise {self.name}.seconds if it is only slow)" if outcome.is_late else ""
+            reason = outcome.reason + limit + cut
+            verdicts.append(Verdict(answer.uid, answer.sample, name, code, value, reason, category))
         return verdicts
 
     def _run(self, problem: Problem, code: str) -> Outcome:
         given = problem.reference
         return self.sandbox.check(given["prompt"] + code, given["test"], given["names"], prompt=given["prompt"])
+
+    def grading(self) -> dict[str, Any]:
+        """Extractors, time, memory and isolation: a slower limit may pass what a faster one does not."""
+        box = self.sandbox
+        limits = {"seconds": box.seconds, "memory_mb": box.memory_mb, "isolation": box.isolation}
+        return {"extractors": self.extractors, "ks": self.ks, **limits}
 
     def rules(self, problem: Problem) -> tuple[str, ...]:
         """The extractors that were chosen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sftlab.bounds import within
 from sftlab.lab.abilities import check_answer, lab_problems
@@ -63,6 +64,10 @@ class LabTask(Task):
         style = style_of(answer.texts[0])
         reason = "its own style" if style == own else f"answered as {style}"
         yield Verdict(answer.uid, answer.sample, STYLE, style, float(style == own), reason, problem.category)
+
+    def grading(self) -> dict[str, Any]:
+        """The rules."""
+        return {"extractors": (EXTRACTOR, STYLE)}
 
     def _has_style(self, problem: Problem) -> bool:
         return self.ability in _OWN_STYLE and (self.ability != "general" or problem.category in SKILLS)

@@ -206,6 +206,11 @@ class MTBench(Task):
         """Ratings by another judge or other prompts are other measurements, so their names differ."""
         return f"{self.judge.model}/{self._prompts.label}/{what}"
 
+    def grading(self) -> dict[str, Any]:
+        """Judge, wording and number of ratings."""
+        judge = {"judge": self.judge.model, "temperature": self.judge_temperature, "max_tokens": self.judge_max_tokens}
+        return {**judge, "prompts": self._prompts.label, "repeats": self.repeats}
+
     def rules(self, problem: Problem) -> list[str]:
         """Each turn, then both."""
         turns = [f"turn{number}" for number in range(1, len(problem.prompts) + 1)]

@@ -1,35 +1,63 @@
-"""The tasks by name, as the command line knows them."""
+"""The tasks by name, as the command line knows them; one of a user's own by its class path."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
+from sftlab.config import build, named_object
 from sftlab.lab.samples import ABILITIES
 from sftlab.tasks.gsm8k import GSM8K
 from sftlab.tasks.humaneval import MBPP, HumanEval
 from sftlab.tasks.lab import LabTask
+from sftlab.tasks.likelihood import Likelihood
 from sftlab.tasks.mtbench import MTBench
 from sftlab.tasks.task import Task
 
-TASKS: dict[str, Callable[..., Task]] = {
-    **{task.name: task for task in (GSM8K, HumanEval, MBPP, MTBench)},
-    **{f"lab_{ability}": partial(LabTask, ability) for ability in ABILITIES},
+TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
+    **{task.name: (task, {}) for task in (GSM8K, HumanEval, MBPP, MTBench, Likelihood)},
+    **{f"lab_{ability}": (LabTask, {"ability": ability}) for ability in ABILITIES},
 }
+"""Class and arguments of each name."""
 
 
-def build_task(name: str, options: dict[str, Any]) -> Task:
+def find_task(name: str) -> tuple[type[Task], dict[str, Any]]:
+    """The class behind a name, and arguments that the name stands for.
+
+    Args:
+        name: One of ``TASKS``, the name of a class of ours, or the class path of a user's own.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name in TASKS:
+        return TASKS[name]
+    ours = {task.__name__: task for task, _ in TASKS.values()}
+    found = named_object(name) if "." in name else ours.get(name)
+    if isinstance(found, type) and issubclass(found, Task):
+        return found, {}
+    if found is not None:
+        raise ValueError(f"--tasks: {name} is no Task: derive the class from sftlab.Task")
+    if "." in name:
+        raise ValueError(f"--tasks: there is no class {name}; write module.Class, the module beside where you stand")
+    near = difflib.get_close_matches(name, [*TASKS, *ours], n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}, and your own as module.Class"
+    raise ValueError(f"--tasks: no task {name!r}; {hint}")
+
+
+def option_names(name: str) -> list[str]:
+    """What options of a task may be written behind: ``--my_tasks.Capitals.path``, ``--Capitals.path``."""
+    task, _ = find_task(name)
+    known = {name, task.__name__} | ({task.name} if isinstance(getattr(task, "name", None), str) else set())
+    return sorted(known, key=len, reverse=True)
+
+
+def build_task(name: str, options: Mapping[str, Any]) -> Task:
     """A task by name.
 
     Raises:
-        ValueError: There is none of that name, or it has no such option.
+        ValueError: There is none of that name, it has no such option, or refuses a value.
     """
-    if name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1)
-        raise ValueError(f"--tasks: no task {name!r}; {f'did you mean {near[0]}?' if near else ', '.join(TASKS)}")
-    try:
-        return TASKS[name](**options)
-    except TypeError as error:
-        raise ValueError(f"--{name}: {error}") from None
+    task, given = find_task(name)
+    return build(f"--{name}", task, {**given, **options})

@@ -147,12 +147,12 @@ class Task(ABC):
     Attributes:
         name: Names the task in files and tags, such as ``gsm8k``.
         sampling: How answers are drawn.
-        best: The highest value of its scores.
+        best: The highest value of its scores; None for a loss.
     """
 
     name: str
     sampling: Sampling
-    best: float = 1.0
+    best: float | None = 1.0
     is_checked_by_building = True  # making one is quick and changes nothing, so that configs are checked by it
 
     @abstractmethod
@@ -170,6 +170,10 @@ class Task(ABC):
         Every turn of every answer given here has a text; what has none is missing, not wrong, and never comes here.
         """
 
+    def grading(self) -> dict[str, Any]:
+        """Settings that a verdict depends on beside problem and answer, for the fingerprint: limits, a judge."""
+        return {}
+
     def rules(self, problem: Problem) -> Sequence[str]:
         """Extractors of the verdicts that an answer to a problem gets; empty where only ``grade`` knows."""
         return ()
@@ -182,3 +186,21 @@ class Task(ABC):
             mean_over_problems(self.name, f"mean/{name}", [v for v in verdicts if v.extractor == name], binary)
             for name in names
         ]
+
+
+class ModelTask(Task):
+    """A task that looks at the model itself, not at its answers: likelihoods of texts, other tools' tasks."""
+
+    sampling = Sampling()
+
+    def problems(self) -> list[Problem]:
+        """None; what is missing is told here."""
+        return []
+
+    def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
+        """Nothing: there are no answers."""
+        return []
+
+    @abstractmethod
+    def measure(self, model: Any) -> list[Score]:
+        """Score a model (a ``LocalModel``); the first score is the headline."""

@@ -100,7 +100,7 @@ def test_likelihood_is_that_of_separate_conversations(tmp_path, model, encoder, 
     talks = list(lab_conversations("general", 9))
     rows = [{"messages": [turn._asdict() | {"content": turn.text} for turn in talk.turns]} for talk in talks]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    scores = {s.metric: s for s in Likelihood(str(tmp_path / "a.jsonl")).scores(LocalModel(model, encoder, 4))}
+    scores = {s.metric: s for s in Likelihood(str(tmp_path / "a.jsonl")).measure(LocalModel(model, encoder, 4))}
     total, tokens, size = 0.0, 0, 0
     for talk in talks:
         encoded = encoder.encode([encoder.template.render(talk.turns)])[0]
