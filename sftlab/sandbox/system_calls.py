@@ -1,19 +1,36 @@
 """A seccomp filter for generated code: what namespaces and resource limits leave open.
 
-System V memory and message queues (memory that no limit of a process counts), kernel keyrings, tracing other processes,
-and new namespaces, which would hand out capabilities inside them again. Refused calls fail with EPERM.
+System V and POSIX queues and memory (that no limit of a process counts), kernel keyrings, looking into other processes,
+sockets of any family but AF_UNIX, mounts, and new namespaces, which would hand out capabilities inside them again.
+Refused calls fail with EPERM.
 """
 
 import platform
 import struct
 
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-# shmget msgget semget ptrace add_key request_key keyctl unshare setns mount bpf userfaultfd perf_event_open
-# process_vm_readv process_vm_writev io_uring_setup
+_BY_MACHINE = {
+    # memory that no limit counts, keyrings, other processes, namespaces and mounts, the kernel's own machinery
+    "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),
+    "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
+    "ptrace": (101, 117), "kcmp": (312, 272), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
+    "chroot": (161, 51), "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265),
+    "fanotify_init": (300, 262), "bpf": (321, 280), "userfaultfd": (323, 282), "perf_event_open": (298, 241),
+    "kexec_load": (246, 104), "init_module": (175, 105), "finit_module": (313, 273), "quotactl": (179, 60),
+}  # fmt: skip
+_EVERYWHERE = {  # newer calls have one number on all machines
+    "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427, "open_tree": 428, "move_mount": 429,
+    "fsopen": 430, "fsconfig": 431, "fsmount": 432, "fspick": 433, "pidfd_getfd": 438, "process_madvise": 440,
+    "mount_setattr": 442, "quotactl_fd": 443, "memfd_secret": 447,
+}  # fmt: skip
 REFUSED = {
-    "x86_64": (29, 68, 64, 101, 248, 249, 250, 272, 308, 165, 321, 323, 298, 310, 311, 425),
-    "aarch64": (194, 186, 190, 117, 217, 218, 219, 97, 268, 40, 280, 282, 241, 270, 271, 425),
+    machine: (*(numbers[place] for numbers in _BY_MACHINE.values()), *_EVERYWHERE.values())
+    for place, machine in enumerate(AUDIT_ARCH)
 }
+SOCKETS = {"x86_64": (41, 53), "aarch64": (198, 199)}
+"""socket and socketpair: only of the family AF_UNIX. No network namespace holds AF_VSOCK, which reaches the host."""
+AF_UNIX = 1
 CLONE = {"x86_64": 56, "aarch64": 220}
 CLONE3 = 435
 NEW_NAMESPACES = 0x7E020000
@@ -34,6 +51,10 @@ def seccomp_filter(machine: str | None = None) -> bytes | None:
     code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _EPERM)]
     for number in REFUSED[machine]:
         code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM)]
+    # The first argument says of what family a socket is; the calls above it have been passed.
+    for number in SOCKETS[machine]:
+        code += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 1, 0, AF_UNIX)]
+        code += [(_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
     # The filter cannot see clone3's flags; told that it does not exist, the C library falls back on clone.
     code += [(_EQUAL, 0, 1, CLONE3), (_RETURN, 0, 0, _ENOSYS)]
     code += [(_EQUAL, 0, 3, CLONE[machine]), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_ANY_BIT, 0, 1, NEW_NAMESPACES)]
