@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import LightningModule
 
+from sftlab.bounds import within
 from sftlab.data.feed import Batch
 from sftlab.model import parallel
 from sftlab.model.attention import attentions_to_try
@@ -64,6 +66,13 @@ class SFTModule(LightningModule):
             raise ValueError(f"model.attention: {attention!r} is not one of {', '.join(ATTENTIONS)}")
         if config is not None and tokenizer is None:
             raise ValueError("model.config: a model from scratch needs model.tokenizer, a folder or hub id")
+        within("model.learning_rate", learning_rate, 0, math.inf)  # a rate that is too large is told when it diverges
+        within("model.warmup_ratio", warmup_ratio, 0, 1)
+        within("model.weight_decay", weight_decay, 0, 1e6)
+        for beta in betas:
+            within("model.betas", beta, 0, 1)
+        if chunk_tokens is not None:
+            within("model.chunk_tokens", chunk_tokens, 1, is_whole=True)
         self.path, self.config, self.tokenizer_path = path, config, tokenizer or path
         self.learning_rate, self.warmup_ratio = learning_rate, warmup_ratio
         self.weight_decay, self.betas, self.normalise = weight_decay, betas, normalise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from sftlab.bounds import within
@@ -80,6 +81,12 @@ class Stage:
                 f"stage {self.name!r}: give one budget, larger than 0: epochs, steps or supervised_tokens "
                 f"(got {budgets or 'none'})"
             )
+        for unit, number in budgets.items():
+            within(f"stage {self.name!r}: {unit}", number, 0, 10**6 if unit == "epochs" else 10**12, unit != "epochs")
+        if self.learning_rate is not None:
+            within(f"stage {self.name!r}: learning_rate", self.learning_rate, 0, math.inf)
+        if self.warmup_ratio is not None:
+            within(f"stage {self.name!r}: warmup_ratio", self.warmup_ratio, 0, 1)
 
     @property
     def full_abilities(self) -> tuple[str, ...]:
