@@ -35,7 +35,7 @@ ORDER = """
     report.sections.scaling report.sections.single_against_mixed report.sections.ratio report.sections.equal_count
     report.sections.strategies report.sections.leave_one_out report.sections.curve report.sections.setting
     report.sections.forgetting report.sections.exhibits report.sections.cost
-    report.named report.write
+    report.named report.write report.beside
     run.folder run.identity
     callbacks.trainer_options callbacks.context callbacks.finite callbacks.monitors
     callbacks.conductor callbacks.schedule

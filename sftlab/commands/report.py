@@ -5,10 +5,16 @@ from __future__ import annotations
 from sftlab.commands.options import CommandParser, wants_help
 from sftlab.screen import show
 
-PARSER = CommandParser("report", "Writes the page, figures and tables of a study.")
-PARSER.add_argument("folder", help="lightning_logs/<study>; the report goes into its folder report/")
+PARSER = CommandParser("report", "Writes the page, figures and tables of a study; several are set side by side.")
 PARSER.add_argument(
-    "--weights", default="", help="what each ability counts in the best k: math=1,code=1,general=2 (default: equal)"
+    "folder",
+    nargs="+",
+    help="lightning_logs/<study>; the report goes into its folder report/, of several into the first one's",
+)
+PARSER.add_argument(
+    "--weights",
+    default="",
+    help="what each ability counts in the best setting: math=1,code=1,general=2 (default: equal)",
 )
 
 
@@ -38,7 +44,13 @@ def main(arguments: list[str]) -> int:
     weights = weights_of(options.weights) if options.weights else {}
     from pathlib import Path
 
+    folders = [Path(folder) for folder in options.folder]
+    if len(folders) > 1:
+        from sftlab.report.beside import write_beside
+
+        show(f"Report: {write_beside(folders, weights)}")
+        return 0
     from sftlab.report.write import write_report
 
-    show(f"Report: {write_report(Path(options.folder), weights)}")
+    show(f"Report: {write_report(folders[0], weights)}")
     return 0

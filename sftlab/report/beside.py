@@ -1,0 +1,173 @@
+"""Studies side by side: their settings in one table, what they share compared, and what each was trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from sftlab.report.budgets import NAMES, TOLERANCE, budget_cells, budget_numbers
+from sftlab.report.choosing import check_weights, weight_words, weighted_point
+from sftlab.report.evidence import Evidence, Group, read_evidence
+from sftlab.report.exhibit import Cell, Table
+from sftlab.report.figures import dot_figure
+from sftlab.report.rows import Panel
+from sftlab.report.section import Drawing, Section, interval_words, panel_title, point_numbers, point_text
+from sftlab.report.style import style
+from sftlab.report.text import number, slug
+from sftlab.report.write import write_page
+from sftlab.stats.interval import is_beyond_noise
+
+_MOST_DRAWN, _MOST_NAMED = 40, 8
+Named = list[tuple[str, Evidence]]
+
+
+def write_beside(folders: Sequence[Path], weights: Mapping[str, float] | None = None) -> Path:
+    """Write a page that sets studies side by side into the report folder of the first.
+
+    Args:
+        folders: Of two studies or more.
+        weights: What each ability counts; 1 where left out.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: A folder is no study, one is named twice, or they have no score in common.
+    """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("report: a study is named twice; name studies of which no two are the same")
+    studies = [replace(read_evidence(folder), weights=dict(weights or {})) for folder in folders]
+    shared = [panel for panel in studies[0].panels if all(panel in other.panels for other in studies[1:])]
+    if not shared:
+        found = "; ".join(f"{s.study} has {', '.join(map(panel_title, s.panels)) or 'none'}" for s in studies)
+        raise ValueError(f"report: these studies have no score in common: {found}")
+    for study in studies:
+        check_weights(study)
+    names = [study.study for study in studies]
+    labels = [name if names.count(name) == 1 else str(study.folder) for name, study in zip(names, studies, strict=True)]
+    named = list(zip(labels, studies, strict=True))
+    about = {
+        "name": "side by side",
+        "title": " beside ".join(labels),
+        "question": " / ".join(dict.fromkeys(study.question for study in studies if study.question)),
+        "facts": " \u00b7 ".join(f"{label}: {len(study.runs)} runs" for label, study in named),
+    }
+    report = folders[0] / "report"
+    report.mkdir(exist_ok=True)
+    with style():
+        sections = [_settings(named, shared), _shared(named, shared)]
+        sections = [section for section in sections if not section.is_empty]
+        return write_page(report / slug("beside " + " ".join(labels[1:])), sections, about)
+
+
+def _settings(named: Named, panels: list[Panel]) -> Section:
+    """Every setting of every study, the best first."""
+    section = Section("settings", "All settings")
+    rows = []
+    for label, study in named:
+        section.missing += [f"{label}: {line}" for line in study.missing(study.configs)]
+        for group in study.groups:
+            points = [study.point(panel, group) for panel in panels]
+            known = [point for point in points if point]
+            if len(known) == len(panels):
+                best = [panel.best or 1.0 for panel in panels]
+                weights = [study.weights.get(panel.ability, 1.0) for panel in panels]
+                mean = weighted_point(known, best, weights if sum(weights) > 0 else None)
+                rows.append((label, study, group, known, mean))
+    rows.sort(key=lambda row: -row[4].value)
+    if not rows:
+        return section
+    cells = [
+        [
+            label,
+            str(group),
+            *map(point_text, points, [p.best for p in panels]),
+            number(mean.value, 1),
+            *budget_cells(study.budget(group)),
+        ]
+        for label, study, group, points, mean in rows
+    ]
+    numbers: list[dict[str, Cell]] = []
+    for label, study, group, known, mean in rows:
+        about: dict[str, Cell] = {"study": label, "setting": str(group)}
+        about |= {panel_title(panel): point.value for panel, point in zip(panels, known, strict=True)}
+        numbers.append(about | {"weighted_mean": mean.value} | budget_numbers(study.budget(group)))
+    drawn = rows[:_MOST_DRAWN]
+    titles = [f"{label}: {group}" for label, _, group, _, _ in drawn]
+    columns = [(panel_title(p), p.best, [row[3][i] for row in drawn]) for i, p in enumerate(panels)]
+    figure, spots = dot_figure(columns, titles)
+    caption = interval_words([point for row in drawn for point in row[3]])
+    if len(rows) > len(drawn):
+        caption += f" The best {len(drawn)} of {len(rows)}."
+    section.parts.append(Drawing("settings", "Settings of all studies", caption, figure, numbers, spots))
+    header = ["study", "setting", *map(panel_title, panels), "weighted mean", *NAMES.values()]
+    section.parts.append(Table("settings-table", "Settings of all studies", header, cells, [], numbers))
+    top = rows[0]
+    section.findings.append(
+        f"Best setting of all for {weight_words(named[0][1])}: **{top[2]}** of {top[0]} ({number(top[4].value, 1)})."
+    )
+    for label, _ in named:
+        mine = [row for row in rows if row[0] == label]
+        if mine and label != top[0]:
+            section.findings.append(f"Best of {label}: {mine[0][2]} ({number(mine[0][4].value, 1)}).")
+    return section
+
+
+def _shared(named: Named, panels: list[Panel]) -> Section:
+    """Settings that the first study has and another has too: each study minus the first."""
+    section = Section("shared", "What the studies share")
+    (first, base), *others = named
+    rows: list[list[str]] = []
+    numbers: list[dict[str, Cell]] = []
+    for label, study in others:
+        both = [(mine, theirs) for mine in base.groups for theirs in study.groups if mine == theirs]
+        beyond = []
+        for mine, theirs in both:
+            for panel in panels:
+                a, b = base.point(panel, mine), study.point(panel, theirs)
+                if a and b:
+                    change, error = b.value - a.value, math.hypot(a.error, b.error)
+                    verdict = "more than noise" if is_beyond_noise(change, error) else "inside noise"
+                    shown = number(change, panel.best, signed=True)
+                    beyond += [f"{mine}, {panel_title(panel)} {shown}"] if verdict == "more than noise" else []
+                    texts = [point_text(a, panel.best), point_text(b, panel.best), shown, verdict]
+                    rows.append([label, str(mine), panel_title(panel), *texts])
+                    about: dict[str, Cell] = {"study": label, "setting": str(mine), "ability": panel.ability}
+                    about |= {f"first_{k}": v for k, v in point_numbers(a).items()}
+                    numbers.append(about | point_numbers(b) | {"difference": change, "verdict": verdict})
+        section.findings += _words(first, label, both, beyond)
+        section.warnings += _budget_words(first, base, label, study, both)
+    if rows:
+        notes = [
+            f"Settings of the same config and factors. Difference: the study minus {first}; beyond noise where the "
+            "normal interval of the difference leaves out 0. Whether data, base and budget are the same, configs tell."
+        ]
+        header = ["study", "setting", "score", first, "here", "difference", "verdict"]
+        section.parts.append(Table("shared-table", f"Against {first}", header, rows, notes, numbers))
+    return section
+
+
+def _words(first: str, label: str, both: Sequence[tuple[Group, Group]], beyond: Sequence[str]) -> list[str]:
+    if not both:
+        return [f"{label} has no setting in common with {first}."]
+    start = f"{label} against {first}, {len(both)} setting{'s' * (len(both) != 1)} in common"
+    if not beyond:
+        return [f"{start}: no difference beyond noise."]
+    more = f" and {len(beyond) - _MOST_NAMED} more" if len(beyond) > _MOST_NAMED else ""
+    return [f"{start}: {'; '.join(beyond[:_MOST_NAMED])}{more}."]
+
+
+def _budget_words(
+    first: str, base: Evidence, label: str, study: Evidence, both: Sequence[tuple[Group, Group]]
+) -> list[str]:
+    differing = []
+    for mine, theirs in both:
+        a, b = base.budget(mine).tokens, study.budget(theirs).tokens
+        if a is not None and b is not None and max(a, b) > (1 + TOLERANCE) * min(a, b):
+            differing.append(f"{mine} ({a:,} and {b:,} tokens)")
+    if not differing:
+        return []
+    more = f" and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
+    return [f"Budgets differ between {first} and {label}: {', '.join(differing[:_MOST_NAMED])}{more}."]

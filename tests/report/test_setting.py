@@ -1,0 +1,101 @@
+"""Which setting is best, for any study, weights and budget; values as written; studies side by side."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from synthetic import Maker, k_study, leave_one_out_study
+
+from sftlab.report.beside import write_beside
+from sftlab.report.evidence import read_evidence
+from sftlab.report.write import write_report
+
+
+def numbers(page: Path, name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((page.parent / f"{name}.csv").open()))
+
+
+def rates_study(folder: Path, tokens: dict[str, int] | None = None) -> Path:
+    """Two factors of which none is k: math likes a high learning rate, general a low one."""
+    maker = Maker("rates", [], {"rate": [1e-5, 0.3], "size": ["small", "large"]}, [1, 2])
+    maker.head["written"] = {"rate": ["1/100000", "0.3"], "size": ["small", "large"]}
+    for rate in (1e-5, 0.3):
+        for size in ("small", "large"):
+            lift = 0.1 * (size == "large")
+            truth = {"math": 0.2 + lift + 0.5 * (rate == 0.3), "general": 0.2 + lift + 0.5 * (rate == 1e-5)}
+            for seed in (1, 2):
+                maker.run("multi", seed, {"rate": rate, "size": size}, [("all", [], truth)], 2000, noise=0)
+    for cost in maker.costs:
+        for stage in cost["stages"]:
+            stage["tokens"] = (tokens or {}).get(cost["factors"]["size"], 1000)
+    return maker.write(folder)
+
+
+@pytest.mark.parametrize(
+    ("weights", "best"),
+    [({"math": 9.0}, "multi rate=0.3 size=large"), ({"general": 9.0}, "multi rate=1/100000 size=large")],
+)
+def test_the_best_setting_of_any_study_follows_the_weights(tmp_path: Path, weights: dict, best: str) -> None:
+    page = write_report(rates_study(tmp_path / "s"), weights)
+    assert f"<b>{best}</b>" in page.read_text()
+    table = numbers(page, "setting-choice")
+    assert table[0]["setting"] == best and len(table) == 4 and float(table[0]["share_best"]) > 0.95
+    assert "Budgets differ" not in page.read_text()
+    assert "(Pareto front): multi rate=1/100000 size=large, multi rate=0.3 size=large." in page.read_text()
+
+
+def test_budgets_stand_beside_and_a_difference_is_told(tmp_path: Path) -> None:
+    page = write_report(rates_study(tmp_path / "s", {"small": 1000, "large": 2_500_000}), {"math": 2.0})
+    text = page.read_text()
+    assert "Budgets differ: 1K (multi rate=1/100000 size=small) to 2.5M tokens (multi rate=1/100000 size=large)" in text
+    assert "With fewer tokens than its 2.5M, the best are: multi rate=0.3 size=small (1K tokens" in text
+    row = numbers(page, "setting-choice")[0]
+    assert (row["tokens"], row["supervised_tokens"], row["steps"]) == ("2500000", "40000", "100")
+
+
+def test_values_are_shown_as_they_were_written(tmp_path: Path) -> None:
+    evidence = read_evidence(rates_study(tmp_path / "s"))
+    assert evidence.text("rate", 1e-5) == "1/100000" and evidence.tick("rate", 0.3) == "0.3"
+    assert str(evidence.groups[0]) == "multi rate=1/100000 size=small"
+
+
+def test_points_tell_their_runs_when_pointed_at(tmp_path: Path) -> None:
+    page = write_report(k_study(tmp_path / "k", seeds=(1, 2)))
+    text = page.read_text()
+    assert 'class="spot"' in text and "2 seeds, n = 200 problems each" in text
+    assert "dmt/k=0.0625/seed=2</tspan>" in text and "95 % interval</tspan>" in text
+    assert "spot" not in (page.parent / "k.svg").read_text(), "the file alone is static"
+
+
+def test_a_curve_along_any_factor(tmp_path: Path) -> None:
+    study = rates_study(tmp_path / "s")
+    head = json.loads((study / "study.json").read_text())
+    entry = {"class_path": "Curve", "init_args": {"axis": "rate"}}
+    (study / "study.json").write_text(json.dumps(head | {"figures": [entry]}))
+    page = write_report(study, {"math": 3.0, "general": 1.0})
+    assert "Best rate (large) for weights math=3, general=1: <b>0.3</b>" in page.read_text()
+    assert len(numbers(page, "rate")) == 8
+
+
+def test_studies_side_by_side(tmp_path: Path) -> None:
+    a, b = rates_study(tmp_path / "a"), rates_study(tmp_path / "b", {"small": 5000, "large": 5000})
+    rows = [json.loads(line) for line in (b / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["factors"] == {"rate": 0.3, "size": "small"} and row["ability"] == "general":
+            row |= {"value": 0.9, "low": 0.88, "high": 0.92}
+    (b / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_beside([a, b], {"math": 1.0})
+    text = page.read_text()
+    assert page.is_relative_to(a / "report") and "Best setting of all for equal weights" in text
+    shared = numbers(page, "shared-table")
+    beyond = {(row["setting"], row["ability"]) for row in shared if row["verdict"] == "more than noise"}
+    assert len(shared) == 8 and beyond == {("multi rate=0.3 size=small", "general")}
+    assert "Budgets differ between" in text
+    with pytest.raises(ValueError, match="named twice"):
+        write_beside([a, a / "."])
+    other = leave_one_out_study(tmp_path / "c")
+    lines = (other / "results.jsonl").read_text().replace('"task": "lab_', '"task": "other_')
+    (other / "results.jsonl").write_text(lines)
+    with pytest.raises(ValueError, match="no score in common"):
+        write_beside([a, other])
