@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -27,12 +26,14 @@ from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.callbacks.trainer_options import option_problems
 from sftlab.config import find_problems, merged_config
+from sftlab.data.ability import global_seed
 from sftlab.data.mixture import MixtureData
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
 from sftlab.plan.plan import Plan
 from sftlab.run.folder import new_run_folder, run_of_checkpoint
-from sftlab.run.identity import stage_keys
+from sftlab.run.identity import StageKey, stage_keys
+from sftlab.run.settings import Settings
 
 HEADER = """Trains the stages of a schedule over a mixture of abilities.
 
@@ -138,13 +139,17 @@ class PlannedObjects(LabCLI):
     def instantiate_classes(self) -> None:
         """Build what a plan needs."""
         objects = self.parser.instantiate_classes(self.config)
-        if isinstance(self.config.seed_everything, int):
-            os.environ["PL_GLOBAL_SEED"] = str(self.config.seed_everything)
-        self.data, self.schedule, self.model = objects.data, objects.schedule, objects.model
+        self.data, self.schedule, self.model, self.trainer_arguments = (
+            objects.data, objects.schedule, objects.model, vars(objects.trainer)
+        )  # fmt: skip
+        seed = self.config.seed_everything
+        self.seed = seed if type(seed) is int else global_seed()
+        self.data.run_seed = self.seed
 
-    def stage_keys(self, plan: Plan) -> list[str]:
-        """The key of each stage of a compiled plan."""
-        return stage_keys(self.data, self.model, plan)
+    def stage_keys(self, plan: Plan) -> list[StageKey]:
+        """The keys of each stage of a compiled plan."""
+        settings = Settings.of_arguments(self.trainer_arguments, self.seed, [self.schedule])
+        return stage_keys(self.data, self.model, plan, settings)
 
 
 def parse_objects(arguments: list[str]) -> PlannedObjects:

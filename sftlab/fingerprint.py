@@ -17,6 +17,7 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+_DEEPEST = 12  # objects in objects; what lies deeper is told by its class alone
 _STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -28,43 +29,58 @@ def digest(*parts: Any, size: int = 16) -> str:
 
 def described(value: Any) -> Any:
     """A value as JSON, without addresses in memory: 1 and 1.0 are equal, objects are their class and what they hold."""
-    return _described(value, ())
+    return _Description().of(value)
 
 
-def _described(value: Any, inside: tuple[int, ...]) -> Any:
-    if value is None or isinstance(value, (bool, str)):
-        return value
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, bytes):
-        return value.hex()
-    if id(value) in inside:
-        return "itself"
-    return _compound(value, (*inside, id(value)))
+class _Description:
+    """One description; an object that occurs often is looked through once, and within itself it is its class alone."""
 
+    def __init__(self) -> None:
+        self._known: dict[int, Any] = {}
+        self._inside: list[int] = []
 
-def _compound(value: Any, inside: tuple[int, ...]) -> Any:
-    if isinstance(value, enum.Enum):
-        return [_name(type(value)), value.name]
-    if isinstance(value, re.Pattern):
-        return ["pattern", value.pattern, value.flags]
-    if isinstance(value, Mapping):
-        return {str(key): _described(item, inside) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_described(item, inside) for item in value]
-    if isinstance(value, (set, frozenset)):
-        return sorted(json.dumps(_described(item, inside), sort_keys=True) for item in value)
-    if isinstance(value, functools.partial):
-        return ["partial", *(_described(part, inside) for part in (value.func, value.args, value.keywords))]
-    if hasattr(value, "tolist"):  # arrays and their numbers
-        return _described(value.tolist(), inside)
-    if hasattr(value, "__qualname__"):  # classes and functions
-        return _name(value)
-    return [_name(type(value)), {name: _described(item, inside) for name, item in sorted(_held(value).items())}]
+    def of(self, value: Any) -> Any:
+        """Of any value."""
+        if value is None or isinstance(value, (bool, str)):
+            return value
+        if isinstance(value, float):
+            return int(value) if value.is_integer() else value
+        if isinstance(value, int):
+            return int(value)
+        if isinstance(value, Path):
+            return str(value)
+        if isinstance(value, bytes):
+            return value.hex()
+        if id(value) in self._inside or len(self._inside) > _DEEPEST:
+            return _name(type(value))
+        self._inside.append(id(value))
+        found = self._compound(value)
+        self._inside.pop()
+        return found
+
+    def _compound(self, value: Any) -> Any:
+        if isinstance(value, enum.Enum):
+            return [_name(type(value)), value.name]
+        if isinstance(value, re.Pattern):
+            return ["pattern", value.pattern, value.flags]
+        if isinstance(value, Mapping):
+            return {str(key): self.of(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.of(item) for item in value]
+        if isinstance(value, (set, frozenset)):
+            return sorted(json.dumps(self.of(item), sort_keys=True) for item in value)
+        if isinstance(value, functools.partial):
+            return ["partial", *(self.of(part) for part in (value.func, value.args, value.keywords))]
+        if hasattr(value, "tolist"):  # arrays and their numbers
+            return self.of(value.tolist())
+        if hasattr(value, "__qualname__"):  # classes and functions, these with what they hold from outside
+            cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
+            return [_name(value), self.of(cells)] if cells else _name(value)
+        if id(value) not in self._known:
+            held = {name: self.of(item) for name, item in sorted(_held(value).items())}
+            written = json.dumps(held, sort_keys=True).encode()
+            self._known[id(value)] = [_name(type(value)), hashlib.blake2b(written, digest_size=16).hexdigest()]
+        return self._known[id(value)]
 
 
 def _name(thing: Any) -> str:

@@ -114,7 +114,9 @@ def wait_for_steps(run_folder: Path, process, more: int) -> None:
     ("changed", "said"),
     [
         (["--schedule.k", "0.2"], "plan, schedule"),
-        (["--model.learning_rate", "0.1"], "model and optimizer"),
+        (["--model.learning_rate", "0.1"], "model.learning_rate (0.01, now 0.1)"),
+        (["--trainer.precision", "bf16-mixed"], "trainer.precision"),
+        (["--trainer.gradient_clip_val", "0.5"], "trainer.gradient_clip_val (1, now 0.5)"),
         (["--seed_everything", "4"], "seed"),
         (["--data.template", "alpaca"], "data of code"),
     ],

@@ -36,7 +36,7 @@ ORDER = """
     report.sections.strategies report.sections.leave_one_out report.sections.curve report.sections.setting
     report.sections.forgetting report.sections.exhibits report.sections.cost
     report.named report.write report.beside
-    run.folder run.identity
+    run.folder run.settings run.identity
     callbacks.trainer_options callbacks.context callbacks.finite callbacks.monitors
     callbacks.conductor callbacks.schedule
     callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores

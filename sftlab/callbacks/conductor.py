@@ -21,7 +21,8 @@ from sftlab.model.module import SFTModule
 from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.run.folder import checkpoint_path, is_complete, new_run_folder
-from sftlab.run.identity import reused_stages, run_identity, stage_keys
+from sftlab.run.identity import differences, reused_stages, run_identity, stage_keys
+from sftlab.run.settings import Settings
 from sftlab.screen import show
 
 _STATE = "sftlab"  # key of our part of a checkpoint
@@ -59,11 +60,10 @@ class Conductor:
         data.follow(plan)
         module.follow(plan, data.val_abilities())
         check_callbacks(self.context, bool(val_every_n_steps))
-        self._identity = run_identity(data, module, [planned.stage for planned in plan.stages], plan)
-        self._stage_keys = stage_keys(data, module, plan)
+        self._settings = Settings.of_trainer(trainer)
+        self._identity = run_identity(data, module, plan, self._settings)
+        self._keep_keys()
         self._stoppers = EarlyStoppers(cast(Any, trainer).callbacks)
-        if self._stoppers.callbacks:
-            self._identity["early stopping"] = f"{self._stoppers.settings()} {stop_early}"
         self._ended_early: list[int] = []  # the steps at which stages ended before their plan's end
         self._ended = 0  # the step at which a stage's end was done
         self._is_stop_asked = False
@@ -176,8 +176,7 @@ class Conductor:
         saved = checkpoint.get(_STATE)
         if saved is None:
             raise ValueError("ckpt_path: not a checkpoint of a staged run (start from its exported folder instead)")
-        was = saved["identity"]
-        changed = sorted(key for key in was.keys() | self._identity.keys() if was.get(key) != self._identity.get(key))
+        changed = differences(saved["identity"], self._identity)
         if changed and not self._took_over(saved["stage_keys"], checkpoint["global_step"]):
             raise ValueError(
                 f"ckpt_path: this run differs from the checkpoint's in: {', '.join(changed)}. Resume with the config "
@@ -249,7 +248,12 @@ class Conductor:
         context = self.context
         context.trainer.fit_loop.epoch_loop.max_steps = min(self._max_steps, context.plan.num_steps)
         self._set_rate()
-        self._stage_keys = stage_keys(context.data, context.module, context.plan)
+        self._keep_keys()
+
+    def _keep_keys(self) -> None:
+        context = self.context
+        keys = stage_keys(context.data, context.module, context.plan, self._settings)
+        self._stage_keys = [key.trained for key in keys]
 
     def _is_validation_due(self) -> bool:
         every, step = self._val_every_n_steps, self.context.step
@@ -280,7 +284,7 @@ class Conductor:
         number = plan.stages.index(ended) if ended is not None else -1
         if not 0 <= number < len(saved_keys) or saved_keys[number] != self._stage_keys[number]:
             return False
-        return saved_keys[number] in [stage["key"] for stage in reused_stages(self.context.folder)]
+        return plan.stages[number].stage.name in [stage["stage"] for stage in reused_stages(self.context.folder)]
 
     def _call(self, hook: str, stage: StagePlan) -> None:
         trainer = self.context.trainer

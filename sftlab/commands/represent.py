@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> int:
         queries, passed_over = choose_queries(objects.data, options.num_queries)
         _tell_queries(queries, passed_over)
         with whole_folder(folder) as unfinished:
-            states = {c.label: _states(c, queries, unfinished, options.pooling) for c in checkpoints}
+            states = {c.label: _states(c, queries, unfinished, options.pooling, objects.seed) for c in checkpoints}
             _report(checkpoints, queries, states, unfinished, options.pooling, objects.data.seed)
     show(f"Results in {folder}; look at {folder / 'map.html'}")
     return 0
@@ -173,7 +173,7 @@ def _tell_queries(queries: Sequence[Query], passed_over: Mapping[str, Counter[st
         show(f"{ability}: {count:,} queries" + (f" (passed over: {causes})" if causes else ""))
 
 
-def _states(checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, pooling: str) -> HiddenStates:
+def _states(checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, pooling: str, seed: int) -> HiddenStates:
     """Load one checkpoint, write its states, let it go."""
     import torch
 
@@ -185,7 +185,7 @@ def _states(checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, poo
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    torch.manual_seed(int(os.environ.get("PL_GLOBAL_SEED", "0")))  # as fit seeds random weights
+    torch.manual_seed(seed)  # as fit seeds random weights
     model = build_backbone(checkpoint.path, checkpoint.config, None, dtype).to(device)  # type: ignore[arg-type]
     tokenizer = load_tokenizer(checkpoint.tokenizer)
     encoder = Encoder(tokenizer, get_template(checkpoint.template, tokenizer))

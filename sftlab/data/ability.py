@@ -76,6 +76,7 @@ class PlannedData(LightningDataModule):
         self.template, self.max_length, self.overlong, self.packing = template, max_length, overlong, packing
         self.batch, self.num_workers, self._seed = StepSize(**batch), num_workers, seed
         self.limit_notes: list[str] = []  # what of the data lies near a limit of the model, told by the schedule
+        self.run_seed: int | None = None  # of seed_everything, where a config is only planned
         self.encoder: Encoder | None = None
         self.plan: Plan | None = None
 
@@ -87,7 +88,7 @@ class PlannedData(LightningDataModule):
     @property
     def seed(self) -> int:
         """The seed of subsets and order."""
-        return self._seed if self._seed is not None else global_seed()
+        return self._seed if self._seed is not None else self.run_seed if self.run_seed is not None else global_seed()
 
     def load(self, tokenizer: PreTrainedTokenizerFast) -> None:
         """Render and tokenise every ability, or find the result in the cache."""

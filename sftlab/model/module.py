@@ -107,11 +107,6 @@ class SFTModule(LightningModule):
         """
         self._plan, self.val_abilities = plan, list(val_abilities)
 
-    def settings(self) -> dict[str, Any]:
-        """What determines the update besides the plan; a resumed run must have the same."""
-        names = ("path", "config", "learning_rate", "warmup_ratio", "weight_decay", "betas", "normalise")
-        return {name: getattr(self, name) for name in names}
-
     def configure_model(self) -> None:
         """Build the model on this process, and shard it when the strategy brings a device mesh."""
         if self.net is not None:

@@ -1,11 +1,12 @@
-"""What a run is, as hashes: its parts, which a resume must share, and its stages, which other runs may share.
+"""What a run is, as hashes: the keys of its stages, which other runs may share, and its parts, to say what changed.
 
-    start            = model, weights, optimizer settings, seed of the initial weights
-    key of stage 1   = hash(start, what stage 1 trains and how, what is measured)
-    key of stage 2   = hash(key of stage 1, what stage 2 trains and how, what is measured)
+    start            = weights and model, optimizer, arithmetic, seed of random weights
+    key of stage 1   = hash(start, what stage 1 trains and how)
+    key of stage 2   = hash(key of stage 1, what stage 2 trains and how)
 
-Equal keys, equal weights and equal validation losses: a stage of that key need not be trained again. Ranks, nodes and
-micro-batches are left out, because they change a result only by rounding.
+Equal keys, equal weights: a run goes on from a checkpoint whose stages have its own keys, whatever led to them. Equal
+``full`` keys, equal measurements too: a stage of that key need not be trained again. Code, names and times of files
+are in none of them; what is, the tables of ``settings`` say.
 """
 
 from __future__ import annotations
@@ -13,44 +14,61 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from sftlab.data.ability import PlannedData
-from sftlab.model.backbone import load_config, resolve_path
+from sftlab.fingerprint import digest
+from sftlab.model.backbone import LAB_SIZES, load_config, resolve_path
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
-from sftlab.plan.pool import seed_from
-from sftlab.plan.stage import Stage
+from sftlab.run.settings import Settings, module_settings
 
+RULES = 1  # version of how we train: raise it when the same settings lead to other weights
 REUSED_FILE = "reused.json"  # in a run's folder: the stages that it took over from other runs
+_WHOLE = "whole"  # the part of an identity that decides; the others only say what changed
+_HASHED = "hash "  # begins a part that only says whether it is the same
+_LONGEST = 60  # characters of a value that are shown
 
 
-def run_identity(data: PlannedData, module: SFTModule, stages: Sequence[Stage], plan: Plan) -> dict[str, str]:
-    """Hashes of the parts of a run, by names that people know them by."""
-    return {
-        **data.identity(),
-        "schedule": f"{seed_from(repr(list(stages))):x}",
-        "model and optimizer": f"{seed_from(repr(module.settings())):x}",
-        "plan": plan.fingerprint(),
-    }
+class StageKey(NamedTuple):
+    """The key of one stage.
+
+    Attributes:
+        trained: What determines the weights after it.
+        full: That, and what is measured of it.
+    """
+
+    trained: str
+    full: str
 
 
-def stage_keys(data: PlannedData, module: SFTModule, plan: Plan) -> list[str]:
-    """The key of each stage that is compiled to its end: what determines the model after it, and what is measured."""
-    measured = {name: ability.held_out_hash() for name, ability in sorted(data.abilities.items())}
-    weights = str(module.path) if plan.declared else weights_hash(module)
-    key = _hash(repr(module.settings()), weights, os.environ.get("PL_GLOBAL_SEED", "0"), measured)
-    keys = []
-    for stage in (stage for stage in plan.stages if stage.end_step <= plan.num_compiled_steps):
-        key = _hash(key, _content(data, plan, stage))
-        keys.append(key)
+def stage_keys(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings) -> list[StageKey]:
+    """The keys of the stages that are compiled to their ends."""
+    measured, keys = _measured(data, settings), []
+    trained = _start(data, module, plan, settings)
+    for stage in plan.stages:
+        if stage.end_step <= plan.num_compiled_steps:
+            trained = digest(trained, _content(data, module, plan, stage))
+            keys.append(StageKey(trained, digest(trained, measured)))
     return keys
 
 
-def _content(data: PlannedData, plan: Plan, planned: StagePlan) -> list[Any]:
+def _measured(data: PlannedData, settings: Settings) -> str:
+    held_out = {name: ability.held_out_hash() for name, ability in sorted(data.abilities.items())}
+    return digest(settings.measured, held_out, data.encoder.fingerprint() if data.encoder is not None else "")
+
+
+def _start(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings) -> str:
+    weights = str(module.path) if plan.declared else weights_hash(module)
+    watched = _measured(data, settings) if settings.trained.get("callbacks") else ""
+    return digest(RULES, weights, module_settings(module), settings.seed, settings.trained, watched)
+
+
+def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePlan) -> list[Any]:
     """What a stage trains, row by row, and with which learning rate and optimizer state."""
     stage = planned.stage
     span = plan.example_span(planned.first_step, planned.end_step)
@@ -58,36 +76,77 @@ def _content(data: PlannedData, plan: Plan, planned: StagePlan) -> list[Any]:
     rows_R1 = plan.row_starts_R1[steps_S1[0] : steps_S1[-1] + 1]
     example_E = plan.example_E[span]
     names_E = [plan.abilities[number] for number in plan.ability_N[example_E]]
-    digest = hashlib.blake2b("\n".join(names_E).encode(), digest_size=16)
+    order = hashlib.blake2b("\n".join(names_E).encode(), digest_size=16)
+    for array in (rows_R1 - rows_R1[0], steps_S1 - steps_S1[0]):
+        order.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
     for number, name in enumerate(plan.abilities):
         mine_M = plan.index_N[example_E[plan.ability_N[example_E] == number]]
-        digest.update(data.abilities[name].content(mine_M))
-    for array in (rows_R1 - rows_R1[0], steps_S1 - steps_S1[0]):
-        digest.update(array.astype("int64").tobytes())
-    options = [stage.name, stage.learning_rate, stage.warmup_ratio, stage.fresh_optimizer]
-    return [digest.hexdigest(), options]
+        order.update(data.abilities[name].content(mine_M))
+    peak = module.learning_rate if stage.learning_rate is None else stage.learning_rate
+    warmup = module.warmup_ratio if stage.warmup_ratio is None else stage.warmup_ratio
+    return [stage.name, order.hexdigest(), planned.num_steps, peak, warmup, stage.fresh_optimizer]
 
 
 def weights_hash(module: SFTModule) -> str:
-    """Hash of the weights that training starts from: of a folder its files, of a hub id its commit."""
+    """Hash of the weights that training starts from: of a folder its files, of a hub id its commit.
+
+    Random weights are determined by the architecture and the seed.
+    """
     if module.path is None or module.config is not None:
-        return ""
+        return "random"
+    if module.path in LAB_SIZES:
+        return digest("random", _architecture(load_config(module.path, None).to_dict()))
     folder = Path(resolve_path(module.path))
-    if folder.is_dir():
-        files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), folder / "config.json"])
-        return _hash(*(_file_hash(path, path.stat().st_mtime_ns) for path in files if path.is_file()))
-    commit = getattr(load_config(module.path, None, module.trust_remote_code), "_commit_hash", None)
-    return f"{module.path}@{commit}"
+    if not folder.is_dir():
+        commit = getattr(load_config(module.path, None, module.trust_remote_code), "_commit_hash", None)
+        return f"{module.path}@{commit}"
+    files = sorted(path for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind) if path.is_file())
+    configs = [folder / name for name in ("config.json", "adapter_config.json")]
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()]
+    weights = [_file_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return digest(weights, [_architecture(config) for config in read])
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's config without who wrote it."""
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
 
 
 @functools.cache
-def _file_hash(path: Path, _changed: int) -> str:
+def _file_hash(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def _hash(*parts: Any) -> str:
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=12).hexdigest()
+def run_identity(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings) -> dict[str, str]:
+    """What a run trains, as it stands before the first step, and its parts by the names that people know them by."""
+    keys = [key.trained for key in stage_keys(data, module, plan, settings)]
+    whole = [_start(data, module, plan, settings), keys, plan.fingerprint() if plan.is_open else ""]
+    values = {f"model.{name}": value for name, value in module_settings(module).items()}
+    values |= {"model.learning_rate": module.learning_rate, "model.warmup_ratio": module.warmup_ratio}
+    values |= {f"trainer.{name}": value for name, value in settings.trained.items()}
+    return {
+        _WHOLE: digest(whole),
+        **data.identity(),
+        "seed_everything": str(settings.seed),
+        "schedule": _HASHED + digest([planned.stage for planned in plan.stages], size=8),
+        "weights": _HASHED + digest(weights_hash(module), size=8),
+        **{name: json.dumps(value) for name, value in values.items()},
+        "plan": _HASHED + plan.fingerprint(),
+    }
+
+
+def differences(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What differs between two identities, in words; nothing where both train the same, whatever led to it."""
+    if was.get(_WHOLE) == now[_WHOLE]:
+        return []
+    names = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name) and name != _WHOLE)
+    return [_difference(name, was.get(name), now.get(name)) for name in names] or ["how sftlab trains"]
+
+
+def _difference(name: str, was: str | None, now: str | None) -> str:
+    shown = [value for value in (was, now) if value and not value.startswith(_HASHED) and len(value) <= _LONGEST]
+    return f"{name} ({shown[0]}, now {shown[1]})" if len(shown) == 2 else name
 
 
 def reused_stages(folder: Path) -> list[dict[str, str]]:

@@ -9,7 +9,6 @@ A job is a piece of one run that no other run branches from in the middle.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -28,9 +27,6 @@ from sftlab.run.folder import LOGS, checkpoint_path, is_complete
 from sftlab.screen import complain
 from sftlab.study.study import Run, Study
 
-# What of a Trainer's arguments changes a result, rather than where and how fast it is computed.
-_MATTERS = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "callbacks", "deterministic", "plugins")
-
 
 @dataclass(frozen=True)
 class StageNode:
@@ -39,7 +35,7 @@ class StageNode:
     Attributes:
         name: The stage's.
         key: Equal keys, equal results: what is trained and measured, and how.
-        trained_key: The part of it that a checkpoint of fit knows.
+        trained_key: The part of it that determines the weights.
         end_step: Optimizer steps of the run at its end.
         tokens: Tokens that it trains.
         supervised_tokens: Those that the loss sees.
@@ -198,19 +194,13 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
         config_file = folder / "configs" / f"{run.name}.yaml"
         rows = ledger(plan)
         stages, full = [], {}
-        for planned, trained_key in zip(plan.stages, objects.stage_keys(plan), strict=True):
+        for planned, key in zip(plan.stages, objects.stage_keys(plan), strict=True):
             name = planned.stage.name
             mine = [row for row in rows if row.stage == name]
             tokens = sum(row.tokens for row in mine), sum(row.supervised_tokens for row in mine)
-            key = _full_key(trained_key, run.config.get("trainer") or {})
-            stages.append(StageNode(name, key, trained_key, planned.end_step, *tokens))
+            stages.append(StageNode(name, key.full, key.trained, planned.end_step, *tokens))
             full[name] = planned.stage.full_abilities
         yield PlannedRun(run, folder / "runs" / run.name, config_file, tuple(stages), full, plan.declared)
-
-
-def _full_key(trained_key: str, trainer: dict[str, Any]) -> str:
-    matters = {name: trainer.get(name) for name in _MATTERS}
-    return hashlib.blake2b(json.dumps([trained_key, matters]).encode(), digest_size=12).hexdigest()
 
 
 def _as_long_as(run: Run, plan: Plan, unit: str, total: int) -> Run:

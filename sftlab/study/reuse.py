@@ -2,8 +2,8 @@
 
 stages/0-specialised/     the exported model            checkpoints/step=001317-specialised.ckpt
 answers/step=001317-../   every answer and verdict      scores.jsonl, metrics.jsonl: the lines up to that step
-reused.json               which stages came from where; `fit` goes on from a checkpoint of another run only if its key
-                          stands there
+reused.json               which stages came from where; `fit` goes on from a checkpoint of another run only if its stage
+                          stands there and both give it one key
 """
 
 from __future__ import annotations
