@@ -12,6 +12,8 @@ import textwrap
 import warnings
 from collections.abc import Callable, Sequence
 
+from sftlab.tasks.thinking import without_thinking
+
 Extractor = Callable[[str, str, Sequence[str]], str | None]
 """(answer, prompt, names that the program must define) to completion, or None where the answer holds no code."""
 
@@ -111,4 +113,60 @@ def auto(answer: str, prompt: str, names: Sequence[str]) -> str | None:
     return body(code, prompt, names)
 
 
-EXTRACTORS: dict[str, Extractor] = {"auto@1": auto, "fenced@1": fenced, "body@1": body}
+def auto_2(answer: str, prompt: str, names: Sequence[str]) -> str | None:
+    """``auto@2``: as ``auto@1``, and sees more of what chat models do.
+
+    1. Thinking (``<think> ... </think>``) is cut first, with the drafts in it, and a speaker's name before the answer.
+    2. To a block that defines ``names[0]`` come the imports, functions and classes of the other blocks that it lacks;
+       what they run (examples of use) does not come.
+    3. Without fences, the code begins at the first line from which on it defines ``names[0]``, whatever prose before it
+       begins like code.
+    4. A body in one block and its imports in another are put together.
+    """
+    text = _SPEAKER.sub("", without_thinking(answer).replace("\r\n", "\n"), count=1)
+    blocks = _blocks(text)
+    chosen = next((block for block in blocks if _defines(block, names[0])), None)
+    if chosen is not None:
+        code = auto(f"```python\n{chosen}\n```", prompt, names)
+        parts = [part for block in blocks if block is not chosen for part in _definitions(block, code or "")]
+        return code and "\n" + "\n".join([*parts, code.strip("\n")]) + "\n"
+    if not blocks:
+        lines = text.split("\n")
+        for number, line in enumerate(lines):
+            if CODE_START.match(line):
+                code = _parsing_part("\n".join(lines[number:]))
+                if _defines(code, names[0]):
+                    return f"\n{code.rstrip()}\n"
+    imports = [block for block in blocks if _is_imports(block)]
+    bodies = [block for block in blocks if not _is_imports(block)]
+    if imports and bodies and prompt:
+        code = auto(f"```python\n{bodies[0]}\n```", prompt, names)
+        return code and code.rstrip("\n") + "\n\n" + "\n".join(block.strip("\n") for block in imports) + "\n"
+    return auto(text, prompt, names)
+
+
+_SPEAKER = re.compile(r"\A\s*(?:###[ \t]*)?(?:assistant|answer|response|solution|output)[ \t]*:[ \t]*", re.I)
+
+
+def _tree(code: str) -> list[ast.stmt]:
+    """Statements at the left margin; none where the code does not parse."""
+    return ast.parse(code).body if _error_line(code) is None else []
+
+
+def _is_imports(code: str) -> bool:
+    statements = _tree(code)
+    return bool(statements) and all(isinstance(one, ast.Import | ast.ImportFrom) for one in statements)
+
+
+def _definitions(block: str, code: str) -> list[str]:
+    """Imports, functions and classes of a block, but for those that the code defines itself."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    return [
+        part
+        for one in _tree(block)
+        if isinstance(one, ast.Import | ast.ImportFrom) or (isinstance(one, kinds) and not _defines(code, one.name))
+        if (part := ast.get_source_segment(block, one)) is not None
+    ]
+
+
+EXTRACTORS: dict[str, Extractor] = {"auto@1": auto, "auto@2": auto_2, "fenced@1": fenced, "body@1": body}

@@ -5,8 +5,10 @@ Scores move by tens of points with the rule that finds the number, so every answ
     strict@1    the first "####" that a number follows at once; what comes after the number is not looked at, so a model
                 that runs on into the next question is graded by its own answer
     flexible@1  the last number in the text, wherever it stands
+    flexible@2  the number in the last box, else after the last "####" that has one, else the last one; thinking is cut
+                first, LaTeX's thousands and fractions are read
 
-Both read the same numbers. ``1,080``, ``18.00``, ``18.``, ``.5``, ``1e3``, ``$18``, ``-$18``, ``$-18`` and ``3/4`` (its
+All read the same numbers. ``1,080``, ``18.00``, ``18.``, ``.5``, ``1e3``, ``$18``, ``-$18``, ``$-18`` and ``3/4`` (its
 value) are numbers; a minus may be any of the usual Unicode ones. ``1,08`` and ``1.2.3`` are not: strict@1 refuses them,
 flexible@1 sees the pieces. In flexible@1 a minus belongs to a number that it touches, unless it follows a letter,
 digit or closing bracket (``16-3`` ends in 3); with a space between, only right after "=", ":" or "#" (``- 7 apples`` is
@@ -24,6 +26,7 @@ from typing import Any
 
 from sftlab.data.records import BrokenRecord, read_records
 from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict, mean_over_problems, mean_score, options_of
+from sftlab.tasks.thinking import without_thinking
 
 _MINUS = "[-\u2212\u2010\u2011\u2013\ufe63\uff0d]"
 _CURRENCY = r"\\?[$€£¥₹]"
@@ -69,7 +72,35 @@ def _plain(match: re.Match[str] | None) -> str | None:
     return text if number(text) is not None else None
 
 
-EXTRACTORS: dict[str, Callable[[str], str | None]] = {"flexible@1": flexible, "strict@1": strict}
+_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\}|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+_LATEX = (
+    (re.compile(r"\\d?t?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r"\1/\2"),
+    (re.compile(r"(?<=\d)(?:\{,\}|\\[,!]|\\ )(?=\d{3}(?!\d))"), ","),
+    (re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}"), r" \1 "),
+    (re.compile(r"\\[%]|\\left|\\right|\\displaystyle"), ""),
+)
+
+
+def flexible_2(answer: str) -> str | None:
+    r"""``flexible@2``: the number in the last box, else after the last ``####`` that has one, else the last one.
+
+    Thinking is cut first; LaTeX's thousands (``1{,}000``) and fractions are read.
+    """
+    text = without_thinking(answer)
+    for pattern, plain in _LATEX:
+        text = pattern.sub(plain, text)
+    for box in reversed(_BOXED.findall(text)):
+        if (found := flexible(box)) is not None:
+            return found
+    for part in reversed(text.split("####")[1:]):
+        if (found := strict(f"####{part}")) is not None:
+            return found
+    return flexible(text)
+
+
+EXTRACTORS: dict[str, Callable[[str], str | None]] = {
+    "flexible@1": flexible, "strict@1": strict, "flexible@2": flexible_2
+}  # fmt: skip
 """The rules by name and version; a changed rule gets a new version. The first one gives the headline: it does not
 count a model as bad at mathematics that was never shown ``####``."""
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftlab.tasks.gsm8k import EXTRACTORS, GSM8K, flexible, number, strict
+from sftlab.tasks.gsm8k import EXTRACTORS, GSM8K, flexible, flexible_2, number, strict
 from sftlab.tasks.task import Answer, Score, Verdict
 
 ODD = [
@@ -162,9 +162,10 @@ def test_equal_numbers_are_right_however_written(tmp_path: Path) -> None:
     texts = ["#### 1000.00", "It is $1,003."]
     verdicts = task.grade(problems, [Answer(p.uid, 0, (t,), (True,)) for p, t in zip(problems, texts, strict=True)])
     assert [(v.extractor, v.value) for v in verdicts] == [
-        ("flexible@1", 1.0), ("strict@1", 1.0), ("flexible@1", 0.0), ("strict@1", 0.0)
+        ("flexible@1", 1.0), ("strict@1", 1.0), ("flexible@2", 1.0),
+        ("flexible@1", 0.0), ("strict@1", 0.0), ("flexible@2", 0.0),
     ]  # fmt: skip
-    assert [v.reason for v in verdicts[2:]] == ["the reference says 1002", "no number"]
+    assert [v.reason for v in verdicts[3:5]] == ["the reference says 1002", "no number"]
     cut = task.grade(problems, [Answer(problems[0].uid, 0, ("I think",), (False,))])
     assert cut[0].reason == "no number (the answer was cut at max_new_tokens)"
 
@@ -223,3 +224,25 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
         GSM8K(num_samples=8)
     with pytest.raises(ValueError, match=r"gsm8k\.num_\w+: 0 must be"):
         GSM8K(num_samples=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"So \boxed{1{,}000} apples, all 12 of them", "1000"), (r"\boxed{\frac{3}{4}}", "3/4"),
+        (r"\boxed{\$18.00}", "18.00"),
+        ("#### 5 is a draft\n#### 7 and 3 more", "7"), ("<think>#### 9</think>It is 4", "4"), ("<think>12 or", None),
+        ("#### 9</think>#### 3", "3"), ("the answer is \u2212" + "5", "-5"), ("it is 50\\%", "50"),
+        (r"= 1\,234", "1234"),
+        (r"\boxed{18\text{ dollars}}", "18"), (r"\boxed{x}, that is 4", "4"), ("#### none\nso 6", "6"), ("", None),
+        (r"\boxed{-2.50}", "-2.50"), (r"\boxed{3} or rather \boxed{5}", "5"), (r"\dfrac{1}{2}", "1/2"),
+    ],
+)  # fmt: skip
+def test_the_wider_rule_reads_boxes_latex_and_what_follows_thinking(text: str, found: str | None) -> None:
+    assert flexible_2(text) == found
+
+
+@given(st.integers(-(10**9), 10**9), st.text(alphabet="ab .,\n", max_size=20))
+def test_a_boxed_number_is_found_in_any_surroundings(value: int, around: str) -> None:
+    latex = f"{value:,}".replace(",", "{,}")
+    assert number(flexible_2(f"{around}<think>1 #### 2</think>{around} \\boxed{{{latex}}} {around}") or "x") == value

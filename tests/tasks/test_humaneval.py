@@ -224,7 +224,7 @@ def test_extractors_find_the_code_as_stated(name: str, extractor: str) -> None:
         adds = space["add"](2, 3) == 5
     except (SyntaxError, NameError, TypeError):
         adds = False
-    assert adds == (extractor in right), completion
+    assert adds == (extractor.replace("auto@2", "auto@1") in right), completion
 
 
 @pytest.mark.parametrize("extractor", EXTRACTORS)
@@ -348,3 +348,25 @@ def test_verdicts_of_no_problem_give_no_score() -> None:
     task = within(Recorder(), HumanEval())
     [score] = task.scores([Verdict("HumanEval/0", 0, "auto@1", "x", None)])
     assert (score.num_problems, score.num_missing) == (0, 1) and math.isnan(score.value)
+
+
+ADD = 'def add(a, b):\n    """Sum."""\n'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<think>```python\ndef add(a, b): return 0\n```</think>Here:\n```python\ndef add(a, b):\n    return a + b\n```",
+        "```python\nimport math\n```\nand\n```python\ndef add(a, b):\n    return math.fsum([a, b])\n```\nas in\n"
+        "```python\nprint(add(1, 2)); raise SystemExit\n```",
+        "from here on we add.\ndef add(a, b):\n    return a + b\nThis works.",
+        "```python\nimport math\n```\n```python\n    return math.fsum([a, b])\n```",
+        "Assistant: def add(a, b):\n    return a + b",
+        "    return a + b\n", "return a + b",
+        "```\ndef add(a, b):\n    return half(a) + b\n```\n```\ndef half(a): return a\n```",
+    ],
+)  # fmt: skip
+def test_the_wider_rule_sees_what_chat_models_do(answer: str) -> None:
+    space: dict[str, Any] = {}
+    exec(ADD + (EXTRACTORS["auto@2"](answer, ADD, ["add"]) or ""), space)
+    assert space["add"](1, 2) == 3
