@@ -250,3 +250,21 @@ def test_chatml_is_refused_where_the_tokenizer_lacks_its_tokens():
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
     with pytest.raises(ValueError, match=r"lacks.*never be ended"):
         get_template("chatml", fast)
+
+
+@given(TALK, st.sampled_from(TEMPLATES), st.lists(st.booleans(), min_size=3, max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_flags_change_masks_and_never_ids(tokenizer, turns, name, flags):
+    encoder = encoder_of(tokenizer, name)
+    flagged = [
+        turn._replace(trained=flags[i // 2]) if turn.role == "assistant" else turn for i, turn in enumerate(turns)
+    ]
+    last = max((i for i, turn in enumerate(flagged) if turn.trained), default=-1)
+    if last < 0:
+        return
+    ids, mask = ids_and_mask(encoder, flagged[: last + 1])
+    plain_ids, plain_mask = ids_and_mask(encoder, turns[: last + 1])
+    assert ids == plain_ids and all(plain for one, plain in zip(mask, plain_mask, strict=True) if one)
+    end = tokenizer.convert_tokens_to_ids(encoder.template.end_of_turn)
+    assert sum(token == end for token, one in zip(ids, mask, strict=True) if one) == sum(flags[: last // 2 + 1])
+    assert encoder.prompt_ids(flagged[:last]) == encoder.prompt_ids(turns[:last])
