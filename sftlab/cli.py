@@ -181,6 +181,8 @@ def quieten() -> None:
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for asked_for in ("profilers.profiler", "callbacks.early_stopping", "callbacks.model_summary"):
+        logging.getLogger(f"lightning.pytorch.{asked_for}").setLevel(logging.INFO)
     about_themselves = "isinstance.treespec|log_every_n_steps|does not have many workers|Total length of .list."
     warnings.filterwarnings("ignore", message=f".*({about_themselves}).*")
 
