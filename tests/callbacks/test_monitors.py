@@ -10,6 +10,7 @@ from small import small_fit, small_mixture
 
 from sftlab import DMT, MultiTask
 from sftlab.callbacks.finite import DIVERGED
+from sftlab.callbacks.monitors import REFUSED
 
 
 @pytest.fixture
@@ -70,3 +71,34 @@ class BlowUp(Timer):
         if trainer.global_step == 2:
             with torch.no_grad():
                 next(module.parameters()).mul_(float("inf"))
+
+
+def test_every_callback_that_lightning_ships_works_or_is_refused(records):
+    import lightning.pytorch.callbacks as shipped
+
+    abstract = {"Callback", "Checkpoint", "ProgressBar", "BasePredictionWriter"}
+    tried = [
+        shipped.DeviceStatsMonitor(cpu_stats=False),
+        never_better(),
+        shipped.LambdaCallback(on_train_start=lambda *_: None),
+        shipped.LearningRateMonitor("step"),
+        shipped.ModelCheckpoint(monitor="val/loss/general", save_top_k=1),
+        shipped.ModelSummary(),
+        shipped.OnExceptionCheckpoint(str(records)),
+        shipped.ThroughputMonitor(batch_size_fn=lambda batch: len(batch.lengths_D)),
+        shipped.TQDMProgressBar(),
+        shipped.Timer(duration={"hours": 1}),
+    ]
+    others = {"RichModelSummary", "RichProgressBar"}  # of the same kinds
+    names = {type(callback).__name__ for callback in tried} | abstract | others
+    refused = {
+        name
+        for name in set(shipped.__all__) - names
+        if any(above.__name__ in REFUSED for above in getattr(shipped, name).__mro__)
+    }
+    assert names | refused == set(shipped.__all__), "Lightning ships a new callback: try it or refuse it"
+    schedule = DMT(k=0.5, steps=5, val_every_n_steps=2)
+    options = {"enable_progress_bar": True, "enable_checkpointing": True, "log_every_n_steps": 1}
+    _, lines = small_fit(records, schedule, small_mixture(records), *tried, **options)
+    assert any("lr-AdamW/pg1" in line for line in lines)
+    assert (records / "stages" / "1-general").is_dir()
