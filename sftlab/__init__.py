@@ -41,11 +41,13 @@ _PLACES = {
     "report.evidence": "Evidence",
     "report.exhibit": "Exhibit Picture Table",
     "report.section": "Drawing Figure Section",
-    "tasks.task": "Answer Problem Sampling Score Task Verdict",
+    "tasks.task": "Answer ModelTask Problem Sampling Score Task Verdict",
     "tasks.gsm8k": "GSM8K",
     "tasks.humaneval": "HumanEval MBPP",
     "tasks.mtbench": "MTBench",
     "tasks.likelihood": "Likelihood",
+    "tasks.lab": "LabTask",
+    "tasks.harness": "LMEval",
 }
 _PLACE_OF = {name: place for place, names in _PLACES.items() for name in names.split()}
 __all__ = sorted([*_PLACE_OF, "__version__"])

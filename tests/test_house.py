@@ -27,7 +27,7 @@ ORDER = """
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
     tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
-    tasks.likelihood tasks.registry
+    tasks.likelihood tasks.harness tasks.registry
     evaluate.backend evaluate.decoding evaluate.local evaluate.server evaluate.run evaluate.folder
     report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers report.spots
     report.svg report.figures report.heat report.fronts report.section report.verdicts report.lines report.budgets

@@ -9,6 +9,7 @@ from typing import Any
 from sftlab.config import build, named_object
 from sftlab.lab.samples import ABILITIES
 from sftlab.tasks.gsm8k import GSM8K
+from sftlab.tasks.harness import LMEval
 from sftlab.tasks.humaneval import MBPP, HumanEval
 from sftlab.tasks.lab import LabTask
 from sftlab.tasks.likelihood import Likelihood
@@ -16,7 +17,7 @@ from sftlab.tasks.mtbench import MTBench
 from sftlab.tasks.task import Task
 
 TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
-    **{task.name: (task, {}) for task in (GSM8K, HumanEval, MBPP, MTBench, Likelihood)},
+    **{task.name: (task, {}) for task in (GSM8K, HumanEval, MBPP, MTBench, Likelihood, LMEval)},
     **{f"lab_{ability}": (LabTask, {"ability": ability}) for ability in ABILITIES},
 }
 """Class and arguments of each name."""
