@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from sftlab.data.conversation import BadRecord, Turn
@@ -28,7 +29,8 @@ class Marks(NamedTuple):
     def of(cls, turns: Sequence[Turn], tools: str) -> Marks:
         """Marks for a conversation, out of the characters for private use."""
         used = set(tools).union(*(f"{turn.text}{turn.reasoning}{turn.calls}{turn.name}" for turn in turns))
-        free = (chr(code) for code in (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE)) if chr(code) not in used)
+        private = chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
+        free = (chr(code) for code in private if chr(code) not in used)
         return cls(next(free), next(free))
 
 
