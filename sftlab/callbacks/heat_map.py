@@ -15,6 +15,7 @@ from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.metrics import log_text
 from sftlab.files import whole_file
 from sftlab.report.exhibit import Exhibit, Picture
+from sftlab.report.style import AMOUNTS, BACK, INK, SIGNED, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,15 +70,16 @@ class HeatMap:
         if find_spec("matplotlib") is None:
             log_text(trainer, f"inside/{self.name}", self._text(), step)
             return
-        figure = self.figure()
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(f"inside/{self.name}", figure, step)
         folder = RunContext.of(trainer).folder / "inside"
         folder.mkdir(parents=True, exist_ok=True)
         picture = Picture(folder / f"{self.name}.png", self.title, self.caption)
-        with whole_file(picture.path) as partial:
-            figure.savefig(partial, dpi=150, format="png")
+        with style():
+            figure = self.figure()
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    logger.experiment.add_figure(f"inside/{self.name}", figure, step)
+            with whole_file(picture.path) as partial:
+                figure.savefig(partial, dpi=150, format="png")
         Exhibit(self.title, parts=[picture]).write(folder, self.name)
 
     def figure(self) -> Figure:
@@ -102,19 +104,20 @@ class HeatMap:
         return figure
 
     def _draw(self, axes: Axes, panel: Panel, largest: float) -> Any:
-        low, colours = (-largest, "RdBu") if self.signed else (0.0, "Blues")
+        low, colours = (-largest, SIGNED) if self.signed else (0.0, AMOUNTS)
         image = axes.imshow(panel.values_RC, cmap=colours, vmin=low, vmax=largest, aspect="auto")
         axes.set_title(panel.title, fontsize=10, loc="left")
         axes.set_xlabel(self.across)
         some = range(0, len(panel.columns), 1 + (len(panel.columns) - 1) // _MOST_WORDS)
         axes.set_xticks(some, [panel.columns[i] for i in some], fontsize=8)
         axes.tick_params(length=0)
+        axes.grid(visible=False)
         if len(panel.columns) <= _MOST_WORDS:
             for (row, column), value in np.ndenumerate(panel.values_RC):
                 if not np.isnan(value):
                     dark = abs(value) > 0.6 * largest
                     words = format(value, self.form)
-                    axes.text(column, row, words, ha="center", va="center", fontsize=7.5, color="w" if dark else "k")
+                    axes.text(column, row, words, ha="center", va="center", fontsize=7.5, color=BACK if dark else INK)
         return image
 
     def _text(self) -> str:
