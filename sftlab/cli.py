@@ -31,9 +31,10 @@ from sftlab.data.mixture import MixtureData
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
 from sftlab.plan.plan import Plan
-from sftlab.run.folder import new_run_folder, run_of_checkpoint
+from sftlab.run.folder import begin, end, is_follower, new_run_folder, own_folder, resumed
 from sftlab.run.identity import StageKey, stage_keys
 from sftlab.run.settings import Settings
+from sftlab.screen import show
 
 HEADER = """Trains the stages of a schedule over a mixture of abilities.
 
@@ -118,10 +119,20 @@ class LabCLI(LightningCLI):
         """Where this run lives; a resumed run goes on in its own folder, a new one never enters an old one's."""
         name = config.run or (_name_of(Path(str(config.config[0]))) if config.config else "run")
         if config.ckpt_path:
-            checkpoint = run_of_checkpoint(name, config.ckpt_path, is_exact=bool(config.run))
-            config.ckpt_path = self.config[self.subcommand].ckpt_path = str(checkpoint)
-            return checkpoint.parent.parent
-        return new_run_folder(name)
+            own = own_folder(str(config.config[0]) if config.config else "")
+            found = resumed(name, config.ckpt_path, is_exact=bool(config.run), own=own)
+            config.ckpt_path = self.config[self.subcommand].ckpt_path = str(found.checkpoint)
+            if found.folder is not None:
+                begin(found.folder)
+                show(*([] if is_follower() else found.notes))
+                return found.folder
+        return new_run_folder(name, is_trial=bool(config.trainer.fast_dev_run))
+
+    def after_fit(self) -> None:
+        """Say in the run's folder how far it came."""
+        plan = self.datamodule.plan
+        num_steps = None if plan.is_open else plan.num_steps
+        end(Path(self.trainer.default_root_dir), self.trainer.global_step, num_steps)
 
 
 class PlannedObjects(LabCLI):

@@ -42,9 +42,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     with _partial(path) as partial:
         yield partial
-        _sync(partial)
-        partial.replace(path)
-        _sync(path.parent)
+        _publish(partial, path)
 
 
 @contextmanager
@@ -67,17 +65,31 @@ def publish_folder(partial: Path, path: Path) -> None:
         for name in names:
             _sync(Path(folder, name))
         _sync(Path(folder))
-    if not (path.is_dir() and _exchange(partial, path)):
-        try:
-            partial.rename(path)
-        except OSError as error:  # there is one already, on a file system that cannot swap two names
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
+    _publish(partial, path)
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Rename what is written, in one instant wherever the file system can."""
+    _sync(partial)
+    try:
+        os.rename(partial, path)
+    except OSError as error:  # a folder takes the place of another, or of a file, or the other way round
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            raise
+        if not _exchange(partial, path):
             path.rename(partial.with_name(f"{partial.name}.old"))
-            partial.rename(path)
-    _remove(partial)
-    _remove(partial.with_name(f"{partial.name}.old"))
+            os.rename(partial, path)
+        _remove(partial)
+        _remove(partial.with_name(f"{partial.name}.old"))
     _sync(path.parent)
+
+
+def discard(path: Path) -> None:
+    """Take a file or a folder away; its name goes first, so that no part of it ever stands under it."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.is_dir():
+        _remove(path.rename(partial_name(path)))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -95,9 +107,20 @@ def partial_name(path: Path) -> Path:
 def _partial(path: Path) -> Iterator[Path]:
     partial = partial_name(path)
     remove_stale(path.parent, path.name)
+    with removed_on_error(partial, path):
+        yield partial
+
+
+@contextmanager
+def removed_on_error(partial: Path, path: Path) -> Iterator[None]:
+    """Take a partial away if the block that writes it raises, and say the disk's error where that is the cause.
+
+    Raises:
+        OSError: The disk is full or does not let itself be written.
+    """
     _ACTIVE.add(partial.name)
     try:
-        yield partial
+        yield
     except BaseException as error:
         _remove(partial)
         if found := disk_error(error, path):
@@ -158,8 +181,8 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, ValueError):
         number = getattr(seen, "errno", None)
-        if number is None and (match := re.search(r"\(os error (\d+)\)|No space left on device", str(seen))):
-            number = int(match[1] or errno.ENOSPC)
+        if number is None and (match := re.search(r"\(os error (\d+)\)|\[Errno (\d+)\]", str(seen))):
+            number = int(match[1] or match[2])
         if number in (*_FULL, errno.EROFS):
             return OSError(number, os.strerror(number), str(path))
         seen = seen.__cause__ or seen.__context__

@@ -10,7 +10,6 @@ from fitting import ROOT, run, write_config, write_records
 
 from sftlab.cli import parse_objects
 from sftlab.plan.table import as_fraction
-from sftlab.run.folder import checkpoint_path, run_of_checkpoint
 
 CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "studies" not in path.parts]
 OVERLAYS = {"13b", "33b", "batch16", "counts", "scores"}
@@ -90,19 +89,6 @@ def test_a_runs_own_config_is_a_config_and_a_study_is_none(tmp_path, monkeypatch
     (tmp_path / "study.yaml").write_text("base: base.yaml\nruns: {a: {}}\n")
     with pytest.raises(ValueError, match=r"this is a study, .* lightning_logs/<study>/configs/"):
         parse_objects(["--config", "study.yaml"])
-
-
-def test_last_is_of_the_run_that_is_named(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("dmt", "dmt-2"):
-        path = checkpoint_path(tmp_path / "lightning_logs" / name, 3)
-        path.parent.mkdir(parents=True)
-        path.touch()
-        time.sleep(0.01)
-    assert run_of_checkpoint("dmt", "last").parts[1] == "dmt-2", "the newest of the config's runs"
-    assert run_of_checkpoint("dmt", "last", is_exact=True).parts[1] == "dmt"
-    with pytest.raises(ValueError, match="no run named dm with"):
-        run_of_checkpoint("dm", "last", is_exact=True)
 
 
 def test_plan_prints_without_weights_and_show_marks_what_is_trained(tmp_path):

@@ -22,8 +22,8 @@ ORDER = """
     data.chat_template data.messages data.pieces
     data.own_template data.template lab.vocabulary data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
-    model.attention model.backbone model.loss model.isolation model.limits model.optim model.parallel model.module
-    model.export
+    model.contents model.attention model.backbone model.loss model.isolation model.limits model.optim
+    model.checkpoint model.parallel model.module model.export
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
     tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
@@ -36,7 +36,7 @@ ORDER = """
     report.sections.strategies report.sections.leave_one_out report.sections.curve report.sections.setting
     report.sections.forgetting report.sections.exhibits report.sections.cost
     report.named report.write report.beside
-    run.folder run.settings run.identity
+    run.folder run.settings run.identity run.opening
     callbacks.trainer_options callbacks.context callbacks.finite callbacks.monitors
     callbacks.conductor callbacks.schedule
     callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
@@ -54,7 +54,8 @@ ORDER = """
     __main__
 """.split()
 LIGHT = """
-    screen files config commands.options plan.plan plan.compile plan.table run.folder report.exhibit report.write
+    screen files config commands.options plan.plan plan.compile plan.table report.exhibit report.write
+    model.contents run.folder run.opening
     data.records data.conversation data.readers data.template data.encoder data.prepare
     results.score results.verdict stats.paired stats.forgetting
     endpoint.client tasks.registry evaluate.server evaluate.run

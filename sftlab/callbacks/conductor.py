@@ -16,16 +16,17 @@ from sftlab.callbacks.finite import gradient_norm, stop_at_gradient, stop_at_wei
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
 from sftlab.callbacks.trainer_options import refuse_options
 from sftlab.data.ability import PlannedData
+from sftlab.model.checkpoint import write_whole
+from sftlab.model.contents import STATE, is_whole
 from sftlab.model.export import ARCHITECTURE, write_architecture
 from sftlab.model.module import SFTModule
 from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan, StagePlan
-from sftlab.run.folder import checkpoint_path, is_complete, new_run_folder
+from sftlab.run.folder import checkpoint_path, new_run_folder
 from sftlab.run.identity import differences, reused_stages, run_identity, stage_keys
 from sftlab.run.settings import Settings
 from sftlab.screen import show
 
-_STATE = "sftlab"  # key of our part of a checkpoint
 _NEVER = 2**62  # an epoch and a micro-batch that are never reached
 StopEarly = Literal["stage", "run"]
 
@@ -78,6 +79,7 @@ class Conductor:
         A smaller max_steps of the user's cuts this call short; the plan stays whole, so that a resumed run goes on to
         its end.
         """
+        write_whole(trainer)
         loop = trainer.fit_loop.epoch_loop
         self._max_steps = loop.max_steps if loop.max_steps >= 0 else _NEVER
         loop.max_steps = min(self._max_steps, self.context.plan.num_steps)
@@ -165,7 +167,7 @@ class Conductor:
             states = [None] * world
             torch.distributed.all_gather_object(states, state)
         mine = {"identity": self._identity, "stage_keys": self._stage_keys, "ended_early": list(self._ended_early)}
-        checkpoint[_STATE] = {**mine, "rng": states, "validated": self._validated, "ended": self._ended}
+        checkpoint[STATE] = {**mine, "rng": states, "validated": self._validated, "ended": self._ended}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume what is not the same run; count batches in this run's micro-batches.
@@ -173,7 +175,7 @@ class Conductor:
         Raises:
             ValueError: Data, template, tokenizer, schedule, seed, batch or model differ: says which.
         """
-        saved = checkpoint.get(_STATE)
+        saved = checkpoint.get(STATE)
         if saved is None:
             raise ValueError("ckpt_path: not a checkpoint of a staged run (start from its exported folder instead)")
         changed = differences(saved["identity"], self._identity)
@@ -216,11 +218,11 @@ class Conductor:
         self._stoppers.begin_anew()
         self._ended = ended.end_step
         reached, path = checkpoint_path(context.folder, ended.end_step), self._ended_path(ended)
-        if trainer.strategy.broadcast(is_complete(reached)):
+        if trainer.strategy.broadcast(is_whole(reached)):
             if trainer.is_global_zero:
                 reached.replace(path)
             trainer.strategy.barrier("stage checkpoint")
-        elif not trainer.strategy.broadcast(is_complete(path)):
+        elif not trainer.strategy.broadcast(is_whole(path)):
             trainer.save_checkpoint(path, weights_only=False)
 
     def _ended_path(self, ended: StagePlan) -> Path:

@@ -15,7 +15,7 @@ from sftlab.evaluate.run import run_task
 from sftlab.evaluate.server import ServerModel
 from sftlab.results.score import ScoreRow
 from sftlab.results.verdict import missing_lines
-from sftlab.screen import screen, tell_progress
+from sftlab.screen import screen, show, tell_progress
 from sftlab.tasks.registry import TASKS, build_task, option_names
 from sftlab.tasks.task import Task
 
@@ -118,15 +118,13 @@ def _backend(
         return model, {"checkpoint": checkpoint, "server": model.client.base_url}, None
     from transformers.utils import logging
 
-    from sftlab.commands.export import model_folder
     from sftlab.evaluate.local import LocalModel
+    from sftlab.run.opening import model_folder
 
     logging.disable_progress_bar()
     path = Path(checkpoint)
+    folder = model_folder(checkpoint, stack, show)
+    local = LocalModel.from_folder(folder, batch_size)
     if not path.exists():
-        local = LocalModel.from_folder(checkpoint, batch_size)
-        commit = getattr(local.model.config, "_commit_hash", None)
-        return local, {"checkpoint": checkpoint, "weights": commit}, None
-    folder = model_folder(path, stack)
-    about = {"checkpoint": checkpoint, "weights": weights_hash(folder)}
-    return LocalModel.from_folder(folder, batch_size), about, folder
+        return local, {"checkpoint": checkpoint, "weights": getattr(local.model.config, "_commit_hash", None)}, None
+    return local, {"checkpoint": checkpoint, "weights": weights_hash(Path(folder))}, Path(folder)

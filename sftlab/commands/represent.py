@@ -117,17 +117,16 @@ _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -> _Checkpoint:
     """What a name on the command line means, its layer checked before anything is computed."""
     from sftlab.analysis.map.representation import layer_number
-    from sftlab.commands.export import model_folder
     from sftlab.model.backbone import load_config
-    from sftlab.model.export import NOTE_FILE
+    from sftlab.model.contents import noted_template
+    from sftlab.run.opening import model_folder
 
     path, config, tokenizer, label = name, None, name, Path(name.rstrip("/")).name
     template = objects.data.template
     if Path(name).exists():
-        folder = model_folder(Path(name), stack)
+        folder = Path(model_folder(name, stack, show))
         path = tokenizer = str(folder)
-        if (folder / NOTE_FILE).is_file():
-            template = json.loads((folder / NOTE_FILE).read_text(encoding="utf-8"))["template"]
+        template = noted_template(folder) or template
     elif name == "before":
         model = objects.model
         path, config, tokenizer = model.path, model.config, model.tokenizer_path

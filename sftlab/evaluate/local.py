@@ -7,7 +7,6 @@ start at the first token)      h   i   j   k   l  | z1 z2 z3 z4 ...
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -22,7 +21,8 @@ from sftlab.data.examples import Examples
 from sftlab.data.template import get_template
 from sftlab.evaluate.backend import Dialogue, dialogues
 from sftlab.evaluate.decoding import Cached, Uncached, best_decoder
-from sftlab.model.export import NOTE_FILE
+from sftlab.model.backbone import load_model, load_tokenizer
+from sftlab.model.contents import noted_template
 from sftlab.tasks.task import Answer, Problem, Sampling
 
 if TYPE_CHECKING:
@@ -59,18 +59,15 @@ class LocalModel:
         Raises:
             ValueError: There is no model, or its tokenizer has no chat template.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"checkpoint: no model at {folder}: {str(error).splitlines()[0]}") from None
-        noted = Path(folder) / NOTE_FILE
-        name = json.loads(noted.read_text(encoding="utf-8"))["template"] if noted.is_file() else "tokenizer"
+            tokenizer = load_tokenizer(str(folder), trust_remote_code)
+            model = load_model(str(folder), None, dtype, trust_remote_code)
+        except ValueError as error:
+            raise ValueError(f"checkpoint: {str(error).removeprefix('model.path: ')}") from error
+        name = noted_template(folder) or "tokenizer"
         return cls(model.to(device), Encoder(tokenizer, get_template(template or name, tokenizer)), batch_size)  # type: ignore[arg-type]
 
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:

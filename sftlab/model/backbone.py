@@ -11,6 +11,7 @@ import torch
 from sftlab.lab.bases import LAB_SIZES, base_folder
 from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.model.attention import register_attention
+from sftlab.model.contents import check_model_folder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -41,8 +42,8 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ValueError(_not_loadable("tokenizer", path, error)) from None
+    except Exception as error:  # of damaged files the library fails in every way that there is
+        raise ValueError(_not_loadable("tokenizer", path, error)) from error
     if not tokenizer.is_fast:
         raise ValueError(f"model.path: the tokenizer of {path!r} has no fast form; save it once with use_fast=True")
     return cast("PreTrainedTokenizerFast", tokenizer)
@@ -66,8 +67,33 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
         raise ValueError("model: give path (a folder, a hub id or lab:base) or config (a LLaMA from scratch)")
     try:
         return AutoConfig.from_pretrained(resolve_path(path), trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise ValueError(_not_loadable("model", path, error)) from None
+    except Exception as error:  # as above
+        raise ValueError(_not_loadable("model", path, error)) from error
+
+
+def load_model(
+    path: str, attention: str | None, dtype: torch.dtype, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """A pretrained model with all of its weights, from safetensors alone.
+
+    Raises:
+        ValueError: The path holds no model, or one that is damaged or incomplete.
+    """
+    from transformers import AutoModelForCausalLM
+
+    place = resolve_path(path)
+    if (Path(place) / "config.json").is_file():
+        check_model_folder(Path(place))
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "use_safetensors": True}
+    try:
+        model, loading = cast(Any, AutoModelForCausalLM).from_pretrained(
+            place, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
+        )
+    except Exception as error:  # as above
+        raise ValueError(_not_loadable("model", path, error)) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise ValueError(f"model.path: {path!r} has no weights for {missing[0]} and {len(missing) - 1} others")
+    return model
 
 
 def build_backbone(
@@ -90,12 +116,7 @@ def build_backbone(
 
     register_attention()
     if config is None and path not in LAB_SIZES and path is not None:
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                resolve_path(path), dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
-            )
-        except (OSError, ValueError, ImportError) as error:
-            raise ValueError(_not_loadable("model", path, error)) from None
+        model = load_model(path, attention, dtype, trust_remote_code)
     else:
         built = load_config(path, config)
         model = AutoModelForCausalLM.from_config(built, attn_implementation=attention, dtype=dtype)
@@ -114,5 +135,5 @@ def count_parameters(config: PretrainedConfig) -> int:
 
 def _not_loadable(what: str, path: str, error: Exception) -> str:
     where = "the folder" if Path(path).is_dir() else "no such folder here, and as a hub id"
-    reason = str(error).strip().splitlines()[0][:200]
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return f"model.path: no {what} could be loaded from {path!r} ({where}: {reason})"

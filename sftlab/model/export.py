@@ -13,12 +13,14 @@ from lightning.pytorch import Trainer
 
 from sftlab.data.ability import PlannedData
 from sftlab.files import whole_folder
+from sftlab.model.checkpoint import load_file, sharded_tensors
+from sftlab.model.contents import ARCHITECTURE as ARCHITECTURE
+from sftlab.model.contents import NOTE_FILE as NOTE_FILE
+from sftlab.model.contents import contents, is_sharded
 from sftlab.model.module import SFTModule
 from sftlab.plan.ledger import LedgerRow, ledger
 from sftlab.plan.plan import Plan
 
-ARCHITECTURE = "architecture"  # folder of a run: the model without its weights
-NOTE_FILE = "sftlab.json"  # in a Hugging Face folder of ours: what it was made from, and its template
 _PREFIX = "net.model."  # of the Hugging Face weights inside a checkpoint of SFTModule
 
 
@@ -118,31 +120,11 @@ def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
     """The model's weights from a checkpoint, a single file or a folder of FSDP2 shards, under Hugging Face names.
 
     Raises:
-        ValueError: There is no such checkpoint, or it is not one of an SFTModule.
+        ValueError: There is no such checkpoint, it is damaged, or it is not one of an SFTModule.
     """
-    if path.is_dir():
-        state = _sharded_weights(path)
-    elif path.is_file():
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("state_dict", {})
-    else:
-        raise ValueError(f"checkpoint: there is no {path}")
-    weights = {name.removeprefix(_PREFIX): t for name, t in state.items() if name.startswith(_PREFIX)}
-    if not weights:
+    if not any(name.startswith(_PREFIX) for name in contents(path).weights):
         raise ValueError(f"checkpoint: {path} holds no weights of a staged run")
-    return weights
-
-
-def _sharded_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read the weights alone, leaving the optimizer's shards on disk; needs no process group."""
-    from torch.distributed import checkpoint as dcp
-
-    if not (path / ".metadata").is_file():
-        raise ValueError(f"checkpoint: the folder {path} is no complete sharded checkpoint (it has no .metadata)")
-    metadata: Any = dcp.FileSystemReader(path).read_metadata().state_dict_metadata
-    wanted = {
-        key: torch.empty(entry.size, dtype=entry.properties.dtype)
-        for key, entry in metadata.items()
-        if key.startswith(f"state_dict.{_PREFIX}")
-    }
-    dcp.load(wanted, checkpoint_id=path, no_dist=True)
-    return {key.removeprefix("state_dict."): tensor for key, tensor in wanted.items()}
+    if is_sharded(path):
+        return sharded_tensors(path, f"state_dict.{_PREFIX}")
+    state = load_file(path)["state_dict"]
+    return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}

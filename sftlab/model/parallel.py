@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
+
+from sftlab.files import partial_name, publish_folder, remove_stale, removed_on_error
+from sftlab.model.checkpoint import load_file, load_shards, named_state
+from sftlab.model.contents import META, contents, is_sharded
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -26,6 +31,55 @@ class FSDP2Strategy(ModelParallelStrategy):
         """The data parallel size is the number of processes, known only now."""
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        """Write the shards into a folder that gets its name when all of them are on the disk; call it on every rank.
+
+        Raises:
+            OSError: The disk is full or does not let itself be written.
+        """
+        path = Path(self.broadcast(str(filepath)))
+        if not self._save_distributed_checkpoint:
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        if self.is_global_zero:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_stale(path.parent, path.name)
+        partial = Path(self.broadcast(str(partial_name(path))))
+        with removed_on_error(partial, path):
+            super().save_checkpoint(checkpoint, partial, storage_options)
+            if self.is_global_zero:
+                publish_folder(partial, path)
+        self.barrier("checkpoint")
+        return None
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load model and optimizers from shards or from one file; gives the rest of the checkpoint.
+
+        Raises:
+            ValueError: It is damaged, or holds objects that only running code could build.
+        """
+        from torch.distributed.checkpoint import state_dict as states
+
+        path = Path(self.broadcast(str(checkpoint_path)))
+        contents(path)
+        model, is_file = self.model, not is_sharded(path)
+        assert model is not None and self.lightning_module is not None
+        checkpoint = load_file(path if is_file else path / META)
+        options = states.StateDictOptions(full_state_dict=is_file, strict=self.lightning_module.strict_loading)
+        weights = {"state_dict": checkpoint.pop("state_dict") if is_file else states.get_model_state_dict(model)}
+        if not is_file:
+            load_shards(weights, path)
+        states.set_model_state_dict(model, weights["state_dict"], options=options)
+        of_file = checkpoint.pop("optimizer_states", None)
+        for number, optimizer in enumerate(self.optimizers):
+            name = f"optimizer_{number}"
+            if of_file is not None:
+                state = {name: named_state(of_file[number], model, optimizer)}
+            else:
+                state = {name: states.get_optimizer_state_dict(model, optimizer)}
+                load_shards(state, path)
+            states.set_optimizer_state_dict(model, optimizer, optim_state_dict=state[name], options=options)
+        return checkpoint
 
 
 def register_strategies() -> None:

@@ -1,63 +1,257 @@
-"""Run folders: lightning_logs/<name>, one per run, and the checkpoints in them."""
+"""Run folders, lightning_logs/<name>: whose they are, how their runs stand, and the checkpoints in them."""
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
 import re
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from sftlab.files import checked_name, remove_stale, write_text
+from sftlab.model.contents import ARCHITECTURE, NOTE_FILE, contents
+
 LOGS = Path("lightning_logs")
-_LAUNCHED = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # set for processes that a launcher starts side by side
-_CHOSEN = "SFTLAB_RUN_FOLDER"  # how a process that launches its own ranks tells them
+STATE_FILE = "state.json"
+FOLDER_VARIABLE = "SFTLAB_RUN_FOLDER"  # how a process tells those that it starts which folder is theirs
+_LAUNCHED = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set for processes that a launcher starts side by side
+_LOCK_FILE = ".lock"
+_HELD: dict[Path, int] = {}  # folders that this process runs in, with the descriptor of the lock
 
 
-def new_run_folder(name: str) -> Path:
-    """A folder for a new run: lightning_logs/<name>, or <name>-2 and so on where one is in use.
+@dataclass(frozen=True)
+class RunState:
+    """How a run stands, as ``state.json`` in its folder has it.
 
-    Processes started side by side by torchrun or srun cannot agree on a free number, so there the plain name is used.
+    Attributes:
+        status: running, finished (the plan is trained to its end), stopped (it can go on) or unknown.
+        turn: Counts starts of runs of one name; clocks may jump, this does not.
+        step: Optimizer steps done when it was written.
+        num_steps: Those of the whole plan, where they are known.
+        is_trial: A fast_dev_run, which leaves nothing to go on with.
+        process: Its process.
+        host: The machine of that process.
+    """
+
+    status: str = "unknown"
+    turn: int = 0
+    step: int = 0
+    num_steps: int | None = None
+    is_trial: bool = False
+    process: int = 0
+    host: str = ""
+
+
+def state_of(folder: Path) -> RunState:
+    """How the run in a folder stands; one that was killed is stopped."""
+    try:
+        content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+        state = RunState(**{key: content[key] for key in RunState.__dataclass_fields__ if key in content})
+    except (OSError, ValueError, TypeError):
+        return RunState()
+    return state if state.status != "running" or is_running(folder) else replace(state, status="stopped")
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the folder; the kernel lets go of it when the process dies."""
+    if folder.resolve() in _HELD:
+        return True
+    lock = _locked(folder)
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
+
+
+def begin(folder: Path, is_trial: bool = False) -> None:
+    """Make a folder this process's until it ends, and say that its run is running.
 
     Raises:
-        ValueError: Started by torchrun or srun into a folder that has a run already.
+        ValueError: Another process runs in it.
     """
-    if _CHOSEN in os.environ:
-        return Path(os.environ[_CHOSEN])
-    folder = LOGS / name
-    if any(variable in os.environ for variable in _LAUNCHED):
-        restarted = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-        if _in_use(folder) and not restarted and os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+    if is_follower() or folder.resolve() in _HELD:
+        return
+    (folder / _LOCK_FILE).touch()
+    lock = _locked(folder)
+    if lock is None:
+        state = state_of(folder)
+        raise ValueError(f"{folder} is in use by process {state.process} on {state.host}: wait for its end, or end it")
+    _HELD[folder.resolve()] = lock
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    for place in (folder, folder / "checkpoints", folder / "stages"):
+        remove_stale(place)
+    turn = 1 + max((state_of(other).turn for other in folder.parent.iterdir() if other.is_dir()), default=0)
+    before = replace(state_of(folder), status="running", turn=turn, is_trial=is_trial)
+    _write(folder, replace(before, process=os.getpid(), host=socket.gethostname()))
+
+
+def end(folder: Path, step: int, num_steps: int | None) -> None:
+    """Say how far the run of this process has come: finished at the end of its plan, else stopped."""
+    if is_follower() or not (folder / STATE_FILE).is_file():
+        return
+    status = "finished" if num_steps is not None and step >= num_steps else "stopped"
+    _write(folder, replace(state_of(folder), status=status, step=step, num_steps=num_steps))
+
+
+def _write(folder: Path, state: RunState) -> None:
+    write_text(folder / STATE_FILE, json.dumps(asdict(state), indent=1))
+
+
+def _locked(folder: Path) -> int | None:
+    """The descriptor of the folder's lock, or None where another process has it.
+
+    A POSIX lock: what this process starts (workers, ranks) does not inherit it, so it ends with this process.
+    """
+    try:
+        number = os.open(folder / _LOCK_FILE, os.O_RDWR)
+    except FileNotFoundError:
+        return os.open(os.devnull, os.O_RDWR)
+    try:
+        fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(number)
+        return None
+    except OSError:  # a file system without locks
+        return number
+    return number
+
+
+def is_follower() -> bool:
+    """Whether this process is a rank other than the first, however it was launched."""
+    if rank := os.environ.get("RANK", os.environ.get("SLURM_PROCID")):
+        return rank != "0"
+    return any(os.environ.get(name, "0") != "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
+def new_run_folder(name: str, is_trial: bool = False) -> Path:
+    """A folder for a new run, claimed by making it: lightning_logs/<name>, or <name>-2 and so on where one is there.
+
+    Processes started side by side by torchrun, srun or on several nodes cannot agree on a free number, so there the
+    first rank claims the plain name and the others follow.
+
+    Raises:
+        ValueError: The name is none, or such a launch has it in use already.
+    """
+    if FOLDER_VARIABLE in os.environ:
+        folder = Path(os.environ[FOLDER_VARIABLE])
+        if not is_follower():
+            folder.mkdir(parents=True, exist_ok=True)
+    elif any(variable in os.environ for variable in _LAUNCHED):
+        folder = LOGS / checked_name("--run", name)
+        restarted = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
+        if not is_follower() and not _claimed(folder) and not restarted:
             raise ValueError(f"--run: {folder} holds a run already; name another, or go on with --ckpt_path last")
-        return folder
-    number = 2
-    while _in_use(folder):
-        folder, number = LOGS / f"{name}-{number}", number + 1
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ[_CHOSEN] = str(folder)
+    else:
+        folder, number = LOGS / checked_name("--run", name), 2
+        while not _claimed(folder):
+            folder, number = LOGS / f"{name}-{number}", number + 1
+    begin(folder, is_trial)
     return folder
 
 
-def _in_use(folder: Path) -> bool:
-    return folder.is_dir() and any(folder.iterdir())
+def _claimed(folder: Path) -> bool:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
 
 
-def run_of_checkpoint(name: str, checkpoint: str, is_exact: bool = False) -> Path:
-    """The checkpoint that ``--ckpt_path`` means: a path, or ``last``, the newest complete one of the newest run.
+def run_of(path: Path) -> Path | None:
+    """The run folder that a checkpoint or any other file of a run lies in."""
+    for folder in path.absolute().parents:
+        if state_of(folder).status != "unknown" or (folder / ARCHITECTURE / NOTE_FILE).is_file():
+            return Path(os.path.relpath(folder)) if not path.is_absolute() else folder
+    return None
 
-    Runs of that name are also those with a number after it, unless ``is_exact``.
+
+def own_folder(config: str) -> Path | None:
+    """The folder that is set for this process, or that of the run whose own ``config.yaml`` is given."""
+    if FOLDER_VARIABLE in os.environ:
+        return Path(os.environ[FOLDER_VARIABLE])
+    folder = Path(config).parent
+    return folder if Path(config).name == "config.yaml" and state_of(folder).status != "unknown" else None
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """Where a resumed run goes on.
+
+    Attributes:
+        checkpoint: From this one.
+        folder: In this folder; None where the checkpoint lies outside of every run.
+        notes: What to tell the user of the choice, line by line.
+    """
+
+    checkpoint: Path
+    folder: Path | None
+    notes: tuple[str, ...] = ()
+
+
+def resumed(name: str, checkpoint: str, is_exact: bool = False, own: Path | None = None) -> Resumed:
+    """What ``--ckpt_path`` means: a path, or ``last``, the newest whole checkpoint of the newest run of a name.
+
+    Args:
+        name: Of the run; runs of that name are also those with a number after it, unless ``is_exact``.
+        checkpoint: A path or ``last``.
+        is_exact: The user has named the run.
+        own: The folder of the run whose own config is given.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is none, or it cannot be gone on with: says why.
     """
     if checkpoint != "last":
         path = Path(checkpoint)
-        if not is_complete(path):
-            raise ValueError(f"--ckpt_path: {path} is no complete checkpoint")
-        return path
-    pattern = re.escape(name) if is_exact else rf"{re.escape(name)}(-\d+)?"
-    runs = [path for path in LOGS.glob(f"{name}*") if re.fullmatch(pattern, path.name)]
-    for run in sorted(runs, key=lambda path: path.stat().st_mtime, reverse=True):
-        if checkpoints := complete_checkpoints(run):
-            return checkpoints[-1]
-    raise ValueError(f"--ckpt_path last: no run named {name} with a complete checkpoint in {LOGS}/ (see --run)")
+        try:
+            found = contents(path)
+        except ValueError as error:
+            raise ValueError(f"--ckpt_path: {error}") from None
+        if not found.can_resume:
+            raise ValueError(f"--ckpt_path: {path} is no checkpoint of fit that training can go on from")
+        return Resumed(path, run_of(path))
+    run, notes = (own, []) if own is not None else _meant(name, is_exact)
+    checkpoints = list(_whole(run, notes))
+    if not checkpoints:
+        others = [other for other in _runs_named(name) if other != run and complete_checkpoints(other)]
+        hint = f"; {others[-1]} has one: --run {others[-1].name} --ckpt_path last goes on with it" if others else ""
+        raise ValueError("\n  ".join([f"--ckpt_path last: {run} has no whole checkpoint{hint}", *notes]))
+    path = checkpoints[-1]
+    notes.append(f"Going on with {run}, {path.name}: {contents(path).step:,} steps done")
+    return Resumed(path, run, tuple(notes))
+
+
+def _meant(name: str, is_exact: bool) -> tuple[Path, list[str]]:
+    """The run that ``last`` means: the newest that is not finished, else the newest."""
+    known = {run: state for run in _runs_named(name) if not (state := state_of(run)).is_trial}
+    taken = ("finished",) if is_follower() else ("finished", "running")  # a follower joins the run of the first rank
+    open_ones = [run for run, state in known.items() if state.status not in taken]
+    if is_exact and (exact := LOGS / checked_name("--run", name)) in known:
+        later = [run for run in open_ones if known[run].turn > known[exact].turn]
+        if known[exact].status == "finished" and later:
+            hint = f"to go on with {later[-1]} say --run {later[-1].name}"
+            raise ValueError(f"--ckpt_path last: {exact} is finished; {hint}")
+        chosen = exact
+    elif is_exact or not known:
+        raise ValueError(f"--ckpt_path last: there is no run named {name} in {LOGS}/ (see --run)")
+    else:
+        chosen = open_ones[-1] if open_ones else next(reversed(known))
+    if known[chosen].status == "running" and not is_follower():
+        state = known[chosen]
+        raise ValueError(f"--ckpt_path last: {chosen} is still running (process {state.process} on {state.host})")
+    newer = [run for run in known if known[run].turn > known[chosen].turn and run != chosen]
+    return chosen, [f"{run} is {known[run].status} and not taken" for run in newer if not is_exact]
+
+
+def _runs_named(name: str) -> list[Path]:
+    """Runs of a name, those with a number after it included, in the order of their last starts."""
+    folders = LOGS.iterdir() if LOGS.is_dir() else ()
+    found = [(re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", folder.name), folder) for folder in folders]
+    runs = [(state_of(path).turn, int(match[1] or 1), path) for match, path in found if match and path.is_dir()]
+    return [path for _, _, path in sorted(runs)]
 
 
 def checkpoint_path(folder: Path, step: int, stage: str = "") -> Path:
@@ -66,16 +260,29 @@ def checkpoint_path(folder: Path, step: int, stage: str = "") -> Path:
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """The complete checkpoints of a run in the order of their steps."""
-    found = [path for path in (run / "checkpoints").glob("step=*.ckpt") if is_complete(path)]
-    return sorted(found, key=_step_of)
+    """The checkpoints of a run that training can go on from, whoever wrote them, in the order of their steps."""
+    return list(_whole(run, []))
 
 
-def _step_of(path: Path) -> tuple[int, bool]:
-    match = re.match(r"step=(\d+)(-.+)?\.ckpt", path.name)
-    return (int(match[1]), bool(match[2])) if match else (-1, False)
+def _whole(run: Path, notes: list[str]) -> Sequence[Path]:
+    """Checkpoints in the order of the steps inside them; what is wrong with others goes into ``notes``."""
+    found: list[tuple[int, bool, str, Path]] = []
+    for path in _candidates(run):
+        try:
+            looked = contents(path)
+        except ValueError as error:
+            notes.append(f"{error}: not taken")
+            continue
+        if looked.can_resume:
+            ends_stage = re.fullmatch(r"step=\d+-.+\.ckpt", path.name) is not None
+            found.append((looked.step, ends_stage, path.name, path))
+    return [path for *_, path in sorted(found)]
 
 
-def is_complete(path: Path) -> bool:
-    """A file appears under its name only when complete; a folder of shards is complete once its last file is there."""
-    return path.is_file() or ((path / ".metadata").is_file() and (path / "meta.pt").is_file())
+def _candidates(folder: Path) -> Iterator[Path]:
+    """Every ``*.ckpt`` in a folder and below; what writers have not finished begins with a dot."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.suffix == ".ckpt" and not path.name.startswith("."):
+            yield path
+        elif path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+            yield from _candidates(path)

@@ -20,10 +20,11 @@ import yaml
 
 from sftlab.config import set_key
 from sftlab.files import checked_name, write_text
+from sftlab.model.contents import is_whole
 from sftlab.plan.ledger import ledger
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import apportion
-from sftlab.run.folder import LOGS, checkpoint_path, is_complete
+from sftlab.run.folder import LOGS, checkpoint_path
 from sftlab.screen import complain
 from sftlab.study.study import Run, Study
 
@@ -73,7 +74,7 @@ class PlannedRun:
         """Stages that are complete in the run's folder."""
         done = 0
         for stage in self.stages:
-            if not is_complete(checkpoint_path(self.folder, stage.end_step, stage.name)):
+            if not is_whole(checkpoint_path(self.folder, stage.end_step, stage.name)):
                 break
             done += 1
         return done

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftlab.files import remove_folder, whole_folder
-from sftlab.run.folder import LOGS, checkpoint_path, complete_checkpoints, is_complete
+from sftlab.model.contents import is_whole
+from sftlab.run.folder import FOLDER_VARIABLE, LOGS, checkpoint_path, complete_checkpoints
 from sftlab.study.graph import Job
 from sftlab.study.reuse import take_over
 
@@ -64,7 +65,7 @@ def carry_out(job: Job, environment: Mapping[str, str], stop: threading.Event | 
 
 
 def _num_done(job: Job, folder: Path) -> int:
-    have = [is_complete(checkpoint_path(folder, stage.end_step, stage.name)) for stage in job.stages]
+    have = [is_whole(checkpoint_path(folder, stage.end_step, stage.name)) for stage in job.stages]
     return next((i for i, complete in enumerate(have) if not complete), len(have))
 
 
@@ -74,11 +75,12 @@ def _fit(job: Job, folder: Path, environment: Mapping[str, str], stop: threading
     if not checkpoints:
         remove_folder(folder, inside=LOGS)
     command = [sys.executable, "-m", "sftlab", "fit", "--config", job.config_file]
-    command += ["--run", str(folder.relative_to(LOGS)), "--trainer.max_steps", str(job.stages[-1].end_step)]
+    command += ["--trainer.max_steps", str(job.stages[-1].end_step)]
     command += ["--ckpt_path", str(checkpoints[-1])] if checkpoints else []
     log = folder.parents[1] / "logs" / f"{job.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    inherited = {key: value for key, value in os.environ.items() if key not in ("SFTLAB_RUN_FOLDER", "PL_GLOBAL_SEED")}
+    inherited = {key: value for key, value in os.environ.items() if key != "PL_GLOBAL_SEED"}
+    inherited[FOLDER_VARIABLE] = str(folder)
     with log.open("wb") as file:
         process = subprocess.Popen(
             command, stdout=file, stderr=file, env={**inherited, **environment}, pass_fds=[lock], start_new_session=True

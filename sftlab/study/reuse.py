@@ -16,23 +16,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sftlab.files import jsonl_until, remove_folder, write_text
-from sftlab.run.folder import LOGS, checkpoint_path, is_complete
+from sftlab.model.contents import is_whole
+from sftlab.run.folder import LOGS, checkpoint_path
 from sftlab.run.identity import REUSED_FILE
 from sftlab.study.graph import StageNode
 
 _WHOLE = ("config.yaml", "ledger.json", "exposures.parquet")  # of a run that is another's equal to the end
 
 
-def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_whole: bool) -> None:
+def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_all: bool) -> None:
     """Give the run in ``target`` the first stages of the run in ``source``; the last checkpoint comes last.
 
     Args:
         target: Folder of a run; finished stages in it stay, for others may be reading them.
         source: Folder of a run that has finished ``stages``.
         stages: The stages that both share.
-        is_whole: Whether they are all that the target has to train.
+        is_all: Whether they are all that the target has to train.
     """
-    if not is_complete(checkpoint_path(target, stages[0].end_step, stages[0].name)):
+    if not is_whole(checkpoint_path(target, stages[0].end_step, stages[0].name)):
         remove_folder(target, inside=LOGS)
     target.mkdir(parents=True, exist_ok=True)
     last_step = stages[-1].end_step
@@ -45,7 +46,7 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_whole:
     for path in source.glob("answers/step=*"):
         if int(re.sub(r"\D.*", "", path.name.removeprefix("step="))) <= last_step:
             linked.append(path.relative_to(source))
-    linked += [Path(name) for name in _WHOLE if is_whole]
+    linked += [Path(name) for name in _WHOLE if is_all]
     linked += [checkpoint_path(Path(), stage.end_step, stage.name) for stage in stages]
     for path in linked:
         if (source / path).exists() and not (target / path).exists():

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from checkpoints import write_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,9 +30,7 @@ def planned_runs(folder: Path, chains: list[list[int]]) -> list[PlannedRun]:
 
 def finish(run: PlannedRun, num_stages: int) -> None:
     for stage in run.stages[:num_stages]:
-        path = checkpoint_path(run.folder, stage.end_step, stage.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
+        write_checkpoint(checkpoint_path(run.folder, stage.end_step, stage.name), stage.end_step)
 
 
 chains = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4), min_size=1, max_size=7)

@@ -1,0 +1,241 @@
+"""Checkpoints written whole and loaded without running code, as one file or as a folder of FSDP2 shards.
+
+save   one file: torch.save to a partial beside it, flush, fsync, rename
+shards: every process writes into one partial folder, process 0 fsyncs and renames it
+load   always with weights_only; shards through a reader and a planner that build tensors and plain values alone
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.metadata import Metadata, StorageMeta, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import ReadItem
+from torch.optim import Optimizer
+
+from sftlab.files import discard, whole_file
+from sftlab.model.contents import META, METADATA, contents, is_sharded
+
+_DCP = "torch.distributed.checkpoint"
+_ALLOWED = {
+    ("torch", "Size"), ("torch.serialization", "_get_layout"), ("pathlib", "PosixPath"), ("collections", "OrderedDict"),
+    (f"{_DCP}.filesystem", "_StorageInfo"), (f"{_DCP}.metadata", "_MEM_FORMAT_ENCODING"),
+    *((f"{_DCP}.metadata", name) for name in (
+        "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata",
+    )),
+}  # fmt: skip
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, under their names only when complete; reads folders of shards too."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint file beside its final name and rename it.
+
+        Raises:
+            OSError: The disk is full or does not let itself be written.
+        """
+        if "://" in str(path) or storage_options is not None:
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as partial, partial.open("wb") as file:
+            torch.save(checkpoint, file)
+        return None
+
+    def load_checkpoint(
+        self, path: Any, map_location: Callable | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """A checkpoint as plain values and tensors on the CPU, whatever ``weights_only`` says.
+
+        Raises:
+            ValueError: It is missing, damaged, or holds objects of other kinds.
+        """
+        if "://" in str(path):
+            return super().load_checkpoint(path, weights_only=True)
+        return gathered(Path(path)) if is_sharded(Path(path)) else load_file(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Take the name away first: a kill on the way leaves no half of a checkpoint under it."""
+        if "://" in str(path):
+            return super().remove_checkpoint(path)
+        return discard(Path(path))
+
+
+def write_whole(trainer: Trainer) -> None:
+    """Let a trainer write its checkpoints whole, unless it was given a way of its own."""
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """The entries of a checkpoint file; tensors stay on the disk until they are used.
+
+    Raises:
+        ValueError: It is missing, damaged, or holds objects that only running code could build.
+    """
+    contents(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line), "")
+        raise ValueError(f"{path} cannot be loaded without running code that stands in it: {reason.strip()}") from None
+
+
+class ShardReader(dcp.FileSystemReader):
+    """Reads shards whose table of contents names nothing but torch's own descriptions of tensors."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        """The table of contents.
+
+        Raises:
+            ValueError: It is damaged, or asks for code to be run.
+        """
+        path = Path(self.path) / METADATA
+        metadata = _Descriptions(path).load()
+        if not isinstance(metadata, Metadata):
+            raise ValueError(f"{path} is no table of contents of a sharded checkpoint")
+        metadata.storage_meta = metadata.storage_meta or StorageMeta()
+        metadata.storage_meta.load_id = self.load_id
+        return metadata
+
+
+class _Descriptions(pickle.Unpickler):
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.BytesIO(path.read_bytes()))
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if not is_dtype and (module, name) not in _ALLOWED:
+            raise ValueError(
+                f"{self._path} asks for {module}.{name} to be run: this checkpoint is not one of sftlab, it is refused"
+            )
+        return super().find_class(module, name)
+
+    def load(self) -> Any:
+        try:
+            return super().load()
+        except ValueError:
+            raise
+        except Exception:  # garbage can fail in every way that there is
+            raise ValueError(f"{self._path} is damaged") from None
+
+
+class ShardPlanner(DefaultLoadPlanner):
+    """Loads tensors and plain values; torch's own unpickles the values without a look."""
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        """Put a plain value where it belongs.
+
+        Raises:
+            ValueError: It is an object that only running code could build.
+        """
+        name = read_item.dest_index.fqn
+        try:
+            loaded = torch.load(value, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError):
+            raise ValueError(f"checkpoint: {name} is no plain value; the checkpoint is refused") from None
+        *parents, last = self.mappings[name] if self.flatten_state_dict else (name,)
+        target: Any = self.original_state_dict
+        for key in parents:
+            target = target[key]
+        target[last] = loaded
+
+
+def load_shards(state: dict[str, Any], path: Path, is_alone: bool = False) -> None:
+    """Fill a state with what the shards hold, on every process, or on this one ``is_alone``.
+
+    Raises:
+        ValueError: The checkpoint is damaged or would run code.
+    """
+    _load(state, path, ShardPlanner(), is_alone)
+
+
+def _load(state: dict[str, Any], path: Path, planner: ShardPlanner, is_alone: bool) -> None:
+    contents(path)
+    ShardReader(path).read_metadata()  # first: dcp goes on after an error of this, and logs a traceback
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is what is meant
+    try:
+        dcp.load(state, storage_reader=ShardReader(path), planner=planner, no_dist=is_alone)
+    except CheckpointException as error:  # what happened on each process
+        causes = [cause for cause, _ in error.failures.values()]
+        raise next((cause for cause in causes if isinstance(cause, ValueError)), causes[0]) from None
+
+
+def sharded_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors of a folder of shards whose names begin so, whole, under the rest of their names."""
+    contents(path)
+    described = ShardReader(path).read_metadata().state_dict_metadata
+    wanted: dict[str, Any] = {name: _empty(entry) for name, entry in described.items() if name.startswith(prefix)}
+    load_shards(wanted, path, is_alone=True)
+    return {name.removeprefix(prefix): tensor for name, tensor in wanted.items()}
+
+
+def gathered(path: Path) -> dict[str, Any]:
+    """A folder of shards as the checkpoint file that one process would have written.
+
+    Raises:
+        ValueError: The checkpoint is damaged or would run code.
+    """
+    contents(path)
+    metadata = ShardReader(path).read_metadata()
+    flat = {name: _empty(entry) for name, entry in metadata.state_dict_metadata.items()}
+    _load(flat, path, ShardPlanner(flatten_state_dict=False), is_alone=True)
+    state = _nested(flat, metadata.planner_data)
+    optimizers = [state[name] for name in sorted(state) if name.startswith("optimizer_")]
+    return {
+        **load_file(path / META),
+        "state_dict": state["state_dict"],
+        "optimizer_states": [_numbered(optimizer) for optimizer in optimizers],
+    }
+
+
+def _empty(entry: Any) -> Any:
+    is_tensor = isinstance(entry, TensorStorageMetadata)
+    return torch.empty(entry.size, dtype=entry.properties.dtype) if is_tensor else io.BytesIO()
+
+
+def _nested(flat: dict[str, Any], paths: dict[str, tuple[str | int, ...]]) -> dict[str, Any]:
+    """Flat names as the dictionaries and lists that they came from."""
+    root: dict[Any, Any] = {}
+    for name, value in flat.items():
+        *parents, last = paths[name]
+        target = root
+        for key in parents:
+            target = target.setdefault(key, {})
+        target[last] = value
+    for optimizer in (value for name, value in root.items() if name.startswith("optimizer_")):
+        groups = optimizer["param_groups"]
+        optimizer["param_groups"] = [groups[number] for number in sorted(groups)]
+    return root
+
+
+def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
+    """An optimizer's state with parameters by number, as torch saves it, in the place of names."""
+    names = [name for group in optimizer["param_groups"] for name in group["params"]]
+    number_of = {name: number for number, name in enumerate(names)}
+    state = {number_of[name]: values for name, values in optimizer.get("state", {}).items()}
+    groups = [{**group, "params": [number_of[name] for name in group["params"]]} for group in optimizer["param_groups"]]
+    return {"state": state, "param_groups": groups}
+
+
+def named_state(state: dict[str, Any], model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """The reverse: parameters by their names in a model, in the place of their numbers in its optimizer."""
+    name_of = {parameter: name for name, parameter in model.named_parameters()}
+    names = [name_of[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [{**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]]
+    return {"state": {names[number]: values for number, values in state["state"].items()}, "param_groups": groups}

@@ -1,0 +1,265 @@
+"""What a checkpoint holds, read without torch and without running anything that stands in it.
+
+A checkpoint is one file (a zip with ``data.pkl`` and one record a storage) or a folder of FSDP2 shards:
+
+    step=000123.ckpt/
+      .metadata       which tensor stands where in the shards, a pickle
+      __0_0.distcp    the shard of process 0, and so on
+      meta.pt         everything but weights and optimizer states, a checkpoint file
+
+A pickle is a program. Here every class and function that it names is replaced by one that only keeps what it is given,
+so that a stranger's checkpoint can be looked at; ``model.checkpoint`` loads what has been found whole.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STATE = "sftlab"  # key of our part of a checkpoint
+METADATA, META = ".metadata", "meta.pt"
+ARCHITECTURE = "architecture"  # folder of a run: the model without its weights
+NOTE_FILE = "sftlab.json"  # in a Hugging Face folder of ours: what it was made from, and its template
+_MAX_PICKLE_BYTES = 2**30
+_BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2}  # others: 1 at least
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a whole checkpoint says of itself.
+
+    Attributes:
+        step: Optimizer steps that it has trained.
+        entries: Its top-level entries; tensors and objects are placeholders.
+        weights: Names of the tensors of the model.
+        can_resume: It is one of ``fit``, with loops and optimizer states.
+    """
+
+    step: int
+    entries: Mapping[str, Any]
+    weights: tuple[str, ...]
+    can_resume: bool
+
+
+def contents(path: Path) -> Contents:
+    """Look into a checkpoint.
+
+    Raises:
+        ValueError: It is missing, cut off, damaged or no checkpoint: says what is wrong with it.
+    """
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        stamps = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such checkpoint") from None
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    return _contents(path.resolve(), path, stamps)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether ``fit`` can go on from a checkpoint."""
+    try:
+        return contents(path).can_resume
+    except ValueError:
+        return False
+
+
+def is_sharded(path: Path) -> bool:
+    """Whether it is a folder of shards."""
+    return path.is_dir()
+
+
+@functools.lru_cache(maxsize=256)
+def _contents(_place: Path, path: Path, _stamps: tuple[Any, ...]) -> Contents:
+    try:
+        if path.is_dir():
+            weights, has_optimizer = _shards(path)
+            entries = _file(path / META)
+        else:
+            entries = _file(path)
+            weights = [name for name in entries.get("state_dict") or () if isinstance(name, str)]
+            has_optimizer = bool(entries.get("optimizer_states"))
+    except _Damaged as error:
+        raise ValueError(f"{path} {error}") from None
+    except Exception:  # garbage can fail in every way that there is
+        raise ValueError(f"{path} is cut off or damaged, or was never a checkpoint") from None
+    step = entries.get("global_step", -1)
+    step = step if isinstance(step, int) else -1
+    can_resume = has_optimizer and step >= 0 and "loops" in entries and isinstance(entries.get(STATE), dict)
+    return Contents(step, entries, tuple(weights), can_resume)
+
+
+class _Damaged(Exception):
+    """What is wrong with a checkpoint, as the end of a sentence that begins with its path."""
+
+
+class _Thing:
+    """Stands for any object or function of a pickle; does nothing."""
+
+    name = ""
+
+    def __new__(cls, *arguments: Any, **_: Any) -> _Thing:
+        made = super().__new__(cls)
+        made.arguments, made.state = arguments, None  # type: ignore[attr-defined]
+        return made
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, item: Any) -> None:
+        """Of a list."""
+
+    def extend(self, items: Iterable[Any]) -> None:
+        """Of a list."""
+
+    def add(self, item: Any) -> None:
+        """Of a set."""
+
+
+class _Inert(pickle.Unpickler):
+    """Unpickles plain values; everything else becomes a ``_Thing``."""
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content))
+        self.storages: list[tuple[str, int]] = []  # key and least size in bytes
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A class that does nothing, for any name."""
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        return type("Thing", (_Thing,), {"name": name})
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Note a storage: ("storage", its type, its key, its device, its number of elements)."""
+        _, kind, key, _, count = pid
+        self.storages.append((str(key), int(count) * _BYTES.get(kind.name.removesuffix("Storage"), 1)))
+        return pid
+
+
+def _unpickled(content: bytes) -> tuple[Any, list[tuple[str, int]]]:
+    reader = _Inert(content)
+    try:
+        return reader.load(), reader.storages
+    except Exception:  # garbage can fail in every way that there is
+        raise _Damaged("is damaged: its table of contents cannot be read") from None
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """The top-level entries of a checkpoint file, all of whose storages are there."""
+    with zipfile.ZipFile(path) as archive:
+        sizes = {info.filename: info.file_size for info in archive.infolist() if info.compress_type == 0}
+        found = [name for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl")]
+        if len(found) != 1 or sizes[found[0]] > _MAX_PICKLE_BYTES:
+            raise _Damaged("is no checkpoint: a zip file, but of something else")
+        entries, storages = _unpickled(archive.read(found[0]))
+    root = found[0].removesuffix("data.pkl")
+    for key, least in storages:
+        if sizes.get(f"{root}data/{key}", -1) < least:
+            raise _Damaged("is damaged: some of its tensors are missing")
+    if not isinstance(entries, dict):
+        raise _Damaged("is no checkpoint of a run: it holds no entries by name")
+    return entries
+
+
+def _shards(path: Path) -> tuple[list[str], bool]:
+    """Names of the weights in a folder of shards, all of which are there, and whether it has optimizer states."""
+    for name in (METADATA, META):
+        if not (path / name).is_file():
+            raise _Damaged(f"is no complete sharded checkpoint: it has no {name}")
+    if (path / METADATA).stat().st_size > _MAX_PICKLE_BYTES:
+        raise _Damaged(f"is damaged: its {METADATA} is too large")
+    metadata, _ = _unpickled((path / METADATA).read_bytes())
+    state = getattr(metadata, "state", None)
+    places = state.get("storage_data") if isinstance(state, dict) else None
+    tensors = state.get("state_dict_metadata") if isinstance(state, dict) else None
+    if not isinstance(places, dict) or not isinstance(tensors, dict) or not places:
+        raise _Damaged(f"is damaged, or no sharded checkpoint: its {METADATA} lists no tensors")
+    for place in places.values():
+        file = getattr(place, "state", None)
+        try:
+            name, end = str(file["relative_path"]), int(file["offset"]) + int(file["length"])  # type: ignore[index]
+        except (TypeError, KeyError, ValueError):
+            raise _Damaged(f"is damaged: its {METADATA} cannot be read") from None
+        if "/" in name or not (path / name).is_file() or (path / name).stat().st_size < end:
+            raise _Damaged(f"is damaged: its shard {name} is missing or cut off")
+    names = [name for name in tensors if isinstance(name, str)]
+    weights = [name.removeprefix("state_dict.") for name in names if name.startswith("state_dict.")]
+    return weights, any(name.startswith("optimizer_0.") for name in names)
+
+
+def check_model_folder(path: Path) -> None:
+    """Look at what ``from_pretrained`` would load, so that damage is told by its cause.
+
+    Raises:
+        ValueError: The config is none, or there are no weights in safetensors, or a file of them is damaged.
+    """
+    config = _json_object(path / "config.json")
+    if not isinstance(config.get("model_type"), str):
+        raise ValueError(f"{path / 'config.json'} describes no model: it has no model_type")
+    index = path / "model.safetensors.index.json"
+    if index.is_file():
+        places = _json_object(index).get("weight_map")
+        names = sorted({str(name) for name in places.values()}) if isinstance(places, dict) else []
+    else:
+        names = ["model.safetensors"]
+    if not names or not all((path / name).is_file() and "/" not in name for name in names):
+        pickled = ", ".join(sorted(file.name for file in path.glob("*.bin")))
+        hint = f"; {pickled} is a pickle, which may run code: save the model as safetensors" if pickled else ""
+        raise ValueError(f"{path} has no complete weights: {names[0] if names else index.name} is missing{hint}")
+    for name in names:
+        _check_safetensors(path / name)
+
+
+def noted_template(folder: Path | str) -> str | None:
+    """The template that a folder of ours was trained with; None of other folders and ids.
+
+    Raises:
+        ValueError: The note is damaged.
+    """
+    note = Path(folder) / NOTE_FILE
+    if not note.is_file():
+        return None
+    template = _json_object(note).get("template")
+    if not isinstance(template, str):
+        raise ValueError(f"{note} is damaged: it names no template")
+    return template
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it is no JSON object")
+    return found
+
+
+def _check_safetensors(path: Path) -> None:
+    """Whether a file is as long as its header says."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(length) if 8 + length <= min(size, 2**28) else b""
+    try:
+        tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
+    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
+        raise ValueError(f"{path} is cut off or damaged, or no safetensors file") from None
+    if size != 8 + length + end:
+        raise ValueError(f"{path} is cut off or damaged: it has {size:,} bytes and should have {8 + length + end:,}")

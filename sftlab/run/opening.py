@@ -1,0 +1,120 @@
+"""Opening a model: what a path or a name means, and the Hugging Face folder behind it.
+
+lightning_logs/dmt                                   the run's last finished stage, or else its newest checkpoint
+lightning_logs/dmt/stages/1-general                  a stage, as any other Hugging Face folder
+lightning_logs/dmt/checkpoints/step=000123.ckpt      a checkpoint file or a folder of shards, exported on the way
+meta-llama/Llama-3.2-1B                              a hub id
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from sftlab.files import partial_name, remove_stale
+from sftlab.model.contents import ARCHITECTURE, check_model_folder
+from sftlab.run.folder import complete_checkpoints, run_of
+
+
+def model_folder(name: str | Path, stack: ExitStack, tell: Callable[[str], None] | None = None) -> str:
+    """The Hugging Face folder, or the hub id, that a name means.
+
+    Args:
+        name: A run, a stage, a checkpoint, a Hugging Face folder or a hub id.
+        stack: A checkpoint is exported to a folder that lives as long as this.
+        tell: Told what was taken where the name leaves it open.
+
+    Raises:
+        ValueError: It is none of these, or what it names is damaged: says what.
+    """
+    path = Path(name)
+    if not path.exists():
+        return str(name) if str(name).startswith("lab:") else _hub_id(str(name))
+    if is_checkpoint(path):
+        folder = _passing_folder(path)
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        export_checkpoint(path, folder)
+        return str(folder)
+    if (path / "config.json").is_file():
+        check_model_folder(path)
+        return str(path)
+    if stages := finished_stages(path):
+        check_model_folder(stages[-1])
+        return str(stages[-1])
+    if checkpoints := complete_checkpoints(path) if path.is_dir() else []:
+        if tell is not None:
+            tell(f"{path} has finished no stage; its checkpoint {checkpoints[-1].name} is taken")
+        return model_folder(checkpoints[-1], stack)
+    if (path / "stages.json").is_file():
+        raise ValueError(f"checkpoint: {path} is a study; name one of its runs: {path}/runs/<run>")
+    raise ValueError(f"checkpoint: {path} is no run folder, stage, checkpoint or Hugging Face folder")
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether a path is a checkpoint of ``fit`` rather than a folder with a model in it."""
+    return path.is_file() or path.suffix == ".ckpt" or (path / ".metadata").is_file()
+
+
+def finished_stages(run: Path) -> list[Path]:
+    """The exported stages of a run, in their order."""
+    found = {int(match[1]): path for path in run.glob("stages/*") if (match := re.match(r"(\d+)-", path.name))}
+    return [path for _, path in sorted(found.items()) if (path / "config.json").is_file()]
+
+
+def export_checkpoint(path: Path, folder: Path) -> None:
+    """Write the Hugging Face folder of a checkpoint.
+
+    Args:
+        path: A file or a folder of shards, inside its run's folder.
+        folder: What to write.
+
+    Raises:
+        ValueError: There is no such checkpoint, it is damaged, or it stands outside of a run.
+    """
+    from sftlab.model.export import checkpoint_weights, write_folder
+    from sftlab.plan.ledger import LedgerRow
+
+    weights = checkpoint_weights(path)
+    run = run_of(path)
+    if run is None or not (run / ARCHITECTURE / "config.json").is_file():
+        where = run or path.parent.parent
+        raise ValueError(f"--checkpoint: {where / ARCHITECTURE} is missing; name a checkpoint inside its run's folder")
+    ledger_file = run / "ledger.json"
+    try:
+        content = json.loads(ledger_file.read_text(encoding="utf-8"))["rows"] if ledger_file.is_file() else []
+        rows = [LedgerRow(**row) for row in content]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{ledger_file} is damaged; without it the export has no table of what was trained") from None
+    write_folder(folder, run / ARCHITECTURE, weights, rows)
+
+
+def _passing_folder(checkpoint: Path) -> Path:
+    """A folder for a model that is needed for a while: in its run, where there is room for such; else in TMPDIR."""
+    run = run_of(checkpoint)
+    if run is None or not os.access(run, os.W_OK):
+        return Path(tempfile.mkdtemp(prefix="sftlab-")) / "model"
+    remove_stale(run)
+    return partial_name(run / "opened")
+
+
+def _hub_id(name: str) -> str:
+    """A name that no file has: a hub id, unless it was meant as a path.
+
+    Raises:
+        ValueError: It looks like a path, or can be no hub id.
+    """
+    path = Path(name)
+    is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith((".", "-")) and path.suffix != ".ckpt"
+    if is_id and not (len(path.parts) > 1 and path.parent.is_dir()):
+        return name
+    beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    raise ValueError(f"checkpoint: there is no {name}{hint}")
