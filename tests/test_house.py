@@ -16,11 +16,12 @@ ORDER = """
     stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired
     results.row results.score results.verdict
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
-    data.conversation lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
-    lab.abilities lab.text lab.tokenizer lab.bases
+    lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
+    lab.abilities lab.text lab.vocabulary lab.tokenizer lab.bases
+    data.conversation
     data.stream data.json_records data.columns data.records data.droplist data.split data.keys data.readers
     data.chat_template data.messages data.pieces
-    data.own_template data.template lab.vocabulary data.encoder data.fitter data.examples data.prepare data.source
+    data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
     model.contents model.attention model.backbone model.loss model.isolation model.limits model.optim
     model.checkpoint model.parallel model.module model.export

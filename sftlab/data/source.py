@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from sftlab.data.conversation import Audit, Conversation, Place
+from sftlab.data.conversation import Audit, Conversation, Place, Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.examples import Examples
 from sftlab.data.prepare import BadLimit, prepare
@@ -124,7 +124,8 @@ class LabSource(Source):
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
         """In the order in which they are generated."""
         talks = lab_conversations(ability, self.num_examples, exclude=self.exclude, options=self.options)
-        return ((Place(0, number), talk) for number, talk in enumerate(talks, start=1))
+        for number, talk in enumerate(talks, start=1):
+            yield Place(0, number), Conversation(tuple(Turn(*turn) for turn in talk.turns), talk.group)
 
 
 class DeclaredSource(Source):

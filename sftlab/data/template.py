@@ -29,6 +29,8 @@ VICUNA_SYSTEM = (
 ALPACA_SYSTEM = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 )
+WRITTEN = (VICUNA_SYSTEM, f"{ALPACA_SYSTEM}\n\n### Instruction:\n", "\n\n### Response:\n")
+"""What our templates write around turns, for who makes a tokenizer that has words for it."""
 
 
 class WrittenTemplate(Template):

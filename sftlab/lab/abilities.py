@@ -15,7 +15,6 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sftlab.data.conversation import Conversation, Turn
 from sftlab.lab.grading import Verdict, grade_turns
 from sftlab.lab.options import LabOptions
 from sftlab.lab.samples import ABILITIES, Sample
@@ -23,6 +22,20 @@ from sftlab.lab.samples import ABILITIES, Sample
 LAB_VERSION = 3
 _PATIENCE = 20_000  # samples drawn in a row without a new one before giving up
 _DEFAULT = LabOptions()
+
+
+class LabTurn(NamedTuple):
+    """What a user asked or an assistant answered."""
+
+    role: str
+    text: str
+
+
+class LabConversation(NamedTuple):
+    """Turns, and what must stay on one side of a split."""
+
+    turns: tuple[LabTurn, ...]
+    group: str
 
 
 class LabProblem(NamedTuple):
@@ -75,7 +88,7 @@ def lab_conversations(
     split: str = "train",
     exclude: Sequence[str] = (),
     options: LabOptions = _DEFAULT,
-) -> Iterator[Conversation]:
+) -> Iterator[LabConversation]:
     """Generated conversations, all different; the same arguments give the same ones, fewer give the first of them.
 
     Args:
@@ -94,8 +107,8 @@ def lab_conversations(
             answers = _other_answers(ability, sample, options)
         turns = []
         for prompt, answer in zip(sample.prompts, answers, strict=True):
-            turns += [Turn("user", prompt), Turn("assistant", answer)]
-        yield Conversation(tuple(turns), sample.prompts[0])
+            turns += [LabTurn("user", prompt), LabTurn("assistant", answer)]
+        yield LabConversation(tuple(turns), sample.prompts[0])
 
 
 def _other_answers(ability: str, sample: Sample, options: LabOptions) -> tuple[str, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from sftlab.data.template import ALPACA_SYSTEM, VICUNA_SYSTEM
 from sftlab.lab.abilities import lab_conversations
 from sftlab.lab.samples import ABILITIES
 from sftlab.lab.text import base_text
@@ -14,8 +14,8 @@ from sftlab.lab.text import base_text
 SPECIAL = ("<pad>", "<s>", "</s>")
 
 
-def build_tokenizer() -> Tokenizer:
-    """The tokenizer again, from the generators: special tokens, all bytes, and each word that they use.
+def build_tokenizer(written_by_templates: Sequence[str]) -> Tokenizer:
+    """The tokenizer again, from the generators: special tokens, all bytes, and each word that they or templates use.
 
     It is a byte-level BPE without merges: a text's words are looked up whole, as Llama 3's tokenizer does first, and
     what is not found is spelled in bytes.
@@ -23,7 +23,8 @@ def build_tokenizer() -> Tokenizer:
     digits = pre_tokenizers.Digits(individual_digits=True)
     split = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = sorted({word for text in _texts() for word, _ in split.pre_tokenize_str(text)} - set(letters))
+    texts = [*_texts(), *written_by_templates]
+    words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)} - set(letters))
     vocabulary = {token: number for number, token in enumerate((*SPECIAL, *letters, *words))}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], ignore_merges=True))
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
@@ -33,10 +34,9 @@ def build_tokenizer() -> Tokenizer:
 
 
 def _texts() -> list[str]:
-    """Enough text that every word comes up, spelled as in the short template; and what other templates say."""
+    """Enough text that every word comes up, spelled as in the short template."""
     rng = random.Random("tokenizer")
-    texts = [VICUNA_SYSTEM, f"{ALPACA_SYSTEM}\n\n### Instruction:\n", "\n\n### Response:\n"]
-    texts += [base_text(rng) for _ in range(8_000)]
+    texts = [base_text(rng) for _ in range(8_000)]
     for ability in ABILITIES:
         for conversation in lab_conversations(ability, 4_000):
             texts += [f"{turn.role.upper()}: {turn.text}" for turn in conversation.turns]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from sftlab.data.conversation import Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.template import get_template
 from sftlab.evaluate.local import LocalModel
@@ -55,8 +56,6 @@ def test_answers_depend_on_neither_batch_size_nor_order(model, encoder, sampling
 
 def test_greedy_answers_are_those_of_transformers(model, encoder):
     mine = answers(model, encoder, 8, Sampling(16), problems(4))
-    from sftlab.data.conversation import Turn
-
     for problem in problems(4):
         ids = torch.tensor([encoder.prompt_ids([Turn("user", problem.prompts[0])])])
         output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False,
@@ -103,7 +102,7 @@ def test_likelihood_is_that_of_separate_conversations(tmp_path, model, encoder, 
     scores = {s.metric: s for s in Likelihood(str(tmp_path / "a.jsonl")).measure(LocalModel(model, encoder, 4))}
     total, tokens, size = 0.0, 0, 0
     for talk in talks:
-        encoded = encoder.encode([encoder.template.render(talk.turns)])[0]
+        encoded = encoder.encode([encoder.template.render([Turn(*turn) for turn in talk.turns])])[0]
         ids = torch.tensor([encoded.ids.tolist()])
         with torch.no_grad():
             nll = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
