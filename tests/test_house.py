@@ -90,6 +90,17 @@ def test_imports_only_go_down(path):
     assert not wrong, f"{name} imports {wrong}, which do not stand above it"
 
 
+def test_no_two_rooms_import_each_other():
+    uses: dict[str, set[str]] = {}
+    for path in FILES:
+        room = name_of(path).split(".")[0]
+        uses.setdefault(room, set()).update(name.split(".")[0] for name in imports_of(path))
+    while uses:  # take away, again and again, the rooms that import none of those left
+        free = {room for room, others in uses.items() if not others & (set(uses) - {room})}
+        assert free, f"a circle among {sorted(uses)}"
+        uses = {room: others for room, others in uses.items() if room not in free}
+
+
 @pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_files_and_functions_stay_small_and_say_what_they_are(path):
     text = path.read_text()
