@@ -16,10 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sftlab.data.conversation import halves_replaced
+from sftlab.data.json_records import parse_json
+from sftlab.data.stream import regular_file, text_lines
 from sftlab.files import whole_file
 
 NOT_FOUND = "drop list: uid that no conversation has"
 ELSEWHERE = "drop list: line for another ability"
+_MOST_REASONS = 100  # told apart: more than that nobody reads
 _KEYS = ("uid", "reason", "ability")
 _BASE = re.compile(r"[/#].*")
 _PIECE = re.compile(r"/\d+")
@@ -79,7 +83,9 @@ class DropList:
     def counts(self, uids: Sequence[str]) -> dict[str, int]:
         """Records left out, by reason, of those that have these examples; and lines without effect."""
         records = {_PIECE.sub("", uid) for uid in uids if uid in self}
-        counts = Counter(f"dropped: {self.reasons[base_uid(record)]}" for record in records)
+        reasons = Counter(f"dropped: {self.reasons[base_uid(record)]}" for record in records)
+        counts = Counter(dict(reasons.most_common(_MOST_REASONS)))
+        counts["dropped: other reasons of the drop list"] = reasons.total() - counts.total()
         counts[NOT_FOUND] = len(self.reasons.keys() - {base_uid(record) for record in records})
         counts[ELSEWHERE] = self.num_elsewhere
         return {cause: count for cause, count in counts.items() if count}
@@ -91,22 +97,16 @@ def read_drops(path: str | Path) -> list[Drop]:
     Raises:
         ValueError: There is no such file, or a line is malformed: says which.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"drop: {path}: there is no such file")
-    drops = []
     try:
-        for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), start=1):
-            if line.strip():
-                drops.append(_read_line(f"drop: {path}, line {number}", line))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"drop: {path}: not UTF-8 at byte {error.start:,}") from None
-    return drops
+        lines = list(text_lines(regular_file(str(path))))
+    except ValueError as error:
+        raise ValueError(f"drop: {error}") from None
+    return [_read_line(f"drop: {path}, line {n:,}", line) for n, line in enumerate(lines, start=1) if line.strip()]
 
 
 def _read_line(where: str, line: str) -> Drop:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where}: not JSON: {error}") from None
     wanted = 'a line is {"uid": "...", "reason": "..."}, perhaps with "ability"'
@@ -115,6 +115,8 @@ def _read_line(where: str, line: str) -> Drop:
     texts = [row[key] for key in _KEYS if key in row]
     if not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(f"{where}: an empty value, or one that is no text; {wanted}")
+    if any(halves_replaced(text) != text for text in texts):
+        raise ValueError(f"{where}: half of a surrogate pair, which is no text; {wanted}")
     if base_uid(row["uid"]) != row["uid"]:
         raise ValueError(f"{where}: {row['uid']} is an example; give its conversation, {base_uid(row['uid'])}")
     return Drop(**row)

@@ -38,7 +38,7 @@ def read_records(path: str) -> Iterator[Any]:
         yield from _from_hub(path)
         return
     kind, _ = kind_of(Path(path))
-    yield from _READ[kind](regular_file(path))
+    yield from _READ[kind](_file(path))
 
 
 def content_hash(path: str) -> str:
@@ -50,9 +50,13 @@ def content_hash(path: str) -> str:
     if path.startswith(HUB):
         return str(_hub_dataset(path)._fingerprint)
     digest = hashlib.blake2b(digest_size=16)
-    for block in byte_blocks(regular_file(path)):
+    for block in byte_blocks(_file(path)):
         digest.update(block)
     return digest.hexdigest()
+
+
+def _file(path: str) -> Path:
+    return regular_file(path, f" (a hub id is written {HUB}{path})")
 
 
 @functools.lru_cache(maxsize=8)

@@ -43,8 +43,8 @@ class BrokenRecord:
         self.reason, self.cause = reason, cause
 
 
-def regular_file(path: str) -> Path:
-    """The path of a file that can be read.
+def regular_file(path: str, hint: str = "") -> Path:
+    """The path of a file that can be read; ``hint`` is told of one that is not there.
 
     Raises:
         ValueError: It is missing, a folder or a pipe, or may not be read.
@@ -52,7 +52,7 @@ def regular_file(path: str) -> Path:
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{path}: there is no such file (a hub id is written {HUB}{path})") from None
+        raise ValueError(f"{path}: there is no such file{hint}") from None
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if stat.S_ISDIR(mode):

@@ -126,6 +126,13 @@ def test_one_file_serves_several_abilities_and_says_what_it_did_not_use(tmp_path
         ('{"uid": "aa"}\n', 'line 1: a line is {"uid"'),
         ('{"uid": "aa", "reason": "x", "abilty": "math"}\n', "line 1: a line is"),
         ('["aa", "x"]\n', "line 1: a line is"),
+        ("[" * 100_000 + "]" * 100_000, "line 1: not JSON: lists and dictionaries are nested"),
+        (
+            '{"uid": "aa", "reason": "x"}\n{"uid": "b", "uid": "c", "reason": "x"}\n',
+            "line 2: not JSON: the key 'uid' is",
+        ),
+        ('{"uid": "\\ud800", "reason": "x"}\n', "line 1: half of a surrogate pair"),
+        ("\0\0\0\0", "no text at byte 0"),
         ('{"uid": 7, "reason": "x"}\n', "line 1: an empty value, or one that is no text"),
         ('{"uid": "aa", "reason": " "}\n', "line 1: an empty value"),
         ('{"uid": "aa/0", "reason": "x"}\n', "line 1: aa/0 is an example; give its conversation, aa"),
@@ -136,6 +143,16 @@ def test_a_malformed_line_is_told_with_its_file_and_number(tmp_path, text, said)
     with pytest.raises(ValueError) as error:
         loaded(MathData(num_examples=5, drop=str(tmp_path / "bad.jsonl")), 256)
     assert "bad.jsonl" in str(error.value) and said in str(error.value)
+
+
+def test_ever_new_reasons_are_counted_as_one(tmp_path):
+    uids = [uid for uid, _ in MathData(num_examples=150).conversations()]
+    write_drops(
+        tmp_path / "drop.jsonl", [Drop(uid, f"reason {n // 2 if n < 20 else n}") for n, uid in enumerate(uids[:-1])]
+    )
+    counts = loaded(MathData(num_examples=150, drop=str(tmp_path / "drop.jsonl")), 256).audit_counts()
+    assert counts["dropped: reason 3"] == 2 and counts["dropped: other reasons of the drop list"] == 139 - 100
+    assert sum(counts.values()) == 149
 
 
 def test_a_missing_file_a_list_that_takes_all_and_one_without_data_are_refused(tmp_path):
