@@ -117,7 +117,7 @@ def _checked_audit(folder: Path) -> dict[str, Any]:
     try:
         about = json.loads((folder / AUDIT).read_text(encoding="utf-8"))
         written, stat = about.pop("table"), (folder / TABLE).stat()
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise DamagedEntry(f"{type(error).__name__}: {error}") from None
     if written != _hash_of(folder / TABLE, stat.st_size, stat.st_mtime_ns):
         raise DamagedEntry(f"{TABLE} is not what was written")
