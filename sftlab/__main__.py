@@ -4,6 +4,7 @@ import difflib
 import os
 import signal
 import sys
+import threading
 from importlib import import_module
 
 from sftlab.credentials import mask
@@ -61,12 +62,21 @@ def main(arguments: list[str]) -> int:
     # Threads that wait should sleep: by default they spin, and a busy neighbour then slows training ten times and more.
     # It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)
     try:
         return int(import_module(f"sftlab.commands.{name}").main(arguments[1:]) or 0)
     except (ValueError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
         if os.environ.get("SFTLAB_DEBUG"):
             raise
         return _complain_of(error)
+
+
+def _end(signum: int, _: object) -> None:
+    """Ended by a scheduler: what is half written is taken away on the way out."""
+    signal.signal(signum, signal.SIG_IGN)
+    complain("Ended by SIGTERM.")
+    sys.exit(128 + signum)
 
 
 def _complain_of(error: BaseException) -> int:

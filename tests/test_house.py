@@ -38,7 +38,7 @@ ORDER = """
     report.sections.forgetting report.sections.exhibits report.sections.cost
     report.named report.write report.beside
     run.folder run.settings run.identity run.opening
-    callbacks.trainer_options callbacks.context callbacks.finite callbacks.monitors
+    callbacks.trainer_options callbacks.context callbacks.finite callbacks.monitors callbacks.signals
     callbacks.conductor callbacks.schedule
     callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change

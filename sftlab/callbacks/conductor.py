@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.finite import gradient_norm, stop_at_gradient, stop_at_weights
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
+from sftlab.callbacks.signals import Signals
 from sftlab.callbacks.trainer_options import refuse_options
 from sftlab.data.ability import PlannedData
 from sftlab.model.checkpoint import write_whole
@@ -93,6 +94,7 @@ class Conductor:
         """Continue the random state of a resumed run; with the loaders known, take over when validation is due."""
         context, trainer = self.context, self.context.trainer
         self._stage_began = time.perf_counter()
+        self._signals = Signals(trainer, context.folder)
         if self._rng_states is not None and len(self._rng_states) == trainer.world_size:
             torch.set_rng_state(self._rng_states[trainer.global_rank])
         self._set_rate()  # a checkpoint holds that of the step after it, which another run may have planned otherwise
@@ -110,6 +112,7 @@ class Conductor:
     def on_train_batch_start(self, batch_idx: int) -> None:
         """At the first micro-batch of a stage: empty the optimizer state if the stage asks for it."""
         trainer, step = self.context.trainer, self.context.step
+        self._signals.saved = None
         if batch_idx % trainer.accumulate_grad_batches:
             return
         stage = self.context.plan.stage_at(step)
@@ -138,7 +141,8 @@ class Conductor:
             return
         trainer.should_stop |= self._is_stop_asked
         if self.context.plan.stage_ending_at(self.context.step) is not None:
-            self._save_reached()
+            self._signals.saved = self._save_reached()
+        self._signals.look(self._save_reached)
         if self._is_validation_due():
             trainer.check_val_every_n_epoch, trainer.val_check_batch = None, batch_idx + 1
         else:
@@ -203,10 +207,12 @@ class Conductor:
             self._extend(context)
             self._plan_changed()
 
-    def _save_reached(self) -> None:
+    def _save_reached(self) -> Path:
         """Save what was trained before validation, export and scores: these are done again where they break."""
         context = self.context
-        context.trainer.save_checkpoint(checkpoint_path(context.folder, context.step), weights_only=False)
+        path = checkpoint_path(context.folder, context.step)
+        context.trainer.save_checkpoint(path, weights_only=False)
+        return path
 
     def _end_stage(self, ended: StagePlan) -> None:
         """Export and let every callback look; then the checkpoint gets the name of the stage, which says so."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sftlab.data.ability import AbilityData, PlannedData
+from sftlab.files import checked_name
 from sftlab.plan.policy import MixturePolicy, Proportional
 
 
@@ -40,7 +41,7 @@ class MixtureData(PlannedData):
         if not abilities:
             raise ValueError("data.abilities: name at least one ability")
         for name, ability in abilities.items():
-            ability.name = name
+            ability.name = checked_name("data.abilities", name)
         self._abilities, self.policy = dict(abilities), policy
 
     @property

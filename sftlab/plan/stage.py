@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from sftlab.bounds import within
+from sftlab.files import checked_name
 from sftlab.plan.policy import MixturePolicy
 
 
@@ -68,8 +69,9 @@ class Stage:
         """Check what can be checked without data.
 
         Raises:
-            ValueError: No ability, a fraction outside [0, 1], or not exactly one budget.
+            ValueError: A name that is none, no ability, a fraction outside [0, 1], or not exactly one budget.
         """
+        checked_name("stage", self.name)
         if not self.fractions:
             raise ValueError(f"stage {self.name!r}: names no ability to train")
         for ability, fraction in self.fractions.items():

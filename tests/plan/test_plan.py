@@ -197,3 +197,9 @@ def test_impossible_stages_are_refused(stages, message):
 def test_a_batch_counts_one_thing(given):
     with pytest.raises(ValueError, match=r"data\.batch"):
         StepSize(**given)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", "..", "-x", "a\nb", "x" * 101])
+def test_a_stages_name_is_a_file_name(name):
+    with pytest.raises(ValueError, match="stage: "):
+        Stage(name, {"math": 1.0}, epochs=1)

@@ -1,0 +1,107 @@
+"""Signals: asked to end, a run finishes its step, saves, says how to go on, and exits with the signal's status.
+
+SIGTERM, Ctrl-C        noted; at the end of the running step all ranks agree on it, save and stop (143, 130)
+Ctrl-C again           stops at once
+SLURM's requeue        noted too: in the middle of a step Lightning would save weights and counts that do not belong
+                       together, and ranks would save at different steps
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch import Trainer
+from torch import distributed
+
+from sftlab.screen import complain
+
+
+class Stopped(SystemExit):
+    """Ends a run that was asked to end; the exit status says by which signal."""
+
+
+class Signals:
+    """What one call of ``fit`` was asked to do meanwhile.
+
+    Args:
+        trainer: Lightning's, once its own handlers stand.
+        folder: Of the run.
+    """
+
+    def __init__(self, trainer: Trainer, folder: Path) -> None:
+        self.trainer, self._folder = trainer, folder
+        self.saved: Path | None = None  # the checkpoint of the present step; with it a run may end at any instant
+        self._asked = 0
+        self._requeue: Callable[[], Any] | None = None
+        self._is_requeue_asked = False
+        self._group = distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
+        if threading.current_thread() is threading.main_thread():
+            self._install()
+
+    def _install(self) -> None:
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup and background jobs want it
+                signal.signal(signum, self._note)
+        environment = self.trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            signum = environment.requeue_signal or signal.SIGUSR1
+            theirs = signal.getsignal(signum)
+            if callable(theirs):
+                self._requeue = lambda: theirs(signum, None)
+                signal.signal(signum, self._note_requeue)
+
+    def _note(self, signum: int, _: FrameType | None) -> None:
+        if signum == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process, whatever it is doing
+        is_first, self._asked = not self._asked, self._asked or signum
+        if self.saved is not None:
+            self._stop(self._asked)
+        if is_first and self.trainer.is_global_zero:
+            again = "; Ctrl-C again stops at once" if signum == signal.SIGINT else ""
+            complain(f"{signal.Signals(signum).name}: stopping at the end of this step{again}")
+
+    def _note_requeue(self, signum: int, _: FrameType | None) -> None:
+        self._is_requeue_asked = True
+
+    def look(self, save: Callable[[], Path]) -> None:
+        """At the end of a step, on every rank: do what any of them was asked to do.
+
+        Args:
+            save: Writes the checkpoint of this step.
+
+        Raises:
+            Stopped: They were asked to end.
+        """
+        asked, is_requeue = self._agreed()
+        if is_requeue and self._requeue is not None:
+            self._is_requeue_asked = False
+            self._requeue()
+        if asked:
+            self.saved = self.saved or save()
+            self._stop(asked)
+
+    def _agreed(self) -> tuple[int, bool]:
+        if self._group is None:
+            return self._asked, self._is_requeue_asked
+        asked_2 = torch.tensor([self._asked, int(self._is_requeue_asked)])
+        distributed.all_reduce(asked_2, distributed.ReduceOp.MAX, group=self._group)
+        return int(asked_2[0]), bool(asked_2[1])
+
+    def _stop(self, signum: int) -> None:
+        trainer = self.trainer
+        if trainer.is_global_zero:
+            complain(
+                f"Interrupted by {signal.Signals(signum).name}: stopped after step {trainer.global_step:,}, saved "
+                f"{self.saved}. Go on with the same command and --run {self._folder.name} --ckpt_path last"
+            )
+        # Lightning kills all processes as soon as one that it launched ends with another status than 0.
+        is_launched = not trainer.is_global_zero and "RANK" not in os.environ and "SLURM_PROCID" not in os.environ
+        raise Stopped(0 if is_launched else 128 + signum)
