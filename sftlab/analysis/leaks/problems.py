@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from sftlab.data.conversation import BadRecord
 from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader
-from sftlab.data.records import read_records
+from sftlab.data.records import BrokenRecord, read_records
 from sftlab.tasks.registry import TASKS, build_task
 
 _READERS: dict[str, type[Reader]] = {
@@ -84,6 +84,8 @@ def _of_file(name: str, path: str) -> list[ProblemText]:
 
 
 def _parts(record: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(record, BrokenRecord):
+        raise BadRecord(record.cause, record.reason)
     if not isinstance(record, dict):
         raise BadRecord("not a dictionary", type(record).__name__)
     if isinstance(record.get("turns"), list):

@@ -149,3 +149,10 @@ def test_the_command_lists_what_it_found_and_what_to_drop(tmp_path, monkeypatch,
     assert {row[3] for row in exhibit.parts[1].rows if row[1] == "same"} == {drop.uid[:10] for drop in drops}
     left = parse_objects(["--config", config, "--data.abilities.math.drop", "out/drop.jsonl"]).data
     assert len(list(left.abilities["math"].conversations())) == len(math) - 2
+
+
+def test_a_broken_record_of_an_evaluation_set_is_told_with_its_line(tmp_path):
+    path = tmp_path / "test.jsonl"
+    path.write_text('{"question": "q", "answer": "a"}\n{"question": \n')
+    with pytest.raises(ValueError, match=r"test\.jsonl, record 2: not valid JSON: line 2 is not JSON"):
+        read_problem_texts(f"gsm8k={path}")
