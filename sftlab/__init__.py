@@ -34,6 +34,7 @@ _PLACES = {
     "callbacks.schedule": "DMT MixedSequential MultiTask Sequential Stages StageSchedule",
     "callbacks.metrics": "Metrics",
     "callbacks.ledger": "Ledger",
+    "callbacks.checkpoints": "RunCheckpoint",
     "callbacks.progress": "ScreenProgress",
     "callbacks.scores": "ScoreAbilities",
     "callbacks.interference": "Interference",

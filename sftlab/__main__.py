@@ -98,7 +98,8 @@ def _complain_of(error: BaseException) -> int:
 
 
 def console_script() -> None:
-    """The entry point ``sftlab``."""
+    """The entry point ``sftlab``; as with ``python -m``, modules of the folder that one stands in are found."""
+    sys.path.insert(0, os.getcwd())
     sys.exit(main(sys.argv[1:]))
 
 

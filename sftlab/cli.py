@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import sys
 import warnings
@@ -13,19 +14,20 @@ from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from sftlab.callbacks import interference, weight_change  # noqa: F401 - so that configs find them by class name
+from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.progress import ScreenProgress
 from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.callbacks.trainer_options import option_problems
-from sftlab.config import find_problems, merged_config
+from sftlab.config import find_problems, merged_config, option_pairs, read_yaml
 from sftlab.data.ability import global_seed
 from sftlab.data.mixture import MixtureData
 from sftlab.model.module import SFTModule
@@ -63,6 +65,7 @@ class LabCLI(LightningCLI):
     def __init__(self, run: bool = True) -> None:
         quieten()
         _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
+        sys.argv += _callbacks_of_earlier_configs(sys.argv)
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
         register_strategies()
         super().__init__(
@@ -109,7 +112,7 @@ class LabCLI(LightningCLI):
             kwargs["precision"] = best_precision()
         given = options.callbacks or []
         given = given if isinstance(given, list) else [given]
-        defaults = _default_callbacks(given, folder, options)
+        defaults = _default_callbacks(given, options)
         kwargs["callbacks"] = [*given, *defaults, config.schedule]
         if any(isinstance(callback, ScreenProgress) for callback in kwargs["callbacks"]):
             kwargs["enable_progress_bar"] = True  # ours has another way to be without a bar
@@ -226,6 +229,20 @@ def _refuse_problems(arguments: list[str]) -> None:
         raise ValueError("\n  ".join([f"the config has {len(found)} problem(s):", *found]))
 
 
+def _callbacks_of_earlier_configs(arguments: list[str]) -> list[str]:
+    """Words that add the callbacks of all configs but the last that has some: lists of several configs are joined."""
+    files = [read_yaml(Path(value), "--config") for name, value in option_pairs(arguments) if name in ("config", "c")]
+    lists = [found for file in files if (found := (file.get("trainer") or {}).get("callbacks"))]
+    known = [item for found in lists[-1:] for item in (found if isinstance(found, list) else [found])]
+    words = []
+    for item in [item for found in lists[:-1] for item in (found if isinstance(found, list) else [found])]:
+        word = f"--trainer.callbacks+={json.dumps(item)}"
+        if item not in known and word not in arguments:
+            known.append(item)
+            words.append(word)
+    return words
+
+
 def config_problems(config: dict[str, Any]) -> list[str]:
     """Every problem of a config of fit that can be told without its data."""
     roots = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "trainer": Trainer}
@@ -249,7 +266,7 @@ def _loggers(given: Any, folder: Path) -> list[Logger]:
     return [*([] if given is False else [board]), JsonlLogger(str(folder)), *added]
 
 
-def _default_callbacks(given: list[Callback], folder: Path, options: Any) -> list[Callback]:
+def _default_callbacks(given: list[Callback], options: Any) -> list[Callback]:
     """What every run has, unless the user configured the same kind."""
     defaults: list[tuple[type, Callback]] = [
         (Metrics, Metrics()),
@@ -258,6 +275,5 @@ def _default_callbacks(given: list[Callback], folder: Path, options: Any) -> lis
         (ProgressBar, ScreenProgress(show_bar=options.enable_progress_bar is not False)),
     ]
     if options.enable_checkpointing is not False:
-        inside = ModelCheckpoint(folder / "checkpoints", filename="{step:06d}", every_n_train_steps=500, save_top_k=1)
-        defaults.append((Checkpoint, inside))
+        defaults.append((RunCheckpoint, RunCheckpoint()))
     return [ours for kind, ours in defaults if not any(isinstance(callback, kind) for callback in given)]

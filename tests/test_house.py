@@ -40,7 +40,7 @@ ORDER = """
     run.folder run.settings run.identity run.opening
     callbacks.trainer_options callbacks.context callbacks.finite callbacks.monitors callbacks.signals
     callbacks.conductor callbacks.schedule
-    callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
+    callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
     cli
     analysis.map.queries analysis.map.representation analysis.map.separation analysis.map.projection

@@ -69,8 +69,8 @@ OPTIONS: dict[str, Option] = {
     "logger": Option("Added to ours; false drops TensorBoard, never metrics.jsonl."),
     "callbacks": Option("Added to ours; one of the same kind as ours takes its place, but for checkpoints."),
     "fast_dev_run": Option(
-        "it saves nothing and fits no plan; use schedule.steps: 1 for one step of every stage with its export and "
-        "scores, or trainer.max_steps: n for the first n steps",
+        "it saves nothing and fits no plan; use schedule.epochs: null with schedule.steps: 1 for one step of every "
+        "stage with its export and scores, or trainer.max_steps: n for the first n steps",
         (False, 0), lambda trainer: trainer.fast_dev_run,
     ),
     "max_epochs": Option(

@@ -156,7 +156,7 @@ def test_abilities_are_scored_at_stage_ends_and_inside_on_request(tmp_path, monk
         (3, True), (4, False), (6, True), (8, False)
     ]  # fmt: skip
     answers = (tmp_path / "run" / "answers" / "step=000008-general" / "lab_math.problems.jsonl").read_text()
-    assert len(answers.splitlines()) == 3 and "prompts" in json.loads(answers.splitlines()[0])
+    assert len(answers.splitlines()) == 6 and "prompts" in json.loads(answers.splitlines()[0])
     ends = [row for row in rows if not row["inside"]]
     table = score_table(ends, {"math": ("math",), "general": ("general",)})
     assert table.row_count == 4  # two stages, backward transfer, forgetting

@@ -48,7 +48,7 @@ def test_every_kind_of_file_gives_the_same_records(tmp_path, name):
     elif name.endswith(".parquet"):
         pq.write_table(pa.Table.from_pylist(ROWS), path)
     elif name.endswith(".gz"):
-        path.write_bytes(gzip.compress(text.encode()))
+        path.write_bytes(gzip.compress(text.encode(), mtime=0))
     elif name.endswith(".zst"):
         path.write_bytes(pytest.importorskip("zstandard").compress(text.encode()))
     else:
@@ -149,7 +149,7 @@ def test_elements_that_are_json_and_no_record_are_broken_records_and_the_rest_is
         ("a.jsonl", b'{"a": 1}\n{"a": "\xe9"}', "not UTF-8 at byte 16"),
         ("a.jsonl", '{"a": 1}'.encode("utf-16"), "UTF-16.*byte 0.*iconv"),
         ("a.jsonl", '{"a": 1}'.encode("utf-16-le"), "byte 1 .*UTF-16"),
-        ("a.jsonl", gzip.compress(b"{}"), "packed by gzip: its name must end in .gz"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), "packed by gzip: its name must end in .gz"),
         ("a.csv", b"PK\x03\x04 and more", "zip archive"),
         ("a.json.gz", b"no gzip", "cannot be unpacked"),
         ("a.jsonl.zst", b"garbage", "cannot be unpacked"),

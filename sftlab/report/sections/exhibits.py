@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sftlab.config import read_yaml
 from sftlab.report.evidence import Evidence
 from sftlab.report.exhibit import Exhibit, Picture, Table, files_in
 from sftlab.report.section import Section
@@ -64,10 +65,8 @@ def _section(exhibit: Exhibit, name: str) -> Section:
 
 def _drop_folders(evidence: Evidence) -> list[Path]:
     """Folders of the drop lists in the runs' configs, where they are still there; names are of the working folder."""
-    import yaml
-
     configs = [evidence.folder / "configs" / f"{run}.yaml" for run in evidence.runs]
-    lists = [path for c in configs if c.is_file() for path in _lists_in(yaml.safe_load(c.read_text("utf-8")))]
+    lists = [path for c in configs if c.is_file() for path in _lists_in(read_yaml(c, "a run's config"))]
     return [folder for folder in dict.fromkeys(path.resolve().parent for path in lists) if folder.is_dir()]
 
 
