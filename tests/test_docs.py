@@ -86,3 +86,13 @@ def test_every_page_is_in_the_site():
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_run(path, tmp_path):
     assert call([sys.executable, str(path)], tmp_path).strip()
+
+
+def test_the_page_of_the_trainers_options_is_what_the_code_says():
+    from sftlab.callbacks.monitors import REFUSED
+    from sftlab.callbacks.trainer_options import OPTIONS, STRATEGIES
+
+    text = (ROOT / "docs" / "trainer.md").read_text()
+    told = {name: option.words for name, option in OPTIONS.items()} | STRATEGIES | REFUSED
+    cells = {name: words.replace("|", "\\|").replace("<", "&lt;") for name, words in told.items()}
+    assert not [name for name, words in cells.items() if f"`{name}`" not in text or words not in text]
