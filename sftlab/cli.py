@@ -65,7 +65,7 @@ class LabCLI(LightningCLI):
     def __init__(self, run: bool = True) -> None:
         quieten()
         _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
-        sys.argv += _callbacks_of_earlier_configs(sys.argv)
+        sys.argv += _callbacks_of_earlier_configs(sys.argv[1:])
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
         register_strategies()
         super().__init__(

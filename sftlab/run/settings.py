@@ -137,7 +137,7 @@ CALLBACKS: Table = {
         (MEASURED, "what is recorded"),
     ),
     **dict.fromkeys(
-        ("ModelCheckpoint", "Checkpoint", "OnExceptionCheckpoint", "Timer", "Ledger", "ModelSummary",
+        ("ModelCheckpoint", "RunCheckpoint", "Checkpoint", "OnExceptionCheckpoint", "Timer", "Ledger", "ModelSummary",
          "RichModelSummary", "ProgressBar", "RichProgressBar", "TQDMProgressBar", "ScreenProgress",
          "BasePredictionWriter", "SaveConfigCallback"),
         (NONE, "what is kept and shown, or how far one call goes"),
