@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from importlib import import_module
 
 from sftlab.credentials import mask
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> int:
     # It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _end)
+        signal.signal(signal.SIGTERM, partial(_end, os.getpid()))
     try:
         return int(import_module(f"sftlab.commands.{name}").main(arguments[1:]) or 0)
     except (ValueError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
@@ -72,10 +73,13 @@ def main(arguments: list[str]) -> int:
         return _complain_of(error)
 
 
-def _end(signum: int, _: object) -> None:
-    """Ended by a scheduler: what is half written is taken away on the way out."""
+def _end(owner: int, signum: int, _: object) -> None:
+    """Ended by a scheduler: what is half written is taken away on the way out; a forked worker just ends."""
+    if os.getpid() != owner:
+        os._exit(128 + signum)
     signal.signal(signum, signal.SIG_IGN)
-    complain("Ended by SIGTERM.")
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        complain("Ended by SIGTERM.")
     sys.exit(128 + signum)
 
 

@@ -108,6 +108,7 @@ class Conductor:
             self._validate()  # the run was killed between the checkpoint and this validation
         elif context.step:
             self._finish_step()
+        trainer.fit_loop.epoch_loop.max_steps = min(self._max_steps, context.plan.num_steps)
 
     def on_train_batch_start(self, batch_idx: int) -> None:
         """At the first micro-batch of a stage: empty the optimizer state if the stage asks for it."""
@@ -194,6 +195,9 @@ class Conductor:
         ended = self.context.plan.stage_ending_at(checkpoint["global_step"])
         if ended is not None and Path(str(self.context.trainer.ckpt_path)).name == self._ended_path(ended).name:
             self._validated = self._ended = ended.end_step  # its name says that it was exported and scored
+        loop = self.context.trainer.fit_loop.epoch_loop
+        if ended is not None and self._ended != ended.end_step and loop.max_steps == ended.end_step:
+            loop.max_steps += 1  # else Lightning sees nothing to do, and a stage that was killed at its end has none
         _count_in_micro_batches(checkpoint, self.context.trainer.accumulate_grad_batches)
 
     # What it does

@@ -39,7 +39,7 @@ class Signals:
     def __init__(self, trainer: Trainer, folder: Path) -> None:
         self.trainer, self._folder = trainer, folder
         self.saved: Path | None = None  # the checkpoint of the present step; with it a run may end at any instant
-        self._asked = 0
+        self._asked, self._owner = 0, os.getpid()
         self._requeue: Callable[[], Any] | None = None
         self._is_requeue_asked = False
         self._group = distributed.new_group(backend="gloo") if trainer.world_size > 1 else None
@@ -59,6 +59,8 @@ class Signals:
                 signal.signal(signum, self._note_requeue)
 
     def _note(self, signum: int, _: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a forked worker
+            os._exit(128 + signum)
         if signum == signal.SIGINT:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process, whatever it is doing
         is_first, self._asked = not self._asked, self._asked or signum
