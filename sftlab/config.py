@@ -18,7 +18,6 @@ from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 
-from sftlab import moved
 from sftlab.credentials import find_credentials, mask
 
 Nested = dict[str, Any]
@@ -219,8 +218,6 @@ def _class(name: str, base: type) -> type | None:
     known = {cls.__name__: cls for cls in _subclasses(base)}
     if "." not in name:
         return known.get(name)
-    if now := moved.where_now(name):
-        raise ValueError(f"class_path {name} is {now} now; a class of sftlab may also be written by its name alone")
     found = named_object(name)
     return found if isinstance(found, type) and issubclass(found, base) else None
 

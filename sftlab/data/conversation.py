@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
@@ -211,6 +212,7 @@ def _alike(one: Turn, other: Turn) -> bool:
 
 def __getattr__(name: str) -> Any:
     """Readers stood here once."""
-    if now := moved.where_now(f"data.conversation.{name}"):
-        raise ImportError(f"{name} is {now} now; import it from sftlab itself: from sftlab import {name}")
+    if name in moved.READERS:
+        moved.tell(f"sftlab.data.conversation.{name}")
+        return getattr(import_module("sftlab.data.readers"), name)
     raise AttributeError(f"module {__name__} has no {name!r}")
