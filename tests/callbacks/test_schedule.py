@@ -16,6 +16,7 @@ from sftlab.model.module import SFTModule
 from sftlab.model.optim import warmup_cosine
 from sftlab.plan.compile import Compiler
 from sftlab.plan.stage import Stage
+from sftlab.results.score import ScoreRow
 
 ABILITIES = ["math", "code", "general"]
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -158,7 +159,9 @@ def test_abilities_are_scored_at_stage_ends_and_inside_on_request(tmp_path, monk
     answers = (tmp_path / "run" / "answers" / "step=000008-general" / "lab_math.problems.jsonl").read_text()
     assert len(answers.splitlines()) == 6 and "prompts" in json.loads(answers.splitlines()[0])
     ends = [row for row in rows if not row["inside"]]
-    table = score_table(ends, {"math": ("math",), "general": ("general",)})
+    table = score_table(
+        [ScoreRow.from_dict(row, "scores.jsonl") for row in ends], {"math": ("math",), "general": ("general",)}
+    )
     assert table.row_count == 4  # two stages, backward transfer, forgetting
 
 

@@ -140,7 +140,9 @@ def test_shards_go_on_alone_and_a_file_goes_on_in_shards(inputs):
         assert "Resumed after step 5" in out and f"lightning_logs/{name}, step=" in out
         mine = load_file(inputs / "lightning_logs" / name / "stages" / "1-general" / "model.safetensors")
         for key in theirs:
-            torch.testing.assert_close(mine[key], theirs[key], atol=1e-4, rtol=1e-3)
+            # Two processes add gradients in another order; where one is nearly 0, AdamW turns that rounding into a
+            # part of a step of the learning rate, 1e-2.
+            torch.testing.assert_close(mine[key], theirs[key], atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

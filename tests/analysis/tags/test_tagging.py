@@ -274,7 +274,7 @@ def test_the_command_writes_tags_a_report_and_a_list_that_drops(tmp_path, monkey
         ({"--turns": "last"}, "invalid choice: 'last'"),
         ({"--to": ""}, "--to: expected one argument"),
         ({"--tagger": "http://localhost:1/v1"}, "--tagger_model"),
-        ({"--tagger": "no/such/model"}, "no model at"),
+        ({"--tagger": "no/such/model"}, "no tokenizer could be loaded from"),
         ({"--prompt": "nowhere.txt"}, "there is no file nowhere.txt"),
     ],
 )
