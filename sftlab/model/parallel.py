@@ -64,6 +64,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         contents(path)
         model, is_file = self.model, not is_sharded(path)
         assert model is not None and self.lightning_module is not None
+        for part in model.modules():  # a forward pass before this leaves the outermost parameters gathered
+            if hasattr(part, "reshard"):
+                part.reshard()
         checkpoint = load_file(path if is_file else path / META)
         options = states.StateDictOptions(full_state_dict=is_file, strict=self.lightning_module.strict_loading)
         weights = {"state_dict": checkpoint.pop("state_dict") if is_file else states.get_model_state_dict(model)}
