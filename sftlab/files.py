@@ -199,6 +199,11 @@ def explain(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
+def cache_root() -> Path:
+    """Where what can be made again is kept: SFTLAB_CACHE, or ~/.cache/sftlab."""
+    return Path(os.environ.get("SFTLAB_CACHE", Path.home() / ".cache" / "sftlab"))
+
+
 def checked_name(kind: str, name: object) -> str:
     """A name that a user or a file gives, as a text that is safe to name a file.
 

@@ -8,6 +8,7 @@ import pytest
 from chat_stub import SECRET, Stub
 
 from sftlab.endpoint import client
+from sftlab.sandbox.host import Sandbox
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,12 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     yield stub
     stub.server.shutdown()
     stub.server.server_close()
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Sandbox:
+    """Where generated code runs; tests that need it skip where this machine has none."""
+    sandbox = Sandbox()
+    if reason := sandbox.missing():
+        pytest.skip(reason)
+    return sandbox

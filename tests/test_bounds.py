@@ -33,9 +33,12 @@ def test_options_of_the_mixture_name_their_key(key, value):
         MixtureData({"math": MathData(num_examples=5)}, **{key: value})
 
 
-def test_what_has_sense_passes():
-    within("x", 0.5, 0, 1)
-    within("x", 4.0, 1, is_whole=True)
+@pytest.mark.parametrize("value", [1, 1.0, 3, 4.0])
+def test_the_bounds_themselves_have_sense_and_what_lies_beyond_has_none(value):
+    assert within("x", value, 1, 4, is_whole=True) is None
+    for beyond in (value - 4, value + 4, value + 0.5):
+        with pytest.raises(ValueError, match="x: "):
+            within("x", beyond, 1, 4, is_whole=True)
 
 
 def test_at_most_so_many_examples_are_used_the_first_in_rank():

@@ -39,12 +39,10 @@ def blocks_of(page: Path) -> list[Block]:
 RUN = [page for page in PAGES if any(b.language in ("python", "bash") and not b.reason for b in blocks_of(page))]
 
 
-def call(words: list[str], folder: Path) -> str:
+def call(words: list[str], folder: Path) -> subprocess.CompletedProcess:
     paths = os.pathsep.join([str(ROOT), str(folder)])
     inherited = {**environment(folder), "PYTHONPATH": paths}
-    done = subprocess.run(words, cwd=folder, env=inherited, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
+    return subprocess.run(words, cwd=folder, env=inherited, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -59,12 +57,14 @@ def test_every_block_runs(page, tmp_path):
         elif block.language == "python":
             python.append(block.text)
             # All blocks so far again, so that each stands on those before it and none on this process.
-            call([sys.executable, "-c", "\n".join(python)], tmp_path)
+            done = call([sys.executable, "-c", "\n".join(python)], tmp_path)
+            assert done.returncode == 0, f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         elif block.language == "bash":
             for line in block.text.splitlines():
                 command, *words = shlex.split(line, comments=True)
                 known = {"sftlab": [sys.executable, "-m", "sftlab"], "python": [sys.executable]}
-                call([*known[command], *words], tmp_path)
+                done = call([*known[command], *words], tmp_path)
+                assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -85,7 +85,8 @@ def test_every_page_is_in_the_site():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_run(path, tmp_path):
-    assert call([sys.executable, str(path)], tmp_path).strip()
+    done = call([sys.executable, str(path)], tmp_path)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr[-3000:]
 
 
 def test_the_page_of_the_trainers_options_is_what_the_code_says():

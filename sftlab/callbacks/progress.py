@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
@@ -18,6 +18,7 @@ from sftlab.callbacks.metrics import log_text
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import StagePlan
 from sftlab.plan.table import plan_screen
+from sftlab.screen import screen
 
 
 class ScreenProgress(ProgressBar):
@@ -31,7 +32,7 @@ class ScreenProgress(ProgressBar):
     def __init__(self, every_n_seconds: float = 20.0, show_bar: bool = True) -> None:
         super().__init__()
         self.every_n_seconds, self.show_bar = every_n_seconds, show_bar
-        self.console = Console(stderr=False, width=None if Console().is_terminal else 160)
+        self.console = screen()
         self._bar: Progress | None = None
         self._enabled = True
         self._last_line, self._first = 0.0, (0, 0.0)
@@ -60,14 +61,14 @@ class ScreenProgress(ProgressBar):
         if trainer.global_step:
             self.print(f"Resumed after step {trainer.global_step:,} of {plan.num_steps:,}.")
         self.print(f"Run folder: {context.folder}")
-        with Console(width=160, record=True, file=io.StringIO()) as recorder:
-            recorder.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes()))
+        recorder = screen(width=160, record=True, file=io.StringIO())
+        recorder.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes()))
         text = "\n".join("    " + line for line in recorder.export_text().splitlines())
         log_text(trainer, "plan", text, trainer.global_step)
         self._first = (trainer.global_step, time.perf_counter())
         if self.console.is_terminal and self.show_bar:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            times = (TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+            times = (TextColumn("{task.fields[numbers]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn())
             self._bar = Progress(*columns, *times, console=self.console, refresh_per_second=4)
             self._task = self._bar.add_task("", total=plan.num_steps, completed=trainer.global_step, numbers="")
             self._bar.start()
@@ -137,7 +138,7 @@ def say(trainer: Trainer, what: RenderableType) -> None:
     if isinstance(bar, ScreenProgress):
         bar.print(what)
     else:
-        Console().print(what)
+        screen().print(what)
 
 
 def model_line(trainer: Trainer, module: SFTModule) -> str:

@@ -9,7 +9,6 @@ the versions of our own rules, so that an edit that changes no output leaves it 
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,7 +23,7 @@ from sftlab.data.conversation import Audit, BadRecord, Conversation, Place
 from sftlab.data.encoder import Encoder
 from sftlab.data.examples import DamagedEntry, Examples, Row, write_examples
 from sftlab.data.fitter import Fitted, Fitter
-from sftlab.files import explain, whole_folder
+from sftlab.files import cache_root, explain, whole_folder
 from sftlab.fingerprint import digest
 from sftlab.screen import complain
 
@@ -117,8 +116,8 @@ def _cache_trouble(folder: Path) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """SFTLAB_CACHE, or ~/.cache/sftlab."""
-    return Path(os.environ.get("SFTLAB_CACHE", Path.home() / ".cache" / "sftlab")) / "examples"
+    """Where prepared examples are kept."""
+    return cache_root() / "examples"
 
 
 class _Refusals:

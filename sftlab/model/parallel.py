@@ -59,13 +59,14 @@ class FSDP2Strategy(ModelParallelStrategy):
             ValueError: It is damaged, or holds objects that only running code could build.
         """
         from torch.distributed.checkpoint import state_dict as states
+        from torch.distributed.fsdp import FSDPModule
 
         path = Path(self.broadcast(str(checkpoint_path)))
         contents(path)
         model, is_file = self.model, not is_sharded(path)
         assert model is not None and self.lightning_module is not None
         for part in model.modules():  # a forward pass before this leaves the outermost parameters gathered
-            if hasattr(part, "reshard"):
+            if isinstance(part, FSDPModule):
                 part.reshard()
         checkpoint = load_file(path if is_file else path / META)
         options = states.StateDictOptions(full_state_dict=is_file, strict=self.lightning_module.strict_loading)

@@ -10,11 +10,9 @@ another is asked for; what is then still lacking is counted and shown, and enter
 
 from __future__ import annotations
 
-import os
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,8 @@ from sftlab.bounds import within
 from sftlab.data.records import BrokenRecord, read_records
 from sftlab.endpoint.client import ChatClient, ChatFailed
 from sftlab.endpoint.replies import Chat, Reply
+from sftlab.files import cache_root
+from sftlab.screen import tell_progress
 from sftlab.tasks.judge_prompts import JudgePrompts, read_rating
 from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict, mean_over_problems, mean_score, options_of
 
@@ -163,7 +163,9 @@ class MTBench(Task):
             for turn in turns:
                 turn.due = []
             chats = [Chat(t.messages, self.judge_temperature, self.judge_max_tokens, sample=s) for t, s in asked]
-            for (turn, sample), reply in zip(asked, self.judge.chat_all(chats, _tell), strict=True):
+            for (turn, sample), reply in zip(
+                asked, self.judge.chat_all(chats, partial(tell_progress, "mt_bench, judgements")), strict=True
+            ):
                 turn.take(sample, reply)
             if self.judge.down:
                 break
@@ -263,9 +265,4 @@ def _read_references(path: str) -> dict[str, list[str]]:
 
 
 def _default_cache() -> Path:
-    return Path(os.environ.get("SFTLAB_CACHE", Path.home() / ".cache" / "sftlab")) / "judgements.jsonl"
-
-
-def _tell(done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\rmt_bench: {done:,} of {total:,} judgements", end="" if done < total else "\n", file=sys.stderr)
+    return cache_root() / "judgements.jsonl"

@@ -114,26 +114,7 @@ def mean_over_problems(task: str, metric: str, verdicts: Sequence[Verdict], bina
 class Task(ABC):
     """Problems and how answers to them are graded; the class to write for a task of one's own.
 
-        # my_tasks.py
-        from sftlab import Answer, Problem, Sampling, Task, Verdict
-
-        class Capitals(Task):
-            name = "capitals"
-
-            def __init__(self, max_new_tokens: int = 16) -> None:
-                self.sampling = Sampling(max_new_tokens)
-
-            def problems(self):
-                return [Problem("fr", ("What is the capital of France?",), reference="Paris", system="Be brief.")]
-
-            def grade(self, problems, answers):
-                gold = {problem.uid: problem.reference for problem in problems}
-                return [
-                    Verdict(a.uid, a.sample, "contains@1", a.texts[-1], float(gold[a.uid] in a.texts[-1]))
-                    for a in answers
-                ]
-
-    It is used by its class path. In a config, as the task of an ability::
+    docs/extending/task.md shows one whole. It is used by its class path. In a config, as the task of an ability::
 
         {class_path: ScoreAbilities, init_args: {tasks: {general: {class_path: my_tasks.Capitals}}}}
 

@@ -19,14 +19,6 @@ from sftlab.sandbox.host import Sandbox, SandboxMissing
 TEST = "for x in (3, 5):\n    assert f(x) == x * x\n"
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Sandbox:
-    sandbox = Sandbox()
-    if reason := sandbox.missing():
-        pytest.skip(reason)
-    return sandbox
-
-
 HONEST = {
     "plain": ("def f(x):\n    return x * x\n", TEST),
     "prints": ("print('passed')\ndef f(x):\n    print(x)\n    return x * x\n", TEST),

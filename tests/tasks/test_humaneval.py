@@ -56,14 +56,6 @@ def rows() -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def sandbox() -> Sandbox:
-    sandbox = Sandbox()
-    if reason := sandbox.missing():
-        pytest.skip(reason)
-    return sandbox
-
-
-@pytest.fixture(scope="module")
 def graded(rows: list[dict[str, Any]], sandbox: Sandbox) -> list[list[bool | None]]:
     """Verdicts on each problem's canonical solution, ``return None`` and a mutant."""
     task = within(sandbox, HumanEval(num_workers=2, num_samples=3, temperature=0.8))

@@ -36,6 +36,7 @@ def project_all(states: Mapping[str, HiddenStates], drawn: Mapping[str, int], se
     }
 
 
+@style()
 def write_atlas(
     folder: Path,
     queries: Sequence[Query],
@@ -45,18 +46,6 @@ def write_atlas(
     pooling: str,
 ) -> None:
     """Write maps, figures by layer, map.html, points.jsonl and an exhibit of them."""
-    with style():
-        _write_atlas(folder, queries, projections, measured, drawn, pooling)
-
-
-def _write_atlas(
-    folder: Path,
-    queries: Sequence[Query],
-    projections: Projections,
-    measured: Mapping[str, Sequence[Separation]],
-    drawn: Mapping[str, int],
-    pooling: str,
-) -> None:
     abilities_N = [query.ability for query in queries]
     panels = {
         method: [
