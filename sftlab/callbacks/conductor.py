@@ -17,6 +17,7 @@ from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
 from sftlab.callbacks.signals import Signals
 from sftlab.callbacks.trainer_options import refuse_options
 from sftlab.data.ability import PlannedData
+from sftlab.files import publish_folder
 from sftlab.model.checkpoint import write_whole
 from sftlab.model.contents import STATE, is_whole
 from sftlab.model.export import ARCHITECTURE, write_architecture
@@ -229,7 +230,9 @@ class Conductor:
         self._ended = ended.end_step
         reached, path = checkpoint_path(context.folder, ended.end_step), self._ended_path(ended)
         if trainer.strategy.broadcast(is_whole(reached)):
-            if trainer.is_global_zero:
+            if trainer.is_global_zero and reached.is_dir():
+                publish_folder(reached, path)  # a run that went back to an earlier checkpoint has one there already
+            elif trainer.is_global_zero:
                 reached.replace(path)
             trainer.strategy.barrier("stage checkpoint")
         elif not trainer.strategy.broadcast(is_whole(path)):

@@ -71,13 +71,13 @@ def plain():
 def naive_vicuna(turns) -> tuple[str, list[tuple[int, int]]]:
     """The whole text as FastChat joins it, and the spans of the answers with their end of turn, by characters."""
     text, spans = VICUNA_SYSTEM + " ", []
-    for role, content in turns:
-        if role == "user":
-            text += "USER: " + content + " "
+    for turn in turns:
+        if turn.role == "user":
+            text += "USER: " + turn.text + " "
         else:
             text += "ASSISTANT:"
             start = len(text)
-            text += " " + content + "</s>"
+            text += " " + turn.text + "</s>"
             spans.append((start, len(text)))
     return text, spans
 

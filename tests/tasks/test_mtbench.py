@@ -143,11 +143,11 @@ def test_more_repeats_reuse_the_first(stub: Stub, tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_pays_for_nothing_twice(stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def tell(done: int, total: int) -> None:
+    def tell(what: str, done: int, total: int) -> None:
         if done >= 40:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(mtbench, "_tell", tell)
+    monkeypatch.setattr(mtbench, "tell_progress", tell)
     with pytest.raises(KeyboardInterrupt):
         _run(_task(tmp_path, stub))
     assert 40 <= stub.paid < 60
