@@ -37,6 +37,7 @@ from sftlab.run.folder import begin, end, is_follower, new_run_folder, own_folde
 from sftlab.run.identity import StageKey, stage_keys
 from sftlab.run.settings import Settings
 from sftlab.screen import show
+from sftlab.shipped import with_paths
 
 HEADER = """Trains the stages of a schedule over a mixture of abilities.
 
@@ -64,6 +65,7 @@ class LabCLI(LightningCLI):
 
     def __init__(self, run: bool = True) -> None:
         quieten()
+        sys.argv[1:] = with_paths(sys.argv[1:])
         _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
         sys.argv += _callbacks_of_earlier_configs(sys.argv[1:])
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
@@ -250,7 +252,7 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     if isinstance(config.get("trainer"), dict):
         found += option_problems(config["trainer"])
     if "data" not in config or "schedule" not in config:
-        found.append("a config needs data and schedule: start from one of configs/ with --config configs/dmt.yaml")
+        found.append("a config needs data and schedule: start from one that comes with sftlab: --config sftlab:dmt")
     return found
 
 

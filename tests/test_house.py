@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
-    moved screen files fingerprint bounds credentials config
+    moved screen files fingerprint bounds credentials shipped config
     stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired
     results.row results.score results.verdict
     plan.pool plan.policy plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
@@ -55,7 +55,7 @@ ORDER = """
     __main__
 """.split()
 LIGHT = """
-    screen files config commands.options plan.plan plan.compile plan.table report.exhibit report.write
+    screen files shipped config commands.options plan.plan plan.compile plan.table report.exhibit report.write
     model.contents run.folder run.opening
     data.records data.conversation data.readers data.template data.encoder data.prepare
     results.score results.verdict stats.paired stats.forgetting

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sftlab.config import option_pairs
+from sftlab.shipped import config_path
 
 _CONFIG = """
-  --config FILE          a config of fit; several are merged
+  --config FILE          a config of fit; several are merged; sftlab:dmt and others come with the package
   --schedule.k 0.25      any key of the config can be given here too
 """
 
@@ -135,6 +136,14 @@ def existing_file(text: str) -> Path:
     if not Path(text).is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return Path(text)
+
+
+def config_file(text: str) -> Path:
+    """A type of option: a config's path, or ``sftlab:`` and the name of one that comes with the package."""
+    try:
+        return config_path(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix("--config: ")) from None
 
 
 def output_folder(to: str) -> Path:

@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftlab.commands.options import CommandParser, dotted, existing_file, number, seeds, wants_help, whole_number
+from sftlab.commands.options import CommandParser, config_file, dotted, existing_file, number, seeds, wants_help, whole_number
 from sftlab.config import scalar
 from sftlab.screen import complain, screen, show
 
@@ -31,7 +31,7 @@ PARSER = CommandParser(
 --set.KEY VALUE is a change for all runs: --set.data.abilities.math.num_examples 500
 """,
 )
-PARSER.add_argument("--config", type=Path, metavar="FILE", help="a study; see configs/studies/")
+PARSER.add_argument("--config", type=config_file, metavar="FILE", help="a study; or sftlab:studies/rq3, which comes with sftlab")
 PARSER.add_argument(
     "--dry-run",
     action="store_true",
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
             PARSER.refuse([f"--{key}"])
         (changes if kind == "set" else own)[name] = scalar(value)
     if not options.config:
-        raise ValueError("study needs --config FILE; see configs/studies/")
+        raise ValueError("study needs --config FILE, such as --config sftlab:studies/rq3")
     executor = _executor(options, own)
     study = _study(options.config, changes, options.name, options.seeds)
     signal.signal(signal.SIGTERM, signal.default_int_handler)

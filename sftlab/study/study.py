@@ -1,7 +1,7 @@
 """A study: one base config, named changes to it, a grid of values and seeds; every combination is a run.
 
     study: k_sweep                                          # folder in lightning_logs/
-    base: ../dmt.yaml                                       # config of fit (or a list), relative to this file
+    base: ../dmt.yaml                                       # config of fit (or a list), relative to this file; or sftlab:dmt
     set: {trainer.callbacks: [...]}                         # changes for all runs
     seeds: [1, 2, 3]
     grid:                                                   # factors: every combination of their values
@@ -34,6 +34,7 @@ from typing import Any
 from sftlab.config import merge_config, read_yaml, set_key
 from sftlab.files import MAX_NAME_BYTES, checked_name
 from sftlab.report.named import figures_of
+from sftlab.shipped import config_path
 
 _KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs", "budget"}
 BUDGETS = ("epochs", "steps", "supervised_tokens")
@@ -119,7 +120,7 @@ def read_study(
     bases = content["base"] if isinstance(content["base"], list) else [content["base"]]
     base: dict[str, Any] = {}
     for base_name in bases:
-        merge_config(base, read_yaml(path.parent / str(base_name), f"{path}, base"))
+        merge_config(base, read_yaml(config_path(str(base_name), path.parent), f"{path}, base"))
     _apply(base, _mapping(path, "set", content.get("set")))
     seeds = _seeds(path, content.get("seeds"), base)
     factors, runs = _Factors(path), list[Run]()
@@ -195,7 +196,7 @@ def _needs(path: Path, given: Any) -> tuple[Path | tuple[str, dict[str, Any]], .
     needs: list[Path | tuple[str, dict[str, Any]]] = []
     for need in given if isinstance(given, list) else [given] if given else []:
         if isinstance(need, str):
-            needs.append(path.parent / need)
+            needs.append(config_path(need, path.parent))
             continue
         (command, options), *more = (need.items() if isinstance(need, dict) else {}.items()) or [("", None)]
         if more or not isinstance(options, dict) or not options.get("to") or command not in _NEED_COMMANDS:
@@ -203,7 +204,7 @@ def _needs(path: Path, given: Any) -> tuple[Path | tuple[str, dict[str, Any]], .
                 f"{path}, needs: {need!r} is no study file and none of the commands {', '.join(_NEED_COMMANDS)} with "
                 "its options, among them to: the folder that it fills"
             )
-        config = {"config": str(path.parent / str(options["config"]))} if "config" in options else {}
+        config = {"config": str(config_path(str(options["config"]), path.parent))} if "config" in options else {}
         needs.append((command, {**options, **config}))
     return tuple(needs)
 

@@ -1,0 +1,58 @@
+"""Configs that come with the package: ``sftlab:dmt`` is configs/dmt.yaml, wherever sftlab is installed.
+
+In a checkout they are the files of ``configs/``; a wheel holds the same ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+PREFIX = "sftlab:"
+FOLDER = Path(__file__).parent / "configs"
+_OPTIONS = ("--config", "-c")
+
+
+def names() -> list[str]:
+    """Of all configs and studies, such as ``dmt`` and ``studies/rq3``."""
+    found = (path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
+    return sorted(found, key=lambda name: (name.count("/"), name))
+
+
+def config_path(name: str | Path, beside: Path | None = None) -> Path:
+    """The file that a name of a config means.
+
+    Args:
+        name: A path, or ``sftlab:`` and the name of a config that comes with the package.
+        beside: The folder that a relative path starts from; the working folder by default.
+
+    Raises:
+        ValueError: No such config comes with the package.
+    """
+    text = str(name)
+    if not text.startswith(PREFIX):
+        return (beside or Path()) / text
+    asked, known = text.removeprefix(PREFIX).removesuffix(".yaml"), names()
+    if asked in known:
+        return FOLDER / f"{asked}.yaml"
+    near = difflib.get_close_matches(asked, known, n=1)
+    hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
+    raise ValueError(f"--config: {PREFIX}{asked} does not come with sftlab; {hint}There are {', '.join(known)}")
+
+
+def with_paths(arguments: Sequence[str]) -> list[str]:
+    """The words of a command line with ``sftlab:`` names of configs as the paths that they mean.
+
+    Raises:
+        ValueError: No such config comes with the package.
+    """
+    words: list[str] = []
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        if equals and option in _OPTIONS and value.startswith(PREFIX):
+            word = f"{option}={config_path(value)}"
+        elif words and words[-1] in _OPTIONS and word.startswith(PREFIX):
+            word = str(config_path(word))
+        words.append(word)
+    return words
