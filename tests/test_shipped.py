@@ -31,14 +31,15 @@ def test_a_config_is_named_without_a_checkout(tmp_path, monkeypatch):
 def test_a_study_and_its_base_are_named_too(tmp_path):
     assert read_study(config_path("sftlab:studies/rq3")).name == "rq3"
     mine = tmp_path / "mine.yaml"
-    mine.write_text("base: sftlab:dmt\nneeds: [sftlab:studies/rq3]\ngrid: {k: {keys: [schedule.k], values: [0, 1/4]}}\n")
+    grid = "{k: {keys: [schedule.k], values: [0, 1/4]}}"
+    mine.write_text(f"base: sftlab:dmt\nneeds: [sftlab:studies/rq3]\ngrid: {grid}\n")
     study = read_study(mine)
     assert [run.config["schedule"]["init_args"]["k"] for run in study.runs] == [0, 0.25]
     assert study.needs == (config_path("sftlab:studies/rq3"),)
 
 
 def test_an_unknown_name_lists_what_there_is_and_other_words_stay():
-    with pytest.raises(ValueError, match="did you mean sftlab:dmt.*There are dmt, .*studies/rq3"):
+    with pytest.raises(ValueError, match=r"did you mean sftlab:dmt.*There are dmt, .*studies/rq3"):
         with_paths(["fit", "--config", "sftlab:dtm"])
     words = ["--run", "sftlab:dmt", "--config", "sftlab.yaml"]
     assert with_paths(words) == words

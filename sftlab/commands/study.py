@@ -13,7 +13,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftlab.commands.options import CommandParser, config_file, dotted, existing_file, number, seeds, wants_help, whole_number
+from sftlab.commands.options import (
+    CommandParser,
+    config_file,
+    dotted,
+    existing_file,
+    number,
+    seeds,
+    wants_help,
+    whole_number,
+)
 from sftlab.config import scalar
 from sftlab.screen import complain, screen, show
 
@@ -31,7 +40,9 @@ PARSER = CommandParser(
 --set.KEY VALUE is a change for all runs: --set.data.abilities.math.num_examples 500
 """,
 )
-PARSER.add_argument("--config", type=config_file, metavar="FILE", help="a study; or sftlab:studies/rq3, which comes with sftlab")
+PARSER.add_argument(
+    "--config", type=config_file, metavar="FILE", help="a study; or sftlab:studies/rq3, which comes with sftlab"
+)
 PARSER.add_argument(
     "--dry-run",
     action="store_true",

@@ -1,7 +1,7 @@
 """A study: one base config, named changes to it, a grid of values and seeds; every combination is a run.
 
     study: k_sweep                                          # folder in lightning_logs/
-    base: ../dmt.yaml                                       # config of fit (or a list), relative to this file; or sftlab:dmt
+    base: ../dmt.yaml                                       # config of fit, or a list: beside this file, or sftlab:dmt
     set: {trainer.callbacks: [...]}                         # changes for all runs
     seeds: [1, 2, 3]
     grid:                                                   # factors: every combination of their values
