@@ -31,7 +31,12 @@ def small_mixture(folder: Path, **options: Any) -> MixtureData:
 
 
 def small_fit(
-    folder: Path, schedule: StageSchedule, data: MixtureData, *callbacks: Callback, **trainer: Any
+    folder: Path,
+    schedule: StageSchedule,
+    data: MixtureData,
+    *callbacks: Callback,
+    ckpt_path: Path | None = None,
+    **trainer: Any,
 ) -> tuple[SFTModule, list[dict[str, Any]]]:
     """Train a LLaMA of two layers with dropout; the module and the lines of metrics.jsonl."""
     torch.manual_seed(1)
@@ -39,7 +44,9 @@ def small_fit(
     settings = {"logger": JsonlLogger(str(folder)), "accelerator": "cpu", "devices": 1, "enable_progress_bar": False,
                 "enable_model_summary": False, "num_sanity_val_steps": 0, "enable_checkpointing": False}  # fmt: skip
     both = [*callbacks, Metrics(every_n_steps=1), schedule]
-    Trainer(callbacks=both, default_root_dir=folder, **{**settings, **trainer}).fit(model, datamodule=data)
+    Trainer(callbacks=both, default_root_dir=folder, **{**settings, **trainer}).fit(
+        model, datamodule=data, ckpt_path=ckpt_path
+    )
     return model, [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 

@@ -145,7 +145,9 @@ class ScoreAbilities(Callback):
         folder = context.folder / "answers" / f"step={step:06d}-{stage.replace(' ', '-')}"
         about: dict[str, object] = {"step": step, "stage": stage, "ability": ability, "inside": inside}
         rows, verdicts, answers = run_task(task, backend, folder, about)
-        self._rows += rows
+        # A run that was killed between these scores and its checkpoint has them already and measures again.
+        place = (step, stage, ability)
+        self._rows = [row for row in self._rows if (row.step, row.stage, row.ability) != place] + rows
         headline = rows[0].score()
         if headline.num_problems:
             context.log({f"score/{ability}/{task.name}": headline.value})

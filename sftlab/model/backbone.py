@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,7 @@ from sftlab.model.attention import register_attention
 from sftlab.model.contents import check_model_folder
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 LAB = "lab:"
 ATTENTIONS = ("auto", "per_document", "sdpa", "flash_attention_2", "flex_attention", "eager")
@@ -53,12 +54,12 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
     """The architecture: of a path, of a base or size of the lab, or a LLaMA from keyword arguments.
 
     Raises:
-        ValueError: The path holds no model, or neither was given.
+        ValueError: The path holds no model, the keyword arguments describe none, or neither was given.
     """
     from transformers import AutoConfig, LlamaConfig
 
     if config is not None:
-        return LlamaConfig(**config)
+        return _llama_config(json.dumps(config, sort_keys=True, default=str), LlamaConfig, config)
     if path in LAB_SIZES:
         tokenizer = lab_tokenizer()
         ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
@@ -69,6 +70,31 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
         return AutoConfig.from_pretrained(resolve_path(path), trust_remote_code=trust_remote_code)
     except Exception as error:  # as above
         raise ValueError(_not_loadable("model", path, error)) from error
+
+
+_SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "num_key_value_heads", "head_dim", "max_position_embeddings")  # fmt: skip
+_checked: set[str] = set()
+
+
+def _llama_config(key: str, cls: type[LlamaConfig], config: dict[str, Any]) -> LlamaConfig:
+    """A LLaMA's config that a model can be built of and run: tried once, without memory for its weights."""
+    from transformers import AutoModelForCausalLM
+
+    for name in _SIZES:
+        if isinstance(size := config.get(name), int) and size < 1:
+            raise ValueError(f"model.config.{name}: must be 1 or more, not {size}")
+    try:
+        made = cls(**config)
+        if key not in _checked:
+            with torch.device("meta"), torch.no_grad():
+                model = AutoModelForCausalLM.from_config(made)
+                model(torch.zeros(1, 4, dtype=torch.long), attention_mask=torch.zeros(1, 1, 4, 4), use_cache=False)
+            _checked.add(key)
+    except Exception as error:  # its own checks of types, or layers that do not fit together: of many classes
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"model.config: no LLaMA can be built of it ({type(error).__name__}: {reason})") from error
+    return made
 
 
 def load_model(

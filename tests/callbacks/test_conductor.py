@@ -1,0 +1,125 @@
+"""A stage's end is done once and whole, wherever in it the run was killed and from whichever checkpoint it goes on."""
+
+import json
+
+import pytest
+import torch
+from fitting import write_records
+from lightning.pytorch import Callback
+from safetensors.torch import load_file
+from small import small_fit, small_mixture
+
+from sftlab.callbacks import conductor
+from sftlab.callbacks.schedule import Sequential
+from sftlab.callbacks.scores import ScoreAbilities
+from sftlab.model.contents import is_whole
+from sftlab.model.parallel import register_strategies
+from sftlab.run.folder import complete_checkpoints
+from sftlab.tasks.gsm8k import GSM8K
+
+GOLD = [{"question": f"What is {i} plus {i}?", "answer": f"Add them.\n#### {2 * i}"} for i in range(3)]
+ENDS = {"code": 2, "math": 4}
+
+
+class Killed(BaseException):
+    """What no one catches on the way."""
+
+
+class DiesBefore(Callback):
+    """Ends the process, as far as one can in a test, in the end of a stage before it is scored."""
+
+    stage: str | None = None  # of the class: arguments of a callback belong to a run's identity
+
+    def on_stage_end(self, trainer, pl_module, stage):
+        if stage.stage.name == self.stage:
+            raise Killed
+
+
+class DiesAfter(DiesBefore):
+    """The same once it is scored."""
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("records")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFTLAB_CACHE", str(folder / "cache"))
+        write_records(folder)
+        (folder / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOLD))
+        yield folder
+
+
+def fit(records, folder, **more):
+    """Train two stages of two steps, each scored."""
+    scores = ScoreAbilities(tasks={"math": GSM8K(str(records / "gold.jsonl"), max_new_tokens=4)})
+    schedule = Sequential(order=["code", "math"], steps=2)
+    return small_fit(folder, schedule, small_mixture(records), DiesBefore(), scores, DiesAfter(), **more)
+
+
+def what_it_left(folder):
+    """Losses, scores, exported weights and checkpoints."""
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    scores = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    timed = ("perf/tokens_per_second", "perf/seconds_per_step", "perf/memory_gib", "stage/seconds")
+    lines = sorted(json.dumps({k: v for k, v in line.items() if k not in timed}) for line in metrics)
+    weights = {path.parent.name: load_file(path) for path in sorted(folder.glob("stages/*/model.safetensors"))}
+    return lines, scores, weights, sorted(path.name for path in folder.glob("checkpoints/*"))
+
+
+def assert_equal(mine, theirs):
+    *texts, weights, names = mine
+    *other_texts, other_weights, other_names = theirs
+    assert texts == other_texts and names == other_names and weights.keys() == other_weights.keys()
+    for stage, tensors in weights.items():
+        assert all(torch.equal(tensor, other_weights[stage][name]) for name, tensor in tensors.items())
+
+
+@pytest.fixture(scope="module")
+def whole(records):
+    fit(records, records / "whole")
+    return what_it_left(records / "whole")
+
+
+@pytest.mark.parametrize("stage", list(ENDS))
+@pytest.mark.parametrize("place", ["before", "after", "name"])
+def test_killed_in_the_end_of_a_stage_that_end_is_done_once_when_it_goes_on(records, whole, tmp_path, place, stage):
+    with pytest.MonkeyPatch.context() as patch:
+        if place == "name":
+            named = conductor.checkpoint_path
+
+            def dies_at_the_name(folder, step, name=""):
+                if name == stage:
+                    raise Killed
+                return named(folder, step, name)
+
+            patch.setattr(conductor, "checkpoint_path", dies_at_the_name)
+        else:
+            patch.setattr({"before": DiesBefore, "after": DiesAfter}[place], "stage", stage)
+        with pytest.raises(Killed):
+            fit(records, tmp_path)
+    newest = complete_checkpoints(tmp_path)[-1]
+    assert newest.name == f"step={ENDS[stage]:06d}.ckpt"
+    fit(records, tmp_path, ckpt_path=newest)
+    assert_equal(what_it_left(tmp_path), whole)
+
+
+def test_a_stage_that_is_finished_is_not_ended_again(records, whole, tmp_path):
+    fit(records, tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*/*")}
+    fit(records, tmp_path, ckpt_path=complete_checkpoints(tmp_path)[-1])
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*/*")} == written
+    assert_equal(what_it_left(tmp_path), whole)
+
+
+def test_gone_back_to_an_earlier_checkpoint_a_sharded_stage_takes_the_place_of_the_one_before(records, tmp_path):
+    register_strategies()
+    one = {"strategy": "fsdp2", "devices": 1}
+    fit(records, tmp_path, **one)
+    first = what_it_left(tmp_path)
+    code, math = complete_checkpoints(tmp_path)
+    assert code.is_dir() and math.is_dir()
+    stale = math / "stale"
+    stale.touch()
+    fit(records, tmp_path, ckpt_path=code, **one)
+    assert is_whole(math) and not stale.exists()
+    assert_equal(what_it_left(tmp_path), first)
