@@ -15,7 +15,7 @@ ORDER = """
     moved screen files fingerprint bounds credentials shipped config
     stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired
     results.row results.score results.verdict
-    plan.pool plan.policy plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
+    plan.pool plan.policy plan.curriculum plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
     lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
     lab.abilities lab.text lab.vocabulary lab.tokenizer lab.bases
     data.conversation
@@ -38,7 +38,8 @@ ORDER = """
     report.sections.forgetting report.sections.exhibits report.sections.cost
     report.named report.write report.beside
     run.folder run.settings run.identity run.opening
-    callbacks.trainer_options callbacks.context callbacks.finite callbacks.monitors callbacks.signals
+    callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.finite callbacks.monitors
+    callbacks.signals
     callbacks.conductor callbacks.schedule
     callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change

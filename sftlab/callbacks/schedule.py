@@ -11,12 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from sftlab.bounds import within
+from sftlab.callbacks.base_loss import measure_base
 from sftlab.callbacks.conductor import Conductor, StopEarly, data_of, module_of
 from sftlab.callbacks.context import RunContext
 from sftlab.data.ability import PlannedData
 from sftlab.model.limits import limit_problems
 from sftlab.model.module import SFTModule
 from sftlab.plan.compile import compile_plan
+from sftlab.plan.curriculum import BY_LOSS, Curriculum, check_curriculum
 from sftlab.plan.plan import Plan
 from sftlab.plan.stage import Stage
 
@@ -35,6 +37,8 @@ class StageSchedule(Callback):
         per_stage: Changes by stage name: {general: {epochs: 1, learning_rate: 1.0e-5}}.
         val_every_n_steps: Validate inside stages too; stage ends are always validated.
         stop_early: What Lightning's EarlyStopping ends: the ``stage``, with export and scores, or the ``run``.
+        curriculum: Order of each pass over a stage's mixture: shuffled, short_first, long_first, easy_first, hard_first
+            (by the loss of the base), blocked (one ability after another) or interleaved.
     """
 
     def __init__(
@@ -46,7 +50,9 @@ class StageSchedule(Callback):
         per_stage: dict[str, dict[str, Any]] | None = None,
         val_every_n_steps: int | None = None,
         stop_early: StopEarly = "stage",
+        curriculum: Curriculum = "shuffled",
     ) -> None:
+        check_curriculum("schedule.", curriculum)
         if val_every_n_steps is not None:
             within("schedule.val_every_n_steps", val_every_n_steps, 1, is_whole=True)
         if stop_early not in get_args(StopEarly):
@@ -55,6 +61,7 @@ class StageSchedule(Callback):
         self.steps, self.supervised_tokens = steps, supervised_tokens
         self.fresh_optimizer, self.per_stage = fresh_optimizer, per_stage or {}
         self.val_every_n_steps, self.stop_early = val_every_n_steps, stop_early
+        self.curriculum: Curriculum = curriculum
         self._conductor: Conductor | None = None  # of the call of fit that runs
 
     @abstractmethod
@@ -64,7 +71,8 @@ class StageSchedule(Callback):
     def stage(self, name: str, fractions: Mapping[str, float]) -> Stage:
         """A stage with this schedule's budget."""
         budget = {"epochs": self.epochs, "steps": self.steps, "supervised_tokens": self.supervised_tokens}
-        return Stage(name, dict(fractions), fresh_optimizer=self.fresh_optimizer, **budget)  # type: ignore[arg-type]
+        options = {"fresh_optimizer": self.fresh_optimizer, "curriculum": self.curriculum}
+        return Stage(name, dict(fractions), **options, **budget)  # type: ignore[arg-type]
 
     def final_stages(self, abilities: Sequence[str]) -> list[Stage]:
         """The stages with ``per_stage`` applied.
@@ -89,6 +97,8 @@ class StageSchedule(Callback):
             data.load(module.tokenizer)
             data.limit_notes = limit_problems(module.load_config(), module.tokenizer, data)
         stages = self.final_stages(list(data.abilities))
+        if any(stage.curriculum in BY_LOSS for stage in stages):
+            measure_base(data, module)
         return compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed, data.packing)
 
     def extend(self, context: RunContext) -> None:

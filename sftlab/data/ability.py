@@ -224,6 +224,7 @@ class AbilityData(PlannedData):
             self.source = FileSource(paths, reader or self.default_reader(), on_bad_record, max_bad_share)
         else:
             self.source = DeclaredSource(num_examples) if path is None else LabSource(num_examples, exclude or [], lab)
+        self.base_losses_I: np.ndarray | None = None  # the base's loss of each example, where a curriculum asks for it
         self._examples: Examples | None = None
         self._drops: DropList | None = None
         self._held_out_N = self._kept_N = np.zeros(0, dtype=bool)
@@ -327,7 +328,9 @@ class AbilityData(PlannedData):
         index_M = np.flatnonzero(chosen_N)
         table = self.examples
         uids = [table.uids[i] for i in index_M]
-        return Pool.ranked(self.name, uids, table.lengths_N[index_M], table.supervised_N[index_M], seed, index_M)
+        losses_M = None if self.base_losses_I is None else self.base_losses_I[index_M]
+        sizes = (table.lengths_N[index_M], table.supervised_N[index_M])
+        return Pool.ranked(self.name, uids, *sizes, seed, index_M, losses_M)
 
     def audit_counts(self) -> dict[str, int]:
         """Records repaired, truncated, split or dropped, by cause."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sftlab.plan.curriculum import in_order
 from sftlab.plan.packing import pack
 from sftlab.plan.plan import Plan, Segment, StagePlan
 from sftlab.plan.policy import MixturePolicy
@@ -89,6 +90,7 @@ class Compiler:
             supervised_N=joined([pool.supervised_N for pool in by_name.values()]),
             declared=any(pool.declared for pool in pools),
             populations={name: pool.population for name, pool in by_name.items()},
+            losses_N=_losses(list(by_name.values())),
         )
 
     def check(self, stage: Stage) -> None:
@@ -100,6 +102,11 @@ class Compiler:
         unknown = sorted(set(stage.fractions) - set(self._pools))
         if unknown:
             raise ValueError(f"stage {stage.name!r}: no ability named {unknown}; the data has {sorted(self._pools)}")
+        if stage.curriculum != "shuffled" and self.plan.batch.rows is not None and stage.epochs is None:
+            raise ValueError(
+                f"stage {stage.name!r}: curriculum {stage.curriculum} with data.batch.rows needs a budget of epochs: "
+                "in order, examples fill other rows than shuffled. Or use data.batch.examples"
+            )
 
     def append(self, stage: Stage, stage_steps: int = 0) -> Segment:
         """Compile a segment and append it to the plan.
@@ -159,9 +166,15 @@ class _Part:
         num_epochs, supervised = 0.0, 0
         while (part := self._next_epoch_part(num_epochs, supervised)) > 0:
             example_E = self._epoch(present, per_epoch, int(num_epochs))
-            steps = self._steps(example_E[: max(1, math.floor(part * len(example_E) + 1e-9))], int(num_epochs))
-            taken, supervised = self._take(steps, supervised)
+            example_E = example_E[: max(1, math.floor(part * len(example_E) + 1e-9))]
+            steps = self._steps(example_E, int(num_epochs))
+            taken = self._num_affordable(steps, supervised)
             num_epochs += part * taken / len(steps)
+            if stage.curriculum != "shuffled":  # the examples that the budget allows, whatever their order
+                count = sum(len(row) for rows in steps[:taken] for row in rows)
+                steps = self._ordered(example_E[:count])
+                taken = len(steps)
+            supervised += self._take(steps[:taken])
         return StagePlan(
             stage,
             self.plan.num_compiled_steps,
@@ -212,17 +225,57 @@ class _Part:
         rows = pack(self.plan.lengths_N[example_E].tolist(), self.plan.max_length)
         return [example_E[row] for row in rows]
 
-    def _take(self, steps: list[list[np.ndarray]], supervised: int) -> tuple[int, int]:
-        """Append steps until the budget is spent; returns how many were taken and the supervised tokens so far."""
-        stage, supervised_N = self.stage, self.plan.supervised_N
+    def _ordered(self, example_E: np.ndarray) -> list[list[np.ndarray]]:
+        """Shuffled examples as steps in the order of the stage's curriculum."""
+        plan, batch = self.plan, self.plan.batch
+        blocks = np.zeros(len(plan.abilities), dtype=np.int64)
+        for place, name in enumerate(self.stage.fractions):
+            blocks[plan.abilities.index(name)] = place
+        losses_E = None if plan.losses_N is None else plan.losses_N[example_E]
+        ranks_E = blocks[plan.ability_N[example_E]]
+        example_E = in_order(example_E, self.stage.curriculum, plan.lengths_N[example_E], losses_E, ranks_E)
+        if batch.examples is not None:
+            return [self._rows(example_E[i : i + batch.examples]) for i in range(0, len(example_E), batch.examples)]
+        return self._full_steps(example_E, batch.rows or 1)
+
+    def _full_steps(self, example_E: np.ndarray, num_rows: int) -> list[list[np.ndarray]]:
+        """Examples in their order as steps of at most ``num_rows`` rows, each as long as they fit."""
+        ends_E, found, start = np.cumsum(self.plan.lengths_N[example_E]), [], 0
+        while start < len(example_E):
+            room = num_rows * self.plan.max_length + (ends_E[start - 1] if start else 0)
+            end = max(start + 1, int(np.searchsorted(ends_E, room, side="right")))
+            while len(rows := self._rows(example_E[start:end])) > num_rows:
+                end -= max(1, (end - start) // 50)
+            found.append(rows)
+            start = end
+        return found
+
+    def _num_affordable(self, steps: list[list[np.ndarray]], supervised: int) -> int:
+        """How many of some steps the budget allows, after a number of supervised tokens."""
+        stage = self.stage
         for taken, rows in enumerate(steps):
-            if stage.steps is not None and len(self.step_sizes) >= stage.steps:
-                return taken, supervised
+            if stage.steps is not None and len(self.step_sizes) + taken >= stage.steps:
+                return taken
             if stage.supervised_tokens is not None and supervised >= stage.supervised_tokens:
-                return taken, supervised
+                return taken
+            supervised += self._supervised(rows)
+        return len(steps)
+
+    def _take(self, steps: list[list[np.ndarray]]) -> int:
+        """Append steps; returns their supervised tokens."""
+        for rows in steps:
             for row in rows:
                 self.examples += row.tolist()
                 self.row_sizes.append(len(row))
-                supervised += int(supervised_N[row].sum())
             self.step_sizes.append(len(rows))
-        return len(steps), supervised
+        return sum(self._supervised(rows) for rows in steps)
+
+    def _supervised(self, rows: list[np.ndarray]) -> int:
+        return sum(int(self.plan.supervised_N[row].sum()) for row in rows)
+
+
+def _losses(pools: list[Pool]) -> np.ndarray | None:
+    """The base's losses of all pools' examples; not known of an ability whose pool has none."""
+    if all(pool.losses_N is None for pool in pools):
+        return None
+    return np.concatenate([np.full(len(p), np.nan) if p.losses_N is None else p.losses_N for p in pools])

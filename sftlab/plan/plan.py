@@ -98,6 +98,7 @@ class Plan:
         supervised_N: Trained tokens of each example.
         declared: Lengths are placeholders; the plan can be printed, not trained.
         populations: Examples of each ability before any fraction.
+        losses_N: The base's mean loss per supervised token of each example, where a curriculum asks for it.
         is_open: More segments may follow.
         segments: In the order of training; ``append`` adds to them.
         stages: In the order of training.
@@ -117,6 +118,7 @@ class Plan:
     supervised_N: np.ndarray
     declared: bool
     populations: dict[str, int]
+    losses_N: np.ndarray | None = None
     is_open: bool = True
     segments: tuple[Segment, ...] = ()
     stages: tuple[StagePlan, ...] = field(default=(), init=False)

@@ -31,6 +31,7 @@ class Pool:
         supervised_N: Tokens of each example that are trained.
         population: Examples that the ability had before any fraction was taken.
         declared: Only the number of examples is known; lengths are placeholders of 1.
+        losses_N: The base's mean loss per supervised token of each example, where a curriculum asks for it.
     """
 
     ability: str
@@ -40,6 +41,7 @@ class Pool:
     supervised_N: np.ndarray
     population: int
     declared: bool = False
+    losses_N: np.ndarray | None = None
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -54,10 +56,11 @@ class Pool:
         supervised_N: np.ndarray,
         seed: int = 0,
         index_N: np.ndarray | None = None,
+        losses_N: np.ndarray | None = None,
     ) -> Pool:
         """Rank examples by a hash of their uid keyed by ``seed`` and the ability's name: file order does not matter.
 
-        ``index_N`` are their positions in the source; 0, 1, 2 ... by default.
+        ``index_N`` are their positions in the source; 0, 1, 2 ... by default. ``losses_N`` is the base's loss of each.
         """
         key = seed_from("rank", ability, seed).to_bytes(8, "little")
         ranks = [hashlib.blake2b(uid.encode(), digest_size=16, key=key).digest() for uid in uids]
@@ -69,6 +72,7 @@ class Pool:
             np.asarray(lengths_N, dtype=np.int64)[order_N],
             np.asarray(supervised_N, dtype=np.int64)[order_N],
             population=len(uids),
+            losses_N=None if losses_N is None else np.asarray(losses_N, dtype=np.float64)[order_N],
         )
 
     @classmethod
@@ -87,10 +91,13 @@ class Pool:
             uids_N=self.uids_N[:count],
             lengths_N=self.lengths_N[:count],
             supervised_N=self.supervised_N[:count],
+            losses_N=None if self.losses_N is None else self.losses_N[:count],
         )
 
-    def fraction(self, fraction: float) -> Pool:
+    def fraction(self, fraction: float, counted_in: Unit = "examples") -> Pool:
         """The first floor(fraction x N) examples: the 1/256 subset lies inside the 1/64 subset.
+
+        Counted in tokens or supervised tokens: the first examples that together have at most that part of them.
 
         Raises:
             ValueError: The fraction does not lie in [0, 1].
@@ -98,6 +105,9 @@ class Pool:
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"ability {self.ability!r}: a fraction lies between 0 and 1, not {fraction}")
         # 0.29 x 100 is 28.999999999999996 in binary; the tolerance gives the 29 that was meant.
+        if counted_in != "examples":
+            target = fraction * self.total(counted_in) + 1e-6
+            return self.first(int(np.searchsorted(np.cumsum(self.sizes_N(counted_in)), target, side="right")))
         return self.first(math.floor(fraction * len(self) + 1e-9))
 
     def sizes_N(self, unit: Unit) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sftlab.bounds import within
 from sftlab.files import checked_name
+from sftlab.plan.curriculum import Curriculum, check_curriculum
 from sftlab.plan.policy import MixturePolicy
 
 
@@ -53,6 +54,8 @@ class Stage:
         learning_rate: Peak; None is the model's.
         warmup_ratio: Part of the stage's steps that warm up; None is the model's.
         fresh_optimizer: Start with empty optimizer state, as separate fine-tuning runs do; False carries it over.
+        curriculum: Order of each pass over the mixture: shuffled, short_first, long_first, easy_first, hard_first (by
+            the loss of the base), blocked (one ability after another) or interleaved.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Stage:
     learning_rate: float | None = None
     warmup_ratio: float | None = None
     fresh_optimizer: bool = True
+    curriculum: Curriculum = "shuffled"
 
     def __post_init__(self) -> None:
         """Check what can be checked without data.
@@ -89,6 +93,7 @@ class Stage:
             within(f"stage {self.name!r}: learning_rate", self.learning_rate, 0, math.inf)
         if self.warmup_ratio is not None:
             within(f"stage {self.name!r}: warmup_ratio", self.warmup_ratio, 0, 1)
+        check_curriculum(f"stage {self.name!r}: ", self.curriculum)
 
     @property
     def full_abilities(self) -> tuple[str, ...]:

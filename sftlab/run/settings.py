@@ -78,6 +78,7 @@ SCHEDULE: Table = {
     "per_stage": (CONTENT, "of each stage"),
     "val_every_n_steps": (MEASURED, "validation inside stages"),
     "stop_early": (TRAINED, "with a callback that stops early"),
+    "curriculum": (CONTENT, "of each stage"),
     "order": (CONTENT, "of Sequential"),
     "specialised": (CONTENT, "of DMT and MixedSequential"),
     "general": (CONTENT, "of DMT and MixedSequential"),
@@ -94,6 +95,7 @@ STAGE: Table = {
     "learning_rate": (CONTENT, "of the stage"),
     "warmup_ratio": (CONTENT, "of the stage"),
     "fresh_optimizer": (CONTENT, "of the stage"),
+    "curriculum": (CONTENT, _OPTIONS_OF_A_STAGE),
 }
 POLICY: Table = dict.fromkeys(
     ("weights", "temperature", "counted_in", "max_repeats", "resample"), (CONTENT, _OPTIONS_OF_A_STAGE)

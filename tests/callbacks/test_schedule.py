@@ -1,17 +1,20 @@
 """Schedules: the stages they name, and what happens at a boundary, from plain Python."""
 
 import json
+from itertools import pairwise
 
 import pytest
 import torch
 from fitting import write_records
 from lightning.pytorch import Callback, Trainer
+from transformers import AutoModelForCausalLM
 
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.schedule import DMT, MixedSequential, MultiTask, Sequential, Stages, StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities, score_table
 from sftlab.data.ability import AbilityData, CodeData, GeneralData, MathData
 from sftlab.data.mixture import MixtureData
+from sftlab.model.backbone import resolve_path
 from sftlab.model.module import SFTModule
 from sftlab.model.optim import warmup_cosine
 from sftlab.plan.compile import Compiler
@@ -163,6 +166,30 @@ def test_abilities_are_scored_at_stage_ends_and_inside_on_request(tmp_path, monk
         [ScoreRow.from_dict(row, "scores.jsonl") for row in ends], {"math": ("math",), "general": ("general",)}
     )
     assert table.row_count == 4  # two stages, backward transfer, forgetting
+
+
+def test_a_curriculum_by_the_loss_of_the_base_measures_the_base_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    abilities = {"math": MathData(num_examples=30), "general": GeneralData(num_examples=30)}
+    data = MixtureData(abilities, template="vicuna_short", max_length=256, batch={"examples": 10}, seed=1)
+    module = SFTModule(path="lab:small")
+    seen = torch.get_rng_state()
+    plan = MultiTask(epochs=1, curriculum="easy_first").compile(data, module)
+    assert torch.equal(seen, torch.get_rng_state()) and "Measuring the base's loss" in "".join(capsys.readouterr())
+    model = AutoModelForCausalLM.from_pretrained(resolve_path("lab:small"))
+    wanted = []
+    for number in plan.example_E.tolist():  # each example by itself, by Hugging Face's own loss
+        table = abilities[plan.abilities[plan.ability_N[number]]].examples
+        ids = torch.from_numpy(table.ids(int(plan.index_N[number])).astype("int64"))[None]
+        mask = torch.from_numpy(table.mask(int(plan.index_N[number])))[None]
+        with torch.no_grad():
+            wanted.append(float(model(ids, labels=torch.where(mask, ids, -100)).loss))
+    assert plan.losses_N[plan.example_E] == pytest.approx(wanted, abs=1e-3)
+    assert all(one <= other + 1e-4 for one, other in pairwise(plan.losses_N[plan.example_E]))
+    MultiTask(epochs=1, curriculum="hard_first").compile(data, module)
+    assert "Measuring" not in "".join(capsys.readouterr())
+    with pytest.raises(ValueError, match="random weights know nothing"):
+        MultiTask(epochs=1, curriculum="easy_first").compile(data, SFTModule(path="lab-base"))
 
 
 class Growing(StageSchedule):

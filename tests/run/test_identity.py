@@ -111,6 +111,7 @@ SCHEDULE_CHANGES = {
     "specialised": (DMT, {"specialised": ["math"]}),
     "general": (DMT, {"general": ["math"]}),
     "k": (DMT, {"k": 0.25}),
+    "curriculum": (MultiTask, {"curriculum": "short_first"}),
     "list_of_stages": (Stages, {"list_of_stages": [Stage("all", {"math": 0.5}, epochs=1)]}),
 }
 STAGE_CHANGES = {
@@ -123,6 +124,7 @@ STAGE_CHANGES = {
     "learning_rate": 0.5,
     "warmup_ratio": 0.5,
     "fresh_optimizer": False,
+    "curriculum": "short_first",
 }
 POLICY_CHANGES = {
     "weights": WeightedShares({"math": 1, "code": 3, "general": 1}),

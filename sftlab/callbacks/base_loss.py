@@ -1,0 +1,76 @@
+"""The loss of the base on every example, measured once before training: what orders a curriculum from easy to hard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sftlab.data.ability import AbilityData, PlannedData
+from sftlab.evaluate.local import LocalModel
+from sftlab.files import cache_root, whole_file
+from sftlab.fingerprint import digest
+from sftlab.lab.bases import LAB_SIZES
+from sftlab.model.backbone import build_backbone
+from sftlab.model.module import SFTModule
+from sftlab.run.identity import weights_hash
+from sftlab.screen import show
+
+RULES = 1  # version of how the loss is measured: raise it when the same base and examples get others
+_DECIMALS = 4  # what machines agree on; what is equal stays shuffled
+_BATCH = 16  # examples side by side
+
+
+def measure_base(data: PlannedData, module: SFTModule) -> None:
+    """Give every ability the base's mean loss per supervised token of its examples, from the cache where it is there.
+
+    Raises:
+        ValueError: The weights are random, or an ability only declares a count.
+    """
+    if module.path is None or module.config is not None or module.path in LAB_SIZES:
+        raise ValueError(
+            "curriculum: easy_first and hard_first go by the loss of the base, and random weights know nothing: give "
+            "model.path a pretrained model (lab:base is one), or take short_first"
+        )
+    for ability in data.abilities.values():
+        if ability.is_declared:
+            raise ValueError(
+                f"data.abilities.{ability.name}: path is null, only a count is declared: easy_first and hard_first "
+                "need the examples"
+            )
+    model: LocalModel | None = None
+    for ability in data.abilities.values():
+        path = cache_root() / "base_losses" / f"{_key(ability, module)}.npy"
+        if not path.is_file():
+            model = model or _base(data, module)
+            _measure(ability, model, path)
+        ability.base_losses_I = np.load(path, allow_pickle=False)
+
+
+def _key(ability: AbilityData, module: SFTModule) -> str:
+    return digest(RULES, weights_hash(module), ability.examples.content_NB)
+
+
+def _base(data: PlannedData, module: SFTModule) -> LocalModel:
+    assert data.encoder is not None, "the data is loaded"
+    with torch.random.fork_rng():
+        backbone = build_backbone(module.path, None, None, trust_remote_code=module.trust_remote_code)
+    return LocalModel(backbone.to("cuda" if torch.cuda.is_available() else "cpu"), data.encoder, _BATCH)
+
+
+def _measure(ability: AbilityData, model: LocalModel, path: Path) -> None:
+    """Measure an ability, on one process of a machine while the others wait."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if path.is_file():
+            return
+        examples = ability.examples
+        show(f"Measuring the base's loss on {len(examples):,} examples of {ability.name}, once")
+        with torch.no_grad():
+            sums = model.answer_nlls(examples, range(len(examples)))
+        losses_I = np.array(sums) / np.maximum(1, np.asarray(examples.supervised_N))
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.save(file, np.round(losses_I, _DECIMALS))

@@ -1,0 +1,68 @@
+"""Curricula: in which order a stage trains the examples that it has; which ones, they never change.
+
+    shuffled       at random
+    short_first    by tokens, short to long          long_first    the other way round
+    easy_first     by the loss of the base, low to high            hard_first    the other way round
+    blocked        one ability after another, as the stage names them
+    interleaved    the abilities spread evenly: a b a c a b a ...
+
+Each pass over the mixture is ordered by itself; what is equal in the order stays shuffled.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+
+Curriculum = Literal["shuffled", "short_first", "long_first", "easy_first", "hard_first", "blocked", "interleaved"]
+BY_LOSS = ("easy_first", "hard_first")
+
+
+def check_curriculum(place: str, curriculum: str) -> None:
+    """Whether there is such a curriculum.
+
+    Raises:
+        ValueError: There is not.
+    """
+    if curriculum not in get_args(Curriculum):
+        raise ValueError(f"{place}curriculum: {curriculum!r} is not one of {', '.join(get_args(Curriculum))}")
+
+
+def in_order(
+    example_E: np.ndarray,
+    curriculum: Curriculum,
+    lengths_E: np.ndarray,
+    losses_E: np.ndarray | None,
+    ranks_E: np.ndarray,
+) -> np.ndarray:
+    """Shuffled examples in the order of a curriculum.
+
+    Args:
+        example_E: Numbers of examples, shuffled.
+        curriculum: Which order.
+        lengths_E: Their tokens.
+        losses_E: The base's mean loss per supervised token of each; needed for the orders by loss alone.
+        ranks_E: The place of each one's ability in the order of the blocks.
+    """
+    if curriculum == "shuffled":
+        return example_E
+    if curriculum in BY_LOSS:
+        assert losses_E is not None, "whoever compiles such a stage measures the base first"
+        key_E = losses_E if curriculum == "easy_first" else -losses_E
+    elif curriculum == "blocked":
+        key_E = ranks_E
+    elif curriculum == "interleaved":
+        key_E = _evenly(ranks_E)
+    else:
+        key_E = lengths_E if curriculum == "short_first" else -lengths_E
+    return example_E[np.argsort(key_E, kind="stable")]
+
+
+def _evenly(ranks_E: np.ndarray) -> np.ndarray:
+    """Where each example stands, from 0 to 1, when those of every ability have equal distances."""
+    place_E = np.empty(len(ranks_E))
+    for rank in np.unique(ranks_E):
+        mine = np.flatnonzero(ranks_E == rank)
+        place_E[mine] = (np.arange(len(mine)) + 0.5) / len(mine)
+    return place_E
