@@ -57,12 +57,12 @@ class ScreenProgress(ProgressBar):
         if not self._enabled:
             return
         self.print(Text(model_line(trainer, context.module), style="bold"))
-        self.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes()))
+        self.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes(), context.module.normalise))
         if trainer.global_step:
             self.print(f"Resumed after step {trainer.global_step:,} of {plan.num_steps:,}.")
         self.print(f"Run folder: {context.folder}")
         recorder = screen(width=160, record=True, file=io.StringIO())
-        recorder.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes()))
+        recorder.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes(), context.module.normalise))
         text = "\n".join("    " + line for line in recorder.export_text().splitlines())
         log_text(trainer, "plan", text, trainer.global_step)
         self._first = (trainer.global_step, time.perf_counter())

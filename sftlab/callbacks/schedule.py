@@ -20,6 +20,8 @@ from sftlab.model.module import SFTModule
 from sftlab.plan.compile import compile_plan
 from sftlab.plan.curriculum import BY_LOSS, Curriculum, check_curriculum
 from sftlab.plan.plan import Plan
+from sftlab.plan.policy import checked_unit
+from sftlab.plan.pool import Unit
 from sftlab.plan.stage import Stage
 
 
@@ -39,6 +41,8 @@ class StageSchedule(Callback):
         stop_early: What Lightning's EarlyStopping ends: the ``stage``, with export and scores, or the ``run``.
         curriculum: Order of each pass over a stage's mixture: shuffled, short_first, long_first, easy_first, hard_first
             (by the loss of the base), blocked (one ability after another) or interleaved.
+        loss_weights: Relative weight of each ability's supervised tokens in the loss of every stage that trains it; 1
+            where none is given.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class StageSchedule(Callback):
         val_every_n_steps: int | None = None,
         stop_early: StopEarly = "stage",
         curriculum: Curriculum = "shuffled",
+        loss_weights: dict[str, float] | None = None,
     ) -> None:
         check_curriculum("schedule.", curriculum)
         if val_every_n_steps is not None:
@@ -62,6 +67,7 @@ class StageSchedule(Callback):
         self.fresh_optimizer, self.per_stage = fresh_optimizer, per_stage or {}
         self.val_every_n_steps, self.stop_early = val_every_n_steps, stop_early
         self.curriculum: Curriculum = curriculum
+        self.loss_weights = loss_weights
         self._conductor: Conductor | None = None  # of the call of fit that runs
 
     @abstractmethod
@@ -71,7 +77,9 @@ class StageSchedule(Callback):
     def stage(self, name: str, fractions: Mapping[str, float]) -> Stage:
         """A stage with this schedule's budget."""
         budget = {"epochs": self.epochs, "steps": self.steps, "supervised_tokens": self.supervised_tokens}
+        weights = {ability: weight for ability, weight in (self.loss_weights or {}).items() if ability in fractions}
         options = {"fresh_optimizer": self.fresh_optimizer, "curriculum": self.curriculum}
+        options |= {"loss_weights": weights or None}
         return Stage(name, dict(fractions), **options, **budget)  # type: ignore[arg-type]
 
     def final_stages(self, abilities: Sequence[str]) -> list[Stage]:
@@ -85,6 +93,9 @@ class StageSchedule(Callback):
         unknown = sorted(set(self.per_stage) - set(names))
         if unknown:
             raise ValueError(f"schedule.per_stage: no stage named {unknown}; the stages are {names}")
+        trained = {ability for stage in stages for ability in stage.fractions}
+        if unknown := sorted(set(self.loss_weights or {}) - trained):
+            raise ValueError(f"schedule.loss_weights: no stage trains {unknown}; they train {sorted(trained)}")
         return [_changed(stage, self.per_stage.get(stage.name, {})) for stage in stages]
 
     def compile(self, data: PlannedData, module: SFTModule) -> Plan:
@@ -216,6 +227,9 @@ class DMT(StageSchedule):
         specialised: Abilities of stage 1.
         general: Abilities of stage 2.
         k: Replay fraction, 0 <= k <= 1.
+        counted_in: What k counts: examples, tokens or supervised_tokens of an ability.
+        replay: Abilities that stage 2 replays, those of stage 1 by default; one that no stage trains may be among
+            them, such as text of the kind that the base was trained on.
         options: As of StageSchedule.
     """
 
@@ -224,21 +238,29 @@ class DMT(StageSchedule):
         specialised: list[str] = ["code", "math"],  # noqa: B006 - never changed
         general: list[str] = ["general"],  # noqa: B006
         k: float = 1 / 256,
+        counted_in: Unit = "examples",
+        replay: list[str] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        checked_unit(counted_in)
         if not 0 <= k <= 1:
             raise ValueError(f"schedule.k: {k} does not lie between 0 and 1")
         if set(specialised) & set(general):
             raise ValueError(f"schedule: {sorted(set(specialised) & set(general))} are both specialised and general")
+        if set(replay or []) & set(general):
+            raise ValueError(f"schedule.replay: {sorted(set(replay or []) & set(general))} are general already")
         self.specialised, self.general, self.k = specialised, general, k
+        self.counted_in, self.replay = counted_in, replay
 
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
         """Specialised, then general with replay; without any replay the second stage names general abilities only."""
-        replay = dict.fromkeys(self.specialised, self.k) if self.k else {}
+        replayed = self.specialised if self.replay is None else self.replay
+        replay = dict.fromkeys(replayed, self.k) if self.k else {}
+        general = self.stage("general", {**dict.fromkeys(self.general, 1.0), **replay})
         return [
             self.stage("specialised", dict.fromkeys(self.specialised, 1.0)),
-            self.stage("general", {**dict.fromkeys(self.general, 1.0), **replay}),
+            replace(general, counted_in=self.counted_in) if replay else general,
         ]
 
 
@@ -251,7 +273,7 @@ class MixedSequential(DMT):
         general: list[str] = ["general"],  # noqa: B006
         **options: Any,
     ) -> None:
-        super().__init__(specialised, general, k=0.0, **options)
+        super().__init__(specialised, general, k=0.0, counted_in="examples", replay=None, **options)
 
 
 class Stages(StageSchedule):

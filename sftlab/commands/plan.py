@@ -27,6 +27,6 @@ def main(arguments: list[str]) -> int:
     plan = objects.schedule.compile(objects.data, objects.model)
     console = screen()
     data = objects.data
-    console.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes()))
+    console.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes(), objects.model.normalise))
     console.print(f"Plan fingerprint {plan.fingerprint()}")
     return 0

@@ -6,6 +6,12 @@ For a step with supervised tokens S, examples E of abilities A (s_e supervised t
     example   sum over examples of (mean nll of e) / E      short and long answers count the same
     ability   sum over abilities of (mean nll of a) / A     abilities count the same, whatever their share
 
+A stage's loss weights w_a multiply what an ability adds above and below the line, so that a step's loss stays a mean:
+
+    token     sum over tokens of w_a nll / sum of w_a S_a
+    example   sum over examples of w_a (mean nll of e) / sum of w_a over the examples
+    ability   sum over abilities of w_a (mean nll of a) / sum of w_a over the abilities
+
 The weights come from the plan, so any split of a step into micro-batches and ranks gives the same gradient.
 """
 
@@ -38,7 +44,11 @@ _LOGIT_CHANGES = (
 
 
 def example_weights(
-    batch: Batch, normalise: Normalisation, supervised_A: torch.Tensor, examples_A: torch.Tensor
+    batch: Batch,
+    normalise: Normalisation,
+    supervised_A: torch.Tensor,
+    examples_A: torch.Tensor,
+    weights_A: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Weight [D] of each supervised token of an example in the loss of the whole optimizer step.
 
@@ -47,15 +57,19 @@ def example_weights(
         normalise: token, example or ability.
         supervised_A: Supervised tokens of each ability in the whole step.
         examples_A: Examples of each ability in the whole step.
+        weights_A: Relative weight of each ability in the loss; the same by default.
     """
     supervised_D = batch.supervised_D.float()
-    if normalise == "token":
-        weight_D = torch.full_like(supervised_D, 1 / max(1, int(supervised_A.sum())))
-    elif normalise == "example":
-        weight_D = 1 / (supervised_D.clamp(min=1) * max(1, int(examples_A.sum())))
-    else:
-        present = int((supervised_A > 0).sum())
-        weight_D = 1 / (supervised_A.clamp(min=1).float().to(supervised_D.device)[batch.ability_D] * max(1, present))
+    if weights_A is None:
+        weights_A = torch.ones(len(supervised_A))
+    units_A = {"token": supervised_A, "example": examples_A, "ability": supervised_A > 0}[normalise]
+    total = float((weights_A.double() * units_A.double()).sum()) or 1.0
+    below_D = torch.full_like(supervised_D, total)
+    if normalise == "example":
+        below_D = supervised_D.clamp(min=1) * total
+    elif normalise == "ability":
+        below_D = supervised_A.clamp(min=1).float().to(supervised_D.device)[batch.ability_D] * total
+    weight_D = weights_A.float().to(supervised_D.device)[batch.ability_D] / below_D
     return torch.where(supervised_D > 0, weight_D, 0.0)
 
 

@@ -138,7 +138,8 @@ class SFTModule(LightningModule):
         assert self.net is not None and plan is not None
         counts = (plan.supervised_A, plan.examples_A)
         supervised_A, examples_A = (torch.from_numpy(count(batch.step, batch.step + 1)) for count in counts)
-        loss, nll_K = self.net(batch, example_weights(batch, self.normalise, supervised_A, examples_A))
+        weights_A = torch.from_numpy(plan.loss_weights_A(batch.step))
+        loss, nll_K = self.net(batch, example_weights(batch, self.normalise, supervised_A, examples_A, weights_A))
         ability_K = batch.ability_D[batch.example_K]
         real_K = (batch.supervised_D > 0)[batch.example_K]
         nll_A = torch.zeros(len(plan.abilities), device=nll_K.device)

@@ -154,7 +154,8 @@ class _Part:
     def compile(self) -> StagePlan:
         """Take epoch after epoch until the budget is spent."""
         stage, policy = self.stage, self.policy
-        pools = [self.pools[name].fraction(fraction) for name, fraction in sorted(stage.fractions.items())]
+        unit = stage.counted_in
+        pools = [self.pools[name].fraction(fraction, unit) for name, fraction in sorted(stage.fractions.items())]
         present = [pool for pool in pools if len(pool)]
         per_epoch = policy.counts(present)
         if not any(per_epoch.values()):

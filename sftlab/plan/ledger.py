@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from sftlab.plan.plan import Plan
+from sftlab.plan.plan import Plan, StagePlan
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,25 @@ def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
                 )
             )
     return rows
+
+
+def loss_shares(plan: Plan, stage: StagePlan, normalise: str = "token") -> dict[str, float]:
+    """The part of the loss that each ability of a stage makes up, by its loss weights: the mean over compiled steps.
+
+    Args:
+        plan: The plan.
+        stage: One of its stages.
+        normalise: What counts the same in the loss of a step: token, example or ability.
+    """
+    end = min(stage.end_step, plan.num_compiled_steps)
+    shares_A = np.zeros(len(plan.abilities))
+    for step in range(stage.first_step, end):
+        supervised_A = plan.supervised_A(step, step + 1)
+        units_A = {"token": supervised_A, "example": plan.examples_A(step, step + 1)}.get(normalise, supervised_A > 0)
+        parts_A = plan.loss_weights_A(step) * units_A
+        shares_A += parts_A / (parts_A.sum() or 1.0)
+    shares_A /= max(1, end - stage.first_step)
+    return {name: float(shares_A[plan.abilities.index(name)]) for name in stage.selected}
 
 
 def exposures(plan: Plan, num_steps: int | None = None) -> dict[str, list]:

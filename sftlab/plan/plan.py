@@ -213,6 +213,11 @@ class Plan:
         sums = np.bincount(self.ability_N[example_E], self.supervised_N[example_E], minlength=len(self.abilities))
         return sums.astype(np.int64)
 
+    def loss_weights_A(self, step: int) -> np.ndarray:
+        """The relative weight of each ability's supervised tokens in the loss of a step: of its stage, 1 by default."""
+        stage = self.stage_at(step).stage
+        return np.array([stage.loss_weight(ability) for ability in self.abilities])
+
     def num_tokens(self, first_step: int, end_step: int) -> int:
         """Tokens of the examples in the steps [first_step, end_step), without padding."""
         return int(self.lengths_N[self.example_E[self.example_span(first_step, end_step)]].sum())

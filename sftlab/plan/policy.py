@@ -79,7 +79,12 @@ def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()} if total else dict.fromkeys(weights, 0.0)
 
 
-def _checked_unit(unit: str) -> None:
+def checked_unit(unit: str) -> None:
+    """Whether there is such a unit.
+
+    Raises:
+        ValueError: There is not.
+    """
     if unit not in get_args(Unit):
         raise ValueError(f"counted_in: {unit!r} is not one of {', '.join(get_args(Unit))}")
 
@@ -115,7 +120,7 @@ class WeightedShares(MixturePolicy):
     def __init__(
         self, weights: dict[str, float], counted_in: Unit = "examples", max_repeats: float = 1.0, resample: bool = False
     ) -> None:
-        _checked_unit(counted_in)
+        checked_unit(counted_in)
         if not weights or any(weight < 0 for weight in weights.values()) or not any(weights.values()):
             raise ValueError(f"weights: {weights} must be at least 0, and one of them larger")
         if max_repeats <= 0:
@@ -143,7 +148,7 @@ class Temperature(MixturePolicy):
     def __init__(
         self, temperature: float, counted_in: Unit = "examples", max_repeats: float = 1.0, resample: bool = False
     ) -> None:
-        _checked_unit(counted_in)
+        checked_unit(counted_in)
         if temperature < 1:
             raise ValueError(f"temperature: {temperature} must be at least 1 (1 is proportional)")
         if max_repeats <= 0:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from sftlab.bounds import within
 from sftlab.files import checked_name
 from sftlab.plan.curriculum import Curriculum, check_curriculum
-from sftlab.plan.policy import MixturePolicy
+from sftlab.plan.policy import MixturePolicy, checked_unit
+from sftlab.plan.pool import Unit
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,9 @@ class Stage:
         fresh_optimizer: Start with empty optimizer state, as separate fine-tuning runs do; False carries it over.
         curriculum: Order of each pass over the mixture: shuffled, short_first, long_first, easy_first, hard_first (by
             the loss of the base), blocked (one ability after another) or interleaved.
+        loss_weights: Relative weight of each ability's supervised tokens in the loss, 1 where none is given: how much
+            an ability counts, apart from how often it is seen. Only their ratios matter.
+        counted_in: What fractions count: examples, tokens or supervised_tokens.
     """
 
     name: str
@@ -68,6 +72,8 @@ class Stage:
     warmup_ratio: float | None = None
     fresh_optimizer: bool = True
     curriculum: Curriculum = "shuffled"
+    loss_weights: dict[str, float] | None = None
+    counted_in: Unit = "examples"
 
     def __post_init__(self) -> None:
         """Check what can be checked without data.
@@ -94,6 +100,22 @@ class Stage:
         if self.warmup_ratio is not None:
             within(f"stage {self.name!r}: warmup_ratio", self.warmup_ratio, 0, 1)
         check_curriculum(f"stage {self.name!r}: ", self.curriculum)
+        checked_unit(self.counted_in)
+        if unknown := sorted(set(self.loss_weights or {}) - set(self.fractions)):
+            raise ValueError(f"stage {self.name!r}: loss_weights names {unknown}; it trains {sorted(self.fractions)}")
+        for ability, weight in (self.loss_weights or {}).items():
+            within(f"stage {self.name!r}: loss_weights.{ability}", weight, 0, 1e6)
+        if not any(self.loss_weight(ability) for ability in self.fractions):
+            raise ValueError(f"stage {self.name!r}: loss_weights leave nothing to train, each is 0")
+
+    def loss_weight(self, ability: str) -> float:
+        """How much a supervised token of an ability counts in the loss; 1 unless said otherwise."""
+        return float((self.loss_weights or {}).get(ability, 1.0))
+
+    @property
+    def weighs_abilities(self) -> bool:
+        """Whether the loss gives some abilities another weight than others."""
+        return len({self.loss_weight(ability) for ability in self.fractions}) > 1
 
     @property
     def full_abilities(self) -> tuple[str, ...]:

@@ -9,28 +9,34 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sftlab.plan.ledger import LedgerRow, ledger
+from sftlab.plan.ledger import LedgerRow, ledger, loss_shares
 from sftlab.plan.plan import Plan, StagePlan
 
 UNIT_WORDS = {"examples": "examples", "tokens": "tokens", "supervised_tokens": "supervised tokens"}
 
 
-def plan_table(plan: Plan) -> Table:
-    """Stages as a table: abilities, fractions, examples, tokens, shares requested and achieved, steps, epochs, fill."""
+def plan_table(plan: Plan, normalise: str = "token") -> Table:
+    """Stages as a table: abilities, fractions, examples, tokens, shares requested and achieved, steps, epochs, fill.
+
+    Where a stage has loss weights, also the share of the loss that each ability makes up.
+    """
     title = f"Plan: {plan.num_steps:,} optimizer steps of {plan.batch}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("stage", no_wrap=True)
     table.add_column("ability")
     names = ("data", "fraction", "used", "examples", "tokens", "supervised", "asked", "got", "repeats")
-    for name in (*names, "steps", "epochs", "fill"):
+    is_weighted = any(stage.stage.weighs_abilities for stage in plan.stages)
+    for name in (*names, *(["of the loss"] if is_weighted else []), "steps", "epochs", "fill"):
         table.add_column(name, justify="right")
     rows = ledger(plan)
     for stage in plan.stages:
         mine = [row for row in rows if row.stage == stage.stage.name]
+        losses = loss_shares(plan, stage, normalise) if is_weighted else {}
         for position, row in enumerate(mine):
             table.add_row(
                 stage.stage.name if position == 0 else "",
                 *_ability_cells(plan, stage, row),
+                *([f"{losses[row.ability]:.2%}"] if is_weighted else []),
                 *(_stage_cells(plan, stage) if position == 0 else ("", "", "")),
                 end_section=position == len(mine) - 1,
             )
@@ -73,6 +79,16 @@ def plan_notes(plan: Plan) -> list[str]:
         "data: examples there are; used: those that the fractions select; examples: those trained, repeats counted.",
         f"asked, got: share of the stage in {' or '.join(sorted(units))}; repeats: examples trained / distinct ones.",
     ]
+    for stage in plan.stages:
+        if stage.stage.curriculum != "shuffled":
+            notes.append(f"Stage {stage.stage.name}: each pass is in the order {stage.stage.curriculum}.")
+        if stage.stage.counted_in != "examples":
+            notes.append(f"Stage {stage.stage.name}: fractions count {UNIT_WORDS[stage.stage.counted_in]}.")
+        if stage.stage.weighs_abilities:
+            weights = ", ".join(f"{name} {stage.stage.loss_weight(name):g}" for name in stage.stage.fractions)
+            notes.append(
+                f"Stage {stage.stage.name}: loss weights {weights}; logged losses of abilities are unweighted."
+            )
     if plan.declared:
         notes.append("Lengths are not known (the config declares counts): tokens and fill cannot be told.")
     for stage in plan.stages:
@@ -112,9 +128,10 @@ def plan_screen(
     audits: Mapping[str, Mapping[str, int]],
     places: Mapping[str, Mapping[str, str]] | None = None,
     data_notes: Sequence[str] = (),
+    normalise: str = "token",
 ) -> RenderableType:
-    """The table of stages, its notes and those of the data, and the audit."""
+    """The table of stages, its notes and those of the data, and the audit; ``normalise`` is the loss's."""
     notes = [*plan_notes(plan), *data_notes]
-    parts: list[RenderableType] = [plan_table(plan), *(Text(note, style="dim") for note in notes)]
+    parts: list[RenderableType] = [plan_table(plan, normalise), *(Text(note, style="dim") for note in notes)]
     lost = audit_table(audits, places)
     return Group(*parts, *([lost] if lost is not None else []))

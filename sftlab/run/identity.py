@@ -84,7 +84,11 @@ def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePla
         order.update(data.abilities[name].content(mine_M))
     peak = module.learning_rate if stage.learning_rate is None else stage.learning_rate
     warmup = module.warmup_ratio if stage.warmup_ratio is None else stage.warmup_ratio
-    return [stage.name, order.hexdigest(), planned.num_steps, peak, warmup, stage.fresh_optimizer]
+    content = [stage.name, order.hexdigest(), planned.num_steps, peak, warmup, stage.fresh_optimizer]
+    if stage.weighs_abilities:
+        weights = {name: stage.loss_weight(name) for name in stage.fractions}
+        content.append({name: weight / max(weights.values()) for name, weight in weights.items()})
+    return content
 
 
 def weights_hash(module: SFTModule) -> str:

@@ -79,10 +79,13 @@ SCHEDULE: Table = {
     "val_every_n_steps": (MEASURED, "validation inside stages"),
     "stop_early": (TRAINED, "with a callback that stops early"),
     "curriculum": (CONTENT, "of each stage"),
+    "loss_weights": (CONTENT, "of each stage"),
     "order": (CONTENT, "of Sequential"),
     "specialised": (CONTENT, "of DMT and MixedSequential"),
     "general": (CONTENT, "of DMT and MixedSequential"),
     "k": (CONTENT, "of DMT"),
+    "counted_in": (CONTENT, "of DMT"),
+    "replay": (CONTENT, "of DMT"),
     "list_of_stages": (CONTENT, "of Stages"),
 }
 STAGE: Table = {
@@ -96,6 +99,8 @@ STAGE: Table = {
     "warmup_ratio": (CONTENT, "of the stage"),
     "fresh_optimizer": (CONTENT, "of the stage"),
     "curriculum": (CONTENT, _OPTIONS_OF_A_STAGE),
+    "loss_weights": (CONTENT, "of the loss"),
+    "counted_in": (CONTENT, _OPTIONS_OF_A_STAGE),
 }
 POLICY: Table = dict.fromkeys(
     ("weights", "temperature", "counted_in", "max_repeats", "resample"), (CONTENT, _OPTIONS_OF_A_STAGE)

@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from fitting import write_records
@@ -67,6 +68,32 @@ def test_the_four_strategies_are_the_papers():
     assert shape(MixedSequential()) == shape(DMT(k=0.0))
     assert shape(DMT(k=1 / 256))[1] == ("general", {"general": 1, "code": 1 / 256, "math": 1 / 256})
     assert all(stage.epochs == 3 for stage in DMT().final_stages(ABILITIES))
+
+
+def test_dmt_replays_by_tokens_and_what_no_stage_trains():
+    first, second = DMT(k=0.25, counted_in="tokens", replay=["web"]).final_stages([*ABILITIES, "web"])
+    assert first.fractions == {"code": 1, "math": 1} and second.fractions == {"general": 1, "web": 0.25}
+    assert (first.counted_in, second.counted_in) == ("examples", "tokens")
+    assert shape(DMT(k=0.0, replay=["web"])) == shape(MixedSequential())
+    with pytest.raises(ValueError, match="replay"):
+        DMT(replay=["general"])
+    with pytest.raises(ValueError, match=r"loss_weights: no stage trains \['poetry'\]"):
+        DMT(loss_weights={"poetry": 2.0}).final_stages(ABILITIES)
+
+
+def test_loss_weights_change_what_is_learned_and_logged_losses_stay_plain(records):
+    def lines(weight):
+        data = mixture(records)
+        found = fit(records / f"{weight}", MultiTask(steps=3, loss_weights={"math": weight}), data)[1]
+        for step, line in enumerate(found):
+            tokens = dict(zip(data.plan.abilities, data.plan.supervised_A(step, step + 1).tolist(), strict=True))
+            whole = sum(line[f"train/loss/{name}"] * count for name, count in tokens.items() if count)
+            assert line["train/loss"] == pytest.approx(whole / sum(tokens.values()), rel=1e-6)
+        return [{name: line[f"train/loss/{name}"] for name in ABILITIES} for line in found]
+
+    plain, heavy, same = lines(1.0), lines(100.0), lines(1)
+    assert plain[0] == heavy[0] and plain == same  # before the first update
+    assert all(plain[-1][name] != heavy[-1][name] for name in ABILITIES)
 
 
 def test_per_stage_changes_one_stage_alone():
@@ -176,7 +203,7 @@ def test_a_curriculum_by_the_loss_of_the_base_measures_the_base_once(tmp_path, m
     seen = torch.get_rng_state()
     plan = MultiTask(epochs=1, curriculum="easy_first").compile(data, module)
     assert torch.equal(seen, torch.get_rng_state()) and "Measuring the base's loss" in "".join(capsys.readouterr())
-    model = AutoModelForCausalLM.from_pretrained(resolve_path("lab:small"))
+    model = AutoModelForCausalLM.from_pretrained(resolve_path("lab:small"), dtype=torch.float32)
     wanted = []
     for number in plan.example_E.tolist():  # each example by itself, by Hugging Face's own loss
         table = abilities[plan.abilities[plan.ability_N[number]]].examples
@@ -185,7 +212,8 @@ def test_a_curriculum_by_the_loss_of_the_base_measures_the_base_once(tmp_path, m
         with torch.no_grad():
             wanted.append(float(model(ids, labels=torch.where(mask, ids, -100)).loss))
     assert plan.losses_N[plan.example_E] == pytest.approx(wanted, abs=1e-3)
-    assert all(one <= other + 1e-4 for one, other in pairwise(plan.losses_N[plan.example_E]))
+    losses = [plan.losses_N[np.concatenate(plan.rows(step))] for step in range(plan.num_steps)]
+    assert all(one.max() <= other.min() for one, other in pairwise(losses))
     MultiTask(epochs=1, curriculum="hard_first").compile(data, module)
     assert "Measuring" not in "".join(capsys.readouterr())
     with pytest.raises(ValueError, match="random weights know nothing"):

@@ -94,8 +94,13 @@ def test_packed_rows_give_the_loss_of_separate_examples(planned, attention, conf
 
 @pytest.mark.parametrize("normalise", ["token", "example", "ability"])
 @pytest.mark.parametrize("split", [(1, 1), (3, 1), (1, 2), (4, 3)])
-def test_any_split_into_micro_batches_and_ranks_gives_the_gradient_of_the_definition(planned, normalise, split):
+@pytest.mark.parametrize("weights", [None, {"math": 0.25, "general": 2.0}, {"math": 0.0}], ids=str)
+def test_any_split_into_micro_batches_and_ranks_gives_the_gradient_of_the_definition(
+    planned, normalise, split, weights
+):
     plan, tables = planned
+    stage = Stage("all", {"math": 1.0, "general": 1.0}, epochs=1, loss_weights=weights)
+    weights_A = [stage.loss_weight(name) for name in plan.abilities]
     accumulate, world = split
     net = SupervisedLoss(model("per_document"))
     reference = copy.deepcopy(model("eager"))
@@ -105,16 +110,18 @@ def test_any_split_into_micro_batches_and_ranks_gives_the_gradient_of_the_defini
     for rank in range(world):
         loader = PlanLoader(plan, tables, accumulate, rank, world)
         for batch, _ in zip(loader, range(accumulate), strict=False):
-            weights = example_weights(batch, normalise, supervised, examples)
-            loss, _ = net(batch, weights)
+            given = None if weights is None else torch.tensor(weights_A)
+            loss, _ = net(batch, example_weights(batch, normalise, supervised, examples, given))
             loss.backward()
             total += loss.item()
     nlls = separate_nll(reference, plan, tables, 0)
-    wanted = {
-        "token": lambda: torch.cat(nlls).mean(),
-        "example": lambda: torch.stack([nll.mean() for nll in nlls]).mean(),
-        "ability": lambda: torch.stack(by_ability(plan, nlls)).mean(),
+    owners = plan.ability_N[np.concatenate(plan.rows(0))].tolist()
+    terms = {  # each with the ability whose weight it has
+        "token": lambda: [(value, owner) for nll, owner in zip(nlls, owners, strict=True) for value in nll],
+        "example": lambda: [(nll.mean(), owner) for nll, owner in zip(nlls, owners, strict=True)],
+        "ability": lambda: list(zip(by_ability(plan, nlls), range(2), strict=True)),
     }[normalise]()
+    wanted = sum(weights_A[owner] * term for term, owner in terms) / sum(weights_A[owner] for _, owner in terms)
     wanted.backward()
     assert total == pytest.approx(wanted.item(), rel=1e-6)
     for mine, theirs in zip(net.model.parameters(), reference.parameters(), strict=True):

@@ -1,17 +1,20 @@
 """The compiled plan: a pure function, nested subsets, the paper's step counts, budgets, the ledger."""
 
+import io
 from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from sftlab.plan.compile import compile_plan
-from sftlab.plan.ledger import exposures, ledger
+from sftlab.plan.ledger import exposures, ledger, loss_shares
 from sftlab.plan.policy import Proportional, WeightedShares
 from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
+from sftlab.plan.table import plan_screen
 
 PAPER = {"math": 110_142, "code": 20_022, "general": 86_060}
 
@@ -203,3 +206,28 @@ def test_a_batch_counts_one_thing(given):
 def test_a_stages_name_is_a_file_name(name):
     with pytest.raises(ValueError, match="stage: "):
         Stage(name, {"math": 1.0}, epochs=1)
+
+
+def test_loss_weights_show_the_share_of_the_loss_beside_the_share_of_the_tokens():
+    pools = [pool("math", 40), pool("code", 24)]
+    weights = {"math": 1.0, "code": 4.0}
+    stage = Stage("both", {"math": 1.0, "code": 1.0}, epochs=1, loss_weights=weights)
+    plan = compile_plan(pools, [stage], Proportional(), StepSize(examples=64), 64)  # one step
+    tokens = {row.ability: row.supervised_tokens for row in ledger(plan)}
+    wanted = 4 * tokens["code"] / (4 * tokens["code"] + tokens["math"])
+    assert loss_shares(plan, plan.stages[0]) == pytest.approx({"code": wanted, "math": 1 - wanted})
+    assert loss_shares(plan, plan.stages[0], "ability") == pytest.approx({"code": 0.8, "math": 0.2})
+    assert loss_shares(plan, plan.stages[0], "example")["code"] == pytest.approx(4 * 24 / (4 * 24 + 40))
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(plan_screen(plan, {}))
+    text = console.export_text()
+    assert "of the loss" in text and f"{wanted:.2%}" in text and "loss weights math 1, code 4" in text
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [({"poetry": 1.0}, "poetry"), ({"math": -1.0}, r"loss_weights\.math"), ({"math": 0.0}, "nothing to train")],
+)
+def test_loss_weights_that_make_no_sense_are_told(weights, message):
+    with pytest.raises(ValueError, match=message):
+        Stage("only", {"math": 1.0}, epochs=1, loss_weights=weights)

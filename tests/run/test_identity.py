@@ -112,11 +112,14 @@ SCHEDULE_CHANGES = {
     "general": (DMT, {"general": ["math"]}),
     "k": (DMT, {"k": 0.25}),
     "curriculum": (MultiTask, {"curriculum": "short_first"}),
+    "loss_weights": (MultiTask, {"loss_weights": {"math": 2.0}}),
+    "counted_in": (DMT, {"counted_in": "supervised_tokens", "k": 0.7}),
+    "replay": (DMT, {"replay": ["code"], "k": 0.5}),
     "list_of_stages": (Stages, {"list_of_stages": [Stage("all", {"math": 0.5}, epochs=1)]}),
 }
 STAGE_CHANGES = {
     "name": "other",
-    "fractions": {"math": 0.5, "code": 1.0},
+    "fractions": {"math": 0.25, "code": 1.0},
     "epochs": 2,
     "steps": 3,
     "supervised_tokens": 60,
@@ -125,6 +128,8 @@ STAGE_CHANGES = {
     "warmup_ratio": 0.5,
     "fresh_optimizer": False,
     "curriculum": "short_first",
+    "loss_weights": {"math": 2.0},
+    "counted_in": "supervised_tokens",
 }
 POLICY_CHANGES = {
     "weights": WeightedShares({"math": 1, "code": 3, "general": 1}),
@@ -195,6 +200,7 @@ def test_arguments_of_schedules(name):
     cls, change = SCHEDULE_CHANGES[name]
     before = {"list_of_stages": [Stage("all", {"math": 1.0}, epochs=1)]} if cls is Stages else {}
     before = {"specialised": ["code"], "general": ["general"]} if name == "general" else before
+    before = {"k": 0.7 if name == "counted_in" else 0.5} if name in ("counted_in", "replay") else before
     stop = [EarlyStopping("val/loss/math")] if name == "stop_early" else []
     one, other = cls(**before), cls(**{**before, **change})
     one, other = (last_key(schedule=schedule, callbacks=stop) for schedule in (one, other))
@@ -203,7 +209,7 @@ def test_arguments_of_schedules(name):
 
 @pytest.mark.parametrize("name", settings.STAGE)
 def test_arguments_of_a_stage(name):
-    given = {"name": "all", "fractions": {"math": 1.0, "code": 1.0}, "epochs": 1}
+    given = {"name": "all", "fractions": {"math": 0.7, "code": 1.0}, "epochs": 1}
     after = {**given, name: STAGE_CHANGES[name]}
     if name in ("steps", "supervised_tokens"):
         del after["epochs"]
@@ -273,6 +279,14 @@ class Watching(Noisy):
 )
 def test_callbacks_count_by_what_they_change(one, other, effect):
     assert_effect(effect, last_key(callbacks=[one]), last_key(callbacks=[other]))
+
+
+def test_only_the_ratios_of_loss_weights_count():
+    def key(**weights):
+        return last_key(schedule=MultiTask(epochs=1, loss_weights=weights or None))
+
+    assert key() == key(math=3, code=3, general=3) == key(math=1)
+    assert key(math=2) == key(math=3, code=1.5, general=1.5) != key(math=4)
 
 
 def test_the_seed_of_random_weights_counts():
