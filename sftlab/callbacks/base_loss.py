@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,7 +57,8 @@ def _base(data: PlannedData, module: SFTModule) -> LocalModel:
     assert data.encoder is not None, "the data is loaded"
     with torch.random.fork_rng():
         backbone = build_backbone(module.path, None, None, trust_remote_code=module.trust_remote_code)
-    return LocalModel(backbone.to("cuda" if torch.cuda.is_available() else "cpu"), data.encoder, _BATCH)
+    device: Any = "cuda" if torch.cuda.is_available() else "cpu"
+    return LocalModel(backbone.to(device), data.encoder, _BATCH)
 
 
 def _measure(ability: AbilityData, model: LocalModel, path: Path) -> None:

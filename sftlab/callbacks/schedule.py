@@ -78,9 +78,8 @@ class StageSchedule(Callback):
         """A stage with this schedule's budget."""
         budget = {"epochs": self.epochs, "steps": self.steps, "supervised_tokens": self.supervised_tokens}
         weights = {ability: weight for ability, weight in (self.loss_weights or {}).items() if ability in fractions}
-        options = {"fresh_optimizer": self.fresh_optimizer, "curriculum": self.curriculum}
-        options |= {"loss_weights": weights or None}
-        return Stage(name, dict(fractions), **options, **budget)  # type: ignore[arg-type]
+        options: dict[str, Any] = {**budget, "fresh_optimizer": self.fresh_optimizer, "curriculum": self.curriculum}
+        return Stage(name, dict(fractions), loss_weights=weights or None, **options)
 
     def final_stages(self, abilities: Sequence[str]) -> list[Stage]:
         """The stages with ``per_stage`` applied.
