@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from forked import FORKING
 from lightning.pytorch import Callback
 
 ROOT = Path(__file__).parents[1]
@@ -91,10 +92,9 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
 
 def run(folder: Path, *arguments: str, wanted: int = 0) -> tuple[str, str]:
     """Run ``python -m sftlab`` to its end; what it printed on both streams."""
-    process = start(folder, *arguments)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == wanted, f"exit {process.returncode}\n{out[-2000:]}\n{err[-4000:]}"
-    return out, err
+    done = FORKING.call(["-m", "sftlab", *map(str, arguments)], folder, environment(folder))
+    assert done.returncode == wanted, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout, done.stderr
 
 
 def losses(folder: Path) -> list[tuple]:

@@ -8,13 +8,13 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import yaml
 from fitting import ROOT, environment
+from forked import FORKING
 
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -42,7 +42,7 @@ RUN = [page for page in PAGES if any(b.language in ("python", "bash") and not b.
 def call(words: list[str], folder: Path) -> subprocess.CompletedProcess:
     paths = os.pathsep.join([str(ROOT), str(folder)])
     inherited = {**environment(folder), "PYTHONPATH": paths}
-    return subprocess.run(words, cwd=folder, env=inherited, capture_output=True, text=True, timeout=300)
+    return FORKING.call(words, folder, inherited)
 
 
 @pytest.mark.slow
@@ -57,12 +57,12 @@ def test_every_block_runs(page, tmp_path):
         elif block.language == "python":
             python.append(block.text)
             # All blocks so far again, so that each stands on those before it and none on this process.
-            done = call([sys.executable, "-c", "\n".join(python)], tmp_path)
+            done = call(["-c", "\n".join(python)], tmp_path)
             assert done.returncode == 0, f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         elif block.language == "bash":
             for line in block.text.splitlines():
                 command, *words = shlex.split(line, comments=True)
-                known = {"sftlab": [sys.executable, "-m", "sftlab"], "python": [sys.executable]}
+                known = {"sftlab": ["-m", "sftlab"], "python": []}
                 done = call([*known[command], *words], tmp_path)
                 assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
@@ -85,7 +85,7 @@ def test_every_page_is_in_the_site():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_run(path, tmp_path):
-    done = call([sys.executable, str(path)], tmp_path)
+    done = call([str(path)], tmp_path)
     assert done.returncode == 0 and done.stdout.strip(), done.stderr[-3000:]
 
 

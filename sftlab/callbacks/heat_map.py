@@ -1,4 +1,4 @@
-"""Heat maps over the layers of a model: in TensorBoard and in a run's folder ``inside``; text without matplotlib."""
+"""Heat maps over the layers of a model: in TensorBoard and in a run's folder ``exhibits``; text without matplotlib."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class HeatMap:
     """Panels side by side with the same rows and the same colours.
 
     Attributes:
-        name: Of the files, and after ``inside/`` of the TensorBoard tag.
+        name: Of the files, and after ``exhibits`` of the TensorBoard tag.
         title: One line.
         caption: What is to be seen and how it was measured, for a report.
         rows: Labels of the rows, the first layer first.
@@ -64,20 +64,20 @@ class HeatMap:
     form: str
 
     def show(self, trainer: Trainer, step: int) -> None:
-        """Draw into TensorBoard and an exhibit into ``inside``; only the text where matplotlib is not installed."""
+        """Draw into TensorBoard and an exhibit into ``exhibits``; only the text where matplotlib is not installed."""
         if not trainer.is_global_zero:
             return
         if find_spec("matplotlib") is None:
-            log_text(trainer, f"inside/{self.name}", self._text(), step)
+            log_text(trainer, f"exhibits/{self.name}", self._text(), step)
             return
-        folder = RunContext.of(trainer).folder / "inside"
+        folder = RunContext.of(trainer).folder / "exhibits"
         folder.mkdir(parents=True, exist_ok=True)
         picture = Picture(folder / f"{self.name}.png", self.title, self.caption)
         with style():
             figure = self.figure()
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(f"inside/{self.name}", figure, step)
+                    logger.experiment.add_figure(f"exhibits/{self.name}", figure, step)
             with whole_file(picture.path) as partial:
                 figure.savefig(partial, dpi=150, format="png")
         Exhibit(self.title, parts=[picture]).write(folder, self.name)

@@ -122,8 +122,8 @@ class ScreenProgress(ProgressBar):
         self.print(f"Checkpoints  {folder / 'checkpoints'}")
         results = [name for name in ("metrics.jsonl", "ledger.json", "scores.jsonl") if (folder / name).is_file()]
         self.print(f"Results      {', '.join(str(folder / name) for name in results)}")
-        if (folder / "inside").is_dir():
-            self.print(f"Heat maps    {folder / 'inside'}")
+        if (folder / "exhibits").is_dir():
+            self.print(f"Heat maps    {folder / 'exhibits'}")
         self.print(f"TensorBoard  tensorboard --logdir {folder}")
 
     def _stop(self) -> None:

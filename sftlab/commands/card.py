@@ -15,7 +15,7 @@ PARSER = CommandParser(
     takes_config=True,
 )
 PARSER.add_argument(
-    "--to", default="", metavar="FOLDER", help="lightning_logs/<study>/inside/card puts it into the report of a study"
+    "--to", default="", metavar="FOLDER", help="lightning_logs/<study>/exhibits/card puts it into the report of a study"
 )
 PARSER.add_argument(
     "--tags", type=names, default=[], metavar="A=FILE,B=FILE", help="tags.jsonl of abilities, as tag writes it"

@@ -21,7 +21,7 @@ PARSER = CommandParser(
     notes="""
 Words are runs of letters and digits, upper and lower case alike. n-grams do not cross turns.
 Then train without them: --data.abilities.math.drop FOLDER/drop.jsonl, and the same for the others.
-The report of a study whose runs use that list shows the leaks; also if FOLDER lies in lightning_logs/<study>/inside.
+The report of a study whose runs use that list shows the leaks; also if FOLDER lies in lightning_logs/<study>/exhibits.
 """,
 )
 PARSER.add_argument(

@@ -65,7 +65,7 @@ PARSER.add_argument(
     default="",
     metavar="FOLDER",
     help="where results go; it must not exist. Without it representations/<last checkpoint>, or "
-    "<study>/inside/<last checkpoint> for a run of a study, whose report then shows it",
+    "<study>/exhibits/<last checkpoint> for a run of a study, whose report then shows it",
 )
 
 
@@ -160,7 +160,7 @@ def _free_folder(to: str, checkpoint: str, label: str) -> Path:
         return Path(to)
     parents = Path(os.path.abspath(checkpoint)).parents
     study = next((folder for folder in parents if (folder / "stages.json").is_file()), None)
-    folder, number = (study / "inside" if study else Path("representations")) / label, 2
+    folder, number = (study / "exhibits" if study else Path("representations")) / label, 2
     while folder.exists():
         folder, number = folder.with_name(f"{label}-{number}"), number + 1
     return folder

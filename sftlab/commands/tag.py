@@ -20,7 +20,7 @@ PARSER = CommandParser(
     takes_config=True,
     notes="""
 Then train without them: --data.abilities.general.drop FOLDER/drop.jsonl
-The report of a study whose runs use that list shows the tags; also if FOLDER lies in lightning_logs/<study>/inside.
+The report of a study whose runs use that list shows the tags; also if FOLDER lies in lightning_logs/<study>/exhibits.
 """,
 )
 PARSER.add_argument("--ability", default="", metavar="NAME", help="the ability whose user turns are tagged")

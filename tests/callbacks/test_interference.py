@@ -89,7 +89,7 @@ def test_cosines_are_those_of_autograd_and_training_is_untouched(records):
                 } <= wanted.keys()  # fmt: skip
     assert len({round(value, 4) for value in cosines[end].values()}) > 6  # not all alike
 
-    changes, inside = measured(lines, "weight_change/"), records / "looked" / "inside"
+    changes, inside = measured(lines, "weight_change/"), records / "looked" / "exhibits"
     before = keep.weights
     for number, (step, stage) in enumerate(zip(data.plan.boundaries, ("specialised", "general"), strict=True)):
         after = load_file(records / "looked" / "stages" / f"{number}-{stage}" / "model.safetensors")
@@ -123,9 +123,9 @@ def test_a_picture_in_tensorboard_or_a_text_without_matplotlib(records, monkeypa
         events.Reload()
         tags = events.Tags()
         assert "interference/math-code/layer-00" in tags["scalars"] and "weight_change/all/head" in tags["scalars"]
-        shown = {"inside/interference-0-all", "inside/weight-change"}
+        shown = {"exhibits/interference-0-all", "exhibits/weight-change"}
         assert shown <= {tag.removesuffix("/text_summary") for tag in tags["tensors" if missing else "images"]}
-        assert (folder / "inside").exists() != missing
+        assert (folder / "exhibits").exists() != missing
 
 
 def test_opposite_gradients_conflict_and_a_group_without_gradient_has_no_cosine():
@@ -175,6 +175,6 @@ def test_several_processes_measure_the_same_and_a_resumed_run_goes_on(tmp_path):
     for name in ("ddp", "fsdp2"):
         for mine, theirs in zip(seen[name], seen["one"], strict=True):
             assert alike(mine, theirs), (mine, theirs)
-        assert {path.name for path in (logs / name / "inside").iterdir()} == {
-            path.name for path in (logs / "one" / "inside").iterdir()
+        assert {path.name for path in (logs / name / "exhibits").iterdir()} == {
+            path.name for path in (logs / "one" / "exhibits").iterdir()
         }

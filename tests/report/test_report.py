@@ -267,7 +267,7 @@ def test_ratings_keep_their_scale(tmp_path: Path) -> None:
 
 def test_what_tools_found_is_part_of_the_page(tmp_path: Path, reports: dict[str, Path]) -> None:
     study = leave_one_out_study(tmp_path / "s")
-    maps, tags = study / "inside" / "map", tmp_path / "tags"
+    maps, tags = study / "exhibits" / "map", tmp_path / "tags"
     for folder in (maps, tags):
         folder.mkdir(parents=True)
     picture = Picture(maps / "map.png", "Abilities in layer 15", "a <b> c")
@@ -282,7 +282,7 @@ def test_what_tools_found_is_part_of_the_page(tmp_path: Path, reports: dict[str,
         config = study / "configs" / f"{run['run']}.yaml"
         config.parent.mkdir(parents=True, exist_ok=True)
         config.write_text(json.dumps(left_out))
-        folder = study / "runs" / run["run"] / "inside"
+        folder = study / "runs" / run["run"] / "exhibits"
         folder.mkdir(parents=True)
         drawn = Picture(folder / "change.png", "Change by layer", "norms")
         shutil.copy(picture.path, drawn.path)
@@ -294,8 +294,8 @@ def test_what_tools_found_is_part_of_the_page(tmp_path: Path, reports: dict[str,
     num_pictures = 1 + len({run["run"] for run in runs if run["seed"] == 1})
     assert sum(target.startswith("data:image/png;base64,iVBOR") for target in page.targets) == num_pictures
     assert page.text.count("What users ask for") == 3, "once, whatever number of runs: in contents, summary and place"
-    assert (study / "report" / "inside-tags-tags-tags.md").read_text().count("code \\| math") == 1
-    copied = (study / "report" / "inside-map-map.html").read_text()
+    assert (study / "report" / "exhibits-tags-tags-tags.md").read_text().count("code \\| math") == 1
+    copied = (study / "report" / "exhibits-map-map.html").read_text()
     assert copied.endswith("\n<p>points</p>") and "Content-Security-Policy" in copied.splitlines()[1]
 
     picture.path.rename(maps / "mine.png")

@@ -54,7 +54,7 @@ def nasty_study(folder: Path) -> Path:
 
 
 def nasty_exhibit(folder: Path) -> None:
-    inside = folder / "inside" / 'x"><b onclick=1>'
+    inside = folder / "exhibits" / 'x"><b onclick=1>'
     inside.mkdir(parents=True)
     picture = Picture(inside / "p.png", RUNS, RUNS)
     picture.path.write_bytes(b"\x89PNG")
@@ -96,7 +96,7 @@ def test_no_script_runs_in_a_browser(nasty: Path, tmp_path: Path) -> None:
     chromium = next((found for name in names if (found := shutil.which(name))), None)
     if chromium is None:
         pytest.skip("no Chromium here")
-    pages = [nasty, *nasty.parent.glob("inside-*.html")]
+    pages = [nasty, *nasty.parent.glob("exhibits-*.html")]
     assert len(pages) == 2
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'p'}", "--dump-dom"]
     for page in pages:
@@ -122,7 +122,7 @@ def test_numbers_of_a_csv_stay_numbers() -> None:
 def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     study = leave_one_out_study(tmp_path / "s")
     (tmp_path / "secret.png").write_bytes(b"secret")
-    inside = study / "inside"
+    inside = study / "exhibits"
     inside.mkdir()
     (inside / "p.png").symlink_to(tmp_path / "secret.png")
     (inside / "page.html").symlink_to(tmp_path / "secret.png")

@@ -1,8 +1,8 @@
 """What other tools and callbacks found about a study: maps, tags, leaks, cards, heat maps of its runs.
 
-<study>/inside/**            what represent, tag, leaks and card were told to write there
+<study>/exhibits/**          what represent, tag, leaks and card were told to write there
 beside a drop list           what tag and leaks found when they wrote the list that the study's runs leave out
-<study>/runs/*/inside/       heat maps that callbacks drew, of the runs of the first seed
+<study>/runs/*/exhibits/     heat maps that callbacks drew, of the runs of the first seed
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sftlab.report.evidence import Evidence
 from sftlab.report.exhibit import Exhibit, Picture, Table, files_in
 from sftlab.report.section import Section
 
-FOLDER = "inside"  # of a study and of a run, where tools and callbacks put their exhibits
+FOLDER = "exhibits"  # of a study and of a run, where tools and callbacks put their exhibits
 
 
 def exhibit_sections(evidence: Evidence) -> list[Section]:

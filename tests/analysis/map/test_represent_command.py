@@ -102,7 +102,7 @@ def test_a_run_of_a_study_is_drawn_for_its_report(tmp_path):
     config = write_config(tmp_path)
     for folder in ("0-all", "0-all-2"):
         assert call("--checkpoints", str(study / "runs" / "dmt" / "stages" / "0-all"), "--config", config) == 0
-        assert study / "inside" / folder / "map.exhibit.json" in files_in(study / "inside", deep=True)
+        assert study / "exhibits" / folder / "map.exhibit.json" in files_in(study / "exhibits", deep=True)
 
 
 def test_a_mistyped_run_is_not_looked_for_on_the_hub(tmp_path):
