@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,6 +31,26 @@ def resolve_path(path: str) -> str:
     return str(base_folder(path)) if path.startswith(LAB) else path
 
 
+def hub_name(path: str) -> tuple[str, str | None]:
+    """A model's folder or hub id without the revision that it may ask for, ``owner/name@revision``, and that revision.
+
+    Raises:
+        ValueError: Behind the ``@`` of a hub id stands nothing that names a branch, tag or commit.
+    """
+    name, at, revision = path.partition("@")
+    if not at or Path(path).exists():
+        return path, None
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or not re.fullmatch(r"\w[\w./-]*", revision):
+        raise ValueError(f"model.path: {path!r} is no folder here; a hub id is written <owner>/<name>[@<revision>]")
+    return name, revision
+
+
+def _pinned(path: str) -> tuple[str, dict[str, str]]:
+    """What ``from_pretrained`` is asked for."""
+    name, revision = hub_name(resolve_path(path))
+    return name, {"revision": revision} if revision else {}
+
+
 @functools.cache
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The tokenizer of a model folder or id; ``lab:*`` and ``lab-*`` name the embedded one.
@@ -41,8 +62,9 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
         return lab_tokenizer()
     from transformers import AutoTokenizer
 
+    name, revision = _pinned(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **revision)
     except Exception as error:  # of damaged files the library fails in every way that there is
         raise ValueError(_not_loadable("tokenizer", path, error)) from error
     if not tokenizer.is_fast:
@@ -66,8 +88,9 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
         return LlamaConfig(vocab_size=len(tokenizer), **ids, **LAB_SIZES[path])
     if path is None:
         raise ValueError("model: give path (a folder, a hub id or lab:base) or config (a LLaMA from scratch)")
+    name, revision = _pinned(path)
     try:
-        return AutoConfig.from_pretrained(resolve_path(path), trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **revision)
     except Exception as error:  # as above
         raise ValueError(_not_loadable("model", path, error)) from error
 
@@ -107,10 +130,10 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    place = resolve_path(path)
+    place, revision = _pinned(path)
     if (Path(place) / "config.json").is_file():
         check_model_folder(Path(place))
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "use_safetensors": True}
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "use_safetensors": True, **revision}
     try:
         model, loading = cast(Any, AutoModelForCausalLM).from_pretrained(
             place, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from sftlab.model.isolation import use_isolating_attention
 from sftlab.model.loss import Normalisation, SupervisedLoss, example_weights
 from sftlab.model.optim import adamw, learning_rate_at
 from sftlab.plan.plan import Plan
+from sftlab.plan.stage import check_learning_rate
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -27,10 +27,10 @@ class SFTModule(LightningModule):
     """Causal-LM fine-tuning of any Hugging Face model on one device, DDP or FSDP2.
 
     Args:
-        path: Model folder or hub id; lab:small, lab:base and lab:large are the bases that
+        path: Model folder or hub id, ``owner/name[@revision]``; lab:small, lab:base and lab:large are the bases that
             ship with the package; lab-small, lab-base and lab-large are LLaMAs with random weights.
         config: LlamaConfig arguments of a model from scratch, instead of the weights at ``path``.
-        tokenizer: Folder or id of the tokenizer; the model's own by default.
+        tokenizer: Folder or hub id of the tokenizer, as ``path``; the model's own by default.
         learning_rate: Peak learning rate of each stage.
         warmup_ratio: Part of each stage's steps that warm up.
         weight_decay: AdamW's, on matrices only.
@@ -66,7 +66,7 @@ class SFTModule(LightningModule):
             raise ValueError(f"model.attention: {attention!r} is not one of {', '.join(ATTENTIONS)}")
         if config is not None and tokenizer is None:
             raise ValueError("model.config: a model from scratch needs model.tokenizer, a folder or hub id")
-        within("model.learning_rate", learning_rate, 0, math.inf)  # a rate that is too large is told when it diverges
+        check_learning_rate("model.learning_rate", learning_rate)
         within("model.warmup_ratio", warmup_ratio, 0, 1)
         within("model.weight_decay", weight_decay, 0, 1e6)
         for beta in betas:

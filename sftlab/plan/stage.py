@@ -41,6 +41,24 @@ class StepSize:
         return f"{self.examples} conversations" if self.examples else f"{self.rows} rows"
 
 
+def check_learning_rate(key: str, rate: float) -> None:
+    """Check a peak learning rate of AdamW, whose steps move each weight by about the rate itself.
+
+    Args:
+        key: Its name in a config.
+        rate: What was given.
+
+    Raises:
+        ValueError: It is negative, no number, or so large that no weight survives the first steps.
+    """
+    within(key, rate, 0, math.inf)
+    if rate > 1:
+        raise ValueError(
+            f"{key}: {rate!r} is larger than 1: AdamW moves each weight by about that much a step, and training has "
+            "diverged after the first ones; usual rates lie between 1e-6 and 1e-3"
+        )
+
+
 @dataclass(frozen=True)
 class Stage:
     """A part of training.
@@ -96,7 +114,7 @@ class Stage:
         for unit, number in budgets.items():
             within(f"stage {self.name!r}: {unit}", number, 0, 10**6 if unit == "epochs" else 10**12, unit != "epochs")
         if self.learning_rate is not None:
-            within(f"stage {self.name!r}: learning_rate", self.learning_rate, 0, math.inf)
+            check_learning_rate(f"stage {self.name!r}: learning_rate", self.learning_rate)
         if self.warmup_ratio is not None:
             within(f"stage {self.name!r}: warmup_ratio", self.warmup_ratio, 0, 1)
         check_curriculum(f"stage {self.name!r}: ", self.curriculum)

@@ -22,7 +22,7 @@ import numpy as np
 
 from sftlab.data.ability import PlannedData
 from sftlab.fingerprint import digest
-from sftlab.model.backbone import LAB_SIZES, load_config, resolve_path
+from sftlab.model.backbone import LAB_SIZES, hub_name, load_config, resolve_path
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.run.settings import Settings, module_settings
@@ -103,7 +103,7 @@ def weights_hash(module: SFTModule) -> str:
     folder = Path(resolve_path(module.path))
     if not folder.is_dir():
         commit = getattr(load_config(module.path, None, module.trust_remote_code), "_commit_hash", None)
-        return f"{module.path}@{commit}"
+        return f"{hub_name(module.path)[0]}@{commit}"
     files = sorted(path for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind) if path.is_file())
     configs = [folder / name for name in ("config.json", "adapter_config.json")]
     read = [json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()]

@@ -3,7 +3,7 @@
 lightning_logs/dmt                                   the run's last finished stage, or else its newest checkpoint
 lightning_logs/dmt/stages/1-general                  a stage, as any other Hugging Face folder
 lightning_logs/dmt/checkpoints/step=000123.ckpt      a checkpoint file or a folder of shards, exported on the way
-meta-llama/Llama-3.2-1B                              a hub id
+meta-llama/Llama-3.2-1B@main                         a hub id, perhaps with a branch, tag or commit
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _hub_id(name: str) -> str:
         ValueError: It looks like a path, or can be no hub id.
     """
     path = Path(name)
-    is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith((".", "-")) and path.suffix != ".ckpt"
+    is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(@\w[\w./-]*)?", name) and path.suffix != ".ckpt"
     if is_id and not (len(path.parts) > 1 and path.parent.is_dir()):
         return name
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -70,7 +70,13 @@ def test_numbers_and_strategies_without_sense_are_refused(options, said):
 
 @pytest.mark.parametrize(
     "options",
-    [{"learning_rate": float("nan")}, {"learning_rate": -1.0}, {"warmup_ratio": 2.0}, {"weight_decay": -0.1}],
+    [
+        {"learning_rate": float("nan")},
+        {"learning_rate": -1.0},
+        {"learning_rate": 2.0},
+        {"warmup_ratio": 2.0},
+        {"weight_decay": -0.1},
+    ],
 )
 def test_numbers_of_the_model_without_sense_are_refused_by_their_key(options):
     with pytest.raises(ValueError, match=f"model.{next(iter(options))}"):
