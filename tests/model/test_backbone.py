@@ -1,4 +1,4 @@
-"""Architectures from keyword arguments, told before training where no model can be built; models of the hub by revision."""
+"""Architectures from keyword arguments, told before training where none can be built; models of the hub by revision."""
 
 from contextlib import ExitStack
 
