@@ -11,21 +11,26 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Train; the arguments are LightningCLI's and are read from ``sys.argv``, so that launched ranks get them too."""
-    from sftlab.cli import LabCLI, freeze_imports, told_in_a_message
-    from sftlab.run.folder import FOLDER_VARIABLE, is_follower
+    from sftlab.run.folder import LAUNCHER_VARIABLE, is_follower
 
-    if is_follower() and FOLDER_VARIABLE in os.environ:
-        _end_with_parent()
+    if is_follower() and LAUNCHER_VARIABLE in os.environ:
+        _end_with(int(os.environ[LAUNCHER_VARIABLE]))
+    from sftlab.cli import LabCLI, freeze_imports, told_in_a_message
+
     freeze_imports()
     try:
         with told_in_a_message():
             LabCLI()
+    except SystemExit as error:  # Lightning's own end after Ctrl-C says nothing
+        if isinstance(error.__context__, KeyboardInterrupt) and not is_follower():
+            raise KeyboardInterrupt from None
+        raise
     except RuntimeError as error:
         if (ended := _ended_process(error)) is None:
             raise
         if is_follower():  # whose end it was, and the first rank, say it
             sys.exit(1)
-        raise OSError(f"{ended}. What was saved stays; --ckpt_path last goes on") from error
+        raise OSError(f"{ended} What was saved stays; --ckpt_path last goes on") from error
     return 0
 
 
@@ -35,15 +40,17 @@ def _ended_process(error: RuntimeError) -> str | None:
 
     text = str(error)
     if match := re.search(r"DataLoader worker \(pid[^)]*\).*", text):
-        return f"{' '.join(match[0].split())}: was it killed, or out of memory?"
+        return f"{' '.join(match[0].split()).rstrip('.')}: was it killed, or out of memory?"
     network = re.search(r"gloo|Connection (closed|reset)|Broken pipe|Socket", text)
     if isinstance(error, torch.distributed.DistError) or network:
-        return f"another process of this run has ended ({text.strip().splitlines()[0][:200]})"
+        return f"another process of this run has ended ({text.strip().splitlines()[0][:200]})."
     return None
 
 
-def _end_with_parent() -> None:
+def _end_with(launcher: int) -> None:
     """A rank that the first one launched dies with it, in the place of waiting for it with a device in its hands."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != launcher:  # it was gone before
+            os.kill(os.getpid(), signal.SIGKILL)

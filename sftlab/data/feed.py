@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils import signal_handling
 
 from sftlab.plan.plan import Plan
 
@@ -187,11 +188,27 @@ class PlanLoader(DataLoader):
         while self._handed_out < len(self.dataset):  # type: ignore[arg-type]
             segments = self.plan.segments
             self.sampler.start = self._handed_out  # type: ignore[attr-defined]
-            for batch in super().__iter__():
+            for batch in self._loaded():
                 self._handed_out += 1
                 yield batch
                 if self.plan.segments is not segments:  # workers have the old plan
                     break
+
+    def _loaded(self) -> Iterator[Batch]:
+        """What workers load, or this process; a dead worker is told here and nowhere else.
+
+        Raises:
+            RuntimeError: A worker has died.
+        """
+        # As if it stood already: torch's handler raises wherever this process happens to be, in the middle of a
+        # library's work too, and is lost there. The loader itself looks every few seconds whether its workers live.
+        signal_handling._SIGCHLD_handler_set = True
+        try:
+            yield from super().__iter__()
+        except (EOFError, OSError) as error:
+            if not self.num_workers or str(error).startswith("Caught "):  # what the worker itself had raised
+                raise
+            raise RuntimeError(f"DataLoader worker (pid unknown) exited unexpectedly ({error})") from error
 
     def state_dict(self) -> dict[str, int]:
         """Optimizer steps handed out in full."""

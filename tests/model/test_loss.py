@@ -1,6 +1,9 @@
 """The loss: equal to Hugging Face's on separate examples, and the same for any split of a step."""
 
 import copy
+import multiprocessing
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -164,3 +167,17 @@ def test_a_loader_goes_on_after_the_step_of_its_state(planned, workers):
     again.load_state_dict(state)
     assert [batch.number_D for batch in again] == whole[2:]
     assert [batch.number_D for batch in again] == whole  # the offset is used once
+
+
+def test_a_dead_worker_is_told_where_its_batch_is_missed_and_nowhere_else(planned, monkeypatch):
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)  # seconds
+    before = signal.getsignal(signal.SIGCHLD)
+    plan, tables = planned
+    batches = iter(PlanLoader(plan, tables, 8, num_workers=1))
+    next(batches)
+    assert signal.getsignal(signal.SIGCHLD) == before
+    [worker] = multiprocessing.active_children()
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(batches)

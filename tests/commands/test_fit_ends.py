@@ -1,0 +1,137 @@
+"""How ``fit`` ends when something else ends: Ctrl-C before training, a data worker, another rank, the first rank."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+import torch
+from fitting import ROOT
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+
+from sftlab.__main__ import main
+from sftlab.files import is_alive
+
+
+class Interrupted(Callback):
+    """Ctrl-C while the run is set up, where Lightning would end it with status 1 and no word."""
+
+    def setup(self, trainer, pl_module, stage):
+        raise KeyboardInterrupt
+
+
+@pytest.fixture
+def signals():
+    """As they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def ends(monkeypatch, signals):
+    """``fit`` that trains by a function; its exit status."""
+
+    def fit(train):
+        fake = types.ModuleType("sftlab.cli")
+        fake.LabCLI, fake.freeze_imports, fake.told_in_a_message = train, lambda: None, contextlib.nullcontext
+        monkeypatch.setitem(sys.modules, "sftlab.cli", fake)
+        return main(["fit"])
+
+    return fit
+
+
+def raises(error):
+    def train():
+        raise error
+
+    return train
+
+
+def test_interrupted_before_training_it_says_so_with_the_signals_status(ends, capsys, tmp_path):
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    trainer = Trainer(callbacks=[Interrupted()], default_root_dir=tmp_path, enable_model_summary=False, **options)
+    assert ends(lambda: trainer.fit(BoringModel())) == 130
+    assert capsys.readouterr().err.endswith("Interrupted.\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "DataLoader worker (pid 7)"),
+        (
+            RuntimeError("DataLoader worker (pid(s) 7, 8) exited unexpectedly"),
+            "(pid(s) 7, 8) exited unexpectedly: was it",
+        ),
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), "another process of this run"),
+        (torch.distributed.DistNetworkError("The client socket has timed out"), "another process of this run"),
+    ],
+)
+def test_the_end_of_a_worker_or_of_another_rank_is_one_message(ends, capsys, monkeypatch, error, said):
+    assert ends(raises(error)) == 1
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ") and said in line and line.endswith("--ckpt_path last goes on")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit, match="1"):
+        ends(raises(error))
+    assert capsys.readouterr().err == ""
+
+
+def test_any_other_error_stays_what_it_is(ends):
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        ends(raises(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+
+
+RANK = """
+import contextlib, sys, time, types
+cli = types.ModuleType("sftlab.cli")
+def train():
+    print("trains", flush=True)
+    time.sleep(60)
+cli.LabCLI, cli.freeze_imports, cli.told_in_a_message = train, lambda: None, contextlib.nullcontext
+sys.modules["sftlab.cli"] = cli
+from sftlab.__main__ import main
+main(["fit"])
+"""
+FIRST = """
+import os, pathlib, subprocess, sys, time
+from sftlab.run.folder import begin
+folder = pathlib.Path("lightning_logs", "r")
+folder.mkdir(parents=True)
+begin(folder)
+if sys.argv[2] == "gone":  # before the rank has come so far as to notice
+    os.environ["SFTLAB_FIRST_RANK"] = "1234567"
+rank = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env={**os.environ, "LOCAL_RANK": "1"})
+print(rank.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel for it")
+@pytest.mark.parametrize("when", ["later", "gone"])
+def test_a_rank_ends_with_the_one_that_launched_it(tmp_path, when):
+    words = [sys.executable, "-c", FIRST, RANK, when]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as first:
+        rank = int(first.stdout.readline())
+        if when == "later":
+            assert first.stdout.readline() == "trains\n" and is_alive(rank)
+            first.kill()
+        end = time.monotonic() + 20
+        while _runs(rank) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert not _runs(rank)
+        first.kill()
+
+
+def _runs(process):
+    """Whether it is there and is no zombie."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0] != "Z"
+    return False
