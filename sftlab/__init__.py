@@ -30,6 +30,7 @@ _PLACES = {
     "plan.compile": "compile_plan",
     "plan.ledger": "ledger",
     "model.module": "SFTModule",
+    "model.adapter": "LoRA",
     "callbacks.context": "RunContext",
     "callbacks.schedule": "DMT MixedSequential MultiTask Sequential Stages StageSchedule",
     "callbacks.metrics": "Metrics",

@@ -23,7 +23,7 @@ ORDER = """
     data.chat_template data.messages data.pieces
     data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
-    model.contents model.attention model.backbone model.loss model.isolation model.limits model.optim
+    model.contents model.attention model.adapter model.backbone model.loss model.isolation model.limits model.optim
     model.checkpoint model.parallel model.module model.export
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host

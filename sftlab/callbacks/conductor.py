@@ -119,7 +119,8 @@ class Conductor:
             return
         stage = self.context.plan.stage_at(step)
         if stage.first_step == step:
-            if stage.stage.fresh_optimizer:
+            before = self.context.plan.stage_at(step - 1) if step else None
+            if self.context.module.begin_stage(before, stage) or stage.stage.fresh_optimizer:
                 for optimizer in trainer.optimizers:
                     optimizer.state.clear()
             self._stage_began = time.perf_counter()
@@ -127,8 +128,10 @@ class Conductor:
 
     def on_before_optimizer_step(self) -> None:
         """Stop at gradients that are not finite; give their norm, before any clipping, to whoever logs it."""
-        trainer = self.context.trainer
-        norm = gradient_norm(self.context.module)
+        trainer, module = self.context.trainer, self.context.module
+        if module.live_adapter is not None:
+            module.live_adapter.drop_gradients(self.context.plan.stage_at(self.context.step))
+        norm = gradient_norm(module)
         if getattr(trainer.precision_plugin, "scaler", None) is None:  # fp16's scaler passes over such a step itself
             stop_at_gradient(self.context, norm)
         trainer.callback_metrics["train/gradient_norm"] = torch.tensor(norm)

@@ -15,14 +15,20 @@ PARSER.add_argument(
     help="lightning_logs/<run>/checkpoints/step=....ckpt, a file or a folder of FSDP2 shards",
 )
 PARSER.add_argument("--to", required=True, metavar="FOLDER", help="the folder to write; it must not exist")
+PARSER.add_argument(
+    "--merge",
+    action="store_true",
+    help="of a run with an adapter, write the whole model; --checkpoint may then be a stage's folder too",
+)
 
 
-def export(checkpoint: str, to: str) -> None:
+def export(checkpoint: str, to: str, merge: bool = False) -> None:
     """Write a Hugging Face folder from a checkpoint of ``fit``.
 
     Args:
         checkpoint: lightning_logs/<run>/checkpoints/step=....ckpt, a file or a folder of FSDP2 shards.
         to: The folder to write; it must not exist.
+        merge: Add an adapter to its base and write the whole model.
 
     Raises:
         ValueError: No such checkpoint, or the folder exists.
@@ -32,7 +38,7 @@ def export(checkpoint: str, to: str) -> None:
     folder = Path(to)
     if folder.exists():
         raise ValueError(f"--to: {folder} exists; name a new folder")
-    export_checkpoint(Path(checkpoint), folder)
+    export_checkpoint(Path(checkpoint), folder, merge)
     show(f"Exported to {folder}")
 
 
@@ -41,5 +47,5 @@ def main(arguments: list[str]) -> int:
     if wants_help(arguments, PARSER):
         return 0
     options = PARSER.parse(arguments)
-    export(options.checkpoint, options.to)
+    export(options.checkpoint, options.to, options.merge)
     return 0

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from safetensors.torch import load_file
 
+from sftlab.fingerprint import digest
 from sftlab.lab.bases import LAB_SIZES, base_folder
 from sftlab.lab.tokenizer import lab_tokenizer
+from sftlab.model.adapter import is_turned, merged, pairs
 from sftlab.model.attention import register_attention
-from sftlab.model.contents import check_model_folder
+from sftlab.model.contents import (
+    ADAPTER,
+    adapter_base,
+    adapter_config,
+    check_model_folder,
+    is_model_folder,
+    noted_base_hash,
+)
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -88,6 +100,8 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
         return LlamaConfig(vocab_size=len(tokenizer), **ids, **LAB_SIZES[path])
     if path is None:
         raise ValueError("model: give path (a folder, a hub id or lab:base) or config (a LLaMA from scratch)")
+    if (base := adapter_base(Path(resolve_path(path)))) is not None:
+        return load_config(base, None, trust_remote_code)
     name, revision = _pinned(path)
     try:
         return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **revision)
@@ -121,19 +135,31 @@ def _llama_config(key: str, cls: type[LlamaConfig], config: dict[str, Any]) -> L
 
 
 def load_model(
-    path: str, attention: str | None, dtype: torch.dtype, trust_remote_code: bool = False
+    path: str,
+    attention: str | None,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    quantise: str | None = None,
 ) -> PreTrainedModel:
-    """A pretrained model with all of its weights, from safetensors alone.
+    """A pretrained model with all of its weights, from safetensors alone; an adapter is added to those of its base.
 
     Raises:
-        ValueError: The path holds no model, or one that is damaged or incomplete.
+        ValueError: The path holds no model, or one that is damaged or incomplete; an adapter's base is gone or another.
     """
     from transformers import AutoModelForCausalLM
 
     place, revision = _pinned(path)
-    if (Path(place) / "config.json").is_file():
+    if is_model_folder(Path(place)):
         check_model_folder(Path(place))
+    if (base := adapter_base(Path(place))) is not None:
+        if quantise:
+            raise ValueError(f"model.path: {path} is an adapter; export it with --merge to hold it in 4 bits")
+        # In full precision, as a merged export is made: both are then the same weights in any other.
+        model = load_model(checked_base(Path(place), base), attention, torch.float32, trust_remote_code)
+        return _with_adapter(model, Path(place)).to(dtype)  # type: ignore[arg-type]
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "use_safetensors": True, **revision}
+    if quantise:
+        options |= four_bits()
     try:
         model, loading = cast(Any, AutoModelForCausalLM).from_pretrained(
             place, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
@@ -145,12 +171,102 @@ def load_model(
     return model
 
 
+def checked_base(folder: Path, base: str) -> str:
+    """The base of an adapter, when it is still what the adapter was trained on.
+
+    Raises:
+        ValueError: It is gone, or has changed.
+    """
+    wanted = noted_base_hash(folder)
+    if not base.startswith(LAB) and wanted is not None and "@" not in wanted and not Path(base).is_dir():
+        raise ValueError(f"model.path: the base of the adapter {folder} is not there: put {base} back")
+    if wanted is not None and content_hash(base, None) != wanted:
+        raise ValueError(f"model.path: the base of the adapter {folder} has changed since it was trained: {base}")
+    return base
+
+
+@torch.no_grad()
+def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    config, prefix = adapter_config(folder), "base_model.model."
+    weights = {name.removeprefix(prefix): weight for name, weight in load_file(folder / ADAPTER).items()}
+    changed = list(pairs(weights))
+    if 2 * len(changed) != len(weights):
+        raise ValueError(f"{folder / ADAPTER} holds weights other than those of LoRA")
+    for name, a, b in changed:
+        try:
+            layer = model.get_submodule(name.rpartition(".")[0])
+            weight = layer.weight
+        except AttributeError:
+            raise ValueError(f"{folder / ADAPTER} changes {name}, which its base does not have") from None
+        weight.copy_(merged(cast(torch.Tensor, weight), a, b, config["lora_alpha"] / config["r"], is_turned(layer)))
+    return model
+
+
+def four_bits() -> dict[str, Any]:
+    """How transformers is asked for weights in 4 bits on this process's GPU.
+
+    Raises:
+        ValueError: There is no GPU, or bitsandbytes is not installed.
+    """
+    import importlib.util
+    import os
+
+    missing = [name for name in ("bitsandbytes", "accelerate") if importlib.util.find_spec(name) is None]
+    if missing or not torch.cuda.is_available():
+        lacks = f"{missing[0]} (pip install sftlab[qlora])" if missing else "a GPU"
+        raise ValueError(f"model.adapter.quantise: weights in 4 bits need {lacks}; leave it out for plain LoRA")
+    from transformers import BitsAndBytesConfig
+
+    kind = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    config = BitsAndBytesConfig(**kind, bnb_4bit_compute_dtype=torch.bfloat16)
+    return {"quantization_config": config, "device_map": {"": int(os.environ.get("LOCAL_RANK", 0))}}
+
+
+def is_random(path: str | None, config: Mapping[str, Any] | None) -> bool:
+    """Whether the weights of a model are drawn, and stand nowhere."""
+    return path is None or config is not None or path in LAB_SIZES
+
+
+def content_hash(path: str | None, config: Mapping[str, Any] | None, trust_remote_code: bool = False) -> str:
+    """Hash of the weights that training starts from: of a folder its files, of a hub id its commit.
+
+    Random weights are determined by the architecture and the seed; an adapter by its files and its base.
+    """
+    if path is None or config is not None:
+        return "random"
+    if path in LAB_SIZES:
+        return digest("random", _architecture(load_config(path, None).to_dict()))
+    folder = Path(resolve_path(path))
+    if not folder.is_dir():
+        commit = getattr(load_config(path, None, trust_remote_code), "_commit_hash", None)
+        return f"{hub_name(path)[0]}@{commit}"
+    files = sorted(path for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind) if path.is_file())
+    configs = [folder / name for name in ("config.json", "adapter_config.json")]
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()]
+    if (base := adapter_base(folder)) is not None:
+        read[-1] |= {"base_model_name_or_path": content_hash(base, None, trust_remote_code)}
+    weights = [_file_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return digest(weights, [_architecture(config) for config in read])
+
+
+def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's config without who wrote it."""
+    return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
+
+
+@functools.cache
+def _file_hash(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
 def build_backbone(
     path: str | None,
     config: dict[str, Any] | None,
     attention: str | None,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
+    quantise: str | None = None,
 ) -> PreTrainedModel:
     """The model with its weights: pretrained when ``path`` names a folder or id, random otherwise.
 
@@ -164,8 +280,10 @@ def build_backbone(
     from transformers import AutoModelForCausalLM
 
     register_attention()
-    if config is None and path not in LAB_SIZES and path is not None:
-        model = load_model(path, attention, dtype, trust_remote_code)
+    if not is_random(path, config):
+        model = load_model(cast(str, path), attention, dtype, trust_remote_code, quantise)
+    elif quantise:
+        raise ValueError("model.adapter.quantise: random weights are not held in 4 bits; name a model in model.path")
     else:
         built = load_config(path, config)
         model = AutoModelForCausalLM.from_config(built, attn_implementation=attention, dtype=dtype)

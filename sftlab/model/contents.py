@@ -28,6 +28,11 @@ STATE = "sftlab"  # key of our part of a checkpoint
 METADATA, META = ".metadata", "meta.pt"
 ARCHITECTURE = "architecture"  # folder of a run: the model without its weights
 NOTE_FILE = "sftlab.json"  # in a Hugging Face folder of ours: what it was made from, and its template
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
+_OTHER_KINDS = (
+    "use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication",
+    "trainable_token_indices", "target_parameters", "use_qalora", "lora_bias",
+)  # fmt: skip
 _MAX_PICKLE_BYTES = 2**30
 _BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2}  # others: 1 at least
 
@@ -208,6 +213,10 @@ def check_model_folder(path: Path) -> None:
     Raises:
         ValueError: The config is none, or there are no weights in safetensors, or a file of them is damaged.
     """
+    if adapter_base(path) is not None:
+        if not (path / ADAPTER).is_file():
+            raise ValueError(f"{path} has an adapter's config and no {ADAPTER}")
+        return _check_safetensors(path / ADAPTER)
     config = _json_object(path / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise ValueError(f"{path / 'config.json'} describes no model: it has no model_type")
@@ -223,6 +232,58 @@ def check_model_folder(path: Path) -> None:
         raise ValueError(f"{path} has no complete weights: {names[0] if names else index.name} is missing{hint}")
     for name in names:
         _check_safetensors(path / name)
+    return None
+
+
+def is_model_folder(path: Path) -> bool:
+    """Whether a folder is one of Hugging Face, with a model or with an adapter."""
+    return (path / "config.json").is_file() or (path / ADAPTER_CONFIG).is_file()
+
+
+def adapter_base(folder: Path) -> str | None:
+    """What the adapter in a folder was trained on: a folder, a hub id or a base of the lab; None where there is none.
+
+    A folder with a config of its own is a model, as for transformers, whatever adapter stands in it too.
+
+    Raises:
+        ValueError: The adapter's config is damaged.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file() or (folder / "config.json").is_file():
+        return None
+    base = _json_object(path).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{path} is damaged: it names no base")
+    if (folder / NOTE_FILE).is_file():
+        named = _json_object(folder / NOTE_FILE).get("base")
+        if isinstance(named, str) and named.startswith("lab:"):
+            return named
+    return base
+
+
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The config of the adapter in a folder.
+
+    Raises:
+        ValueError: It is damaged, or of a kind that is not plain LoRA on linear layers.
+    """
+    path = folder / ADAPTER_CONFIG
+    config = _json_object(path)
+    plain = {"peft_type": ("LORA",), "bias": ("none", None)}
+    odd = [name for name, values in plain.items() if config.get(name) not in values]
+    odd += [name for name in _OTHER_KINDS if config.get(name)]
+    numbers = all(isinstance(config.get(name), (int, float)) for name in ("r", "lora_alpha")) and config.get("r")
+    if odd or not numbers:
+        raise ValueError(
+            f"{path} describes no plain LoRA ({', '.join(odd) or 'r, lora_alpha'}): merge it with PEFT first"
+        )
+    return config
+
+
+def noted_base_hash(folder: Path) -> str | None:
+    """The hash of the base that an adapter of ours was trained on; None where nothing says it."""
+    note = folder / NOTE_FILE
+    return _json_object(note).get("base_hash") if note.is_file() else None
 
 
 def noted_template(folder: Path | str) -> str | None:

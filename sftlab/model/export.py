@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import Trainer
+from safetensors.torch import save_file
 
 from sftlab.data.ability import PlannedData
 from sftlab.files import whole_folder
+from sftlab.model.adapter import is_adapter, is_turned, merged, pairs, peft_config
+from sftlab.model.backbone import load_model, resolve_path
 from sftlab.model.checkpoint import load_file, sharded_tensors
+from sftlab.model.contents import ADAPTER, ADAPTER_CONFIG, contents, is_sharded
 from sftlab.model.contents import ARCHITECTURE as ARCHITECTURE
 from sftlab.model.contents import NOTE_FILE as NOTE_FILE
-from sftlab.model.contents import contents, is_sharded
 from sftlab.model.module import SFTModule
 from sftlab.plan.ledger import LedgerRow, ledger
 from sftlab.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 _PREFIX = "net.model."  # of the Hugging Face weights inside a checkpoint of SFTModule
 
@@ -45,6 +51,8 @@ def write_architecture(folder: Path, module: SFTModule, data: PlannedData) -> No
             bos_token_id=tokenizer.bos_token_id, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id
         ).save_pretrained(partial)
         note = {"base": module.path or "a LLaMA from scratch", "template": data.template}
+        if module.live_adapter is not None:
+            note["base_hash"] = module.live_adapter.base
         (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
 
 
@@ -55,42 +63,95 @@ def export_live(
 
     Call it on every rank. The folder appears under its name only when it is complete.
     """
-    weights = _full_weights(trainer, module)
+    weights, live = _full_weights(trainer, module), module.live_adapter
     if trainer.is_global_zero:
-        write_folder(folder, architecture, weights, ledger(plan, num_steps))
+        adapter = live.note() if live is not None else None
+        write_folder(folder, architecture, weights, ledger(plan, num_steps), adapter)
     trainer.strategy.barrier("export")
 
 
 def _full_weights(trainer: Trainer, module: SFTModule) -> dict[str, torch.Tensor]:
+    is_kept = module.live_adapter.is_kept if module.live_adapter is not None else lambda name: True
     if getattr(module, "_device_mesh", None) is None:
-        return module.backbone.state_dict() if trainer.is_global_zero else {}
+        held = module.backbone.state_dict() if trainer.is_global_zero else {}
+        return {name: tensor for name, tensor in held.items() if is_kept(name)}
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     gathered = cast(dict[str, Any], get_model_state_dict(cast(torch.nn.Module, module.net), options=options))
-    return {name.removeprefix("model."): tensor for name, tensor in gathered.items()}
+    return {name.removeprefix("model."): tensor for name, tensor in gathered.items() if is_kept(name)}
 
 
-def write_folder(folder: Path, architecture: Path, weights: dict[str, torch.Tensor], rows: Sequence[LedgerRow]) -> None:
+def write_folder(
+    folder: Path,
+    architecture: Path,
+    weights: dict[str, torch.Tensor],
+    rows: Sequence[LedgerRow],
+    adapter: Mapping[str, Any] | None = None,
+) -> None:
     """Write a Hugging Face folder: weights, a copy of the architecture, a model card.
+
+    Args:
+        folder: Appears when it is complete.
+        architecture: As ``write_architecture`` left it.
+        weights: By their names in the model; an adapter's alone where the base has the others.
+        rows: What was trained.
+        adapter: As a checkpoint notes it; without the weights of its base the folder is one of PEFT.
 
     Raises:
         ValueError: The weights are not those of this architecture.
     """
+    note = json.loads((architecture / NOTE_FILE).read_text(encoding="utf-8"))
+    with whole_folder(folder) as partial:
+        if adapter is None or not all(map(is_adapter, weights)):
+            _whole_model(architecture, weights, adapter).save_pretrained(partial)
+            note.pop("base_hash", None)
+        else:
+            place = resolve_path(note["base"])
+            base = str(Path(place).absolute()) if Path(place).is_dir() else place
+            text = json.dumps(peft_config(adapter, base), indent=1)
+            (partial / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
+            save_file({f"base_model.model.{name}": t.contiguous() for name, t in weights.items()}, partial / ADAPTER)
+        is_apart = (partial / ADAPTER).is_file()  # beside a config transformers takes an adapter for a whole model
+        left_out = shutil.ignore_patterns("config.json") if is_apart else None
+        shutil.copytree(architecture, partial, dirs_exist_ok=True, ignore=left_out)
+        (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
+        (partial / "README.md").write_text(model_card(note["base"], note["template"], rows), encoding="utf-8")
+
+
+def _whole_model(
+    architecture: Path, weights: dict[str, torch.Tensor], adapter: Mapping[str, Any] | None
+) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(architecture))
-    missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
+    whole = {name: weight for name, weight in weights.items() if not is_adapter(name)}
+    for name, a, b in pairs(weights):
+        assert adapter is not None
+        turned = is_turned(model.get_submodule(name.rpartition(".")[0]))
+        whole[name] = merged(weights[name], a, b, adapter["lora_alpha"] / adapter["r"], turned)
+    missing, unexpected = model.load_state_dict(whole, strict=False, assign=True)
     model.tie_weights()
     missing = [name for name in missing if model.get_parameter(name).is_meta]
     if missing or unexpected:
         raise ValueError(f"export: weights missing: {missing[:3]}, unknown: {list(unexpected)[:3]}")
+    return model
+
+
+def write_merged(folder: Path, adapter: Path) -> None:
+    """Write the model that an adapter's folder and its base are together.
+
+    Raises:
+        ValueError: The base is gone or has changed, or the adapter is damaged.
+    """
+    model = load_model(str(adapter), None, torch.float32)
+    note = json.loads((adapter / NOTE_FILE).read_text(encoding="utf-8"))
+    note.pop("base_hash", None)
     with whole_folder(folder) as partial:
         model.save_pretrained(partial)
-        shutil.copytree(architecture, partial, dirs_exist_ok=True)
-        note = json.loads((architecture / NOTE_FILE).read_text(encoding="utf-8"))
-        (partial / "README.md").write_text(model_card(note["base"], note["template"], rows), encoding="utf-8")
+        shutil.copytree(adapter, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER, ADAPTER_CONFIG))
+        (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
 
 
 def model_card(base: str, template: str, rows: Sequence[LedgerRow]) -> str:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
 
 from sftlab.bounds import within
+from sftlab.data.ability import global_seed
 from sftlab.data.feed import Batch
 from sftlab.model import parallel
+from sftlab.model.adapter import LiveAdapter, LoRA
 from sftlab.model.attention import attentions_to_try
-from sftlab.model.backbone import ATTENTIONS, build_backbone, load_config, load_tokenizer
+from sftlab.model.backbone import (
+    ATTENTIONS,
+    build_backbone,
+    content_hash,
+    is_random,
+    load_config,
+    load_tokenizer,
+)
 from sftlab.model.isolation import use_isolating_attention
 from sftlab.model.loss import Normalisation, SupervisedLoss, example_weights
 from sftlab.model.optim import adamw, learning_rate_at
-from sftlab.plan.plan import Plan
+from sftlab.plan.plan import Plan, StagePlan
 from sftlab.plan.stage import check_learning_rate
 
 if TYPE_CHECKING:
@@ -41,6 +50,7 @@ class SFTModule(LightningModule):
         activation_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         chunk_tokens: Supervised tokens whose logits are held at once; None holds a micro-batch's.
         trust_remote_code: Run the Python code that a hub model brings.
+        adapter: Train low-rank weights beside frozen ones; None trains all weights.
 
     Raises:
         ValueError: An option has no such value.
@@ -60,6 +70,7 @@ class SFTModule(LightningModule):
         activation_checkpointing: bool = False,
         chunk_tokens: int | None = None,
         trust_remote_code: bool = False,
+        adapter: LoRA | None = None,
     ) -> None:
         super().__init__()
         if attention not in ATTENTIONS:
@@ -78,6 +89,9 @@ class SFTModule(LightningModule):
         self.weight_decay, self.betas, self.normalise = weight_decay, betas, normalise
         self.attention, self.chunk_tokens = attention, chunk_tokens
         self.activation_checkpointing, self.trust_remote_code = activation_checkpointing, trust_remote_code
+        self.adapter, self.live_adapter = adapter, cast(LiveAdapter | None, None)
+        if adapter is not None:
+            self.strict_loading = False  # checkpoints leave out what the base has; see on_load_checkpoint
         self.net: SupervisedLoss | None = None
         self._plan: Plan | None = None
         self.val_abilities: list[str] = []
@@ -106,6 +120,8 @@ class SFTModule(LightningModule):
             val_abilities: The abilities of the validation loaders, in their order.
         """
         self._plan, self.val_abilities = plan, list(val_abilities)
+        if self.adapter is not None:
+            self.adapter.check([planned.stage.name for planned in plan.stages])
 
     def configure_model(self) -> None:
         """Build the model on this process, and shard it when the strategy brings a device mesh."""
@@ -113,13 +129,49 @@ class SFTModule(LightningModule):
             return
         attention = None if self.attention == "auto" else self.attention
         dtype = torch.bfloat16 if self._trainer is not None and self.trainer.precision == "bf16-true" else torch.float32
-        model = build_backbone(self.path, self.config, attention, dtype, self.trust_remote_code)
+        quantise = self.adapter.quantise if self.adapter is not None else None
+        model = build_backbone(self.path, self.config, attention, dtype, self.trust_remote_code, quantise)
+        if self.adapter is not None:
+            self.live_adapter = self._adapted(model, self.adapter)
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         net = SupervisedLoss(model, self.chunk_tokens)
         if getattr(self, "_device_mesh", None) is not None:
             parallel.shard(net, parallel.decoder_layers(model), self.device_mesh["data_parallel"])  # type: ignore[index]
         self.net = net
+
+    def _adapted(self, model: PreTrainedModel, adapter: LoRA) -> LiveAdapter:
+        is_drawn = is_random(self.path, self.config)
+        base = "" if is_drawn else content_hash(self.path, self.config, self.trust_remote_code)
+        if adapter.quantise and getattr(self, "_device_mesh", None) is not None:
+            raise ValueError(
+                "model.adapter.quantise: weights in 4 bits are not sharded; use strategy: ddp or one device"
+            )
+        return LiveAdapter(adapter, model, parallel.decoder_layers(model), global_seed(), base)
+
+    def begin_stage(self, before: StagePlan | None, stage: StagePlan) -> bool:
+        """Get ready for the first step of a stage; whether other weights are trained than before."""
+        return self.live_adapter is not None and self.live_adapter.begin_stage(before, stage)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the weights of a base that an adapter leaves as they are; its hash says which they are."""
+        if (live := self.live_adapter) is not None:
+            kept = {k: v for k, v in checkpoint["state_dict"].items() if live.is_kept(k)}
+            checkpoint["state_dict"], checkpoint["adapter"] = kept, live.note()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take over whether the base has changed.
+
+        Raises:
+            ValueError: Weights of the adapter are missing.
+        """
+        if (live := self.live_adapter) is None:
+            return
+        live.is_base_changed = bool(checkpoint["adapter"]["is_base_changed"])
+        if "state_dict" in checkpoint:  # of shards the strategy has looked
+            missing = [k for k in self.state_dict() if live.is_kept(k) and k not in checkpoint["state_dict"]]
+            if missing:
+                raise ValueError(f"ckpt_path: the checkpoint lacks weights of the adapter: {missing[0]}")
 
     def on_fit_start(self) -> None:
         """Try on this very model whether examples stay apart; ``auto`` takes the first attention that keeps them so.

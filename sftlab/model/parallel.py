@@ -72,6 +72,9 @@ class FSDP2Strategy(ModelParallelStrategy):
         options = states.StateDictOptions(full_state_dict=is_file, strict=self.lightning_module.strict_loading)
         weights = {"state_dict": checkpoint.pop("state_dict") if is_file else states.get_model_state_dict(model)}
         if not is_file:
+            if not self.lightning_module.strict_loading:  # an adapter's, which leave out what the base has
+                held = set(contents(path).weights)
+                weights = {"state_dict": {k: v for k, v in weights["state_dict"].items() if k in held}}
             load_shards(weights, path)
         states.set_model_state_dict(model, weights["state_dict"], options=options)
         of_file = checkpoint.pop("optimizer_states", None)

@@ -11,7 +11,6 @@ are in none of them; what is, the tables of ``settings`` say.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ import numpy as np
 
 from sftlab.data.ability import PlannedData
 from sftlab.fingerprint import digest
-from sftlab.model.backbone import LAB_SIZES, hub_name, load_config, resolve_path
+from sftlab.model.backbone import content_hash
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.run.settings import Settings, module_settings
@@ -88,38 +87,15 @@ def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePla
     if stage.weighs_abilities:
         weights = {name: stage.loss_weight(name) for name in stage.fractions}
         content.append({name: weight / max(weights.values()) for name, weight in weights.items()})
+    if module.adapter is not None:
+        before = plan.stages[plan.stages.index(planned) - 1].stage.name if planned.first_step else None
+        content.append(module.adapter.key(before, stage.name))
     return content
 
 
 def weights_hash(module: SFTModule) -> str:
-    """Hash of the weights that training starts from: of a folder its files, of a hub id its commit.
-
-    Random weights are determined by the architecture and the seed.
-    """
-    if module.path is None or module.config is not None:
-        return "random"
-    if module.path in LAB_SIZES:
-        return digest("random", _architecture(load_config(module.path, None).to_dict()))
-    folder = Path(resolve_path(module.path))
-    if not folder.is_dir():
-        commit = getattr(load_config(module.path, None, module.trust_remote_code), "_commit_hash", None)
-        return f"{hub_name(module.path)[0]}@{commit}"
-    files = sorted(path for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind) if path.is_file())
-    configs = [folder / name for name in ("config.json", "adapter_config.json")]
-    read = [json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()]
-    weights = [_file_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return digest(weights, [_architecture(config) for config in read])
-
-
-def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's config without who wrote it."""
-    return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
-
-
-@functools.cache
-def _file_hash(path: Path, _size: int, _changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    """Hash of the weights that training starts from."""
+    return content_hash(module.path, module.config, module.trust_remote_code)
 
 
 def run_identity(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings) -> dict[str, str]:

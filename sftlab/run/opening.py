@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from sftlab.files import partial_name, remove_stale
-from sftlab.model.contents import ARCHITECTURE, check_model_folder
+from sftlab.model.contents import ARCHITECTURE, adapter_base, check_model_folder, contents, is_model_folder
 from sftlab.run.folder import complete_checkpoints, run_of
 
 
@@ -42,7 +42,7 @@ def model_folder(name: str | Path, stack: ExitStack, tell: Callable[[str], None]
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         export_checkpoint(path, folder)
         return str(folder)
-    if (path / "config.json").is_file():
+    if is_model_folder(path):
         check_model_folder(path)
         return str(path)
     if stages := finished_stages(path):
@@ -65,22 +65,25 @@ def is_checkpoint(path: Path) -> bool:
 def finished_stages(run: Path) -> list[Path]:
     """The exported stages of a run, in their order."""
     found = {int(match[1]): path for path in run.glob("stages/*") if (match := re.match(r"(\d+)-", path.name))}
-    return [path for _, path in sorted(found.items()) if (path / "config.json").is_file()]
+    return [path for _, path in sorted(found.items()) if is_model_folder(path)]
 
 
-def export_checkpoint(path: Path, folder: Path) -> None:
+def export_checkpoint(path: Path, folder: Path, is_merged: bool = False) -> None:
     """Write the Hugging Face folder of a checkpoint.
 
     Args:
-        path: A file or a folder of shards, inside its run's folder.
+        path: A file or a folder of shards, inside its run's folder; to merge, a folder with an adapter too.
         folder: What to write.
+        is_merged: Of an adapter, write the whole model that it makes of its base.
 
     Raises:
         ValueError: There is no such checkpoint, it is damaged, or it stands outside of a run.
     """
-    from sftlab.model.export import checkpoint_weights, write_folder
+    from sftlab.model.export import checkpoint_weights, write_folder, write_merged
     from sftlab.plan.ledger import LedgerRow
 
+    if is_merged and path.is_dir() and adapter_base(path) is not None:
+        return write_merged(folder, path)
     weights = checkpoint_weights(path)
     run = run_of(path)
     if run is None or not (run / ARCHITECTURE / "config.json").is_file():
@@ -92,7 +95,16 @@ def export_checkpoint(path: Path, folder: Path) -> None:
         rows = [LedgerRow(**row) for row in content]
     except (ValueError, KeyError, TypeError):
         raise ValueError(f"{ledger_file} is damaged; without it the export has no table of what was trained") from None
-    write_folder(folder, run / ARCHITECTURE, weights, rows)
+    apart = partial_name(folder.with_name(f"{folder.name}-adapter")) if is_merged else folder
+    try:
+        write_folder(apart, run / ARCHITECTURE, weights, rows, contents(path).entries.get("adapter"))
+        if is_merged:
+            is_adapter = adapter_base(apart) is not None
+            write_merged(folder, apart) if is_adapter else apart.rename(folder)
+    finally:
+        if is_merged:
+            shutil.rmtree(apart, ignore_errors=True)
+    return None
 
 
 def _passing_folder(checkpoint: Path) -> Path:

@@ -41,6 +41,7 @@ MODULE: Table = {
     "weight_decay": (TRAINED, "of the optimizer"),
     "betas": (TRAINED, "of the optimizer"),
     "normalise": (TRAINED, "of the loss"),
+    "adapter": (TRAINED, "which weights; what a stage does with it, by stage"),
     "attention": (NONE, _HOW),
     "activation_checkpointing": (NONE, _HOW),
     "chunk_tokens": (NONE, _HOW),
@@ -252,6 +253,9 @@ def module_settings(module: Any) -> dict[str, Any]:
     wanted = (TRAINED, CONTENT) if is_own else (TRAINED,)
     names = [name for name in arguments(cls) if MODULE.get(name, (TRAINED, ""))[0] in wanted and name not in _BY_HASH]
     found = {name: described(getattr(module, name, None)) for name in names}
+    if "adapter" in found:  # a run without one has the keys that it had before there were adapters
+        adapter = found.pop("adapter")
+        found |= {"adapter": described(module.adapter.settings())} if adapter is not None else {}
     return {**found, "class": f"{cls.__module__}.{cls.__qualname__}"} if is_own else found
 
 
