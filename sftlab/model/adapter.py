@@ -136,7 +136,7 @@ class LiveAdapter:
                 _adapt(layer, lora)
         found = {name.rpartition(".")[2] for name, _ in self.layers()}
         if missing := sorted(set(self.targets) - found):
-            known = ", ".join(_linear_names(model, blocks))
+            known = ", ".join(_linear_names(blocks))
             raise ValueError(
                 f"model.adapter.target_modules: the blocks have no linear layer {missing}; they have {known}"
             )

@@ -94,7 +94,7 @@ def test_only_the_adapter_is_trained_and_kept(inputs, carried):
     )
 
 
-@pytest.mark.parametrize(("name", "cuts"), [("carried", [-5]), ("merged", [0, 2])])
+@pytest.mark.parametrize(("name", "cuts"), [("carried", [-3]), ("merged", [0, 2])])
 def test_a_run_cut_in_either_stage_ends_in_the_same_weights(name, cuts, inputs, request):
     folder, module = request.getfixturevalue(name)
     adapter = LoRA(r=4, alpha=8, dropout=0.1, stages=name)
@@ -196,7 +196,7 @@ def test_options_that_make_no_sense_are_told(made, said):
 
 
 def test_layers_that_are_not_there_and_missing_gpus_are_told(inputs):
-    with pytest.raises(ValueError, match=r"no linear layer \['query'\] in the blocks; they have down_proj"):
+    with pytest.raises(ValueError, match=r"the blocks have no linear layer .'query'.; they have down_proj"):
         SFTModule(str(inputs / "base"), adapter=LoRA(target_modules=["query"])).configure_model()
     with pytest.raises(ValueError, match="4 bits need"):
         SFTModule(str(inputs / "base"), adapter=LoRA(quantise="nf4")).configure_model()

@@ -21,6 +21,7 @@ from sftlab.data.ability import AbilityData, CodeData, GeneralData, MathData
 from sftlab.data.mixture import MixtureData
 from sftlab.data.readers import PairReader
 from sftlab.lab.options import LabOptions
+from sftlab.model.adapter import LoRA
 from sftlab.model.module import SFTModule
 from sftlab.plan.policy import EqualCount, MixturePolicy, Proportional, Temperature, WeightedShares
 from sftlab.plan.stage import Stage
@@ -79,6 +80,7 @@ MODULE_CHANGES = {
     "weight_decay": 0.1,
     "betas": (0.9, 0.95),
     "normalise": "example",
+    "adapter": LoRA(),
     "attention": "eager",
     "activation_checkpointing": True,
     "chunk_tokens": 8,
