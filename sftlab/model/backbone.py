@@ -195,10 +195,10 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     for name, a, b in changed:
         try:
             layer = model.get_submodule(name.rpartition(".")[0])
-            weight = layer.weight
+            weight = cast(torch.Tensor, layer.weight)
         except AttributeError:
             raise ValueError(f"{folder / ADAPTER} changes {name}, which its base does not have") from None
-        weight.copy_(merged(cast(torch.Tensor, weight), a, b, config["lora_alpha"] / config["r"], is_turned(layer)))
+        weight.copy_(merged(weight, a, b, config["lora_alpha"] / config["r"], is_turned(layer)))
     return model
 
 

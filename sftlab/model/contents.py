@@ -251,14 +251,15 @@ def adapter_base(folder: Path) -> str | None:
     path = folder / ADAPTER_CONFIG
     if not path.is_file() or (folder / "config.json").is_file():
         return None
-    base = _json_object(path).get("base_model_name_or_path")
+    config = _json_object(path)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str) or not base:
         raise ValueError(f"{path} is damaged: it names no base")
     if (folder / NOTE_FILE).is_file():
         named = _json_object(folder / NOTE_FILE).get("base")
         if isinstance(named, str) and named.startswith("lab:"):
             return named
-    return base
+    return f"{base}@{revision}" if isinstance(revision, str) and revision else base
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:

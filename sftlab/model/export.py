@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from sftlab.data.ability import PlannedData
 from sftlab.files import whole_folder
 from sftlab.model.adapter import is_adapter, is_turned, merged, pairs, peft_config
-from sftlab.model.backbone import load_model, resolve_path
+from sftlab.model.backbone import hub_name, load_model, resolve_path
 from sftlab.model.checkpoint import load_file, sharded_tensors
 from sftlab.model.contents import ADAPTER, ADAPTER_CONFIG, contents, is_sharded
 from sftlab.model.contents import ARCHITECTURE as ARCHITECTURE
@@ -107,9 +107,9 @@ def write_folder(
             _whole_model(architecture, weights, adapter).save_pretrained(partial)
             note.pop("base_hash", None)
         else:
-            place = resolve_path(note["base"])
+            place, revision = hub_name(resolve_path(note["base"]))
             base = str(Path(place).absolute()) if Path(place).is_dir() else place
-            text = json.dumps(peft_config(adapter, base), indent=1)
+            text = json.dumps({**peft_config(adapter, base), "revision": revision}, indent=1)
             (partial / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
             save_file({f"base_model.model.{name}": t.contiguous() for name, t in weights.items()}, partial / ADAPTER)
         is_apart = (partial / ADAPTER).is_file()  # beside a config transformers takes an adapter for a whole model
