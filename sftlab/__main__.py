@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "score a run, a stage, a checkpoint or a Hugging Face folder",
     "represent": "map the abilities in the hidden states of checkpoints, layer by layer",
     "study": "plan and run a grid of runs; equal stages are trained once",
+    "search": "choose runs that answer which composition is best, and how sure that is",
     "tag": "tag what users ask for; list conversations to drop by tag",
     "report": "write the page, figures and tables of a study",
     "leaks": "find evaluation problems in training data",

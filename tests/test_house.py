@@ -13,7 +13,7 @@ FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
     moved screen files fingerprint bounds credentials shipped config
-    stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired
+    stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired stats.ranks
     results.row results.score results.verdict
     plan.pool plan.policy plan.curriculum plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
     lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
@@ -31,11 +31,11 @@ ORDER = """
     tasks.likelihood tasks.harness tasks.registry
     evaluate.backend evaluate.decoding evaluate.local evaluate.server evaluate.run evaluate.folder
     report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers report.spots
-    report.svg report.figures report.heat report.fronts report.section report.verdicts report.lines report.budgets
-    report.choosing report.against
+    report.svg report.figures report.heat report.fronts report.surfaces report.section report.verdicts report.lines
+    report.budgets report.choosing report.against
     report.sections.scaling report.sections.single_against_mixed report.sections.ratio report.sections.equal_count
     report.sections.strategies report.sections.leave_one_out report.sections.curve report.sections.setting
-    report.sections.forgetting report.sections.exhibits report.sections.cost
+    report.sections.forgetting report.sections.exhibits report.sections.cost report.sections.search
     report.named report.write report.beside
     run.folder run.settings run.identity run.opening
     callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.finite callbacks.monitors
@@ -50,9 +50,12 @@ ORDER = """
     analysis.words analysis.leaks.problems analysis.leaks.find
     analysis.card.minhash analysis.card.composition analysis.card.text analysis.card.page
     study.study study.graph study.reuse study.job study.results study.executors study.overview
+    search.factors search.space search.design search.surface search.effect search.observation search.spec
+    search.proposal search.decision search.search search.site search.outcome search.merge
+    search.proxies
     commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
-    commands.report commands.study commands.tag commands.leaks commands.card
+    commands.report commands.study commands.search commands.tag commands.leaks commands.card
     __main__
 """.split()
 LIGHT = """

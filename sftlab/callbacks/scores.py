@@ -133,7 +133,7 @@ class ScoreAbilities(Callback):
         with patience():
             if trainer.is_global_zero:
                 backend = LocalModel.from_folder(model, self.batch_size, str(trainer.strategy.root_device))
-                for ability, task in self._tasks(context.data).items():
+                for ability, task in self.tasks_of(context.data).items():
                     self._score_ability(context, ability, task, backend, stage, inside)
                 lines = "".join(json.dumps(row.to_dict()) + "\n" for row in self._rows)
                 write_text(context.folder / "scores.jsonl", lines)
@@ -157,7 +157,8 @@ class ScoreAbilities(Callback):
         log_text(trainer, f"answers/{ability}", _as_markdown(samples), step)
         say(trainer, "\n  ".join([f"  {ability}: {_as_words(headline)}", *missing_lines(task.name, verdicts)]))
 
-    def _tasks(self, data: PlannedData) -> dict[str, Task]:
+    def tasks_of(self, data: PlannedData) -> dict[str, Task]:
+        """What each ability of the data is asked."""
         lab: dict[str, Task] = {}
         for name, ability in data.abilities.items():
             if isinstance(ability.source, LabSource):

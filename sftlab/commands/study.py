@@ -32,6 +32,33 @@ if TYPE_CHECKING:
     from sftlab.study.job import Outcome
     from sftlab.study.study import Study
 
+
+def add_executor_options(parser: CommandParser) -> None:
+    """Options that say who carries out jobs."""
+    parser.add_argument(
+        "--executor",
+        default="local",
+        metavar="local",
+        help="local; ray; print: writes the commands for a scheduler of your own; or the class path of an Executor of "
+        "your own, its arguments as --executor.NAME VALUE",
+    )
+    parser.add_argument(
+        "--num_workers",
+        type=whole_number(1, 1024),
+        default=1,
+        metavar="1",
+        help="local: runs side by side, each with its part of the threads (and GPUs)",
+    )
+    parser.add_argument(
+        "--ray_address",
+        default="",
+        metavar="auto",
+        help="a cluster's address; left out, one is started on this machine",
+    )
+    parser.add_argument("--num_cpus", type=number(0, 1e4), default=1.0, metavar="1", help="ray: cores of one job")
+    parser.add_argument("--num_gpus", type=number(0, 1e4), default=0.0, metavar="0", help="ray: GPUs of one job")
+
+
 PARSER = CommandParser(
     "study",
     "Runs a base config over named changes, a grid of values and seeds. Equal stages of different runs are trained\n"
@@ -49,25 +76,7 @@ PARSER.add_argument(
     help="print the plan: runs, stages, tokens, what is shared, what is done, an estimate of time",
 )
 PARSER.add_argument("--seeds", type=seeds, default=[], metavar="1,2,3", help="these seeds instead of the file's")
-PARSER.add_argument(
-    "--executor",
-    default="local",
-    metavar="local",
-    help="local; ray; print: writes the commands for a scheduler of your own; or the class path of an Executor of your "
-    "own, its arguments as --executor.NAME VALUE",
-)
-PARSER.add_argument(
-    "--num_workers",
-    type=whole_number(1, 1024),
-    default=1,
-    metavar="1",
-    help="local: runs side by side, each with its part of the threads (and GPUs)",
-)
-PARSER.add_argument(
-    "--ray_address", default="", metavar="auto", help="a cluster's address; left out, one is started on this machine"
-)
-PARSER.add_argument("--num_cpus", type=number(0, 1e4), default=1.0, metavar="1", help="ray: cores of one job")
-PARSER.add_argument("--num_gpus", type=number(0, 1e4), default=0.0, metavar="0", help="ray: GPUs of one job")
+add_executor_options(PARSER)
 PARSER.add_argument("--name", default="", metavar="NAME", help="folder in lightning_logs/, instead of the file's")
 PARSER.add_argument("--job", type=existing_file, metavar="FILE", help="do one job that --executor print has written")
 
@@ -88,7 +97,7 @@ def main(arguments: list[str]) -> int:
         (changes if kind == "set" else own)[name] = scalar(value)
     if not options.config:
         raise ValueError("study needs --config FILE, such as --config sftlab:studies/rq3")
-    executor = _executor(options, own)
+    executor = executor_of(options, own)
     study = _study(options.config, changes, options.name, options.seeds)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -100,7 +109,7 @@ def main(arguments: list[str]) -> int:
         return 130
 
 
-def _executor(options: Namespace, own: dict[str, Any]) -> Executor | None:
+def executor_of(options: Namespace, own: dict[str, Any]) -> Executor | None:
     """What carries out the jobs; None prints them.
 
     Raises:

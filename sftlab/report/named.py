@@ -27,6 +27,7 @@ FIGURES = {
     "setting": "setting.BestSetting",
     "forgetting": "forgetting.Forgetting",
     "cost": "cost.Cost",
+    "search": "search.Search",
 }
 """Where each figure stands in ``sections``, by its short name."""
 _CLASSES = {place.split(".")[1]: place for place in FIGURES.values()}

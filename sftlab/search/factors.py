@@ -1,8 +1,8 @@
 """Factors of a search: what may vary, between which bounds, and which keys of a config a value sets.
 
-    shares   parts of a mixture, on a simplex: a multiple of ``step`` for each ability, together 1
-    number   a fraction, k, epochs, steps, a learning rate; on a linear or a logarithmic scale
-    choice   named changes, such as orders of stages
+shares   parts of a mixture, on a simplex: a multiple of ``step`` for each ability, together 1
+number   a fraction, k, epochs, steps, a learning rate; on a linear or a logarithmic scale
+choice   named changes, such as orders of stages
 """
 
 from __future__ import annotations

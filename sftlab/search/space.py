@@ -28,7 +28,8 @@ class Anchor:
         name: Of its runs.
         point: Where it lies in the space; None where it is outside of it.
         alone: The ability that it trains by itself, if it does.
-        changes: Of the config, by dotted keys; those of the point are added.
+        changes: Of the config, by dotted keys. An anchor outside of the space without any trains its ability, or all of
+            them, in one stage.
     """
 
     name: str
@@ -124,9 +125,7 @@ class Space:
             pairs = list(zip(self.factors, point, strict=True))
             share.append([s for f, v in pairs if isinstance(f, Shares) for s in v])  # type: ignore[union-attr, misc]
             number.append([f.unit(v) for f, v in pairs if isinstance(f, Number)])
-            choice.append(
-                [float(v == name) for f, v in pairs if isinstance(f, Choice) for name in list(f.options)[1:]]
-            )
+            choice.append([float(v == name) for f, v in pairs if isinstance(f, Choice) for name in list(f.options)[1:]])
         size = len(points)
         return Columns(*(np.array(rows, dtype=float).reshape(size, -1) for rows in (share, number, choice)))
 

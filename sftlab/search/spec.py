@@ -1,20 +1,20 @@
 """What a search file says.
 
-    search: lab                                    # folder in lightning_logs/
-    base: ../multi_task.yaml                       # config of fit (or a list), relative to this file
-    set: {schedule.steps: 200}                     # changes for all runs
-    factors:
-      share: {shares: {math: [0, 1], code: [0, 1], general: [0.2, 1]}, step: 0.1}
-      k:     {keys: [schedule.k], low: 1/256, high: 1, scale: log, zero: true}
-      order: {values: {code_first: {schedule.order: [code, math]}, math_first: {schedule.order: [math, code]}}}
-    budget: {runs: 24}                             # or tokens: 5_000_000
-    batch: 4                                       # runs of each proposal
-    weights: {math: 1, code: 1, general: 2}        # what each ability counts
-    constraints: {general: {no_lower_than: alone, minus: 0.02}}
-    anchors: {my_recipe: {schedule.k: 0.1}}        # further runs that are always made
-    seeds: [1]                                     # of the runs of the design and of the proposals
-    replicates: 2                                  # further seeds of the first anchor: how far seeds differ
-    verify: 3                                      # fresh seeds of the proposal and of the best anchor
+search: lab                                    # folder in lightning_logs/
+base: ../multi_task.yaml                       # config of fit (or a list), relative to this file
+set: {schedule.steps: 200}                     # changes for all runs
+factors:
+  share: {shares: {math: [0, 1], code: [0, 1], general: [0.2, 1]}, step: 0.1}
+  k:     {keys: [schedule.k], low: 1/256, high: 1, scale: log, zero: true}
+  order: {values: {code_first: {schedule.order: [code, math]}, math_first: {schedule.order: [math, code]}}}
+budget: {runs: 24}                             # or tokens: 5_000_000
+batch: 4                                       # runs of each proposal
+weights: {math: 1, code: 1, general: 2}        # what each ability counts
+constraints: {general: {no_lower_than: alone, minus: 0.02}}
+anchors: {my_recipe: {schedule.k: 0.1}}        # further runs that are always made
+seeds: [1]                                     # of the runs of the design and of the proposals
+replicates: 2                                  # further seeds of the first anchor: how far seeds differ
+verify: 3                                      # fresh seeds of the proposal and of the best anchor
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def read_search(path: Path, sizes: Mapping[str, int], replaced: Mapping[str, Any
         raise ValueError(f"{path}: give factors, what the search varies")
     space = Space(factors)
     extra = [
-        Anchor(checked_name(f"{path}, anchors", key), None, "", tuple(sorted(_of(path, f"anchors.{key}", value).items())))
+        Anchor(checked_name(f"{path}, anchors", key), None, "", _changes(path, f"anchors.{key}", value))
         for key, value in _pairs(path, content, "anchors")
     ]
     anchors = [*space.anchors(), *([] if space.shares else _outside(sizes)), *extra]
@@ -134,8 +134,8 @@ def read_search(path: Path, sizes: Mapping[str, int], replaced: Mapping[str, Any
         raise ValueError(f"{path}, budget: give runs or tokens: {{runs: 24}}, not {content.get('budget')!r}")
     amount = _whole(path, "budget", next(iter(budget.values())), 1)
     weights = {str(k): _number(path, f"weights.{k}", v) for k, v in _pairs(path, content, "weights")}
-    if unknown := sorted(set(weights) - set(sizes)) or any(w < 0 for w in weights.values()):
-        raise ValueError(f"{path}, weights: {weights!r} must name abilities of the data, each at least 0")
+    if set(weights) - set(sizes) or any(w < 0 for w in weights.values()) or (weights and not any(weights.values())):
+        raise ValueError(f"{path}, weights: {weights!r} must name abilities of the data, each at least 0, one more")
     constraints = _constraints(path, content, sizes, anchors)
     return SearchSpec(
         name=name,
@@ -157,12 +157,8 @@ def read_search(path: Path, sizes: Mapping[str, int], replaced: Mapping[str, Any
 
 
 def _outside(sizes: Mapping[str, int]) -> list[Anchor]:
-    """Anchors of a space without a simplex: each ability alone and all mixed, with the schedule's own budget."""
-    alone = [
-        Anchor(f"{ability}_alone", None, ability, (("schedule.order", [ability]), ("schedule", "Sequential")))
-        for ability in sizes
-    ]
-    return [*alone, Anchor("proportional", None, "", (("schedule", "MultiTask"),))]
+    """Anchors of a space without a simplex: each ability alone and all mixed, one stage of the schedule's budget."""
+    return [*(Anchor(f"{ability}_alone", None, ability) for ability in sizes), Anchor("proportional", None)]
 
 
 def _factor(path: Path, name: str, given: Any, sizes: Mapping[str, int]) -> Factor:
@@ -180,8 +176,8 @@ def _factor(path: Path, name: str, given: Any, sizes: Mapping[str, int]) -> Fact
     keys = content.get("keys")
     if set(content) - known or not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise ValueError(
-            f"{where}: give shares: {{math: [0, 1], ...}}; or keys: [...] with low and high (scale: log, zero, whole) or "
-            f"levels; or values with names, each with its keys; it is {given!r}"
+            f"{where}: give shares: {{math: [0, 1], ...}}; or keys: [...] with low and high (scale: log, zero, whole) "
+            f"or levels; or values with names, each with its keys; it is {given!r}"
         )
     scale = content.get("scale", "linear")
     if scale not in ("linear", "log"):
@@ -206,8 +202,10 @@ def _shares(path: Path, name: str, content: dict[str, Any], sizes: Mapping[str, 
     if unknown := sorted(set(content) - {"shares", "step", "key"}):
         raise ValueError(f"{where}: it has shares, step and key, not {unknown[0]!r}")
     bounds = _of(path, f"factors.{name}.shares", content["shares"])
-    if unknown := sorted(set(bounds) - set(sizes)) or len(bounds) < 2:
-        raise ValueError(f"{where}.shares: name at least two abilities of the data ({', '.join(sizes)}), not {bounds!r}")
+    if set(bounds) - set(sizes) or len(bounds) < 2:
+        raise ValueError(
+            f"{where}.shares: name at least two abilities of the data ({', '.join(sizes)}), not {bounds!r}"
+        )
     ends = []
     for ability, pair in bounds.items():
         if not isinstance(pair, list) or len(pair) != 2:
@@ -235,7 +233,9 @@ def _constraints(
         where = f"constraints.{ability}"
         rule = _of(path, where, given)
         if ability not in sizes or set(rule) - {"no_lower_than", "minus"} or "no_lower_than" not in rule:
-            raise ValueError(f"{path}, {where}: give an ability with no_lower_than (alone, an anchor or a number) and minus")
+            raise ValueError(
+                f"{path}, {where}: give an ability with no_lower_than (alone, an anchor or a number) and minus"
+            )
         floor = plain_number(rule["no_lower_than"])
         minus = _number(path, f"{where}.minus", rule.get("minus", 0))
         if isinstance(floor, str):
@@ -246,6 +246,13 @@ def _constraints(
         else:
             found.append(Constraint(str(ability), "", _number(path, where, floor) - minus))
     return tuple(found)
+
+
+def _changes(path: Path, key: str, given: Any) -> tuple[tuple[str, Any], ...]:
+    changes = tuple((str(name), value) for name, value in _of(path, key, given).items())
+    if not changes:
+        raise ValueError(f"{path}, {key}: give what it changes, by dotted keys of the config")
+    return changes
 
 
 def _pairs(path: Path, content: Mapping[str, Any], key: str) -> list[tuple[Any, Any]]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from sftlab.search.space import Columns, Point, Space
 
-MOST_FOLDS = 10
+MOST_FOLDS = 8
 LEAST_WEIGHT = 0.02  # a form that is less likely than this beside the chosen one is left out of account
 
 
@@ -128,8 +128,8 @@ class MixingLaw(Form):
             return np.vstack([_law_jacobian(theta, x_RF), np.diag(weight_T)])
 
         random = np.random.default_rng(0)
-        starts = [np.concatenate([[0.0, sign], random.normal(size=num - 2)]) for sign in (0.5, -0.5) for _ in range(2)]
-        found = [least_squares(misfit, start, jac=slopes, max_nfev=60) for start in starts]
+        starts = [np.concatenate([[0.0, sign], random.normal(size=num - 2)]) for sign in (0.5, -0.5)]
+        found = [least_squares(misfit, start, jac=slopes, max_nfev=40) for start in starts]
         theta = min(found, key=lambda one: one.cost).x
         jacobian_RT = _law_jacobian(theta, x_RF)
         inverse_TT = np.linalg.inv(jacobian_RT.T @ jacobian_RT + np.diag(weight_T**2))
@@ -285,7 +285,7 @@ def _rows(columns: Columns, kept_R: np.ndarray) -> Columns:
 
 
 def _noise(points: Sequence[Point], value_R: np.ndarray, fitted: float) -> float:
-    """What runs of one composition differ by, together with what the surface leaves (as much as a degree of freedom)."""
+    """What runs of one composition differ by, together with what the surface leaves (a few degrees of freedom)."""
     of_point: dict[Point, list[float]] = {}
     for point, value in zip(points, value_R.tolist(), strict=True):
         of_point.setdefault(point, []).append(value)

@@ -113,7 +113,8 @@ class Local(Executor):
         self._free, self._stop, self._lock = list(range(num_workers)), threading.Event(), threading.Lock()
 
     def open(self) -> None:
-        """Start threads that wait for the processes."""
+        """Start threads that wait for the processes; an earlier ``close`` is forgotten."""
+        self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(self.num_slots)
 
     def start(self, job: Job) -> Future:

@@ -7,7 +7,7 @@
     grid:                                                   # factors: every combination of their values
       k: {keys: [schedule.k], values: [0, 1/256, 1/64]}
       size: {values: {small: {model.path: lab-small}, base: {model.path: lab-base}}}      # named values, each some keys
-    runs:                                                   # named changes; each may have a grid of its own
+    runs:                                                   # named changes; each may have a grid and seeds of its own
       dmt: {}
       multi_task: {set: {schedule: {class_path: MultiTask}}, grid: {}}
     budget: {of: multi_task, units: [epochs, steps]}        # every run also at the optimizer steps of that one
@@ -39,7 +39,7 @@ from sftlab.shipped import config_path
 _KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs", "budget"}
 BUDGETS = ("epochs", "steps", "supervised_tokens")
 """What runs may be held equal in: their own epochs, or the steps or supervised tokens of one of them."""
-_ENTRY_KEYS = {"set", "grid"}
+_ENTRY_KEYS = {"set", "grid", "seeds"}
 _MOST_RUNS = 10_000
 Scalar = bool | int | float | str | None
 
@@ -128,12 +128,13 @@ def read_study(
     for key, entry in _mapping(path, "runs", content.get("runs") or {path.stem: {}}).items():
         config_name, entry = checked_name(f"{path}, runs", key), _mapping(path, f"runs.{key}", entry)
         if unknown := sorted(set(map(str, entry)) - _ENTRY_KEYS):
-            raise ValueError(f"{path}, runs.{key}: an entry has set and grid, not {', '.join(unknown)}")
+            raise ValueError(f"{path}, runs.{key}: an entry has set, grid and seeds, not {', '.join(unknown)}")
         changed = deepcopy(base)
         _apply(changed, _mapping(path, f"runs.{key}.set", entry.get("set")))
         grid = entry["grid"] if "grid" in entry else content.get("grid")
         checked = {**_checked_grid(path, config_name, grid or {}), **budget}
-        runs += factors.combinations(config_name, changed, checked, seeds)
+        mine = _seeds(path, entry["seeds"], base) if "seeds" in entry else seeds
+        runs += factors.combinations(config_name, changed, checked, mine)
         if len(runs) > _MOST_RUNS:
             raise ValueError(f"{path}: more than {_MOST_RUNS:,} runs; is there a factor too many in the grid?")
     for run in runs:
@@ -147,7 +148,8 @@ def read_study(
     figures_of(figures, f"{path}, figures", {run.config_name for run in runs}, list(factors.values))
     about = (str(content.get("title") or name), str(content.get("question") or ""))
     needs = _needs(path, content.get("needs"))
-    return Study(name, *about, tuple(figures), factors.values, factors.written, seeds, tuple(runs), needs)
+    used = tuple(dict.fromkeys([*seeds, *(run.seed for run in runs)])) if runs else seeds
+    return Study(name, *about, tuple(figures), factors.values, factors.written, used, tuple(runs), needs)
 
 
 def _mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
@@ -216,17 +218,17 @@ def _apply(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         *parents, last = str(key).split(".")
         if parents:
-            set_key(config, [*parents, last], _number(deepcopy(value)))
+            set_key(config, [*parents, last], plain_number(deepcopy(value)))
         else:
-            merge_config(config, {last: _number(deepcopy(value))})
+            merge_config(config, {last: plain_number(deepcopy(value))})
 
 
-def _number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """1/256 as the number that it is, wherever it stands."""
     if isinstance(value, dict):
-        return {key: _number(item) for key, item in value.items()}
+        return {key: plain_number(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_number(item) for item in value]
+        return [plain_number(item) for item in value]
     match = re.fullmatch(r"(\d+)/([1-9]\d*)", value) if isinstance(value, str) else None
     return int(match[1]) / int(match[2]) if match else value
 
@@ -288,7 +290,7 @@ class _Factors:
         levels, mine = [], []
         for given in factor["values"]:
             is_named = isinstance(factor["values"], dict)
-            value = str(given) if is_named and not isinstance(given, (int, float)) else _scalar(_number(given))
+            value = str(given) if is_named and not isinstance(given, (int, float)) else _scalar(plain_number(given))
             if (kind := (type(value) is bool, value)) in mine:
                 raise ValueError(f"{self.path}, grid of {name}: {given!r} stands there twice")
             mine.append(kind)

@@ -65,7 +65,7 @@ def test_several_bases_are_merged_and_the_last_word_is_the_command_lines(tmp_pat
     [
         ({"sedes": [1]}, "'sedes' is no key of a study"),
         ({"base": "absent.yaml"}, "there is no file"),
-        ({"runs": {"a": {"sett": {}}}}, "runs.a: an entry has set and grid"),
+        ({"runs": {"a": {"sett": {}}}}, "runs.a: an entry has set, grid and seeds"),
         ({"figures": ["strategy"]}, "figures: there is no 'strategy'; did you mean strategies"),
         ({"grid": {"k": [0, 1]}}, "k needs keys"),
         ({"grid": {"k": {"keys": "schedule.k", "values": [1]}}}, "k needs keys"),

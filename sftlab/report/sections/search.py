@@ -1,0 +1,249 @@
+"""What a search found: the decision in words, its surfaces, which factors matter, the front, and what it rests on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sftlab.report.evidence import Evidence
+from sftlab.report.exhibit import Cell, Table
+from sftlab.report.section import Drawing, Figure, Section
+from sftlab.report.surfaces import change_figure, prediction_figure, slice_figure, ternary_figure
+from sftlab.report.text import duration, number, p_text, with_interval
+
+OUTCOME = "search.json"
+WEIGHTED = "weighted mean"
+_MOST_ROWS = 12
+
+
+class Search(Figure):
+    """The outcome of ``sftlab search``."""
+
+    def section(self, evidence: Evidence) -> Section:
+        """All parts, or what is missing."""
+        section = Section("search", "What the search found")
+        path = evidence.folder / OUTCOME
+        if not path.is_file():
+            section.missing.append(f"{OUTCOME}: the search has not ended; the same search command goes on")
+            return section
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            _fill(section, found, evidence)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            shown = f"{type(error).__name__}: {error}"
+            return Section("search", section.title, missing=[f"{path} is damaged ({shown}); run the search again"])
+        return section
+
+
+def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
+    section.findings.append(str(found["decision"]))
+    if found["check"]:
+        section.findings.append(str(found["check"]["words"]))
+    for one in found["constraints"]:
+        section.findings.append(
+            f"The best guess keeps {one['text']} in {one['chance']:.0%} of the draws (all constraints together)."
+        )
+    section.findings.append(_cost_words(found, evidence))
+    section.lead = (
+        "Surfaces are fitted to the runs; intervals are 95 % and of the mean over seeds, on the problems that were "
+        "asked. A candidate is inside noise where the runs do not show that it is worse than the best."
+    )
+    section.parts.append(_range_table(found))
+    slices = found["slices"]
+    if len(found["simplex"]) == 3:
+        section.parts.append(_ternary(found))
+    figure, spots = slice_figure(slices)
+    caption = "Mean over all else, with 95 % intervals of the fitted surfaces."
+    section.parts.append(
+        Drawing("search-slices", "Slices of the surfaces", caption, figure, _slice_numbers(slices), spots)
+    )
+    figure, spots = change_figure(slices)
+    caption = (
+        "From the place with the lowest to that with the highest mean, with the interval of this difference; one that "
+        "holds 0 is inside noise."
+    )
+    section.parts.append(
+        Drawing("search-changes", "Which factors matter", caption, figure, _change_numbers(slices), spots)
+    )
+    if len(found["abilities"]) > 1:
+        anchors = {t["name"]: t["scores"] for t in found["trials"] if t["why"] == "anchor"}
+        figure, spots = prediction_figure(found["candidates"], found["abilities"], anchors)
+        caption = (
+            "Predicted means of all candidates. On the front: no other candidate is at least as good in all abilities "
+            "and better in one, within a draw of the surfaces."
+        )
+        numbers = _candidate_numbers(found)
+        section.parts.append(
+            Drawing("search-front", "Pareto front of the predictions", caption, figure, numbers, spots)
+        )
+    section.parts += [_best_table(found), *_check_tables(found), _surface_table(found), _batch_table(found)]
+    section.parts.append(_run_table(found, evidence))
+
+
+def _cost_words(found: dict[str, Any], evidence: Evidence) -> str:
+    all_tokens, once = found["tokens"]["all"], found["tokens"]["once"]
+    budget = f" of {found['max_runs']}" if found["max_runs"] else ""
+    seconds = sum(s.seconds or 0.0 for cost in evidence.costs for s in cost.stages if not s.reused)
+    took = f", {duration(seconds)} of training and scoring" if seconds else ""
+    saved = f"; sharing stages saved {all_tokens - once:,}" if all_tokens > once else ""
+    cells = f"{len(found['candidates'])} candidates"
+    return f"It took {found['num_runs']}{budget} runs for {cells}: {once:,} tokens trained{saved}{took}."
+
+
+def _range_table(found: dict[str, Any]) -> Table:
+    rows = []
+    for one in found["ranges"]:
+        places = ", ".join(one["options"]) or (
+            one["low"] if one["low"] == one["high"] else f"{one['low']} to {one['high']}"
+        )
+        name = f"share of {one['axis']}" if one["is_share"] else one["axis"]
+        rows.append([name, one["best"], places, "inside noise" if one["is_noise"] else "narrowed down"])
+    header = ["factor", "best guess", "inside noise of the best", "decision"]
+    return Table("search-decision", "The decision, factor by factor", header, rows)
+
+
+def _ternary(found: dict[str, Any]) -> Drawing:
+    best = next(c for c in found["candidates"] if c["best"])
+    mine = [c for c in found["candidates"] if c["rest"] == best["rest"]]
+    if len(mine) < 6:
+        mine = found["candidates"]
+    panels = [(name, np.array([c["scores"][name] for c in mine])) for name in found["abilities"]]
+    panels.append((WEIGHTED, np.array([c[WEIGHTED] for c in mine])))
+    shares_P3 = np.array([c["shares"] for c in mine])[:, :3]
+    runs_R3 = np.array([t["shares"] for t in found["trials"] if t["shares"]])[:, :3]
+    told = [c["text"] for c in mine]
+    figure, spots = ternary_figure(found["simplex"], shares_P3, panels, runs_R3, np.array(best["shares"])[:3], told)
+    rest = f" Other factors as in the proposal: {', '.join(best['rest'])}." if best["rest"] and len(mine) > 5 else ""
+    caption = (
+        "Above: the mean. Below: half the width of its 95 % interval. Dots are the runs, whatever their other factors; "
+        f"the ring is the proposal.{rest}"
+    )
+    return Drawing(
+        "search-ternary", "Surfaces over the shares", caption, figure, _candidate_numbers(found, mine), spots
+    )
+
+
+def _slice_numbers(slices: Sequence[dict[str, Any]]) -> list[dict[str, Cell]]:
+    return [
+        {"axis": one["axis"], "of": one["of"], "place": text, "mean": mean, "low": low, "high": high}
+        for one in slices
+        for text, mean, low, high in zip(one["texts"], one["mean"], one["low"], one["high"], strict=True)
+    ]
+
+
+def _change_numbers(slices: Sequence[dict[str, Any]]) -> list[dict[str, Cell]]:
+    return [{name: one[name] for name in ("axis", "of", "change", "change_low", "change_high")} for one in slices]
+
+
+def _candidate_numbers(found: dict[str, Any], some: Sequence[dict[str, Any]] | None = None) -> list[dict[str, Cell]]:
+    rows: list[dict[str, Cell]] = []
+    for c in some if some is not None else found["candidates"]:
+        row: dict[str, Cell] = {"composition": c["text"], "on_front": c["on_front"], "keeps_constraints": c["chance"]}
+        row["inside_noise"] = "yes" if c["inside_noise"] else "no"
+        for name, ends in (*c["scores"].items(), (WEIGHTED, c[WEIGHTED])):
+            row |= dict(zip((name, f"{name} low", f"{name} high"), ends, strict=True))
+        rows.append(row)
+    return rows
+
+
+def _best_table(found: dict[str, Any]) -> Table:
+    """The best candidates."""
+    ranked = sorted(found["candidates"], key=lambda c: (-(c["chance"] >= 0.5), -c[WEIGHTED][0]))
+    rows = [
+        [c["text"], *(_interval(c["scores"][name]) for name in found["abilities"]), _interval(c[WEIGHTED]),
+         f"{c['on_front']:.0%}", f"{c['chance']:.0%}", "yes" if c["inside_noise"] else ""]
+        for c in ranked[:_MOST_ROWS]
+    ]  # fmt: skip
+    header = [
+        "composition",
+        *found["abilities"],
+        WEIGHTED,
+        "on the front",
+        "keeps constraints",
+        "inside noise of the best",
+    ]
+    notes = [f"The best {len(rows)} of {len(ranked)} candidates; the CSV has all."]
+    return Table("search-candidates", "The best candidates, predicted", header, rows, notes, _candidate_numbers(found))
+
+
+def _interval(ends: Sequence[float]) -> str:
+    mean, low, high = ends
+    return with_interval(mean, low, high, 1)
+
+
+def _check_tables(found: dict[str, Any]) -> list[Table]:
+    check = found["check"]
+    if not check:
+        return []
+    rows = [
+        [
+            r["ability"],
+            _signed(r),
+            p_text(np.nan if r["p_corrected"] is None else r["p_corrected"]),
+            r["verdict"],
+            r["method"],
+        ]
+        for r in check["rows"]
+    ]
+    rows.append([WEIGHTED, _signed(check), "-", check["verdict"], "Student's t over the seeds"])
+    title = f"The check: proposal minus {check['anchor']}, fresh seeds {', '.join(map(str, check['seeds']))}"
+    return [Table("search-check", title, ["", "difference", "p (Holm)", "verdict", "method"], rows)]
+
+
+def _signed(row: dict[str, Any]) -> str:
+    low, high = (np.nan if row[end] is None else row[end] for end in ("low", "high"))
+    return with_interval(row["difference"], low, high, 1, signed=True)
+
+
+def _surface_table(found: dict[str, Any]) -> Table:
+    forms = list(next(iter(found["surfaces"].values()))["held_out"])
+    rows = [
+        [ability, one["form"], *(number(one["held_out"][form], 1) for form in forms), number(one["noise"], 1),
+         f"{one['widened']:.2f}", p_text(np.nan if one["effect_p"] is None else one["effect_p"])]
+        for ability, one in found["surfaces"].items()
+    ]  # fmt: skip
+    header = [
+        "ability",
+        "form",
+        *(f"error, {form}" for form in forms),
+        "noise of a run",
+        "widened by",
+        "p of no effect",
+    ]
+    notes = [
+        "Error: root mean square on compositions that were left out; the form with the smallest is used. 'mean': the "
+        "mean of all other runs.",
+        "Widened: standard errors are multiplied by this: so much larger than told were errors on what was left out.",
+        "p: permutation test of no effect of the composition, corrected for the number of abilities (Holm).",
+    ]
+    return Table("search-surfaces", "The surfaces", header, rows, notes)
+
+
+def _batch_table(found: dict[str, Any]) -> Table:
+    rows = []
+    for i, batch in enumerate(found["batches"], 1):
+        gain = batch["numbers"].get("expected_gain")
+        shown = "-" if gain is None else f"{100 * gain:.2f} pts"
+        runs = sum(len(trial["seeds"]) for trial in batch["trials"])
+        rows.append([str(i), batch["kind"], str(runs), shown, batch["words"].replace("**", "")])
+    header = ["", "decision", "runs", "expected gain", "why"]
+    return Table("search-decisions", "How it went", header, rows, folded=True)
+
+
+def _run_table(found: dict[str, Any], evidence: Evidence) -> Table:
+    tokens: dict[str, int] = {}
+    for cost in evidence.costs:
+        tokens[cost.config] = tokens.get(cost.config, 0) + sum(s.tokens for s in cost.stages if not s.reused)
+    rows = [
+        [t["name"], t["why"], str(t["batch"]), t["text"], ", ".join(map(str, t["seeds"])),
+         *(number(t["scores"][name], 1) for name in found["abilities"]), number(t[WEIGHTED], 1),
+         f"{tokens.get(t['name'], 0):,}"]
+        for t in found["trials"]
+    ]  # fmt: skip
+    header = ["runs", "why", "decision", "composition", "seeds", *found["abilities"], WEIGHTED, "tokens trained"]
+    return Table(
+        "search-runs", "Every run that it rests on", header, rows, ["Scores: means over the seeds."], folded=True
+    )

@@ -1,0 +1,199 @@
+"""A decision in words, and the numbers behind it: what is believed to be best, what is noise, which factors matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sftlab.search.factors import Choice, Number, Shares, Value
+from sftlab.search.proposal import Beliefs
+from sftlab.search.space import Point, Space
+from sftlab.stats.interval import middle
+
+MOST_GROUPS = 7  # values of a factor that a slice shows
+WEIGHTED = "weighted mean"
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """One direction of the space.
+
+    Attributes:
+        name: Of the factor, or of the ability whose share it is.
+        is_share: It is the share of an ability.
+        value_C: The place of each candidate on it: a number, or the place in the list of options.
+        labels: Texts of the places where they are no numbers.
+    """
+
+    name: str
+    is_share: bool
+    value_C: np.ndarray
+    labels: tuple[str, ...] = ()
+    is_log: bool = False
+
+    def text(self, value: float) -> str:
+        """A place for people."""
+        if self.labels:
+            return self.labels[int(value)]
+        return f"{value:.0%}" if self.is_share else Number(self.name, (), (0.0, 1.0)).text(value)
+
+    def groups(self) -> list[tuple[float, np.ndarray]]:
+        """Candidates by their place on it; neighbours are put together where places are many."""
+        places = np.unique(self.value_C)
+        if len(places) <= 2 * MOST_GROUPS - 1:
+            return [(float(place), self.value_C == place) for place in places]
+        edges = np.quantile(self.value_C, np.linspace(0, 1, MOST_GROUPS + 1))
+        number_C = np.clip(np.searchsorted(edges, self.value_C, side="right") - 1, 0, MOST_GROUPS - 1)
+        return [(float(self.value_C[number_C == i].mean()), number_C == i) for i in np.unique(number_C)]
+
+
+def axes_of(space: Space, candidates: Sequence[Point]) -> list[Axis]:
+    """Every direction of a space."""
+    found = []
+    for number, factor in enumerate(space.factors):
+        values: list[Value] = [point[number] for point in candidates]
+        if isinstance(factor, Shares):
+            for i, ability in enumerate(factor.abilities):
+                found.append(Axis(ability, True, np.array([v[i] for v in values], dtype=float)))  # type: ignore[index]
+        elif isinstance(factor, Choice):
+            names = tuple(factor.options)
+            found.append(Axis(factor.name, False, np.array([names.index(str(v)) for v in values], dtype=float), names))
+        else:
+            is_log = isinstance(factor, Number) and factor.is_log
+            found.append(Axis(factor.name, False, np.array(values, dtype=float), is_log=is_log))
+    return found
+
+
+def ranges_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
+    """On each axis, which places hold a candidate that is inside noise of the best."""
+    inside_C, best = beliefs.inside_noise(), beliefs.best()
+    found = []
+    for axis in axes:
+        all_places = np.unique(axis.value_C)
+        kept = np.unique(axis.value_C[inside_C])
+        found.append(
+            {
+                "axis": axis.name,
+                "is_share": axis.is_share,
+                "best": axis.text(axis.value_C[best]),
+                "low": axis.text(kept.min()) if not axis.labels else "",
+                "high": axis.text(kept.max()) if not axis.labels else "",
+                "options": [axis.labels[int(place)] for place in kept] if axis.labels else [],
+                "is_noise": bool(
+                    len(kept) == len(all_places)
+                    or (not axis.labels and kept.min() == all_places.min() and kept.max() == all_places.max())
+                ),
+            }
+        )
+    return found
+
+
+def words_of(beliefs: Beliefs, space: Space, axes: Sequence[Axis]) -> str:
+    """The decision in one or two sentences."""
+    if not beliefs.has_effect:
+        reach = 100 * _hidden(beliefs, axes)
+        return (
+            "**No effect of the composition was seen on any ability** (permutation tests, corrected for their number). "
+            f"A factor by itself may still change an ability by up to {reach:.0f} points; within that, any choice is "
+            "as good."
+        )
+    ranges = ranges_of(beliefs, axes)
+    told = [_range_words(one) for one in ranges if not one["is_noise"]]
+    noise = [("share of " if one["is_share"] else "") + one["axis"] for one in ranges if one["is_noise"]]
+    best = beliefs.best()
+    low, high = middle(beliefs.utility_DC[:, best])
+    guess = (
+        f"Best guess: {space.text(beliefs.candidates[best])}, weighted mean {beliefs.utility_DC[:, best].mean():.1%} "
+        f"({100 * low:.1f} to {100 * high:.1f})."
+    )
+    if not told:
+        return f"**No factor can be narrowed down: all are inside noise by themselves.** {guess}"
+    rest = f"; the rest is noise ({', '.join(noise)})" if noise else ""
+    return f"**{', '.join(told)}{rest}.** {guess}"
+
+
+def _range_words(one: dict[str, Any]) -> str:
+    name = ("share of " if one["is_share"] else "") + one["axis"]
+    if one["options"]:
+        return f"{name} {' or '.join(one['options'])}"
+    return f"{name} {one['low']}" if one["low"] == one["high"] else f"{name} between {one['low']} and {one['high']}"
+
+
+def _hidden(beliefs: Beliefs, axes: Sequence[Axis]) -> float:
+    """The largest change of an ability along one axis that is still possible."""
+    return max(max(one["change_high"], -one["change_low"]) for one in slices_of(beliefs, axes) if one["of"] != WEIGHTED)
+
+
+def slices_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
+    """Each ability, and the weighted mean, along each axis: the mean over all else, and what the axis changes at most.
+
+    The change is that from the place with the lowest mean to the one with the highest, with the interval of this
+    difference.
+    """
+    found = []
+    scores = {name: beliefs.score_DAC[:, i] for i, name in enumerate(beliefs.abilities)}
+    for axis in axes:
+        groups = axis.groups()
+        for name, draws_DC in {**scores, WEIGHTED: beliefs.utility_DC}.items():
+            curve_DL = np.stack([draws_DC[:, mine].mean(1) for _, mine in groups], 1)
+            mean_L = curve_DL.mean(0)
+            low_L, high_L = middle(curve_DL)
+            change_D = curve_DL[:, mean_L.argmax()] - curve_DL[:, mean_L.argmin()]
+            low, high = middle(change_D).tolist()
+            found.append(
+                {
+                    "axis": axis.name,
+                    "is_share": axis.is_share,
+                    "is_log": axis.is_log,
+                    "of": name,
+                    "places": [place for place, _ in groups],
+                    "texts": [axis.text(place) for place, _ in groups],
+                    "mean": mean_L.tolist(),
+                    "low": low_L.tolist(),
+                    "high": high_L.tolist(),
+                    "change": float(change_D.mean()),
+                    "change_low": low,
+                    "change_high": high,
+                }
+            )
+    return found
+
+
+def candidates_of(beliefs: Beliefs, space: Space) -> list[dict[str, Any]]:
+    """Every candidate with its prediction: does it keep the constraints, is it inside noise, on the Pareto front?"""
+    inside_C, chance_C, front_C = beliefs.inside_noise(), beliefs.chance(), front_share(beliefs)
+    low_C, high_C = middle(beliefs.utility_DC)
+    low_AC, high_AC = middle(beliefs.score_DAC)
+    mean_AC, utility_C = beliefs.score_DAC.mean(0), beliefs.utility_DC.mean(0)
+    best = beliefs.best()
+    return [
+        {
+            "text": space.text(point),
+            "rest": [f.text(v) for f, v in zip(space.factors, point, strict=True) if not isinstance(f, Shares)],
+            "shares": [float(share) for f, v in zip(space.factors, point, strict=True) if isinstance(f, Shares)
+                       for share in v],  # type: ignore[union-attr]
+            "scores": {
+                name: [float(mean_AC[a, c]), float(low_AC[a, c]), float(high_AC[a, c])]
+                for a, name in enumerate(beliefs.abilities)
+            },
+            WEIGHTED: [float(utility_C[c]), float(low_C[c]), float(high_C[c])],
+            "chance": float(chance_C[c]),
+            "inside_noise": bool(inside_C[c]),
+            "on_front": float(front_C[c]),
+            "best": bool(c == best),
+        }
+        for c, point in enumerate(beliefs.candidates)
+    ]  # fmt: skip
+
+
+def front_share(beliefs: Beliefs, num_draws: int = 64) -> np.ndarray:
+    """Part of the draws in which no other candidate is at least as good in all abilities and better in one [C]."""
+    on_C = np.zeros(len(beliefs.candidates))
+    for score_AC in beliefs.score_DAC[:num_draws]:
+        at_least_CC = (score_AC[:, :, None] <= score_AC[:, None, :]).all(0)
+        better_CC = (score_AC[:, :, None] < score_AC[:, None, :]).any(0)
+        on_C += ~(at_least_CC & better_CC).any(1)
+    return on_C / min(num_draws, len(beliefs.score_DAC))

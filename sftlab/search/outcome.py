@@ -1,0 +1,169 @@
+"""What a search found, as ``search.json``: all that its report shows, so that a report needs neither fits nor torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from sftlab.files import write_text
+from sftlab.report.verdicts import compare_over_seeds
+from sftlab.search.decision import WEIGHTED, axes_of, candidates_of, ranges_of, slices_of, words_of
+from sftlab.search.observation import Observation, Trial
+from sftlab.search.search import Search, batch_row
+from sftlab.stats.interval import LEVEL, Mean, student
+from sftlab.stats.paired import holm
+
+OUTCOME = "search.json"
+
+
+def write_outcome(search: Search) -> dict[str, Any]:
+    """Write what a search found, and return it."""
+    found = outcome_of(search)
+    write_text(search.folder / OUTCOME, json.dumps(found, indent=1))
+    return found
+
+
+def outcome_of(search: Search) -> dict[str, Any]:
+    """Everything about a search whose last batch has been run."""
+    spec, beliefs = search.spec, search.beliefs()
+    axes = axes_of(spec.space, search.candidates)
+    observations = search.site.observations(search.trials)
+    best = beliefs.best()
+    shares = spec.space.shares
+    check = _check(search, observations)
+    return {
+        "search": spec.name,
+        "decision": words_of(beliefs, spec.space, axes),
+        "ended": search.batches[-1].words,
+        "has_effect": beliefs.has_effect,
+        "check": check,
+        "abilities": beliefs.abilities,
+        "weights": spec.weights,
+        "simplex": list(shares[0].abilities) if shares else [],
+        "constraints": [
+            {"text": c.text(), "ability": c.ability, "chance": float(beliefs.feasible_DC[:, best].mean())}
+            for c in spec.constraints
+        ],
+        "surfaces": {
+            ability: {
+                "form": surface.form,
+                "held_out": surface.held_out,
+                "noise": surface.noise,
+                "widened": surface.widened,
+                "effect_p": _finite(beliefs.effects[ability]),
+            }
+            for ability, surface in beliefs.surfaces.items()
+        },
+        "noise": beliefs.noise,
+        "ranges": ranges_of(beliefs, axes),
+        "slices": slices_of(beliefs, axes),
+        "candidates": candidates_of(beliefs, spec.space),
+        "best_anchor": beliefs.best_anchor(),
+        "trials": [_trial(search, trial, observations) for trial in search.trials],
+        "batches": [batch_row(batch) for batch in search.batches],
+        "num_runs": sum(trial.num_runs for trial in search.trials),
+        "max_runs": spec.max_runs,
+        "max_tokens": spec.max_tokens,
+        "tokens": dict(zip(("all", "once"), search.site.saved_tokens(search.trials), strict=True)),
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _trial(search: Search, trial: Trial, observations: Sequence[Observation]) -> dict[str, Any]:
+    mine = [o for o in observations if o.trial == trial.name]
+    batch = next(i for i, b in enumerate(search.batches, 1) if trial in b.trials)
+    values = {ability: fmean(o.values[ability] for o in mine) for ability in mine[0].values}
+    shares = [] if trial.point is None else [
+        share for f, v in zip(search.spec.space.factors, trial.point, strict=True) if f in search.spec.space.shares
+        for share in v  # type: ignore[union-attr]
+    ]  # fmt: skip
+    return {
+        "name": trial.name,
+        "why": trial.why,
+        "batch": batch,
+        "text": search.spec.space.text(trial.point) if trial.point is not None else "outside of the space",
+        "shares": shares,
+        "seeds": list(trial.seeds),
+        "scores": values,
+        WEIGHTED: weighted(values, search.spec.weights),
+    }
+
+
+def weighted(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The weighted mean of scores."""
+    total = sum(weights.get(ability, 0.0) for ability in values)
+    return sum(weights.get(ability, 0.0) * value for ability, value in values.items()) / total
+
+
+def _check(search: Search, observations: Sequence[Observation]) -> dict[str, Any] | None:
+    """The proposal against the best anchor on fresh seeds; None where there was no check."""
+    pair = [trial for trial in search.trials if trial.why == "verification"]
+    if len(pair) != 2:
+        return None
+    proposal, anchor = ([o for o in observations if o.trial == trial.name] for trial in pair)
+    name = pair[1].anchor.name if pair[1].anchor else pair[1].name
+    rows = [_compared(search.folder, ability, anchor, proposal) for ability in proposal[0].values]
+    for row, p in zip(rows, holm([_number(row["p"]) for row in rows]), strict=True):
+        row["p_corrected"] = _finite(p)
+        low_high = row["low"] is not None and not row["low"] <= 0 <= row["high"]
+        row["verdict"] = (
+            "inside noise" if not (p < LEVEL and low_high) else "better" if row["difference"] > 0 else "worse"
+        )
+    differences = [
+        weighted(b.values, search.spec.weights) - weighted(a.values, search.spec.weights)
+        for a, b in zip(anchor, proposal, strict=True)
+    ]
+    whole = student(differences)
+    verdict = _verdict(whole)
+    told = "; ".join(f"{row['ability']} {100 * row['difference']:+.1f} ({row['verdict']})" for row in rows)
+    interval = "" if math.isnan(whole.low) else f" ({100 * whole.low:+.1f} to {100 * whole.high:+.1f} over seeds)"
+    seeds = ", ".join(map(str, pair[0].seeds))
+    words = (
+        f"Checked with fresh seeds ({seeds}): the proposal is **{verdict}** against {name}, the best anchor: weighted "
+        f"mean {100 * whole.value:+.1f} points{interval}; {told}."
+    )
+    return {
+        "anchor": name,
+        "seeds": list(pair[0].seeds),
+        "rows": rows,
+        "difference": whole.value,
+        "low": _finite(whole.low),
+        "high": _finite(whole.high),
+        "verdict": verdict,
+        "words": words,
+    }
+
+
+def _verdict(difference: Mean) -> str:
+    if math.isnan(difference.low) or difference.low <= 0 <= difference.high:
+        return "inside noise"
+    return "better" if difference.value > 0 else "worse"
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _compared(folder: Path, ability: str, a: Sequence[Observation], b: Sequence[Observation]) -> dict[str, Any]:
+    """One ability: problem by problem where verdicts are kept, else seed by seed."""
+    files = [[o.problems.get(ability) for o in side] for side in (a, b)]
+    if all(file for side in files for file in side):
+        before, after = ([folder / file[0] for file in side if file] for side in files)
+        found = compare_over_seeds(before, after, str(files[0][0][1] if files[0][0] else ""))
+        about = {"difference": found.difference, "low": found.low, "high": found.high, "p": _finite(found.p_value)}
+        return {"ability": ability, **about, "method": found.method}
+    whole = student([y.values[ability] - x.values[ability] for x, y in zip(a, b, strict=True)])
+    p = math.nan
+    if whole.error > 0:
+        from scipy.stats import t
+
+        p = float(2 * t.sf(abs(whole.value) / whole.error, len(a) - 1))
+    ends = {"low": _finite(whole.low), "high": _finite(whole.high), "p": _finite(p)}
+    return {"ability": ability, "difference": whole.value, **ends, "method": "Student's t, seed by seed"}

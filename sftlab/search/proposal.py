@@ -1,0 +1,180 @@
+"""What is believed after some runs: which composition to take, what is inside noise, and which runs to make next.
+
+Beliefs are draws from the surfaces, joint over all candidates: a candidate is weighed against another within each
+draw, so that what both share cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sftlab.search.effect import effect_p
+from sftlab.search.observation import Observation, Trial, mean_of
+from sftlab.search.space import Point, Space
+from sftlab.search.spec import Constraint
+from sftlab.search.surface import Surface, fit_surface
+from sftlab.stats.interval import LEVEL, middle
+from sftlab.stats.paired import holm
+
+NUM_DRAWS = 512
+LIKELY = 0.5  # a candidate keeps the constraints if it does in as large a part of the draws
+
+
+@dataclass(frozen=True, eq=False)
+class Beliefs:
+    """What some runs say.
+
+    Attributes:
+        candidates: Points of the space.
+        abilities: Those that were scored.
+        surfaces: Of each ability.
+        effects: P value of no effect of the composition on each ability, corrected for their number (Holm).
+        score_DAC: Draws of each ability's mean score at each candidate.
+        utility_DC: Draws of the weighted mean.
+        feasible_DC: Whether a draw keeps all constraints.
+        anchor_DN: Draws of the anchors' weighted mean, in the order of ``anchors``.
+        anchors: Names of the anchors, those that keep the constraints first or not at all.
+        anchor_feasible_DN: Whether a draw of an anchor keeps all constraints.
+        noise: Standard deviation of the weighted mean of one run.
+    """
+
+    candidates: list[Point]
+    abilities: list[str]
+    surfaces: dict[str, Surface]
+    effects: dict[str, float]
+    score_DAC: np.ndarray
+    utility_DC: np.ndarray
+    feasible_DC: np.ndarray
+    anchors: list[str]
+    anchor_DN: np.ndarray
+    anchor_feasible_DN: np.ndarray
+    noise: float
+
+    @property
+    def has_effect(self) -> bool:
+        """Whether the composition was seen to change any score."""
+        return any(p < LEVEL for p in self.effects.values())
+
+    def chance(self) -> np.ndarray:
+        """Part of the draws in which each candidate keeps the constraints [C]."""
+        return self.feasible_DC.mean(0)
+
+    def best(self) -> int:
+        """The candidate with the highest mean of those that likely keep the constraints; else the likeliest to."""
+        chance_C, mean_C = self.chance(), self.utility_DC.mean(0)
+        if (chance_C >= LIKELY).any():
+            return int(np.where(chance_C >= LIKELY, mean_C, -np.inf).argmax())
+        return int((chance_C + 1e-6 * mean_C).argmax())
+
+    def inside_noise(self) -> np.ndarray:
+        """Candidates of which the runs do not show that they are worse than the best [C]."""
+        behind_DC = self.utility_DC - self.utility_DC[:, [self.best()]]
+        high_C = middle(behind_DC)[1]
+        return (high_C >= 0) & (self.chance() >= LEVEL)
+
+    def best_anchor(self) -> str:
+        """The anchor with the highest mean of those that likely keep the constraints; of all where none does."""
+        mean_N, likely_N = self.anchor_DN.mean(0), self.anchor_feasible_DN.mean(0) >= LIKELY
+        return self.anchors[int(np.where(likely_N | ~likely_N.any(), mean_N, -np.inf).argmax())]
+
+    def improvements(self, taken: set[Point], num_points: int) -> tuple[list[int], float]:
+        """Candidates whose runs are expected to improve most on the best, and how much the first one is.
+
+        Expected improvement under the constraints, of several points together (Schonlau 1997; Gardner et al. 2014), by
+        draws: each next point is the one that adds most to those before it.
+        """
+        gain_DC = np.maximum(self.utility_DC - self.utility_DC[:, [self.best()]], 0) * self.feasible_DC
+        open_C = np.array([point not in taken for point in self.candidates])
+        reached_D, chosen, first = np.zeros(len(gain_DC)), list[int](), 0.0
+        for _ in range(min(num_points, int(open_C.sum()))):
+            expected_C = np.where(open_C, np.maximum(gain_DC, reached_D[:, None]).mean(0), -np.inf)
+            number = int(expected_C.argmax())
+            first = first or float(expected_C[number])
+            chosen.append(number)
+            open_C[number] = False
+            reached_D = np.maximum(reached_D, gain_DC[:, number])
+        return chosen, first
+
+
+def believe(
+    space: Space,
+    candidates: Sequence[Point],
+    trials: Sequence[Trial],
+    observations: Sequence[Observation],
+    weights: Mapping[str, float],
+    constraints: Sequence[Constraint],
+) -> Beliefs:
+    """Fit the surfaces and draw from them."""
+    abilities = list(observations[0].values)
+    points = {trial.name: trial.point for trial in trials}
+    inside = [(points[o.trial], o) for o in observations if points[o.trial] is not None]
+    anchors = list({trial.anchor.name: trial for trial in trials if trial.anchor}.values())
+    asked = [*candidates, *(t.point for t in anchors if t.point is not None)]
+    surfaces, p_values, draws, anchor_draws = dict[str, Surface](), list[float](), [], []
+    for number, ability in enumerate(abilities):
+        places, values = [p for p, _ in inside if p is not None], [o.values[ability] for _, o in inside]
+        surfaces[ability] = surface = fit_surface(space, places, values)
+        p_values.append(effect_p(space, places, values))
+        drawn_DP = _draws(surface, asked, seed=number)
+        draws.append(drawn_DP[:, : len(candidates)])
+        rest, mine = list(drawn_DP[:, len(candidates) :].T), []
+        random = np.random.default_rng(1000 + number)
+        for trial in anchors:
+            if trial.point is not None:
+                mine.append(rest.pop(0))
+                continue
+            runs = sum(o.trial == trial.name for o in observations)
+            error = surface.noise / runs**0.5
+            mine.append(mean_of(observations, trial.name, ability) + error * random.normal(size=NUM_DRAWS))
+        anchor_draws.append(np.array(mine).T)
+    score_DAC, anchor_DAN = np.stack(draws, 1), np.stack(anchor_draws, 1)
+    weight_A = np.array([weights.get(ability, 0.0) for ability in abilities])
+    weight_A = weight_A / weight_A.sum()
+    names = [trial.anchor.name for trial in anchors if trial.anchor]
+    floors = {c: _floor(c, abilities, names, anchor_DAN) for c in constraints}
+    keeps, anchor_keeps = (_keeping(score, abilities, floors) for score in (score_DAC, anchor_DAN))
+    noise_A = np.array([surfaces[ability].noise for ability in abilities])
+    return Beliefs(
+        candidates=list(candidates),
+        abilities=abilities,
+        surfaces=surfaces,
+        effects=dict(zip(abilities, holm(p_values), strict=True)),
+        score_DAC=score_DAC,
+        utility_DC=np.einsum("dac,a->dc", score_DAC, weight_A),
+        feasible_DC=keeps,
+        anchors=names,
+        anchor_DN=np.einsum("dan,a->dn", anchor_DAN, weight_A),
+        anchor_feasible_DN=anchor_keeps,
+        noise=float(np.sqrt(((weight_A * noise_A) ** 2).sum())),
+    )
+
+
+def _draws(surface: Surface, points: Sequence[Point], seed: int) -> np.ndarray:
+    """Draws of the surface, joint over points [D, P]."""
+    different = list(dict.fromkeys(points))
+    mean_P, cov_PP = surface.predict(different)
+    value_P, vector_PP = np.linalg.eigh((cov_PP + cov_PP.T) / 2)
+    root_PP = vector_PP * np.sqrt(np.maximum(value_P, 0))
+    drawn_DP = mean_P + np.random.default_rng(seed).normal(size=(NUM_DRAWS, len(different))) @ root_PP.T
+    place = {point: i for i, point in enumerate(different)}
+    return drawn_DP[:, [place[point] for point in points]]
+
+
+def _floor(
+    constraint: Constraint, abilities: Sequence[str], names: Sequence[str], anchor_DAN: np.ndarray
+) -> np.ndarray:
+    """What the ability must reach in each draw [D]."""
+    if not constraint.anchor:
+        return np.full(NUM_DRAWS, constraint.number)
+    anchor_D = anchor_DAN[:, list(abilities).index(constraint.ability), list(names).index(constraint.anchor)]
+    return anchor_D - constraint.number
+
+
+def _keeping(score_DAC: np.ndarray, abilities: Sequence[str], floors: Mapping[Constraint, np.ndarray]) -> np.ndarray:
+    kept = np.ones((score_DAC.shape[0], score_DAC.shape[2]), dtype=bool)
+    for constraint, floor_D in floors.items():
+        kept &= score_DAC[:, list(abilities).index(constraint.ability)] >= floor_D[:, None] - 1e-12
+    return kept

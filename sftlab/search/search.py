@@ -1,0 +1,302 @@
+"""A search: design, runs, surface, proposal, until the decision is inside noise or the budget is spent; then a check.
+
+    decisions.jsonl   which runs were chosen and why, one line a batch. A line follows from the runs of those before it
+                      and from the search file; it is written before its runs start and never decided again.
+
+Killed anywhere and started again, a search reads its decisions, runs what is missing, and goes on: the same decisions.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sftlab.files import read_jsonl, write_text
+from sftlab.search.decision import axes_of, words_of
+from sftlab.search.design import d_optimal
+from sftlab.search.observation import Observation, Trial
+from sftlab.search.proposal import Beliefs, believe
+from sftlab.search.space import Point
+from sftlab.search.spec import SearchSpec
+
+ENOUGH = 0.1
+"""A search ends when the next run is expected to gain less than this part of the check's own standard error."""
+DECISIONS = "decisions.jsonl"
+
+
+class Site(ABC):
+    """Where runs are made."""
+
+    @abstractmethod
+    def tokens(self, trials: Sequence[Trial], more: Sequence[Trial]) -> int:
+        """Tokens that ``more`` would train beside what ``trials`` do; what is shared is trained once."""
+
+    @abstractmethod
+    def carry_out(self, trials: Sequence[Trial]) -> None:
+        """Make all runs of trials that are not made yet.
+
+        Raises:
+            RunsFailed: Some could not be made, or are left to somebody else.
+        """
+
+    @abstractmethod
+    def saved_tokens(self, trials: Sequence[Trial]) -> tuple[int, int]:
+        """Tokens of all runs, and of their distinct stages: what is trained."""
+
+    @abstractmethod
+    def observations(self, trials: Sequence[Trial]) -> list[Observation]:
+        """Scores of the runs of trials, in their order."""
+
+
+class RunsFailed(Exception):
+    """Runs that a search waits for are not there; ``status`` is that of the process."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"exit status {status}")
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One decision.
+
+    Attributes:
+        kind: design, improvement, verification or end.
+        trials: What is run, none at the end.
+        words: Why, for people.
+        numbers: What it follows from.
+    """
+
+    kind: str
+    trials: tuple[Trial, ...]
+    words: str
+    numbers: dict[str, Any] = field(default_factory=dict)
+
+
+class Search:
+    """Chooses runs and has them made.
+
+    Args:
+        spec: What is searched for.
+        site: Where runs are made.
+        folder: Gets ``decisions.jsonl``.
+        tell: Told of each decision.
+    """
+
+    def __init__(
+        self, spec: SearchSpec, site: Site, folder: Path, tell: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.spec, self.site, self.folder, self.tell = spec, site, folder, tell
+        self.candidates = spec.space.candidates()
+        self.batches: list[Batch] = []
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All that was chosen so far, in order."""
+        return [trial for batch in self.batches for trial in batch.trials]
+
+    def run(self) -> None:
+        """Go on to the end.
+
+        Raises:
+            ValueError: The budget is too small, or the folder holds another search's decisions.
+            RunsFailed: Runs could not be made.
+        """
+        self.read()
+        if self.batches:
+            self.site.carry_out(self.trials)
+        while not self.batches or self.batches[-1].kind != "end":
+            self._append(self.next_batch())
+            if self.batches[-1].trials:
+                self.site.carry_out(self.trials)
+
+    def beliefs(self) -> Beliefs:
+        """What all runs so far say, but for those of the check: they are judged by themselves."""
+        trials = [trial for trial in self.trials if trial.why != "verification"]
+        return believe(
+            self.spec.space,
+            self.candidates,
+            trials,
+            self.site.observations(trials),
+            self.spec.weights,
+            self.spec.constraints,
+        )
+
+    def next_batch(self) -> Batch:
+        """What to run next, after all runs so far are made."""
+        if not self.batches:
+            return self.design()
+        if self.batches[-1].kind == "verification":
+            return Batch("end", (), "Checked with fresh seeds.")
+        beliefs = self.beliefs()
+        axes = axes_of(self.spec.space, self.candidates)
+        words, numbers = words_of(beliefs, self.spec.space, axes), _numbers(beliefs)
+        if not beliefs.has_effect:
+            return Batch("end", (), words, numbers)
+        taken = {trial.point for trial in self.trials if trial.point is not None}
+        most = self._room(self._check(beliefs))
+        chosen, gain = beliefs.improvements(taken, min(self.spec.batch, most)) if most else ([], 0.0)
+        enough = ENOUGH * beliefs.noise * (2 / self.spec.verify) ** 0.5
+        numbers |= {"expected_gain": gain, "enough": enough, "words": words}
+        if chosen and gain >= enough:
+            trials = self._trials([self.candidates[i] for i in chosen], "improvement")
+            trials = self._affordable(trials, self._check(beliefs))
+            if trials:
+                about = f"{len(trials)} runs where they are expected to gain most ({100 * gain:.2f} points)."
+                return Batch("improvement", trials, about, numbers)
+        why = (
+            "The budget is spent." if not chosen or gain >= enough else "What further runs would gain is inside noise."
+        )
+        check = self._check(beliefs)
+        if not check:
+            return Batch("end", (), f"{why} The best is an anchor: there is nothing to check. {words}", numbers)
+        return Batch("verification", tuple(check), f"{why} {words}", numbers)
+
+    def design(self) -> Batch:
+        """The anchors and a D-optimal design, about half of what the budget leaves beside the check.
+
+        Raises:
+            ValueError: The budget does not reach that far.
+        """
+        spec, space = self.spec, self.spec.space
+        anchors = []
+        for number, anchor in enumerate(spec.anchors):
+            more = tuple(max(spec.seeds) + 1 + i for i in range(spec.replicates)) if number == 0 else ()
+            anchors.append(Trial(anchor.name, anchor.point, (*spec.seeds, *more), "anchor", anchor))
+        given = [trial.point for trial in anchors if trial.point is not None]
+        num_anchors, num_check = sum(t.num_runs for t in anchors), 2 * spec.verify
+        allowed = [point for point in self.candidates if space.allows(point)]
+        if spec.max_runs is not None:
+            room = (spec.max_runs - num_anchors - num_check) // len(spec.seeds)
+            points = d_optimal(space, given, allowed, max(1, -(-room // 2)))
+        else:
+            room = 1
+            points = d_optimal(space, given, allowed, 4 * space.columns([space.middle()]).quadratic().shape[1])
+        trials = [*anchors]
+        if spec.max_tokens is not None:
+            like_check = self._trials(points[:1], "verification", spec.fresh_seeds(), "check")
+            spare = spec.max_tokens - self.site.tokens([], anchors) - 2 * self.site.tokens([], like_check)
+            kept: list[Point] = []
+            for point in points:
+                if kept and self.site.tokens(anchors, self._trials([*kept, point], "design")) > spare / 2:
+                    break
+                kept.append(point)
+            room, points = int(spare > 0), kept
+        if room < 1:
+            budget = f"runs: {spec.max_runs}" if spec.max_runs is not None else f"tokens: {spec.max_tokens}"
+            raise ValueError(
+                f"budget: {{{budget}}} leaves nothing to search with: the anchors take {num_anchors} runs (replicates: "
+                f"{spec.replicates}) and the check {num_check} (verify: {spec.verify}); give more, or lower these"
+            )
+        trials += self._trials(points, "design")
+        runs = sum(trial.num_runs for trial in trials)
+        words = f"{runs} runs: {num_anchors} of the anchors, {runs - num_anchors} of a D-optimal design."
+        return Batch("design", tuple(trials), words, {"num_candidates": len(self.candidates)})
+
+    def _trials(
+        self, points: Sequence[Point], why: str, seeds: Sequence[int] = (), name: str = "p"
+    ) -> tuple[Trial, ...]:
+        start = sum(trial.why in ("design", "improvement") for trial in self.trials)
+        seeds = tuple(seeds) or self.spec.seeds
+        return tuple(Trial(f"{name}{start + i + 1:02d}", point, seeds, why) for i, point in enumerate(points))
+
+    def _check(self, beliefs: Beliefs) -> list[Trial]:
+        """The proposal and the best anchor with fresh seeds; nothing where they are the same."""
+        point, name = self.candidates[beliefs.best()], beliefs.best_anchor()
+        anchor = next(anchor for anchor in self.spec.anchors if anchor.name == name)
+        if anchor.point == point:
+            return []
+        seeds = self.spec.fresh_seeds()
+        return [
+            Trial("proposal", point, seeds, "verification"),
+            Trial(f"{name}_again", anchor.point, seeds, "verification", anchor),
+        ]
+
+    def _room(self, check: Sequence[Trial]) -> int:
+        """Trials of one batch that the budget in runs allows beside the check."""
+        if self.spec.max_runs is None:
+            return self.spec.batch
+        used = sum(trial.num_runs for trial in self.trials)
+        reserve = max(sum(trial.num_runs for trial in check), 2 * self.spec.verify)
+        return max(0, (self.spec.max_runs - used - reserve) // len(self.spec.seeds))
+
+    def _affordable(self, trials: tuple[Trial, ...], check: Sequence[Trial]) -> tuple[Trial, ...]:
+        """As many of the first trials as the budget in tokens allows beside the check."""
+        if self.spec.max_tokens is None:
+            return trials
+        spare = self.spec.max_tokens - self.site.tokens([], [*self.trials, *check])
+        while trials and self.site.tokens(self.trials, trials) > spare:
+            trials = trials[:-1]
+        return trials
+
+    def _append(self, batch: Batch) -> None:
+        self.batches.append(batch)
+        rows = [{"identity": self.spec.identity(), **batch_row(one)} for one in self.batches]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / DECISIONS, "".join(json.dumps(row) + "\n" for row in rows))
+        self.tell(f"{batch.kind}: {batch.words}")
+
+    def read(self) -> None:
+        """Take up the decisions of an earlier call.
+
+        Raises:
+            ValueError: They are another search's, or damaged.
+        """
+        path = self.folder / DECISIONS
+        rows = read_jsonl(path) if path.is_file() else []
+        if any(row.get("identity") != self.spec.identity() for row in rows):
+            raise ValueError(
+                f"{path} holds decisions of another search; name this one otherwise (--name), or delete it"
+            )
+        anchors = {anchor.name: anchor for anchor in self.spec.anchors}
+        self.batches = [batch_of(row, anchors) for row in rows]
+
+
+def _numbers(beliefs: Beliefs) -> dict[str, Any]:
+    return {
+        "forms": {ability: surface.form for ability, surface in beliefs.surfaces.items()},
+        "held_out": {ability: surface.held_out for ability, surface in beliefs.surfaces.items()},
+        "effects": beliefs.effects,
+        "noise": beliefs.noise,
+    }
+
+
+def batch_row(batch: Batch) -> dict[str, Any]:
+    """A decision as JSON holds it."""
+    trials = [
+        {
+            "name": trial.name,
+            "point": trial.point,
+            "seeds": trial.seeds,
+            "why": trial.why,
+            "anchor": trial.anchor.name if trial.anchor else None,
+        }
+        for trial in batch.trials
+    ]
+    return {"kind": batch.kind, "trials": trials, "words": batch.words, "numbers": batch.numbers}
+
+
+def batch_of(row: Mapping[str, Any], anchors: Mapping[str, Any]) -> Batch:
+    """A decision from its line.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        trials = tuple(
+            Trial(
+                str(one["name"]),
+                None if one["point"] is None else tuple(tuple(v) if isinstance(v, list) else v for v in one["point"]),
+                tuple(one["seeds"]),
+                str(one["why"]),
+                anchors[one["anchor"]] if one["anchor"] else None,
+            )
+            for one in row["trials"]
+        )
+        return Batch(str(row["kind"]), trials, str(row["words"]), dict(row["numbers"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{DECISIONS}: a line is no decision ({error}); delete the file to begin anew") from None
