@@ -1,0 +1,76 @@
+"""Surfaces: their intervals cover what they claim to, and what has no effect is not given one."""
+
+import numpy as np
+import pytest
+from surfaces import spec_of
+
+from sftlab.search.design import d_optimal
+from sftlab.search.effect import effect_p
+from sftlab.search.surface import fit_surface
+
+NOISE = 0.02
+
+
+def random_truth(kind, seed):
+    """A surface over three shares and a number from 0 to 1, of a form of its own or of none of ours."""
+    random = np.random.default_rng(seed)
+    if kind == "law":
+        slope, size = 2 * random.normal(size=4), random.choice([-0.3, 0.3])
+        return lambda share, k: 0.5 + size * np.exp(share @ slope[:3] + slope[3] * k - 2)
+    if kind == "saturating":
+        half, own, fall = random.uniform(0.02, 0.2), random.integers(3), random.uniform(0, 0.4)
+        return lambda share, k: (
+            0.8 * share[:, own] / (share[:, own] + half) - fall * share[:, (own + 1) % 3] ** 2 + 0.1 * k
+        )
+    return lambda share, k: 0.5 + 0 * k
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The space, its candidates, and a design of 20 runs."""
+    space = spec_of(tmp_path_factory.mktemp("surface")).space
+    grid = space.candidates()
+    anchors = [anchor.point for anchor in space.anchors()]
+    return space, grid, [*anchors, *anchors[:1] * 2, *d_optimal(space, anchors, grid, 13)]
+
+
+def test_intervals_cover_the_truth_in_90_to_99_percent_of_the_cells(runs):
+    space, grid, design = runs
+    columns = space.columns(grid)
+    covered = []
+    for kind in ("law", "saturating", "flat"):
+        for seed in range(2):
+            truth_C = random_truth(kind, seed)(columns.share_PS, columns.number_PN[:, 0])
+            noise = NOISE * np.random.default_rng(100 + seed).normal(size=len(design))
+            values = [truth_C[grid.index(point)] for point in design] + noise
+            surface = fit_surface(space, design, values)
+            mean_C, cov_CC = surface.predict(grid)
+            covered.append(np.abs(mean_C - truth_C) <= 1.96 * np.sqrt(np.diag(cov_CC)))
+            assert NOISE / 2 < surface.noise < 2 * NOISE
+            assert np.sqrt(((mean_C - truth_C) ** 2).mean()) < 2 * NOISE
+    assert 0.90 <= np.mean(covered) <= 0.99
+
+
+def test_the_form_is_chosen_by_what_was_left_out(runs):
+    space, _, design = runs
+    columns = space.columns(design)
+    values = random_truth("law", 3)(columns.share_PS, columns.number_PN[:, 0])
+    surface = fit_surface(space, design, values + 0.001 * np.random.default_rng(0).normal(size=len(design)))
+    forms = {form: error for form, error in surface.held_out.items() if form != "mean"}
+    assert surface.form == min(forms, key=forms.get) == "mixing law"
+    assert surface.held_out["mean"] > 3 * forms["mixing law"]
+
+
+def test_no_effect_is_found_as_often_as_told_where_there_is_none(runs):
+    space, _, design = runs
+    random = np.random.default_rng(0)
+    p_values = np.array([effect_p(space, design, random.normal(size=len(design))) for _ in range(60)])
+    assert (p_values < 0.05).mean() <= 0.12  # 3 of 60 are expected, 7 or more in one of 25 trials
+    assert 0.3 < p_values.mean() < 0.7
+
+
+def test_an_effect_is_found_where_there_is_one(runs):
+    space, _, design = runs
+    columns = space.columns(design)
+    values = random_truth("saturating", 1)(columns.share_PS, columns.number_PN[:, 0])
+    assert effect_p(space, design, values + NOISE * np.random.default_rng(1).normal(size=len(design))) < 0.01
