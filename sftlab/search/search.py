@@ -93,6 +93,7 @@ class Search:
         self.spec, self.site, self.folder, self.tell = spec, site, folder, tell
         self.candidates = spec.space.candidates()
         self.batches: list[Batch] = []
+        self._believed: tuple[tuple[Trial, ...], Beliefs] | None = None  # of these trials
 
     @property
     def trials(self) -> list[Trial]:
@@ -116,15 +117,12 @@ class Search:
 
     def beliefs(self) -> Beliefs:
         """What all runs so far say, but for those of the check: they are judged by themselves."""
-        trials = [trial for trial in self.trials if trial.why != "verification"]
-        return believe(
-            self.spec.space,
-            self.candidates,
-            trials,
-            self.site.observations(trials),
-            self.spec.weights,
-            self.spec.constraints,
-        )
+        trials = tuple(trial for trial in self.trials if trial.why != "verification")
+        if self._believed is None or self._believed[0] != trials:
+            about = (self.spec.weights, self.spec.constraints)
+            seen = self.site.observations(trials)
+            self._believed = trials, believe(self.spec.space, self.candidates, trials, seen, *about)
+        return self._believed[1]
 
     def next_batch(self) -> Batch:
         """What to run next, after all runs so far are made."""

@@ -57,6 +57,7 @@ def finished(tmp_path_factory):
     return folder / "lightning_logs" / "mix"
 
 
+@pytest.mark.slow
 def test_it_is_a_study_with_a_report_of_its_own(finished):
     found = json.loads((finished / "search.json").read_text())
     runs = {json.loads(line)["run"] for line in (finished / "costs.jsonl").read_text().splitlines()}
@@ -71,6 +72,7 @@ def test_it_is_a_study_with_a_report_of_its_own(finished):
     assert shares["proportional"] == [0.5, 0.25, 0.25] and shares["math_alone"] == [1, 0, 0]
 
 
+@pytest.mark.slow
 def test_killed_while_it_runs_it_goes_on_and_finds_the_same(finished, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SFTLAB_CACHE", str(finished.parents[1] / "cache"))
@@ -86,6 +88,7 @@ def test_killed_while_it_runs_it_goes_on_and_finds_the_same(finished, tmp_path, 
         assert (mine / name).read_text() == (finished / name).read_text()
 
 
+@pytest.mark.slow
 def test_jobs_can_be_printed_for_a_scheduler(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))

@@ -49,6 +49,7 @@ def test_every_run_is_named_with_why_and_the_check_has_seeds_of_its_own(finished
     assert (found["check"] is None) == (not check)
 
 
+@pytest.mark.slow
 def test_killed_at_ten_instants_it_decides_the_same(finished, tmp_path):
     whole, found = finished
     spec, kills = spec_of(tmp_path, **FEW), 0

@@ -17,6 +17,10 @@ def random_truth(kind, seed):
     if kind == "law":
         slope, size = 2 * random.normal(size=4), random.choice([-0.3, 0.3])
         return lambda share, k: 0.5 + size * np.exp(share @ slope[:3] + slope[3] * k - 2)
+    if kind == "waves":  # smooth, and of none of our forms
+        slope_JF, shift_J = 1.5 * random.normal(size=(8, 4)), random.uniform(0, 6, 8)
+        size_J = 0.05 * random.normal(size=8)
+        return lambda share, k: 0.5 + np.cos(np.hstack([np.sqrt(share), k[:, None]]) @ slope_JF.T + shift_J) @ size_J
     if kind == "saturating":
         half, own, fall = random.uniform(0.02, 0.2), random.integers(3), random.uniform(0, 0.4)
         return lambda share, k: (
@@ -34,21 +38,23 @@ def runs(tmp_path_factory):
     return space, grid, [*anchors, *anchors[:1] * 2, *d_optimal(space, anchors, grid, 13)]
 
 
-def test_intervals_cover_the_truth_in_90_to_99_percent_of_the_cells(runs):
+def test_intervals_cover_the_truth_and_are_no_wider_than_they_must_be(runs):
+    """A few draws; tools/search_calibration makes many, and docs/search.md has what came out."""
     space, grid, design = runs
     columns = space.columns(grid)
-    covered = []
-    for kind in ("law", "saturating", "flat"):
-        for seed in range(2):
-            truth_C = random_truth(kind, seed)(columns.share_PS, columns.number_PN[:, 0])
-            noise = NOISE * np.random.default_rng(100 + seed).normal(size=len(design))
-            values = [truth_C[grid.index(point)] for point in design] + noise
-            surface = fit_surface(space, design, values)
-            mean_C, cov_CC = surface.predict(grid)
-            covered.append(np.abs(mean_C - truth_C) <= 1.96 * np.sqrt(np.diag(cov_CC)))
-            assert NOISE / 2 < surface.noise < 2 * NOISE
-            assert np.sqrt(((mean_C - truth_C) ** 2).mean()) < 2 * NOISE
-    assert 0.90 <= np.mean(covered) <= 0.99
+    covered, widths, errors = [], [], []
+    for seed, kind in enumerate(("law", "waves", "saturating", "flat")):
+        truth_C = random_truth(kind, seed)(columns.share_PS, columns.number_PN[:, 0])
+        noise = NOISE * np.random.default_rng(100 + seed).normal(size=len(design))
+        surface = fit_surface(space, design, [truth_C[grid.index(point)] for point in design] + noise)
+        mean_C, cov_CC = surface.predict(grid)
+        error_C, sd_C = np.abs(mean_C - truth_C), np.sqrt(np.diag(cov_CC))
+        covered.append(error_C <= 1.96 * sd_C)
+        widths.append(sd_C**2)
+        errors.append(error_C**2)
+        assert NOISE / 2 < surface.noise < 2.5 * NOISE
+    assert np.mean(covered) >= 0.90
+    assert np.sqrt(np.mean(widths)) < 3 * np.sqrt(np.mean(errors)) < 6 * NOISE
 
 
 def test_the_form_is_chosen_by_what_was_left_out(runs):
