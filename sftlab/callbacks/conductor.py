@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from sftlab import __version__
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.finite import gradient_norm, stop_at_gradient, stop_at_weights
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
@@ -175,7 +176,12 @@ class Conductor:
         if world > 1:
             states = [None] * world
             torch.distributed.all_gather_object(states, state)
-        mine = {"identity": self._identity, "stage_keys": self._stage_keys, "ended_early": list(self._ended_early)}
+        mine = {
+            "version": __version__,
+            "identity": self._identity,
+            "stage_keys": self._stage_keys,
+            "ended_early": list(self._ended_early),
+        }
         checkpoint[STATE] = {**mine, "rng": states, "validated": self._validated, "ended": self._ended}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -187,11 +193,18 @@ class Conductor:
         saved = checkpoint.get(STATE)
         if saved is None:
             raise ValueError("ckpt_path: not a checkpoint of a staged run (start from its exported folder instead)")
+        theirs = saved.get("version", "an earlier version")
+        upgraded = f" (written by sftlab {theirs}, this is {__version__})" if theirs != __version__ else ""
+        if lacking := sorted({"identity", "stage_keys", "rng", "validated"} - set(saved)):
+            raise ValueError(
+                f"ckpt_path: the checkpoint{upgraded} does not hold {', '.join(lacking)}, which going on needs: go on "
+                "with the version that wrote it, or start a new run from the folder of its last stage"
+            )
         changed = differences(saved["identity"], self._identity)
         if changed and not self._took_over(saved["stage_keys"], checkpoint["global_step"]):
             raise ValueError(
-                f"ckpt_path: this run differs from the checkpoint's in: {', '.join(changed)}. Resume with the config "
-                "and data that the run began with, or start a new run without --ckpt_path"
+                f"ckpt_path: this run differs from the checkpoint's{upgraded} in: {', '.join(changed)}. Resume with "
+                "the config, data and version that the run began with, or start a new run without --ckpt_path"
             )
         self._rng_states, self._validated, self._ended = saved["rng"], saved["validated"], saved.get("ended", 0)
         for step in saved.get("ended_early", []):

@@ -1,6 +1,8 @@
 """A stage's end is done once and whole, wherever in it the run was killed and from whichever checkpoint it goes on."""
 
+import errno
 import json
+import tempfile
 
 import pytest
 import torch
@@ -9,11 +11,13 @@ from lightning.pytorch import Callback
 from safetensors.torch import load_file
 from small import small_fit, small_mixture
 
+import sftlab
 from sftlab.callbacks import conductor
 from sftlab.callbacks.schedule import Sequential
 from sftlab.callbacks.scores import ScoreAbilities
-from sftlab.model.contents import is_whole
+from sftlab.model.contents import STATE, is_whole
 from sftlab.model.parallel import register_strategies
+from sftlab.run import identity
 from sftlab.run.folder import complete_checkpoints
 from sftlab.tasks.gsm8k import GSM8K
 
@@ -108,6 +112,51 @@ def test_a_stage_that_is_finished_is_not_ended_again(records, whole, tmp_path):
     written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*/*")}
     fit(records, tmp_path, ckpt_path=complete_checkpoints(tmp_path)[-1])
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*/*")} == written
+    assert_equal(what_it_left(tmp_path), whole)
+
+
+@pytest.fixture
+def cut(records, tmp_path):
+    """A run that stopped inside its second stage; its checkpoint."""
+    fit(records, tmp_path, max_steps=3)
+    return complete_checkpoints(tmp_path)[-1]
+
+
+def test_a_run_goes_on_under_a_later_version_that_trains_alike(records, whole, cut, monkeypatch):
+    monkeypatch.setattr(conductor, "__version__", "99.0.0")
+    content = torch.load(cut, weights_only=True)
+    content[STATE]["of a later version"] = 1
+    torch.save(content, cut)
+    fit(records, cut.parents[1], ckpt_path=cut)
+    lines, scores, weights, _ = what_it_left(cut.parents[1])
+    assert (lines, scores) == whole[:2]
+    assert all(torch.equal(weights["1-math"][name], tensor) for name, tensor in whole[2]["1-math"].items())
+
+
+def test_a_version_that_trains_otherwise_is_told_with_both_versions(records, cut, monkeypatch):
+    monkeypatch.setattr(conductor, "__version__", "99.0.0")
+    monkeypatch.setattr(identity, "RULES", identity.RULES + 1)
+    said = rf"written by sftlab {sftlab.__version__}, this is 99\.0\.0\) in: how sftlab trains"
+    with pytest.raises(ValueError, match=said):
+        fit(records, cut.parents[1], ckpt_path=cut)
+
+
+def test_a_checkpoint_of_a_version_that_kept_less_is_refused_in_words(records, cut):
+    content = torch.load(cut, weights_only=True)
+    for name in ("version", "stage_keys"):
+        del content[STATE][name]
+    torch.save(content, cut)
+    with pytest.raises(ValueError, match=r"by sftlab an earlier version, this is .* does not hold stage_keys"):
+        fit(records, cut.parents[1], ckpt_path=cut)
+
+
+def test_training_needs_no_room_for_temporary_files(records, whole, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device", tempfile.gettempdir())
+
+    for name in ("mkstemp", "mkdtemp", "TemporaryFile", "NamedTemporaryFile", "TemporaryDirectory"):
+        monkeypatch.setattr(tempfile, name, full)
+    fit(records, tmp_path)
     assert_equal(what_it_left(tmp_path), whole)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftlab.plan.compile import compile_plan
+from sftlab.plan.packing import pack
 from sftlab.plan.policy import Proportional
 from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
@@ -57,6 +58,14 @@ def test_no_step_comes_before_an_easier_one(curriculum, sign, batch):
     keys = step_keys(plan, sign * (plan.lengths_N if curriculum in ("short_first", "long_first") else plan.losses_N))
     assert all(one.max() <= other.min() for one, other in itertools.pairwise(keys))
     assert all(len(plan.rows(step)) <= 2 for step in range(plan.num_steps)) or batch.examples
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3])
+def test_a_step_of_rows_has_no_room_for_the_example_that_comes_next(num_rows):
+    plan = plan_of("short_first", StepSize(rows=num_rows), epochs=1)
+    lengths = [plan.lengths_N[np.concatenate(plan.rows(step))] for step in range(plan.num_steps)]
+    for mine, others in itertools.pairwise(lengths):  # the next one is the shortest of the next step
+        assert len(pack([*mine, others.min()], 64)) > num_rows
 
 
 def test_blocks_come_in_the_order_of_the_stage_again_in_each_pass():

@@ -87,6 +87,14 @@ def test_a_stage_that_ends_early_leaves_what_was_trained_and_moves_up_what_follo
     assert plan.stages[0].num_epochs == pytest.approx(whole.stages[0].num_epochs * cut / 15)
 
 
+def test_a_run_that_ends_early_ends_there_and_takes_no_more():
+    stages = [Stage("one", BOTH, steps=15), Stage("two", {"code": 1.0}, steps=6)]
+    plan = compile_plan(POOLS, stages, Proportional(), StepSize(examples=7), 64)
+    plan.is_open = True
+    plan.end_stage(4, ends_run=True)
+    assert not plan.is_open and plan.boundaries == [4] and plan.num_steps == 4
+
+
 def test_each_step_can_be_asked_for_alone():
     plan = compile_plan(POOLS, [Stage("one", BOTH, epochs=1)], Proportional(), StepSize(rows=2), 64)
     steps = range(plan.num_steps)
