@@ -13,6 +13,7 @@ from sftlab.files import explain
 from sftlab.screen import complain, never_fail_to_print, show
 
 COMMANDS = {
+    "init": "look at your files and this machine, write a config that fits, show its plan",
     "fit": "train the stages of a schedule",
     "plan": "print what a config would train, without loading model weights",
     "show": "show examples of a config with their supervised tokens coloured",

@@ -20,7 +20,7 @@ ORDER = """
     lab.abilities lab.text lab.vocabulary lab.tokenizer lab.bases
     data.conversation
     data.stream data.json_records data.columns data.records data.droplist data.split data.keys data.readers
-    data.chat_template data.messages data.pieces
+    data.chat_template data.messages data.pieces data.survey
     data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
     model.contents model.attention model.adapter model.backbone model.loss model.isolation model.limits model.optim
@@ -43,7 +43,7 @@ ORDER = """
     callbacks.conductor callbacks.schedule
     callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
-    cli
+    cli starter
     analysis.map.queries analysis.map.representation analysis.map.separation analysis.map.projection
     analysis.map.figure analysis.map.page analysis.map.atlas
     analysis.tags.rules analysis.tags.tagging analysis.tags.llm_tagger
@@ -55,13 +55,13 @@ ORDER = """
     search.proxies
     commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
-    commands.report commands.study commands.search commands.tag commands.leaks commands.card
+    commands.report commands.study commands.search commands.tag commands.leaks commands.card commands.init
     __main__
 """.split()
 LIGHT = """
     screen files shipped config commands.options plan.plan plan.compile plan.table report.exhibit report.write
     model.contents run.folder run.opening
-    data.records data.conversation data.readers data.template data.encoder data.prepare
+    data.records data.conversation data.readers data.survey data.template data.encoder data.prepare
     results.score results.verdict stats.paired stats.forgetting
     endpoint.client tasks.registry evaluate.server evaluate.run
 """.split()
