@@ -26,7 +26,8 @@ COMMANDS = {
     "report": "write the page, figures and tables of a study",
     "leaks": "find evaluation problems in training data",
     "card": "show what a mixture is made of, as a page",
-    "compare": "compare two result files problem by problem",
+    "compare": "compare two runs, stages or result files problem by problem",
+    "runs": "list runs: state, stage, scores, age, size",
 }
 """What each command does; each is the module of its name in ``commands``."""
 

@@ -27,6 +27,7 @@ from sftlab.callbacks.progress import ScreenProgress
 from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.callbacks.trainer_options import option_problems
+from sftlab.class_help import class_help
 from sftlab.config import find_problems, merged_config, option_pairs, read_yaml
 from sftlab.data.ability import global_seed
 from sftlab.data.mixture import MixtureData
@@ -66,6 +67,7 @@ class LabCLI(LightningCLI):
     def __init__(self, run: bool = True) -> None:
         quieten()
         sys.argv[1:] = with_paths(sys.argv[1:])
+        show_help_of_classes(sys.argv[1:])
         _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
         sys.argv += _callbacks_of_earlier_configs(sys.argv[1:])
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
@@ -245,10 +247,20 @@ def _callbacks_of_earlier_configs(arguments: list[str]) -> list[str]:
     return words
 
 
+ROOTS = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "trainer": Trainer}
+
+
+def show_help_of_classes(arguments: list[str]) -> None:
+    """Where ``--schedule.help DMT`` or the like is among the words: print it and end."""
+    for name, value in option_pairs(arguments):
+        if name.endswith(".help"):
+            show(class_help(name.removesuffix(".help"), value, ROOTS))
+            sys.exit(0)
+
+
 def config_problems(config: dict[str, Any]) -> list[str]:
     """Every problem of a config of fit that can be told without its data."""
-    roots = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "trainer": Trainer}
-    found = find_problems(config, roots, ("seed_everything", "run", "ckpt_path", "weights_only"))
+    found = find_problems(config, ROOTS, ("seed_everything", "run", "ckpt_path", "weights_only"))
     if isinstance(config.get("trainer"), dict):
         found += option_problems(config["trainer"])
     if "data" not in config or "schedule" not in config:

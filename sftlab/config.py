@@ -170,9 +170,9 @@ def _node(path: str, base: type, value: Any) -> list[str]:
     if "class_path" not in value:
         return [f"{path}: give a class_path"] if inspect.isabstract(base) else _arguments(path, base, value)
     found = [_unknown(f"{path}.{key}", "key", ["class_path", "init_args"]) for key in value if key not in _CLASS_KEYS]
-    chosen = _class(str(value["class_path"]), base)
+    chosen = class_named(str(value["class_path"]), base)
     if chosen is None:
-        names = {cls.__name__ for cls in _subclasses(base)}
+        names = {cls.__name__ for cls in subclasses_of(base)}
         return [*found, _unknown(f"{path}.class_path: {value['class_path']}", base.__name__, sorted(names))]
     arguments = value.get("init_args") or {}
     found += _arguments(path, chosen, arguments)
@@ -214,8 +214,9 @@ _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 _CALLBACK = "lightning.pytorch.callbacks.callback.Callback"  # by name: this module needs no torch
 
 
-def _class(name: str, base: type) -> type | None:
-    known = {cls.__name__: cls for cls in _subclasses(base)}
+def class_named(name: str, base: type) -> type | None:
+    """The subclass of ``base`` that a short or dotted name means; None where there is none."""
+    known = {cls.__name__: cls for cls in subclasses_of(base)}
     if "." not in name:
         return known.get(name)
     found = named_object(name)
@@ -242,14 +243,15 @@ def named_object(name: str) -> Any:
         raise ValueError(f"class_path {name}: {module} does not import: {type(error).__name__}: {error}") from None
 
 
-def _subclasses(base: type) -> list[type]:
+def subclasses_of(base: type) -> list[type]:
+    """All that are imported, ``base`` first where it can be made itself."""
     children: list[type] = base.__subclasses__()
-    nested = [cls for child in children for cls in _subclasses(child)]
+    nested = [cls for child in children for cls in subclasses_of(child)]
     return [*([] if inspect.isabstract(base) else [base]), *nested]
 
 
 @functools.cache
-def _parameters(cls: type) -> dict[str, Any]:
+def parameter_types(cls: type) -> dict[str, Any]:
     """Types of a class's init arguments by name, with ``**options`` followed to where they go."""
     from jsonargparse import ArgumentParser
 
@@ -260,7 +262,7 @@ def _parameters(cls: type) -> dict[str, Any]:
 
 
 def _arguments(path: str, cls: type, values: Mapping[str, Any]) -> list[str]:
-    found, types = [], _parameters(cls)
+    found, types = [], parameter_types(cls)
     if not isinstance(values, Mapping):
         return [f"{path}: give keys and values, not {values!r}"]
     for key, value in values.items():
@@ -275,12 +277,12 @@ def _arguments(path: str, cls: type, values: Mapping[str, Any]) -> list[str]:
 def _value(path: str, hint: Any, value: Any) -> list[str]:
     """Problems of one value; objects, lists and dictionaries of objects are walked, anything else is checked as is."""
     hints = (hint, *get_args(hint))
-    items = {get_origin(h): cls for h in hints for cls in get_args(h) if _is_ours(cls)}
+    items = {get_origin(h): cls for h in hints for cls in get_args(h) if is_ours(cls)}
     if isinstance(value, dict) and dict in items:
         return [problem for name, item in value.items() for problem in _node(f"{path}.{name}", items[dict], item)]
     if isinstance(value, list) and list in items:
         return [problem for i, item in enumerate(value) for problem in _node(f"{path}.{i}", items[list], item)]
-    classes = [h for h in hints if _is_ours(h)]
+    classes = [h for h in hints if is_ours(h)]
     if isinstance(value, dict) and "class_path" not in value and any(_is_callback(h) for h in classes):
         return []  # options on the command line of callbacks that --trainer.callbacks+= adds
     if classes and isinstance(value, (dict, str)) and get_origin(hint) not in (dict, list):
@@ -294,11 +296,12 @@ def _value(path: str, hint: Any, value: Any) -> list[str]:
     try:
         parser.parse_object({"value": value})
     except ArgumentError:
-        return [f"{path}: {value!r} is not of type {_type_name(hint)}"]
+        return [f"{path}: {value!r} is not of type {type_name(hint)}"]
     return []
 
 
-def _is_ours(hint: Any) -> bool:
+def is_ours(hint: Any) -> bool:
+    """Whether a type stands for an object that a config builds."""
     return isinstance(hint, type) and (hint.__module__.startswith("sftlab.") or _is_callback(hint))
 
 
@@ -306,7 +309,8 @@ def _is_callback(hint: Any) -> bool:
     return isinstance(hint, type) and f"{hint.__module__}.{hint.__name__}" == _CALLBACK
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """A type in words."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace(" | None", " or null")
 
 

@@ -45,3 +45,8 @@ def test_at_most_so_many_examples_are_used_the_first_in_rank():
     few, all_of_them = (MathData(None, num_examples=50, max_examples=n).pool(1) for n in (7, None))
     assert few.index_N.tolist() == all_of_them.index_N[:7].tolist() and few.population == 50
     assert MathData(None, num_examples=50, max_examples=7).notes() == ["math: 7 of 50 examples by max_examples."]
+
+
+def test_a_fraction_and_a_count_are_refused_together():
+    with pytest.raises(ValueError, match="both say how much is used"):
+        MathData(None, num_examples=50, max_examples=7, fraction=0.5)

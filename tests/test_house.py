@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
-    moved screen files fingerprint bounds credentials shipped config
-    stats.interval stats.fits stats.tradeoff stats.forgetting stats.paired stats.ranks
+    moved screen files fingerprint bounds credentials shipped config stats.interval stats.fits stats.tradeoff
+    stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict
     plan.pool plan.policy plan.curriculum plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
     lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
@@ -37,7 +37,7 @@ ORDER = """
     report.sections.strategies report.sections.leave_one_out report.sections.curve report.sections.setting
     report.sections.forgetting report.sections.exhibits report.sections.cost report.sections.search
     report.named report.write report.beside
-    run.folder run.settings run.identity run.opening
+    run.folder run.settings run.identity run.opening run.results
     callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.finite callbacks.monitors
     callbacks.signals
     callbacks.conductor callbacks.schedule
@@ -56,11 +56,12 @@ ORDER = """
     commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     commands.report commands.study commands.search commands.tag commands.leaks commands.card commands.init
+    commands.runs
     __main__
 """.split()
 LIGHT = """
     screen files shipped config commands.options plan.plan plan.compile plan.table report.exhibit report.write
-    model.contents run.folder run.opening
+    model.contents run.folder run.opening run.results
     data.records data.conversation data.readers data.survey data.template data.encoder data.prepare
     results.score results.verdict stats.paired stats.forgetting
     endpoint.client tasks.registry evaluate.server evaluate.run

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
+from rich import box
 from rich.console import RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 from rich.text import Text
 
 from sftlab.callbacks.context import RunContext
@@ -18,6 +20,7 @@ from sftlab.callbacks.metrics import log_text
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import StagePlan
 from sftlab.plan.table import plan_screen
+from sftlab.run.results import losses_by_stage
 from sftlab.screen import screen
 
 
@@ -114,6 +117,8 @@ class ScreenProgress(ProgressBar):
             return
         context = RunContext.of(trainer)
         plan, folder = context.plan, context.folder
+        if (losses := loss_table(context)) is not None:
+            self.print(losses)
         if trainer.global_step >= plan.num_steps:
             last = sorted((folder / "stages").glob("[0-9]*"), key=lambda p: int(p.name.split("-")[0]))
             self.print(f"Model        {last[-1] if last else folder}")
@@ -130,6 +135,23 @@ class ScreenProgress(ProgressBar):
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+def loss_table(context: RunContext) -> Table | None:
+    """Losses on held-out examples, stages down, abilities across; None where tasks are scored or none is held out."""
+    scores = context.folder / "scores.jsonl"
+    ends = {stage.end_step: stage.stage.name for stage in context.plan.stages}
+    losses = {} if scores.is_file() and scores.stat().st_size else losses_by_stage(context.folder, ends)
+    if not losses:
+        return None
+    table = Table(title="Loss on held-out examples after each stage", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("after stage")
+    abilities = list(dict.fromkeys(name for row in losses.values() for name in row))
+    for ability in abilities:
+        table.add_column(ability, justify="right")
+    for stage, row in losses.items():
+        table.add_row(Text(stage), *(f"{row[name]:.4f}" if row.get(name) is not None else "-" for name in abilities))
+    return table
 
 
 def say(trainer: Trainer, what: RenderableType) -> None:

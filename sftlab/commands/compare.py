@@ -1,47 +1,94 @@
-"""``compare``: two result files, problem by problem."""
+"""``compare``: two runs, stages or result files, problem by problem."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sftlab.commands.options import CommandParser, existing_file, wants_help
-from sftlab.screen import screen
+from sftlab.commands.options import CommandParser, wants_help
+from sftlab.screen import screen, show
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from sftlab.stats.paired import Comparison
 
-PARSER = CommandParser("compare", "Compares two result files problem by problem, with paired tests.")
-PARSER.add_argument("a", type=existing_file, metavar="A.problems.jsonl")
-PARSER.add_argument("b", type=existing_file, metavar="B.problems.jsonl")
+PARSER = CommandParser(
+    "compare",
+    "Compares two runs, stages or result files problem by problem, with paired tests.",
+    notes="""
+sftlab compare dmt multi_task               what both have answered after their last stages
+sftlab compare dmt/specialised dmt/general  two stages of a run
+Answers of the runs themselves and of evaluate are found; a name is looked for in lightning_logs/.
+""",
+)
+PARSER.add_argument("a", metavar="A", help="a run, run/stage, or <task>.problems.jsonl")
+PARSER.add_argument("b", metavar="B", help="the same of the other")
 
 
 def main(arguments: list[str]) -> int:
-    """Print the paired comparison of two files of verdicts."""
+    """Print the paired comparison."""
     if wants_help(arguments, PARSER):
         return 0
     options = PARSER.parse(arguments)
     from sftlab.report.verdicts import compare, read_verdicts
 
-    screen().print(comparison_table(compare(read_verdicts(options.a), read_verdicts(options.b))))
+    pairs = _pairs(options.a, options.b)
+    found = [each for a, b in pairs for each in compare(read_verdicts(a), read_verdicts(b))]
+    screen().print(comparison_table(found))
+    show(f"a: {options.a}", f"b: {options.b}", *(f"   {line}" for line in comparison_notes(found)))
     return 0
 
 
+def _pairs(a: str, b: str) -> list[tuple[Path, Path]]:
+    """The files to compare.
+
+    Raises:
+        ValueError: One of the two is no result file, run or stage.
+    """
+    are_files = [Path(name).is_file() or name.endswith(".jsonl") for name in (a, b)]
+    if all(are_files):
+        for name in (a, b):
+            if not Path(name).is_file():
+                raise ValueError(f"compare: there is no file {name}")
+        return [(Path(a), Path(b))]
+    if any(are_files):
+        raise ValueError("compare: name two result files, or two runs or stages")
+    files = [{path.name: path for path in sorted(Path(name).glob("*.problems.jsonl"))} for name in (a, b)]
+    if all(files):  # two folders of evaluate
+        if common := [name for name in files[0] if name in files[1]]:
+            return [(files[0][name], files[1][name]) for name in common]
+        raise ValueError(f"compare: no task is in both; {a} has {', '.join(files[0])}, {b} has {', '.join(files[1])}")
+    from sftlab.run.results import find_stage, pairs_of_verdicts
+
+    return pairs_of_verdicts(find_stage(a), find_stage(b))
+
+
+def comparison_notes(found: Sequence[Comparison]) -> list[str]:
+    """How intervals were found, and what the table has no room for."""
+    notes = [f"{c.task}, {c.extractor}: {c.num_missing:,} problems have no verdict" for c in found if c.num_missing]
+    return [*notes, *(f"{c.task}, {c.extractor}: {c.method}" for c in found)]
+
+
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """A printable table, one row per comparison."""
+    """A printable table, one row per comparison; it fits 80 columns."""
+    from rich import box
     from rich.table import Table
 
-    table = Table(title="b against a, problem by problem", title_justify="left")
-    for column in ("task", "extractor", "problems", "a", "b", "b - a", "95 % interval", "p", "", "method"):
-        table.add_column(column, justify="left" if column in ("task", "extractor", "", "method") else "right")
+    title = "b against a over n problems; 95 % interval of b - a"
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
+    )
+    table.add_column("task, extractor", overflow="fold", min_width=16)
+    for column in ("n", "a", "b", "b - a", "interval", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     for c in comparisons:
         cells = ["-"] * 6
         if not math.isnan(c.p_value):
-            count = f"{c.num_problems:,}" + (f" ({c.num_missing:,} missing)" if c.num_missing else "")
-            interval, p = f"{c.low:+.4f} to {c.high:+.4f}", f"{c.p_value:.4f}" if c.p_value >= 1e-4 else "< 0.0001"
-            cells = [count, f"{c.mean_a:.4f}", f"{c.mean_b:.4f}", f"{c.difference:+.4f}", interval, p]
-        table.add_row(c.task, c.extractor, *cells, c.words, c.method)
+            interval, p = f"{c.low:+.3f} to {c.high:+.3f}", f"{c.p_value:.3f}" if c.p_value >= 1e-3 else "<.001"
+            cells = [f"{c.num_problems:,}", f"{c.mean_a:.3f}", f"{c.mean_b:.3f}", f"{c.difference:+.3f}", interval, p]
+        table.add_row(f"{c.task}, {c.extractor}", *cells, c.words)
     return table

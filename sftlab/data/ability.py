@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import abstractmethod
 from collections import Counter
@@ -170,7 +171,7 @@ class AbilityData(PlannedData):
             declares that there are ``num_examples`` without having them, for planning.
         reader: Turns a record into a conversation.
         fraction: How much of the ability's training examples is used: the first floor(fraction x N) in rank.
-        max_examples: Use at most this number of them, the first in rank; None uses all.
+        max_examples: Use this number of them, the first in rank, in the place of a fraction; None uses all.
         val_fraction: Part of the groups (a question, a conversation before splitting) held out for validation.
         num_examples: Records to generate (``lab``) or to declare.
         exclude: Kinds of generated records to leave out (``lab``).
@@ -207,6 +208,11 @@ class AbilityData(PlannedData):
         for key, count in (("num_examples", num_examples), ("max_examples", max_examples)):
             if count is not None:
                 within(key, count, 1, 10**9, is_whole=True)
+        if max_examples is not None and fraction != 1:
+            raise ValueError(
+                f"{type(self).__name__}: fraction {fraction:g} and max_examples {max_examples:,} both say how much is "
+                "used; give one of them"
+            )
         if (num_examples is None) == (path in (None, LAB)):
             raise ValueError(
                 f"{type(self).__name__}: path {path!r} with num_examples {num_examples}; num_examples goes with "
@@ -252,8 +258,8 @@ class AbilityData(PlannedData):
 
     @property
     def num_held_out(self) -> int:
-        """Examples held out for validation."""
-        return int((self._held_out_N & self._kept_N).sum())
+        """Examples held out for validation, of those that validation sees."""
+        return 0 if self._examples is None else len(self.val_pool())
 
     @property
     def kept_N(self) -> np.ndarray:
@@ -290,7 +296,10 @@ class AbilityData(PlannedData):
             )
         if self.max_examples is not None:
             pool = self.pool(0)
-            found.append(f"{self.name}: {len(pool):,} of {pool.population:,} examples by max_examples.")
+            held_out_N = self._held_out_N & self._kept_N
+            unseen = int(held_out_N.sum()) - self.num_held_out
+            beside = f"; {unseen:,} more are held out and not used" if unseen else ""
+            found.append(f"{self.name}: {len(pool):,} of {pool.population:,} examples by max_examples{beside}.")
         return found
 
     def conversations(self) -> Iterator[tuple[str, Conversation]]:
@@ -321,8 +330,11 @@ class AbilityData(PlannedData):
         return pool.fraction(self.fraction).first(self.max_examples or len(pool))
 
     def val_pool(self) -> Pool:
-        """The held-out examples."""
-        return self._pool(self._kept_N & self._held_out_N, seed=0)
+        """The held-out examples; where ``max_examples`` are used, ``val_fraction`` is meant of those."""
+        pool = self._pool(self._kept_N & self._held_out_N, seed=0)
+        if self.max_examples is None or self.val_fraction == 1:
+            return pool
+        return pool.first(math.ceil(self.max_examples * self.val_fraction / (1 - self.val_fraction)))
 
     def _pool(self, chosen_N: np.ndarray, seed: int) -> Pool:
         index_M = np.flatnonzero(chosen_N)
@@ -357,7 +369,7 @@ class AbilityData(PlannedData):
         """Hash of the examples that validation sees."""
         if self._examples is None:
             return ""
-        return self._examples.content_hash(np.flatnonzero(self._held_out_N & self._kept_N))
+        return self._examples.content_hash(self.val_pool().index_N)
 
 
 class MathData(AbilityData):

@@ -143,7 +143,7 @@ def _estimated(path: str, size: int | None, packed: str, sample: Sequence[Any]) 
         return int(pq.read_metadata(path).num_rows)
     texts = (json.dumps(record, ensure_ascii=False, default=str) for record in sample)
     each = sum(len(text.encode("utf-8", "replace")) + 2 for text in texts) / len(sample)
-    return max(len(sample), round(size * (3 if packed else 1) / each, -2))
+    return max(len(sample), int(size * (3 if packed else 1) / each) // 100 * 100)
 
 
 def _fitting(sample: Sequence[Any]) -> Reader | None:

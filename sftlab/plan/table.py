@@ -89,6 +89,9 @@ def plan_notes(plan: Plan) -> list[str]:
             notes.append(
                 f"Stage {stage.stage.name}: loss weights {weights}; logged losses of abilities are unweighted."
             )
+    trained = {name for stage in plan.stages for name, fraction in stage.stage.fractions.items() if fraction}
+    if idle := [name for name in plan.populations if name not in trained]:
+        notes.append(f"No stage trains {', '.join(idle)}: its data is only validated on, if any is held out.")
     if plan.declared:
         notes.append("Lengths are not known (the config declares counts): tokens and fill cannot be told.")
     for stage in plan.stages:

@@ -1,5 +1,7 @@
 """The split: nothing held out is trained under any ability, and what should be held out is."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -65,3 +67,23 @@ def test_the_order_of_a_file_changes_nothing(order):
     (plain_N,) = held_out([Part("math", uids, groups, 0.4)])
     (other_N,) = held_out([Part("math", [uids[i] for i in order], [groups[i] for i in order], 0.4)])
     np.testing.assert_array_equal(plain_N[list(order)], other_N)
+
+
+def test_of_max_examples_their_part_is_validated_on_and_the_rest_is_told(tmp_path, monkeypatch):
+    from sftlab import MathData
+    from sftlab.data.encoder import Encoder
+    from sftlab.data.template import get_template
+    from sftlab.lab.tokenizer import lab_tokenizer
+
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "math.jsonl"
+    path.write_text("".join(json.dumps({"query": f"What is {i}?", "response": f"{i}"}) + "\n" for i in range(400)))
+    encoder = Encoder(lab_tokenizer(), get_template("vicuna_short", lab_tokenizer()))
+    whole, some = (MathData(str(path), val_fraction=0.2, max_examples=n) for n in (None, 40))
+    for data in (whole, some):
+        data.load_examples(encoder, 64, "split")
+    assert (len(some.pool(1)), some.num_held_out) == (40, 10)
+    assert set(some.val_pool().uids_N) < set(whole.val_pool().uids_N)
+    assert not set(some.val_pool().uids_N) & set(whole.pool(1).uids_N)
+    assert some.content_hash() != whole.content_hash()
+    assert f"{whole.num_held_out - 10} more are held out and not used" in some.notes()[0]

@@ -44,6 +44,16 @@ def trained(plan, first, end) -> Counter:
     return Counter(plan.uids_N[plan.example_E[plan.example_span(first, end)]].tolist())
 
 
+def test_an_ability_that_no_stage_trains_is_named():
+    pools = [pool("math", 40), pool("code", 23), pool("poetry", 31)]
+    plan = compile_plan(
+        pools, [Stage("all", {"math": 1.0, "code": 0.0}, epochs=1)], Proportional(), StepSize(examples=8), 64
+    )
+    console = Console(width=120, file=io.StringIO())
+    console.print(plan_screen(plan, {}))
+    assert "No stage trains code, poetry:" in console.file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("stages", "steps"),
     [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sftlab.commands.compare import comparison_table
+from sftlab.commands.compare import comparison_notes, comparison_table
 from sftlab.report import verdicts
 from sftlab.report.verdicts import compare_over_seeds, read_verdicts
 from sftlab.stats.paired import Comparison, mcnemar
@@ -82,10 +82,10 @@ def test_extractors_of_one_file_alone_are_listed(tmp_path: Path) -> None:
     found = compare(tmp_path / "a", tmp_path / "b")
     assert [(c.extractor, c.words) for c in found] == [("x@1", "inside noise"), ("y@1", "not compared")]
     assert found[1].method == f"only in {tmp_path / 'b'}"
-    console = Console(width=220, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     console.print(comparison_table(found))
     text = console.export_text()
-    assert "inside noise" in text and "not compared" in text and "only in" in text
+    assert "inside noise" in text and "not compared" in text and "only in" in comparison_notes(found)[1]
     (tmp_path / "b").write_text(both.replace("x@1", "y@1"))
     with pytest.raises(ValueError, match=r"nothing to compare: .*a has t by x@1, .*b has t by y@1"):
         compare(tmp_path / "a", tmp_path / "b")

@@ -1,0 +1,182 @@
+"""What the folder of a run holds of its results: stages, scores, held-out losses, metrics, files of verdicts.
+
+A run is named by its folder or by its name in lightning_logs/; a stage as ``run/general`` or by its exported folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sftlab.evaluate.run import read_scores
+from sftlab.files import read_jsonl
+from sftlab.results.score import ScoreRow
+from sftlab.run.folder import LOGS, state_of
+from sftlab.run.opening import finished_stages
+
+VERDICTS = ".problems.jsonl"
+_VAL = "val/loss/"
+
+
+@dataclass(frozen=True)
+class RunStage:
+    """A stage of a run, or the run as its last stage leaves it.
+
+    Attributes:
+        run: Its folder.
+        stage: The stage's name; empty where none was named.
+    """
+
+    run: Path
+    stage: str = ""
+
+    def __str__(self) -> str:
+        """As a user names it."""
+        name = self.run.relative_to(LOGS) if self.run.is_relative_to(LOGS) else self.run
+        return f"{name}/{self.stage}" if self.stage else str(name)
+
+    @property
+    def export(self) -> Path:
+        """The exported model of the stage, of the last one where none was named.
+
+        Raises:
+            ValueError: There is none yet.
+        """
+        stages = finished_stages(self.run)
+        mine = [path for path in stages if self.stage in ("", stage_name(path))]
+        if not mine:
+            have = ", ".join(map(stage_name, stages)) or "none"
+            raise ValueError(f"{self.run} has finished no stage {self.stage}; it has {have}".replace(" ;", ";"))
+        return mine[-1]
+
+    def verdicts(self) -> dict[str, dict[str, Path]]:
+        """Files of verdicts by task, then by where they are from: evaluate, or scores of the run itself."""
+        stages = [stage_name(path) for path in finished_stages(self.run)]
+        stage = self.stage or (stages[-1] if stages else "")
+        found: dict[str, dict[str, Path]] = {}
+        for folder in sorted(self.run.glob(f"answers/step=*-{stage}")):
+            for path in sorted(folder.glob(f"*{VERDICTS}")):
+                found.setdefault(path.name.removesuffix(VERDICTS), {})["run"] = path
+        below = self.run.relative_to(LOGS) if self.run.is_relative_to(LOGS) else Path(self.run.name)
+        name = "".join(c if c.isalnum() or c in "._=+-" else "-" for c in "-".join(below.parts))
+        start = re.compile(rf"{re.escape(name)}-\d+-{re.escape(stage)}-[0-9a-f]+")  # as evaluate names its folders
+        evaluations = Path("evaluations")
+        for folder in sorted(evaluations.iterdir()) if evaluations.is_dir() else ():
+            if start.fullmatch(folder.name):
+                for path in sorted(folder.glob(f"*{VERDICTS}")):
+                    found.setdefault(path.name.removesuffix(VERDICTS), {})["evaluate"] = path
+        return found
+
+
+def stage_name(export: Path) -> str:
+    """The stage of an exported folder: ``1-general`` is general."""
+    return export.name.partition("-")[2]
+
+
+def find_stage(name: str) -> RunStage:
+    """The run, and the stage of it, that a name means.
+
+    Raises:
+        ValueError: There is no such run or stage: says which there are.
+    """
+    path = Path(name)
+    for place in (path, LOGS / path):
+        if is_run(place):
+            return RunStage(place)
+        if place.parent.name == "stages" and place.is_dir() and is_run(place.parents[1]):
+            return RunStage(place.parents[1], stage_name(place))
+        if is_run(place.parent):
+            stages = {stage_name(export): export.name for export in finished_stages(place.parent)}
+            asked = next((stage for stage, export in stages.items() if place.name in (stage, export)), None)
+            if asked is None:
+                have = ", ".join(stages) or "none"
+                raise ValueError(f"{place.parent} has no finished stage {place.name}; it has {have}")
+            return RunStage(place.parent, asked)
+    known = [str(RunStage(run)) for run in runs_in(LOGS)]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:12])}" if known else "there are none"
+    raise ValueError(f"{name}: no run or stage of that name in {LOGS}/; {hint}")
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (folder / "state.json").is_file() or (folder / "metrics.jsonl").is_file()
+
+
+def runs_in(folder: Path) -> list[Path]:
+    """The runs of a folder, those of its studies too, in the order in which they were last started."""
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir() and is_run(path):
+            found.append(path)
+        elif (path / "runs").is_dir():
+            found += runs_in(path / "runs")
+    return sorted(found, key=lambda run: (str(run.parent), state_of(run).turn))
+
+
+def stage_ends(run: Path) -> dict[int, str]:
+    """The last optimizer step of each finished stage, with its name."""
+    steps = [line["step"] for line in read_jsonl(run / "metrics.jsonl") if "stage/seconds" in line]
+    return dict(zip(sorted(set(steps)), map(stage_name, finished_stages(run)), strict=False))
+
+
+def losses_by_stage(run: Path, ends: dict[int, str] | None = None) -> dict[str, dict[str, float]]:
+    """Loss on held-out examples after each stage, by ability."""
+    ends = stage_ends(run) if ends is None else ends
+    found: dict[str, dict[str, float]] = {}
+    for line in read_jsonl(run / "metrics.jsonl"):
+        losses = {tag.removeprefix(_VAL): value for tag, value in line.items() if tag.startswith(_VAL)}
+        if losses and line["step"] in ends:
+            found.setdefault(ends[line["step"]], {}).update(losses)
+    return found
+
+
+def last_scores(run: Path) -> list[ScoreRow]:
+    """The headline scores after the last stage that was scored."""
+    rows = [row for row in read_scores(run / "scores.jsonl") if row.headline and not row.inside]
+    return [row for row in rows if row.step == rows[-1].step]
+
+
+def last_step(run: Path) -> int:
+    """Optimizer steps that were logged."""
+    return max((line.get("step") or 0 for line in read_jsonl(run / "metrics.jsonl")), default=0)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder; links are not followed, and a file with two names counts once."""
+    seen: dict[tuple[int, int], int] = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            try:
+                stat = os.lstat(os.path.join(place, name))
+            except OSError:  # gone meanwhile: the run goes on
+                continue
+            seen[stat.st_dev, stat.st_ino] = stat.st_size
+    return sum(seen.values())
+
+
+def pairs_of_verdicts(a: RunStage, b: RunStage) -> list[tuple[Path, Path]]:
+    """The files of two stages that can be compared: of each task that both have, from the same kind of evaluation.
+
+    Raises:
+        ValueError: They have no task in common.
+    """
+    first, second = a.verdicts(), b.verdicts()
+    pairs = []
+    for task in first:
+        mine, theirs = first[task], second.get(task, {})
+        kinds = [kind for kind in ("evaluate", "run") if kind in mine and kind in theirs]
+        if kinds:
+            pairs.append((mine[kinds[0]], theirs[kinds[0]]))
+        elif theirs:
+            pairs.append((next(iter(mine.values())), next(iter(theirs.values()))))
+    if not pairs:
+        has = [f"{stage} has {', '.join(found) or 'none'}" for stage, found in ((a, first), (b, second))]
+        raise ValueError(
+            f"compare: no task was answered by both; {'; '.join(has)}. Score each of them alike: "
+            f"sftlab evaluate --checkpoint {a.run} --tasks ..."
+        )
+    return pairs

@@ -1,0 +1,99 @@
+"""``runs`` and ``compare``: runs by name, their stages, and tables that fit 80 columns."""
+
+import json
+import os
+
+import pytest
+
+from sftlab.commands import compare, runs
+
+TASKS = ("gsm8k", "mbpp")
+
+
+def score(stage, step, value, ability="math"):
+    return {"task": "gsm8k", "metric": "accuracy/strict@1", "value": value, "ability": ability, "stage": stage,
+            "step": step, "headline": True, "num_problems": 40}  # fmt: skip
+
+
+def make_run(folder, right, state="finished", scored=True):
+    """A run of two stages as fit leaves it; ``right`` of 40 problems are right after the second."""
+    stages = {"specialised": 10, "general": 20}
+    for number, (stage, step) in enumerate(stages.items()):
+        export = folder / "stages" / f"{number}-{stage}"
+        export.mkdir(parents=True)
+        (export / "config.json").write_text("{}")
+        answers = folder / "answers" / f"step={step:06d}-{stage}"
+        answers.mkdir(parents=True)
+        for task in TASKS if scored else ():
+            lines = [
+                {"task": task, "uid": str(i), "sample": 0, "extractor": "strict@1", "prompts": ["?"],
+                 "value": float(i < (right if stage == "general" else 5))} for i in range(40)
+            ]  # fmt: skip
+            (answers / f"{task}.problems.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    losses = [{"step": s, "val/loss/general": 2.5 - s / 20, "stage/seconds": 1.0} for s in stages.values()]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in losses))
+    if scored:
+        rows = [score("specialised", 10, 0.125), score("general", 20, right / 40)]
+        (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "state.json").write_text(json.dumps({"status": state, "step": 20, "num_steps": 20}))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sftlab.screen._WIDTH_OF_A_FILE", 80)
+    logs = tmp_path / "lightning_logs"
+    make_run(logs / "dmt", 30)
+    make_run(logs / "multi_task", 12, state="stopped")
+    make_run(logs / "rq3" / "runs" / "full_general-k=0.25-seed=1", 8, scored=False)
+    return tmp_path
+
+
+def test_runs_are_listed_with_how_they_stand(here, capsys):
+    hour = 3600
+    stat = (here / "lightning_logs/dmt/state.json").stat()
+    os.utime(here / "lightning_logs/dmt/state.json", (stat.st_atime - 3 * hour, stat.st_mtime - 3 * hour))
+    assert runs.main([]) == 0
+    out = capsys.readouterr().out
+    assert all(len(line.rstrip()) <= 80 for line in out.splitlines())
+    (line,) = [line for line in out.splitlines() if line.startswith("dmt ")]
+    assert all(word in line for word in ("finished", "general", "math 75.0%", "3 h", "KiB"))
+    assert "stopped 20/20" in out and "general 1.500" in out  # where nothing scores, the held-out losses
+    assert runs.main(["rq3"]) == 0
+    out = capsys.readouterr().out
+    assert "full_general-k" in out and "seed=1" in out and "multi_task" not in out
+
+
+def test_runs_and_stages_are_compared_by_name(here, capsys):
+    assert compare.main(["dmt", "lightning_logs/multi_task"]) == 0
+    out = capsys.readouterr().out
+    assert all(len(line.rstrip()) <= 80 for line in out.splitlines()) and out.count("b is worse") == 2
+    assert compare.main(["dmt/specialised", "lightning_logs/dmt/stages/1-general"]) == 0
+    assert capsys.readouterr().out.count("b is better") == 2
+
+
+def test_answers_of_evaluate_are_found_too(here, capsys):
+    for name, right in (("dmt", 30), ("multi_task", 31)):
+        folder = here / "evaluations" / f"{name}-1-general-0123abcd"
+        folder.mkdir(parents=True)
+        lines = [{"task": "arc", "uid": str(i), "sample": 0, "extractor": "x@1", "value": float(i < right)}
+                 for i in range(40)]  # fmt: skip
+        (folder / "arc.problems.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    compare.main(["dmt", "multi_task"])
+    assert "arc, x@1" in capsys.readouterr().out
+    compare.main([str(folder.with_name("dmt-1-general-0123abcd")), str(folder)])
+    assert "arc, x@1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said"),
+    [
+        ("dtm", "dmt", "did you mean dmt"),
+        ("dmt/generl", "dmt", "it has specialised, general"),
+        ("dmt", "rq3/runs/full_general-k=0.25-seed=1", "no task was answered by both"),
+        ("x.problems.jsonl", "y.problems.jsonl", "there is no file x"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(here, a, b, said):
+    with pytest.raises(ValueError, match=said):
+        compare.main([a, b])
