@@ -123,7 +123,7 @@ def _shown(default: Any) -> str:
 
 
 def _summary(cls: type) -> str:
-    text = cls.__doc__ or inspect.getdoc(cls.__init__) or ""
+    text = cls.__doc__ or inspect.getdoc(vars(cls).get("__init__")) or ""
     return " ".join(text.split("\n\n")[0].replace("``", "").split())
 
 
