@@ -19,7 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from sftlab.callbacks import interference, weight_change  # noqa: F401 - so that configs find them by class name
+from sftlab.callbacks import adaptive, interference, weight_change  # noqa: F401 - so that configs find them by name
 from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
@@ -33,6 +33,7 @@ from sftlab.data.ability import global_seed
 from sftlab.data.mixture import MixtureData
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
+from sftlab.plan import adaptive_policies  # noqa: F401 - as above
 from sftlab.plan.plan import Plan
 from sftlab.run.folder import begin, end, is_follower, new_run_folder, own_folder, resumed
 from sftlab.run.identity import StageKey, stage_keys

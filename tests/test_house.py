@@ -15,7 +15,8 @@ ORDER = """
     moved screen files fingerprint bounds credentials shipped config stats.interval stats.fits stats.tradeoff
     stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict
-    plan.pool plan.policy plan.curriculum plan.stage plan.packing plan.plan plan.compile plan.ledger plan.table
+    plan.pool plan.policy plan.adaptive plan.adaptive_policies plan.curriculum plan.stage plan.packing plan.plan
+    plan.compile plan.adapt plan.ledger plan.table
     lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
     lab.abilities lab.text lab.vocabulary lab.tokenizer lab.bases
     data.conversation
@@ -38,9 +39,10 @@ ORDER = """
     report.sections.forgetting report.sections.exhibits report.sections.cost report.sections.search
     report.named report.write report.beside
     run.folder run.settings run.identity run.opening run.results
-    callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.finite callbacks.monitors
+    callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.adaptation callbacks.finite
+    callbacks.monitors
     callbacks.signals
-    callbacks.conductor callbacks.schedule
+    callbacks.conductor callbacks.schedule callbacks.adaptive
     callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
     cli starter

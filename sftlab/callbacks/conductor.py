@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sftlab import __version__
+from sftlab.callbacks.adaptation import check_held_out, decides_by_validation
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.finite import gradient_norm, stop_at_gradient, stop_at_weights
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
@@ -63,7 +64,8 @@ class Conductor:
         self._extend, self._val_every_n_steps, self._stop_early = extend, val_every_n_steps, stop_early
         data.follow(plan)
         module.follow(plan, data.val_abilities())
-        check_callbacks(self.context, bool(val_every_n_steps))
+        check_held_out(plan, data)
+        check_callbacks(self.context, bool(val_every_n_steps) or decides_by_validation(plan))
         self._settings = Settings.of_trainer(trainer)
         self._identity = run_identity(data, module, plan, self._settings)
         self._keep_keys()
@@ -190,6 +192,24 @@ class Conductor:
         Raises:
             ValueError: Data, template, tokenizer, schedule, seed, batch or model differ: says which.
         """
+        saved = self.check(checkpoint)
+        self._rng_states, self._validated, self._ended = saved["rng"], saved["validated"], saved.get("ended", 0)
+        for step in saved.get("ended_early", []):
+            self._cut(step)
+        ended = self.context.plan.stage_ending_at(checkpoint["global_step"])
+        if ended is not None and Path(str(self.context.trainer.ckpt_path)).name == self._ended_path(ended).name:
+            self._validated = self._ended = ended.end_step  # its name says that it was exported and scored
+        loop = self.context.trainer.fit_loop.epoch_loop
+        if ended is not None and self._ended != ended.end_step and loop.max_steps == ended.end_step:
+            loop.max_steps += 1  # else Lightning sees nothing to do, and a stage that was killed at its end has none
+        _count_in_micro_batches(checkpoint, self.context.trainer.accumulate_grad_batches)
+
+    def check(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
+        """What a checkpoint keeps for a resume of this run.
+
+        Raises:
+            ValueError: It is another run's.
+        """
         saved = checkpoint.get(STATE)
         if saved is None:
             raise ValueError("ckpt_path: not a checkpoint of a staged run (start from its exported folder instead)")
@@ -206,16 +226,7 @@ class Conductor:
                 f"ckpt_path: this run differs from the checkpoint's{upgraded} in: {', '.join(changed)}. Resume with "
                 "the config, data and version that the run began with, or start a new run without --ckpt_path"
             )
-        self._rng_states, self._validated, self._ended = saved["rng"], saved["validated"], saved.get("ended", 0)
-        for step in saved.get("ended_early", []):
-            self._cut(step)
-        ended = self.context.plan.stage_ending_at(checkpoint["global_step"])
-        if ended is not None and Path(str(self.context.trainer.ckpt_path)).name == self._ended_path(ended).name:
-            self._validated = self._ended = ended.end_step  # its name says that it was exported and scored
-        loop = self.context.trainer.fit_loop.epoch_loop
-        if ended is not None and self._ended != ended.end_step and loop.max_steps == ended.end_step:
-            loop.max_steps += 1  # else Lightning sees nothing to do, and a stage that was killed at its end has none
-        _count_in_micro_batches(checkpoint, self.context.trainer.accumulate_grad_batches)
+        return saved
 
     # What it does
 
@@ -290,7 +301,10 @@ class Conductor:
         every, step = self._val_every_n_steps, self.context.step
         if not self.context.module.val_abilities or not self.context.trainer.enable_validation:
             return False
-        return self.context.plan.stage_ending_at(step) is not None or bool(every and step % every == 0)
+        plan = self.context.plan
+        ends_segment = decides_by_validation(plan) and step == plan.num_compiled_steps
+        is_due = ends_segment or bool(every and step % every == 0)
+        return is_due or plan.stage_ending_at(step) is not None
 
     def _validate(self) -> None:
         """Run the validation inside fit, as the training loop itself does."""

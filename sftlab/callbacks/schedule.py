@@ -11,13 +11,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from sftlab.bounds import within
+from sftlab.callbacks.adaptation import ADAPTATION, Observer, decide, write_decisions
 from sftlab.callbacks.base_loss import measure_base
 from sftlab.callbacks.conductor import Conductor, StopEarly, data_of, module_of
 from sftlab.callbacks.context import RunContext
 from sftlab.data.ability import PlannedData
 from sftlab.model.limits import limit_problems
 from sftlab.model.module import SFTModule
-from sftlab.plan.compile import compile_plan
+from sftlab.plan.adapt import Adaptation, compile_schedule
+from sftlab.plan.compile import Compiler
 from sftlab.plan.curriculum import BY_LOSS, Curriculum, check_curriculum
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import checked_unit
@@ -69,6 +71,8 @@ class StageSchedule(Callback):
         self.curriculum: Curriculum = curriculum
         self.loss_weights = loss_weights
         self._conductor: Conductor | None = None  # of the call of fit that runs
+        self._adaptation: Adaptation | None = None  # of its adaptive stage
+        self._observer: Observer | None = None
 
     @abstractmethod
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
@@ -109,15 +113,20 @@ class StageSchedule(Callback):
         stages = self.final_stages(list(data.abilities))
         if any(stage.curriculum in BY_LOSS for stage in stages):
             measure_base(data, module)
-        return compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed, data.packing)
+        how = (data.policy, data.batch, data.max_length, data.seed, data.packing)
+        compiler = Compiler(data.pools(), *how)
+        self._adaptation = compile_schedule(compiler, stages)
+        return compiler.plan
 
     def extend(self, context: RunContext) -> None:
         """Append the next segment to an open plan, or close it; a schedule that compiles all at once never comes here.
 
-        An adaptive schedule compiles its first segment in ``compile`` and leaves the plan open. This is called when
+        An adaptive stage has its first segment from ``compile``, which leaves the plan open. This is called when
         the last compiled step is done, after validation and the stage's end where they are due.
         """
-        raise NotImplementedError(f"{type(self).__name__} leaves its plan open, but has no extend()")
+        if self._adaptation is None:
+            raise NotImplementedError(f"{type(self).__name__} leaves its plan open, but has no extend()")
+        decide(context, self._adaptation)
 
     @property
     def context(self) -> RunContext | None:
@@ -133,6 +142,7 @@ class StageSchedule(Callback):
             plan = self.compile(data_of(trainer), module)
             how = (self.val_every_n_steps, self.stop_early)
             self._conductor = Conductor(trainer, module, plan, self.extend, *how)
+            self._observer = Observer(self._conductor.context, self._adaptation) if self._adaptation else None
             # Last but for checkpoints: what others ask of a step is heard, and what they add to it is saved.
             all_callbacks = cast(Any, trainer).callbacks
             savers = [callback for callback in all_callbacks if isinstance(callback, Checkpoint)]
@@ -141,6 +151,8 @@ class StageSchedule(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over what Lightning's loops decide."""
+        if self._adaptation is not None:
+            write_decisions(self._conducting.context, self._adaptation)
         self._conducting.on_train_start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -155,11 +167,15 @@ class StageSchedule(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Validate and end a stage where it is due."""
+        if self._observer is not None:
+            self._observer.on_train_batch_end(outputs["nll_A"], batch_idx)
         self._conducting.on_train_batch_end(batch_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End a stage after its validation."""
         if self._conductor is not None:  # trainer.validate() has no plan
+            if self._observer is not None:
+                self._observer.on_validation_end()
             self._conductor.on_validation_end()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -169,9 +185,14 @@ class StageSchedule(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add what a resume must check and restore."""
         self._conducting.on_save_checkpoint(checkpoint)
+        if self._adaptation is not None:
+            checkpoint[ADAPTATION] = self._adaptation.state_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume what is not the same run."""
+        """Refuse to resume what is not the same run; replay what was decided."""
+        if self._adaptation is not None and checkpoint["global_step"] > self._adaptation.first_step:
+            self._conducting.check(checkpoint)
+            self._adaptation.load_state_dict(checkpoint[ADAPTATION])
         self._conducting.on_load_checkpoint(checkpoint)
 
     @property

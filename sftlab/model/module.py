@@ -95,6 +95,7 @@ class SFTModule(LightningModule):
         self.net: SupervisedLoss | None = None
         self._plan: Plan | None = None
         self.val_abilities: list[str] = []
+        self.val_losses: dict[str, float] = {}  # of the last validation, over all ranks
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
@@ -218,7 +219,7 @@ class SFTModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the mean over all ranks."""
         for name, mean in self._val_loss.items():
-            loss = float(mean.compute())
+            loss = self.val_losses[name] = float(mean.compute())
             # Lightning would log it one step early; callbacks that monitor it find it where they look.
             self.log(f"val/loss/{name}", loss, logger=False)
             for logger in self.loggers if not self.trainer.sanity_checking else ():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -38,16 +39,25 @@ def compile_plan(
     Raises:
         ValueError: A stage names an unknown ability, shares a name with another, or has nothing to train.
     """
-    names = [stage.name for stage in stages]
-    if not stages or len(set(names)) != len(names):
-        raise ValueError(f"schedule: stages need names of their own, at least one (got {names})")
     compiler = Compiler(pools, policy, batch, max_length, seed, packing)
-    for stage in stages:
-        compiler.check(stage)
+    check_stages(compiler, stages)
     for stage in stages:
         compiler.append(stage)
     compiler.plan.is_open = False
     return compiler.plan
+
+
+def check_stages(compiler: Compiler, stages: Sequence[Stage]) -> None:
+    """Whether stages go together and with the data.
+
+    Raises:
+        ValueError: They do not.
+    """
+    names = [stage.name for stage in stages]
+    if not stages or len(set(names)) != len(names):
+        raise ValueError(f"schedule: stages need names of their own, at least one (got {names})")
+    for stage in stages:
+        compiler.check(stage)
 
 
 class Compiler:
@@ -108,7 +118,20 @@ class Compiler:
                 "in order, examples fill other rows than shuffled. Or use data.batch.examples"
             )
 
-    def append(self, stage: Stage, stage_steps: int = 0) -> Segment:
+    def selected(self, stage: Stage) -> dict[str, int]:
+        """Examples of each ability that a stage's fractions select."""
+        return {pool.ability: len(pool) for pool in self.pools_of(stage)}
+
+    def mean_lengths(self, stage: Stage) -> dict[str, float]:
+        """Mean tokens of the examples of each ability that a stage's fractions select."""
+        return {pool.ability: pool.total("tokens") / len(pool) for pool in self.pools_of(stage) if len(pool)}
+
+    def pools_of(self, stage: Stage) -> list[Pool]:
+        """What a stage's fractions select, by name."""
+        unit = stage.counted_in
+        return [self._pools[name].fraction(fraction, unit) for name, fraction in sorted(stage.fractions.items())]
+
+    def append(self, stage: Stage, stage_steps: int = 0, whole: Stage | None = None) -> Segment:
         """Compile a segment and append it to the plan.
 
         A further segment of a stage prefers the examples that the stage has trained least; a segment whose budget is
@@ -117,13 +140,18 @@ class Compiler:
         Args:
             stage: What the segment trains; its budget is the segment's.
             stage_steps: Steps that the stage will have in all, where more segments of it follow.
+            whole: The stage that it is a part of, where that has another budget or policy.
 
         Raises:
             ValueError: It has nothing to train, or names an unknown ability.
         """
         self.check(stage)
-        part = _Part(self.plan, self._pools, self._offsets, stage, stage.policy or self._policy, self._seed)
+        pools = self.pools_of(stage)
+        part = _Part(self.plan, pools, self._offsets, stage, stage.policy or self._policy, self._seed)
         planned = part.compile()
+        if whole is not None:
+            passes = len(part.examples) / max(1, sum(planned.selected.values()))
+            planned = replace(planned, stage=whole, num_epochs=passes)
         rows, steps = np.cumsum([0, *part.row_sizes]), np.cumsum([0, *part.step_sizes])
         segment = Segment(planned, np.array(part.examples, dtype=np.int64), rows, steps, stage_steps)
         self.plan.append(segment)
@@ -136,7 +164,7 @@ class _Part:
     def __init__(
         self,
         plan: Plan,
-        pools: dict[str, Pool],
+        pools: list[Pool],
         offsets: dict[str, int],
         stage: Stage,
         policy: MixturePolicy,
@@ -154,12 +182,11 @@ class _Part:
     def compile(self) -> StagePlan:
         """Take epoch after epoch until the budget is spent."""
         stage, policy = self.stage, self.policy
-        unit = stage.counted_in
-        pools = [self.pools[name].fraction(fraction, unit) for name, fraction in sorted(stage.fractions.items())]
+        pools = self.pools
         present = [pool for pool in pools if len(pool)]
         per_epoch = policy.counts(present)
         if not any(per_epoch.values()):
-            sizes = {pool.ability: f"{len(pool)} of {len(self.pools[pool.ability])}" for pool in pools}
+            sizes = {pool.ability: f"{len(pool)} of {pool.population}" for pool in pools}
             raise ValueError(
                 f"stage {stage.name!r}: {type(policy).__name__} leaves nothing to train; its fractions select {sizes} "
                 "examples: raise a fraction or give more data"

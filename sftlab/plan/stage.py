@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sftlab.bounds import within
 from sftlab.files import checked_name
+from sftlab.plan.adaptive import AdaptivePolicy
 from sftlab.plan.curriculum import Curriculum, check_curriculum
 from sftlab.plan.policy import MixturePolicy, checked_unit
 from sftlab.plan.pool import Unit
@@ -78,6 +79,8 @@ class Stage:
         loss_weights: Relative weight of each ability's supervised tokens in the loss, 1 where none is given: how much
             an ability counts, apart from how often it is seen. Only their ratios matter.
         counted_in: What fractions count: examples, tokens or supervised_tokens.
+        adaptive: Decides the shares while the stage trains, in the place of ``policy``; its budget is in steps.
+        decide_every_n_steps: Optimizer steps from one decision to the next.
     """
 
     name: str
@@ -92,6 +95,8 @@ class Stage:
     curriculum: Curriculum = "shuffled"
     loss_weights: dict[str, float] | None = None
     counted_in: Unit = "examples"
+    adaptive: AdaptivePolicy | None = None
+    decide_every_n_steps: int | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without data.
@@ -119,12 +124,29 @@ class Stage:
             within(f"stage {self.name!r}: warmup_ratio", self.warmup_ratio, 0, 1)
         check_curriculum(f"stage {self.name!r}: ", self.curriculum)
         checked_unit(self.counted_in)
+        self._check_adaptive()
         if unknown := sorted(set(self.loss_weights or {}) - set(self.fractions)):
             raise ValueError(f"stage {self.name!r}: loss_weights names {unknown}; it trains {sorted(self.fractions)}")
         for ability, weight in (self.loss_weights or {}).items():
             within(f"stage {self.name!r}: loss_weights.{ability}", weight, 0, 1e6)
         if not any(self.loss_weight(ability) for ability in self.fractions):
             raise ValueError(f"stage {self.name!r}: loss_weights leave nothing to train, each is 0")
+
+    def _check_adaptive(self) -> None:
+        if (self.adaptive is None) != (self.decide_every_n_steps is None):
+            raise ValueError(
+                f"stage {self.name!r}: adaptive and decide_every_n_steps go together, give both or neither"
+            )
+        if self.adaptive is None:
+            return
+        within(f"stage {self.name!r}: decide_every_n_steps", self.decide_every_n_steps, 1, is_whole=True)
+        checked_unit(self.adaptive.counted_in)
+        if self.steps is None or self.policy is not None:
+            what = "a policy beside it" if self.policy is not None else "another budget"
+            raise ValueError(
+                f"stage {self.name!r}: an adaptive stage decides its own mixture and has a budget of steps, not "
+                f"{what}: its epochs and tokens depend on what is decided"
+            )
 
     def loss_weight(self, ability: str) -> float:
         """How much a supervised token of an ability counts in the loss; 1 unless said otherwise."""

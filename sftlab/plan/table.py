@@ -60,7 +60,8 @@ def _ability_cells(plan: Plan, stage: StagePlan, row: LedgerRow) -> tuple[str, .
 
 
 def _stage_cells(plan: Plan, stage: StagePlan) -> tuple[str, str, str]:
-    fill = "?" if plan.declared else f"{plan.fill(stage.first_step, stage.end_step):.1%}"
+    end_step = min(stage.end_step, plan.num_compiled_steps)
+    fill = "?" if plan.declared else f"{plan.fill(stage.first_step, end_step):.1%}"
     return f"{stage.num_steps:,}", f"{stage.num_epochs:.3g}", fill
 
 
@@ -89,6 +90,7 @@ def plan_notes(plan: Plan) -> list[str]:
             notes.append(
                 f"Stage {stage.stage.name}: loss weights {weights}; logged losses of abilities are unweighted."
             )
+        notes += _open_notes(plan, stage)
     trained = {name for stage in plan.stages for name, fraction in stage.stage.fractions.items() if fraction}
     if idle := [name for name in plan.populations if name not in trained]:
         notes.append(f"No stage trains {', '.join(idle)}: its data is only validated on, if any is held out.")
@@ -101,6 +103,30 @@ def plan_notes(plan: Plan) -> list[str]:
         if stage.num_steps < 10:
             notes.append(f"Stage {stage.stage.name} has only {stage.num_steps} optimizer step(s).")
     return notes
+
+
+def _open_notes(plan: Plan, stage: StagePlan) -> list[str]:
+    """What of an adaptive stage is fixed, and between which bounds the rest lies."""
+    compiled = min(stage.end_step, plan.num_compiled_steps) - stage.first_step
+    left = stage.num_steps - compiled
+    if stage.stage.adaptive is None or left <= 0:
+        return []
+    name, policy = stage.stage.name, type(stage.stage.adaptive).__name__
+    text = (
+        f"Stage {name}: {compiled:,} of its {stage.num_steps:,} steps are fixed and counted above; {policy} decides "
+        f"the other {left:,}, {stage.stage.decide_every_n_steps:,} at a time."
+    )
+    if plan.batch.examples is None or plan.declared:
+        return [text]
+    totals = {}
+    for number, ability in enumerate(plan.abilities):
+        lengths = plan.lengths_N[plan.ability_N == number][: stage.selected.get(ability, 0)]
+        if len(lengths):
+            laps, rest = divmod(left * plan.batch.examples, len(lengths))
+            totals[ability] = laps * int(lengths.sum()) + int(lengths[:rest].sum())
+    least, most = min(totals, key=totals.__getitem__), max(totals, key=totals.__getitem__)
+    bounds = f" They have between about {totals[least]:,} tokens (all {least}) and {totals[most]:,} (all {most})."
+    return [text + bounds]
 
 
 def audit_table(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sftlab.data.ability import PlannedData
-from sftlab.fingerprint import digest
+from sftlab.fingerprint import code_of, described, digest
 from sftlab.model.backbone import content_hash
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
@@ -46,13 +46,17 @@ class StageKey(NamedTuple):
 
 
 def stage_keys(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings) -> list[StageKey]:
-    """The keys of the stages that are compiled to their ends."""
+    """The keys of the stages that are compiled to their ends, or whose decisions are determined by what is known."""
     measured, keys = _measured(data, settings), []
     trained = _start(data, module, plan, settings)
     for stage in plan.stages:
-        if stage.end_step <= plan.num_compiled_steps:
+        if stage.stage.adaptive is not None:
+            trained = digest(trained, _adaptive_content(data, module, plan, stage, measured))
+        elif stage.end_step <= plan.num_compiled_steps:
             trained = digest(trained, _content(data, module, plan, stage))
-            keys.append(StageKey(trained, digest(trained, measured)))
+        else:
+            continue
+        keys.append(StageKey(trained, digest(trained, measured)))
     return keys
 
 
@@ -81,9 +85,28 @@ def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePla
     for number, name in enumerate(plan.abilities):
         mine_M = plan.index_N[example_E[plan.ability_N[example_E] == number]]
         order.update(data.abilities[name].content(mine_M))
+    return [stage.name, order.hexdigest(), planned.num_steps, *_how(module, plan, planned)]
+
+
+def _adaptive_content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePlan, measured: str) -> list[Any]:
+    """What determines an adaptive stage: its policy, which examples it may draw in which order, what it looks at."""
+    stage, examples = planned.stage, hashlib.blake2b(digest_size=16)
+    assert stage.adaptive is not None
+    for name in sorted(stage.fractions):
+        mine_M = plan.index_N[plan.ability_N == plan.abilities.index(name)]  # ranked, so fractions are prefixes
+        examples.update(name.encode() + data.abilities[name].content(mine_M))
+    policy = [described(stage.adaptive), code_of(stage.adaptive), stage.decide_every_n_steps]
+    drawn = [sorted(stage.fractions.items()), stage.counted_in, stage.curriculum, data.seed, str(plan.batch)]
+    rows = [plan.max_length, plan.packing, measured if stage.adaptive.needs_validation else ""]
+    return [stage.name, policy, examples.hexdigest(), drawn, rows, stage.steps, *_how(module, plan, planned)]
+
+
+def _how(module: SFTModule, plan: Plan, planned: StagePlan) -> list[Any]:
+    """The learning rate of a stage, its optimizer state, its loss and its adapter."""
+    stage = planned.stage
     peak = module.learning_rate if stage.learning_rate is None else stage.learning_rate
     warmup = module.warmup_ratio if stage.warmup_ratio is None else stage.warmup_ratio
-    content = [stage.name, order.hexdigest(), planned.num_steps, peak, warmup, stage.fresh_optimizer]
+    content: list[Any] = [peak, warmup, stage.fresh_optimizer]
     if stage.weighs_abilities:
         weights = {name: stage.loss_weight(name) for name in stage.fractions}
         content.append({name: weight / max(weights.values()) for name, weight in weights.items()})

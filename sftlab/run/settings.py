@@ -87,6 +87,9 @@ SCHEDULE: Table = {
     "k": (CONTENT, "of DMT"),
     "counted_in": (CONTENT, "of DMT"),
     "replay": (CONTENT, "of DMT"),
+    "adaptive": (CONTENT, "of Adaptive"),
+    "decide_every_n_steps": (CONTENT, "of Adaptive"),
+    "abilities": (CONTENT, "of Adaptive"),
     "list_of_stages": (CONTENT, "of Stages"),
 }
 STAGE: Table = {
@@ -101,6 +104,8 @@ STAGE: Table = {
     "fresh_optimizer": (CONTENT, "of the stage"),
     "curriculum": (CONTENT, _OPTIONS_OF_A_STAGE),
     "loss_weights": (CONTENT, "of the loss"),
+    "adaptive": (CONTENT, "what is decided"),
+    "decide_every_n_steps": (CONTENT, "what is decided"),
     "counted_in": (CONTENT, _OPTIONS_OF_A_STAGE),
 }
 POLICY: Table = dict.fromkeys(

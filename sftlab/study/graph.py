@@ -181,7 +181,7 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
         objects = parse_objects(["--config", str(config_file)])
         plan = objects.schedule.compile(objects.data, objects.model)
         supervised = sum(row.supervised_tokens for row in ledger(plan))
-        lengths[run.name] = {"steps": plan.num_steps, "supervised_tokens": supervised}
+        lengths[run.name] = {"steps": plan.num_steps, "supervised_tokens": supervised, "is_open": plan.is_open}
         return objects, plan
 
     for run in study.runs:
@@ -190,6 +190,11 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
             if run.budget_of not in lengths:
                 compiled(by_name[run.budget_of])
             unit = str(run.factors["budget"])
+            if lengths[run.budget_of]["is_open"] and unit != "steps":
+                raise ValueError(
+                    f"budget: {run.budget_of} adapts while it trains, so its {unit} are not known before; hold runs "
+                    "equal in steps"
+                )
             run = _as_long_as(run, plan, unit, lengths[run.budget_of][unit])
             objects, plan = compiled(run)
         config_file = folder / "configs" / f"{run.name}.yaml"
@@ -198,7 +203,11 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
         for planned, key in zip(plan.stages, objects.stage_keys(plan), strict=True):
             name = planned.stage.name
             mine = [row for row in rows if row.stage == name]
-            tokens = sum(row.tokens for row in mine), sum(row.supervised_tokens for row in mine)
+            known = min(planned.end_step, plan.num_compiled_steps) - planned.first_step
+            scale = planned.num_steps / max(1, known)  # of an adaptive stage by its first segment
+            tokens = [
+                round(scale * sum(getattr(row, unit) for row in mine)) for unit in ("tokens", "supervised_tokens")
+            ]
             stages.append(StageNode(name, key.full, key.trained, planned.end_step, *tokens))
             full[name] = planned.stage.full_abilities
         yield PlannedRun(run, folder / "runs" / run.name, config_file, tuple(stages), full, plan.declared)

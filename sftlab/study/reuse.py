@@ -21,7 +21,12 @@ from sftlab.run.folder import LOGS, checkpoint_path
 from sftlab.run.identity import REUSED_FILE
 from sftlab.study.graph import StageNode
 
-_WHOLE = ("config.yaml", "ledger.json", "exposures.parquet")  # of a run that is another's equal to the end
+_WHOLE = (
+    "config.yaml",
+    "ledger.json",
+    "exposures.parquet",
+    "decisions.jsonl",
+)  # of a run that is another's equal to the end
 
 
 def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_all: bool) -> None:

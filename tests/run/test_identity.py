@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from small import MODEL
 
 import sftlab.cli  # noqa: F401 - all callbacks of ours
+from sftlab.callbacks.adaptive import Adaptive
 from sftlab.callbacks.schedule import DMT, MixedSequential, MultiTask, Sequential, Stages, StageSchedule
 from sftlab.data.ability import AbilityData, CodeData, GeneralData, MathData
 from sftlab.data.mixture import MixtureData
@@ -23,6 +24,8 @@ from sftlab.data.readers import PairReader
 from sftlab.lab.options import LabOptions
 from sftlab.model.adapter import LoRA
 from sftlab.model.module import SFTModule
+from sftlab.plan.adaptive import DecidedShares
+from sftlab.plan.adaptive_policies import OnlineDataMixing
 from sftlab.plan.policy import EqualCount, MixturePolicy, Proportional, Temperature, WeightedShares
 from sftlab.plan.stage import Stage
 from sftlab.run import settings
@@ -117,6 +120,9 @@ SCHEDULE_CHANGES = {
     "loss_weights": (MultiTask, {"loss_weights": {"math": 2.0}}),
     "counted_in": (DMT, {"counted_in": "supervised_tokens", "k": 0.7}),
     "replay": (DMT, {"replay": ["code"], "k": 0.5}),
+    "adaptive": (Adaptive, {"adaptive": OnlineDataMixing(alpha=0.25)}),
+    "decide_every_n_steps": (Adaptive, {"decide_every_n_steps": 3}),
+    "abilities": (Adaptive, {"abilities": ["math", "code"]}),
     "list_of_stages": (Stages, {"list_of_stages": [Stage("all", {"math": 0.5}, epochs=1)]}),
 }
 STAGE_CHANGES = {
@@ -132,6 +138,8 @@ STAGE_CHANGES = {
     "curriculum": "short_first",
     "loss_weights": {"math": 2.0},
     "counted_in": "supervised_tokens",
+    "adaptive": OnlineDataMixing(),
+    "decide_every_n_steps": 4,
 }
 POLICY_CHANGES = {
     "weights": WeightedShares({"math": 1, "code": 3, "general": 1}),
@@ -202,6 +210,8 @@ def test_arguments_of_schedules(name):
     cls, change = SCHEDULE_CHANGES[name]
     before = {"list_of_stages": [Stage("all", {"math": 1.0}, epochs=1)]} if cls is Stages else {}
     before = {"specialised": ["code"], "general": ["general"]} if name == "general" else before
+    if cls is Adaptive:
+        before = {"adaptive": OnlineDataMixing(), "decide_every_n_steps": 2, "steps": 6}
     before = {"k": 0.7 if name == "counted_in" else 0.5} if name in ("counted_in", "replay") else before
     stop = [EarlyStopping("val/loss/math")] if name == "stop_early" else []
     one, other = cls(**before), cls(**{**before, **change})
@@ -215,6 +225,9 @@ def test_arguments_of_a_stage(name):
     after = {**given, name: STAGE_CHANGES[name]}
     if name in ("steps", "supervised_tokens"):
         del after["epochs"]
+    if name in ("adaptive", "decide_every_n_steps"):
+        given = {**given, "epochs": None, "steps": 6, "adaptive": OnlineDataMixing(0.5), "decide_every_n_steps": 2}
+        after = {**given, name: STAGE_CHANGES[name]}
     one, other = (last_key(schedule=Stages([Stage(**stage)])) for stage in (given, after))
     assert_effect(settings.STAGE[name][0], one, other)
 
@@ -244,6 +257,7 @@ def _subclasses(cls):
 def test_every_argument_of_ours_and_of_lightnings_trainer_has_a_place():
     ours = [cls for cls in _subclasses(StageSchedule) if cls.__module__.startswith("sftlab.")]
     policies = [cls for cls in _subclasses(MixturePolicy) if cls.__module__.startswith("sftlab.")]
+    policies.remove(DecidedShares)  # made while training, never configured
     assert {MultiTask, Sequential, DMT, MixedSequential, Stages} <= set(ours) and Proportional in policies
     placed = [(settings.MODULE, SFTModule), (settings.DATA, MixtureData), (settings.ABILITY, AbilityData)]
     placed += [(settings.STAGE, Stage), (settings.TRAINER, Trainer), (settings.SCHEDULE, StageSchedule)]
@@ -281,6 +295,35 @@ class Watching(Noisy):
 )
 def test_callbacks_count_by_what_they_change(one, other, effect):
     assert_effect(effect, last_key(callbacks=[one]), last_key(callbacks=[other]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_other"),
+    [
+        ({}, False),
+        ({"math": MathData(**{**SPLIT, "num_examples": 41})}, True),
+        ({"data": {"seed": 6}}, True),
+        ({"data": {"batch": {"examples": 9}}}, True),
+        ({"data": {"packing": False}}, True),
+        ({"data": {"num_workers": 2}}, False),
+        ({"module": {"learning_rate": 0.5}}, True),
+        ({"module": {"attention": "eager"}}, False),
+    ],
+    ids=str,
+)
+def test_the_key_of_an_adaptive_stage_is_known_before_and_holds_what_determines_its_decisions(changes, is_other):
+    def key(**more):
+        schedule = Adaptive(OnlineDataMixing(), 2, steps=9)
+        mixture, model, plan = compiled(schedule=schedule, **more)
+        first = stage_keys(mixture, model, plan, Settings.of_arguments({}, 1, [schedule]))
+        assert plan.is_open and len(first) == len(plan.stages) == 1
+        while plan.is_open:  # what is decided changes nothing any more
+            schedule._adaptation.observe_step([1.0, 2.0, 3.0])
+            schedule._adaptation.extend(lambda content: content)
+        assert stage_keys(mixture, model, plan, Settings.of_arguments({}, 1, [schedule])) == first
+        return first
+
+    assert (key(**changes) != key()) == is_other
 
 
 def test_only_the_ratios_of_loss_weights_count():

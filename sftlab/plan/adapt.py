@@ -1,0 +1,160 @@
+"""An adaptive stage as it trains: what it has observed, what was decided, and the segments that came of it."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from sftlab.plan.adaptive import (
+    AdaptivePolicy,
+    DecidedShares,
+    Decision,
+    Observations,
+    checked_shares,
+    checked_state,
+)
+from sftlab.plan.compile import Compiler, check_stages
+from sftlab.plan.plan import Plan
+from sftlab.plan.stage import Stage
+
+_SURPLUS = 1.05  # examples that are drawn for steps of rows, which packing fills in a way that is not foreseen
+
+
+def compile_schedule(compiler: Compiler, stages: Sequence[Stage]) -> Adaptation | None:
+    """Compile stages as far as they are known; what goes on with the last one where it is adaptive.
+
+    Raises:
+        ValueError: The stages do not fit the data, or an adaptive one is not the last.
+    """
+    check_stages(compiler, stages)
+    for stage, following in zip(stages, [*stages[1:], None], strict=True):
+        if stage.adaptive is None:
+            compiler.append(stage)
+        elif following is not None:
+            raise ValueError(
+                f"stage {stage.name!r} is adaptive and {following.name!r} comes after it: an adaptive stage is the "
+                "last one of its schedule"
+            )
+        else:
+            return Adaptation(compiler, stage)
+    compiler.plan.is_open = False
+    return None
+
+
+class Adaptation:
+    """Decides and compiles the segments of an adaptive stage, one after another.
+
+    Args:
+        compiler: Has compiled the stages before.
+        stage: The adaptive stage; its own policy stays as it is, a copy of it decides.
+
+    Attributes:
+        decisions: All so far; the first is made at once.
+    """
+
+    def __init__(self, compiler: Compiler, stage: Stage) -> None:
+        assert stage.adaptive is not None and stage.steps is not None and stage.decide_every_n_steps is not None
+        self._compiler, self._stage = compiler, stage
+        self.plan: Plan = compiler.plan
+        self.policy: AdaptivePolicy = copy.deepcopy(stage.adaptive)
+        self.first_step = self.plan.num_compiled_steps
+        self.decisions: list[Decision] = []
+        self._nll_A = [0.0] * len(self.plan.abilities)
+        self._val_loss: dict[str, float] = {}
+        self._decide(lambda content: content)
+
+    def observe_step(self, nll_A: Sequence[float]) -> None:
+        """Add what a step of the stage has shown: the negative log likelihoods of all ranks, summed by ability."""
+        self._nll_A = [total + nll for total, nll in zip(self._nll_A, nll_A, strict=True)]
+
+    def observe_validation(self, losses: Mapping[str, float]) -> None:
+        """Note the held-out losses at the end of a segment."""
+        self._val_loss = dict(losses) if self.policy.needs_validation else {}
+
+    def extend(self, agree: Callable[[Any], Any]) -> None:
+        """Decide about the next segment and compile it; close the plan where the stage is over.
+
+        Args:
+            agree: Gives what the first rank has to all ranks.
+        """
+        if self.plan.num_steps > self.plan.num_compiled_steps:
+            self._decide(agree)
+        else:
+            self.plan.is_open = False
+
+    def _decide(self, agree: Callable[[Any], Any]) -> None:
+        seen = self._observations()
+        shares = checked_shares(self.policy, self.policy.decide(seen), seen.abilities)
+        decision = Decision.from_dict(agree(Decision(self._stage.name, shares, seen).to_dict()))
+        self._compile(decision)
+
+    def _observations(self) -> Observations:
+        plan, last = self.plan, self.decisions[-1] if self.decisions else None
+        begin = last.observations.step if last else plan.num_compiled_steps
+        tokens_A = plan.supervised_A(begin, plan.num_compiled_steps)
+        losses = {
+            name: nll / int(tokens)
+            for name, nll, tokens in zip(plan.abilities, self._nll_A, tokens_A, strict=True)
+            if tokens and last
+        }
+        sizes = {name: count for name, count in self._compiler.selected(self._stage).items() if count}
+        shares = last.shares if last else {}
+        return Observations(len(self.decisions), plan.num_compiled_steps, sizes, shares, losses, self._val_loss)
+
+    def _compile(self, decision: Decision) -> None:
+        """Compile the segment of a decision; observe from there."""
+        stage, plan = self._stage, self.plan
+        assert stage.steps is not None and stage.decide_every_n_steps is not None
+        num_steps = min(stage.decide_every_n_steps, stage.steps - (plan.num_compiled_steps - self.first_step))
+        policy = DecidedShares(decision.shares, self.policy.counted_in, self._num_examples(num_steps, decision.shares))
+        budget: dict[str, Any] = {"steps": None, "epochs": 1.0}
+        if plan.batch.rows is not None:
+            budget = {"steps": num_steps}
+        part = replace(stage, adaptive=None, decide_every_n_steps=None, policy=policy, **budget)
+        self._compiler.append(part, stage.steps, stage)
+        self.decisions.append(decision)
+        self._nll_A, self._val_loss = [0.0] * len(plan.abilities), {}
+        plan.is_open = plan.num_compiled_steps - self.first_step < stage.steps
+
+    def _num_examples(self, num_steps: int, shares: Mapping[str, float]) -> int:
+        plan = self.plan
+        if plan.batch.examples is not None:
+            return num_steps * plan.batch.examples
+        num_rows = num_steps * (plan.batch.rows or 1)
+        if not plan.packing:
+            return num_rows
+        shortest = min(length for name, length in self._mean_lengths().items() if shares.get(name))
+        return math.ceil(_SURPLUS * num_rows * plan.max_length / shortest)
+
+    def _mean_lengths(self) -> dict[str, float]:
+        return self._compiler.mean_lengths(self._stage)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {
+            "decisions": [decision.to_dict() for decision in self.decisions],
+            "policy": checked_state(self.policy),
+            "nll": list(self._nll_A),
+            "plan": self.plan.fingerprint(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replay the decisions of a checkpoint: nothing is decided again.
+
+        Raises:
+            ValueError: They lead to another plan.
+        """
+        for content in state["decisions"][len(self.decisions) :]:
+            decision = Decision.from_dict(content)
+            if self.plan.num_compiled_steps > decision.observations.step:
+                self.plan.end_stage(decision.observations.step)
+            self._compile(decision)
+        self.policy.load_state_dict(state["policy"])
+        self._nll_A = list(state["nll"])
+        if self.plan.fingerprint() != state["plan"]:
+            raise ValueError(
+                "ckpt_path: the decisions of the checkpoint lead to another plan than the one it was trained by"
+            )
