@@ -33,6 +33,8 @@ _PLACES = {
     "plan.ledger": "ledger",
     "model.module": "SFTModule",
     "model.adapter": "LoRA",
+    "run.record": "Run StudyRuns",
+    "launch": "fit",
     "callbacks.context": "RunContext",
     "callbacks.schedule": "DMT MixedSequential MultiTask Sequential Stages StageSchedule",
     "callbacks.adaptive": "Adaptive",
@@ -61,6 +63,8 @@ moved.put_up()
 
 def __getattr__(name: str) -> Any:
     """A public name, loaded now."""
+    if name == "study":  # the function, which is also the room: sftlab.study("sftlab:studies/rq3")
+        return import_module("sftlab.study")
     if name not in _PLACE_OF:
         raise AttributeError(f"sftlab has no {name!r}; it has {', '.join(sorted(_PLACE_OF))}")
     return getattr(import_module(f"sftlab.{_PLACE_OF[name]}"), name)

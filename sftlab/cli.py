@@ -111,17 +111,7 @@ class LabCLI(LightningCLI):
         """The Trainer with its run folder, loggers and callbacks."""
         config = self.config_init[self.subcommand] if self.subcommand else self.config_init
         folder = self._run_folder(config)
-        options = config.trainer
-        kwargs.update(default_root_dir=str(folder), logger=_loggers(options.logger, folder))
-        if options.precision is None:
-            kwargs["precision"] = best_precision()
-        given = options.callbacks or []
-        given = given if isinstance(given, list) else [given]
-        defaults = _default_callbacks(given, options)
-        kwargs["callbacks"] = [*given, *defaults, config.schedule]
-        if any(isinstance(callback, ScreenProgress) for callback in kwargs["callbacks"]):
-            kwargs["enable_progress_bar"] = True  # ours has another way to be without a bar
-        return super().instantiate_trainer(**kwargs)
+        return super().instantiate_trainer(**kwargs, **run_options(config.trainer, folder, config.schedule))
 
     def _run_folder(self, config: Any) -> Path:
         """Where this run lives; a resumed run goes on in its own folder, a new one never enters an old one's."""
@@ -272,6 +262,25 @@ def config_problems(config: dict[str, Any]) -> list[str]:
 def _name_of(config: Path) -> str:
     """The name of a run: its config's, or that of the run whose own config it is."""
     return config.resolve().parent.name if config.name == "config.yaml" else config.stem
+
+
+def run_options(asked: Any, folder: Path, schedule: StageSchedule) -> dict[str, Any]:
+    """Arguments of the Trainer that give a run its folder, loggers and callbacks.
+
+    Args:
+        asked: What the user asked for, by name.
+        folder: The run's.
+        schedule: Its stages.
+    """
+    given = asked.callbacks or []
+    given = given if isinstance(given, list) else [given]
+    callbacks = [*given, *_default_callbacks(given, asked), schedule]
+    options = {"default_root_dir": str(folder), "logger": _loggers(asked.logger, folder), "callbacks": callbacks}
+    if asked.precision is None:
+        options["precision"] = best_precision()
+    if any(isinstance(callback, ScreenProgress) for callback in callbacks):
+        options["enable_progress_bar"] = True  # ours has another way to be without a bar
+    return options
 
 
 def _loggers(given: Any, folder: Path) -> list[Logger]:

@@ -38,7 +38,7 @@ ORDER = """
     report.sections.strategies report.sections.leave_one_out report.sections.curve report.sections.setting
     report.sections.forgetting report.sections.exhibits report.sections.cost report.sections.search
     report.named report.write report.beside
-    run.folder run.settings run.identity run.opening run.results
+    run.folder run.settings run.identity run.opening run.results run.record
     callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.adaptation callbacks.finite
     callbacks.monitors
     callbacks.signals
@@ -59,11 +59,12 @@ ORDER = """
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     commands.report commands.study commands.search commands.tag commands.leaks commands.card commands.init
     commands.runs
+    launch
     __main__
 """.split()
 LIGHT = """
     screen files shipped config commands.options plan.plan plan.compile plan.table report.exhibit report.write
-    model.contents run.folder run.opening run.results
+    model.contents run.folder run.opening run.results run.record
     data.records data.conversation data.readers data.survey data.template data.encoder data.prepare
     results.score results.verdict stats.paired stats.forgetting
     endpoint.client tasks.registry evaluate.server evaluate.run

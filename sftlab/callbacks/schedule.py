@@ -25,6 +25,7 @@ from sftlab.plan.plan import Plan
 from sftlab.plan.policy import checked_unit
 from sftlab.plan.pool import Unit
 from sftlab.plan.stage import Stage
+from sftlab.screen import show
 
 
 class StageSchedule(Callback):
@@ -141,6 +142,7 @@ class StageSchedule(Callback):
             module = module_of(pl_module)
             plan = self.compile(data_of(trainer), module)
             how = (self.val_every_n_steps, self.stop_early)
+            _tell_lacking(trainer)
             self._conductor = Conductor(trainer, module, plan, self.extend, *how)
             self._observer = Observer(self._conductor.context, self._adaptation) if self._adaptation else None
             # Last but for checkpoints: what others ask of a step is heard, and what they add to it is saved.
@@ -199,6 +201,22 @@ class StageSchedule(Callback):
     def _conducting(self) -> Conductor:
         assert self._conductor is not None, "setup compiles the plan"
         return self._conductor
+
+
+_BESIDE = {
+    "Metrics": "losses by ability, speed",
+    "Ledger": "what was trained",
+    "ScoreAbilities": "scores after each stage",
+    "ScreenProgress": "the plan on the screen",
+}
+
+
+def _tell_lacking(trainer: Trainer) -> None:
+    """Say which of the callbacks that ``sftlab fit`` gives a run a Trainer made by hand lacks; it trains without."""
+    have = {cls.__name__ for callback in cast(Any, trainer).callbacks for cls in type(callback).__mro__}
+    lacking = [f"{name} ({words})" for name, words in _BESIDE.items() if name not in have]
+    if lacking and trainer.is_global_zero:
+        show(f"This Trainer has no {', '.join(lacking)}: add them from sftlab, or call sftlab.fit, which has all.")
 
 
 def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:

@@ -97,6 +97,14 @@ def end(folder: Path, step: int, num_steps: int | None) -> None:
     _write(folder, replace(state_of(folder), status=status, step=step, num_steps=num_steps))
 
 
+def release(folder: Path) -> None:
+    """Let go of a folder that this process ran in, so that another run can begin in this process."""
+    if (lock := _HELD.pop(folder.resolve(), None)) is not None:
+        os.close(lock)
+    if os.environ.get(FOLDER_VARIABLE) == str(folder):
+        del os.environ[FOLDER_VARIABLE]
+
+
 def _write(folder: Path, state: RunState) -> None:
     write_text(folder / STATE_FILE, json.dumps(asdict(state), indent=1))
 

@@ -1,0 +1,179 @@
+"""From Python: ``fit`` and ``study`` as functions, which give back what was trained.
+
+run = sftlab.fit("sftlab:dmt", {"schedule.k": 0.25})
+run = sftlab.fit(data=MixtureData(...), schedule=DMT(k=0.25), model=SFTModule(...), trainer={"devices": 1})
+study = sftlab.study("sftlab:studies/rq3", seeds=[1, 2])
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from sftlab.config import read_yaml
+from sftlab.run.folder import FOLDER_VARIABLE, LOGS, begin, end, new_run_folder, release, resumed
+from sftlab.run.record import Run, StudyRuns
+from sftlab.shipped import config_path
+
+if TYPE_CHECKING:
+    from sftlab import MixtureData, PlannedData, SFTModule, StageSchedule
+
+Config = str | Path | Mapping[str, Any]
+
+
+def fit(
+    config: Config | Sequence[Config] | None = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    data: MixtureData | PlannedData | None = None,
+    schedule: StageSchedule | None = None,
+    model: SFTModule | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    run: str = "",
+    ckpt_path: str | None = None,
+    seed: int = 0,
+) -> Run:
+    """Train, from a config or from objects, with all that the command ``fit`` gives a run.
+
+    Args:
+        config: A file, ``sftlab:dmt``, a mapping, or a list of these, merged in their order.
+        changes: Dotted keys of the config with their values: {"schedule.k": 0.25}.
+        data: Abilities and policy, in the place of a config.
+        schedule: With ``data``: the stages.
+        model: With ``data``: the model.
+        trainer: With ``data``: arguments of Lightning's Trainer; its callbacks and loggers are added to ours.
+        run: Name of the run's folder in lightning_logs/.
+        ckpt_path: A checkpoint to go on from, or ``last``.
+        seed: With ``data``: subsets, order and initial weights; a config has its own.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: Both or neither of config and objects were given, or what the command would refuse.
+    """
+    objects = (data, schedule, model)
+    if (config is None) == all(part is None for part in objects):
+        raise ValueError("fit: give a config, or data, schedule and model")
+    with _own_folder():
+        if config is not None:
+            if trainer:
+                raise ValueError('fit: with a config, options of the Trainer are changes: {"trainer.devices": 2}')
+            return _fit_config(config, changes or {}, run, ckpt_path)
+        if None in objects or changes:
+            raise ValueError("fit: without a config, give data, schedule and model, and no changes")
+        return _fit_objects(data, schedule, model, dict(trainer or {}), run, ckpt_path, seed)
+
+
+def _fit_config(config: Config | Sequence[Config], changes: Mapping[str, Any], run: str, ckpt_path: str | None) -> Run:
+    from sftlab.cli import LabCLI
+
+    given = [config] if isinstance(config, (str, Path, Mapping)) else list(config)
+    with tempfile.TemporaryDirectory(prefix="sftlab-") as folder:
+        files = [_config_file(each, Path(folder, f"{number}", "run.yaml")) for number, each in enumerate(given)]
+        words = [word for file in files for word in ("--config", str(file))]
+        words += [f"--{word}" for word in _words(changes)]
+        words += ["--run", run] if run else []
+        words += ["--ckpt_path", ckpt_path] if ckpt_path else []
+        before, sys.argv = sys.argv, [str(Path(__file__).with_name("__main__.py")), "fit", *words]
+        try:
+            cli = LabCLI()
+        finally:
+            sys.argv = before
+    return Run(cli.trainer.default_root_dir)
+
+
+def _words(changes: Mapping[str, Any]) -> list[str]:
+    """Keys and values as a command line has them."""
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changes.items()]
+
+
+def _config_file(config: Config, written: Path) -> Path:
+    if not isinstance(config, Mapping):
+        return config_path(config)
+    written.parent.mkdir()
+    written.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
+    return written
+
+
+def _fit_objects(
+    data: Any, schedule: Any, model: Any, options: dict[str, Any], run: str, ckpt_path: str | None, seed: int
+) -> Run:
+    from lightning.pytorch import Trainer, seed_everything
+
+    from sftlab.cli import TRAINER_DEFAULTS, quieten, run_options
+    from sftlab.model.parallel import register_strategies
+
+    quieten()
+    register_strategies()
+    seed_everything(seed, workers=True, verbose=False)
+    name = run or type(schedule).__name__.lower()
+    found = resumed(name, ckpt_path, is_exact=bool(run)) if ckpt_path else None
+    folder = found.folder if found and found.folder else new_run_folder(name, bool(options.get("fast_dev_run")))
+    begin(folder)
+    options = {**TRAINER_DEFAULTS, **options}
+    asked = Namespace(**{"logger": None, "callbacks": None, "precision": None, "enable_progress_bar": None,
+                         "enable_checkpointing": None, **options})  # fmt: skip
+    options.update(run_options(asked, folder, schedule))
+    made = Trainer(**options)
+    made.fit(model, datamodule=data, ckpt_path=str(found.checkpoint) if found else None)
+    plan = data.plan
+    end(folder, made.global_step, None if plan.is_open else plan.num_steps)
+    return Run(folder)
+
+
+@contextmanager
+def _own_folder() -> Iterator[None]:
+    """The folder of a run is this process's only while it trains: the next call gets one of its own."""
+    outer = os.environ.get(FOLDER_VARIABLE)
+    try:
+        yield
+    finally:
+        if outer is None and (mine := os.environ.get(FOLDER_VARIABLE)) is not None:
+            release(Path(mine))
+
+
+def study(
+    config: str | Path,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    num_workers: int = 1,
+    name: str = "",
+) -> StudyRuns:
+    """Run a study, or what is missing of it, and write its report.
+
+    Args:
+        config: A study file, or ``sftlab:studies/rq3``.
+        changes: Dotted keys of every run's config with their values.
+        seeds: In the place of the file's.
+        num_workers: Runs side by side.
+        name: Folder in lightning_logs/, in the place of the file's.
+
+    Returns:
+        Its runs and results.
+
+    Raises:
+        ValueError: The study is not what it must be, or runs failed.
+    """
+    from sftlab.commands.study import main
+
+    path = config_path(config)
+    words = ["--config", str(path), "--num_workers", str(num_workers)]
+    words += ["--seeds", ",".join(map(str, seeds))] if seeds else []
+    words += ["--name", name] if name else []
+    words += [f"--set.{word}" for word in _words(changes or {})]
+    status = main(words)
+    folder = LOGS / (name or str(read_yaml(path, "--config").get("study") or path.stem))
+    if status:
+        raise ValueError(f"study: not all runs of {folder} are done (status {status}); what failed was told above")
+    return StudyRuns(folder)

@@ -1,0 +1,201 @@
+"""A run as Python reads it: its folder as data frames, models and figures; nothing here needs the run to be finished.
+
+run = sftlab.Run("dmt")            by name, or by its folder lightning_logs/dmt
+run.scores, run.losses             what each stage can do
+run.metrics.filter(like="loss")    by optimizer step
+run.model("specialised")           the exported stage
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sftlab.evaluate.run import read_scores
+from sftlab.files import read_jsonl
+from sftlab.plan.ledger import LedgerRow
+from sftlab.results.score import ScoreRow
+from sftlab.run.folder import state_of
+from sftlab.run.opening import finished_stages
+from sftlab.run.results import RunStage, find_stage, losses_by_stage, stage_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+class Run:
+    """A run and what it left in its folder.
+
+    Args:
+        folder: Its folder, or its name in lightning_logs/.
+
+    Attributes:
+        folder: Where everything is.
+
+    Raises:
+        ValueError: There is no such run.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = find_stage(str(folder)).run
+
+    def __repr__(self) -> str:
+        """Name, state and stages."""
+        return f"Run({str(self.folder)!r}: {self.state}, stages {', '.join(self.stages) or 'none yet'})"
+
+    @property
+    def state(self) -> str:
+        """running, finished, stopped or unknown."""
+        return state_of(self.folder).status
+
+    @property
+    def stages(self) -> list[str]:
+        """The finished stages, in their order."""
+        return [stage_name(path) for path in finished_stages(self.folder)]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config that it was made from; empty for a run of objects."""
+        import yaml
+
+        path = self.folder / "config.yaml"
+        return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+    @property
+    def scores(self) -> pd.DataFrame:
+        """One row a score: ability, task, metric, stage, step, value with its interval."""
+        import pandas as pd
+
+        rows = [asdict(row) for row in read_scores(self.folder / "scores.jsonl")]
+        return pd.DataFrame(rows, columns=[field.name for field in fields(ScoreRow)])
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row an optimizer step that was logged, one column a metric."""
+        import pandas as pd
+
+        steps: dict[int, dict[str, Any]] = {}
+        for line in read_jsonl(self.folder / "metrics.jsonl"):
+            steps.setdefault(line.pop("step") or 0, {}).update(line)
+        frame = pd.DataFrame.from_dict(steps, orient="index").sort_index()
+        return frame.rename_axis("step")
+
+    @property
+    def losses(self) -> pd.DataFrame:
+        """Loss on held-out examples: one row a stage, one column an ability."""
+        import pandas as pd
+
+        return pd.DataFrame.from_dict(losses_by_stage(self.folder), orient="index").rename_axis("stage")
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """What was trained: one row a stage and ability, with examples, tokens, epochs and shares."""
+        import pandas as pd
+
+        path = self.folder / "ledger.json"
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+        return pd.DataFrame(rows, columns=[field.name for field in fields(LedgerRow)])
+
+    def export(self, stage: str = "") -> Path:
+        """The Hugging Face folder of a stage, of the last one by default.
+
+        Raises:
+            ValueError: It is not finished.
+        """
+        return RunStage(self.folder, stage).export
+
+    def model(self, stage: str = "", **options: Any) -> PreTrainedModel:
+        """The model after a stage, the last one by default; ``options`` are ``from_pretrained``'s."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(self.export(stage), **options)  # type: ignore[no-any-return]
+
+    def tokenizer(self, stage: str = "") -> PreTrainedTokenizerFast:
+        """Its tokenizer, with the chat template that it was trained with."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.export(stage))  # type: ignore[no-any-return]
+
+    def plot_loss(self, kind: str = "train", ax: Axes | None = None) -> Axes:
+        """The loss of each ability over optimizer steps, with the ends of stages.
+
+        Args:
+            kind: ``train``, or ``val`` for held-out examples.
+            ax: Drawn into it; into a new figure by default.
+
+        Raises:
+            ValueError: There is nothing to draw, or no matplotlib.
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError:
+            raise ValueError("plot_loss needs matplotlib: pip install sftlab[studies]") from None
+        metrics, start = self.metrics, f"{kind}/loss/"
+        columns = [name for name in metrics.columns if name.startswith(start)]
+        if not columns:
+            raise ValueError(f"{self.folder}: it has logged no {start}*; kind is train or val")
+        ax = ax if ax is not None else plt.subplots(figsize=(7, 3.5), layout="constrained")[1]
+        for name in columns:
+            known = metrics[name].dropna()
+            ax.plot(known.index, known, label=name.removeprefix(start), marker="o" if kind == "val" else "")
+        if "stage/seconds" in metrics:
+            for step in metrics["stage/seconds"].dropna().index[:-1]:
+                ax.axvline(step, color="0.7", linewidth=1, linestyle=":")
+        what = "held-out" if kind == "val" else "training"
+        ax.set(xlabel="optimizer step", ylabel=f"{what} loss", title=self.folder.name)
+        ax.legend()
+        return ax
+
+
+class StudyRuns:
+    """A study's folder: its runs, and their results as data frames.
+
+    Args:
+        folder: lightning_logs/<study>.
+
+    Attributes:
+        folder: Where everything is.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def __repr__(self) -> str:
+        """Where it is and how many runs it has."""
+        return f"StudyRuns({str(self.folder)!r}: {len(self.runs)} runs)"
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """By name, those that have begun."""
+        from sftlab.run.results import runs_in
+
+        return {run.name: Run(run) for run in runs_in(self.folder / "runs")}
+
+    @property
+    def results(self) -> pd.DataFrame:
+        """One row a score or held-out loss of a stage of a run; factors are columns."""
+        import pandas as pd
+
+        rows = read_jsonl(self.folder / "results.jsonl")
+        return pd.DataFrame([{**row.pop("factors", {}), **row} for row in rows])
+
+    @property
+    def costs(self) -> pd.DataFrame:
+        """One row a stage of a run: tokens, seconds, and whether another run trained it."""
+        import pandas as pd
+
+        rows = read_jsonl(self.folder / "costs.jsonl")
+        about = [{k: v for k, v in row.items() if k not in ("stages", "factors")} | row["factors"] for row in rows]
+        return pd.DataFrame(
+            [{**one, "stage": stage.pop("name"), **stage} for one, row in zip(about, rows, strict=True)
+             for stage in row["stages"]]
+        )  # fmt: skip
+
+    @property
+    def report(self) -> Path:
+        """Its page."""
+        return self.folder / "report" / "index.html"

@@ -1,0 +1,85 @@
+"""From Python: fit gives back a run, whose folder is data frames, models and figures."""
+
+import os
+
+import pytest
+from fitting import write_config, write_records
+from small import MODEL, small_fit, small_mixture
+
+import sftlab
+from sftlab import DMT, Run
+from sftlab.run.folder import FOLDER_VARIABLE
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder, before = tmp_path_factory.mktemp("launch"), os.getcwd()
+    write_records(folder)
+    os.chdir(folder)
+    os.environ["SFTLAB_CACHE"] = str(folder / "cache")
+    yield folder
+    os.chdir(before)
+    del os.environ["SFTLAB_CACHE"]
+
+
+@pytest.fixture(scope="module")
+def run(here):
+    changes = {"schedule.epochs": 1, "data.batch.examples": 16, "schedule.val_every_n_steps": None}
+    return sftlab.fit(write_config(here), changes, run="mine")
+
+
+def test_a_config_gives_a_run_of_data_frames(run, here):
+    assert (run.state, run.stages) == ("finished", ["specialised", "general"])
+    assert run.folder.resolve() == (here / "lightning_logs" / "mine").resolve() and FOLDER_VARIABLE not in os.environ
+    assert run.config["schedule"]["init_args"]["epochs"] == 1
+    ledger = run.ledger.set_index(["stage", "ability"])
+    assert ledger.loc[("specialised", "code"), "examples"] == 40
+    assert run.metrics.index.max() == len(run.metrics.dropna(subset=["train/loss"])) > 3
+    assert list(run.losses.index) == ["specialised", "general"] and set(run.losses) == {"math", "general"}
+    assert run.scores.empty and "value" in run.scores
+    assert repr(Run("mine")) == repr(run)
+
+
+def test_models_and_figures(run):
+    assert run.model("specialised").config.hidden_size == 32
+    assert run.tokenizer().chat_template
+    ax = run.plot_loss()
+    assert {line.get_label() for line in ax.lines} >= {"math", "code", "general"}
+    assert len(run.plot_loss("val").get_legend().texts) == 2
+    with pytest.raises(ValueError, match="kind is train or val"):
+        run.plot_loss("test")
+    with pytest.raises(ValueError, match="it has specialised, general"):
+        run.model("poetry")
+
+
+def test_objects_give_a_run_too_and_hand_its_folder_back(here, capsys):
+    module = sftlab.SFTModule(path=None, config=MODEL, tokenizer="lab-base", attention="sdpa", learning_rate=1e-2)
+    options = {"accelerator": "cpu", "devices": 1, "max_steps": 3, "log_every_n_steps": 1}
+    found = sftlab.fit(data=small_mixture(here), schedule=DMT(k=0.1, epochs=1), model=module, trainer=options)
+    assert (found.folder.name, found.state) == ("dmt", "stopped")
+    assert FOLDER_VARIABLE not in os.environ and len(found.metrics) >= 1
+    assert "This Trainer has no" not in capsys.readouterr().out
+
+
+def test_a_trainer_by_hand_trains_and_says_what_it_lacks(here, tmp_path, capsys):
+    small_fit(tmp_path, DMT(k=0.1, epochs=1), small_mixture(here), max_steps=1)
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("This Trainer has no")]
+    assert "Ledger" in told and "ScoreAbilities" in told and "Metrics" not in told
+
+
+def test_what_does_not_go_together_is_refused(here):
+    for wrong in ({}, {"config": "sftlab:dmt", "trainer": {"devices": 1}}, {"schedule": DMT()}):
+        with pytest.raises(ValueError, match="fit: "):
+            sftlab.fit(**wrong)
+    with pytest.raises(ValueError, match="no such key"):
+        sftlab.fit("sftlab:dmt", {"schedule.kk": 1})
+    with pytest.raises(ValueError, match="no run or stage"):
+        Run("nowhere")
+
+
+def test_study_is_a_function_whichever_was_imported_first():
+    import sftlab.study.study
+
+    assert callable(sftlab.study)
+    with pytest.raises(ValueError, match="does not come with sftlab"):
+        sftlab.study("sftlab:studies/rq33")
