@@ -275,7 +275,11 @@ def run_options(asked: Any, folder: Path, schedule: StageSchedule) -> dict[str, 
     given = asked.callbacks or []
     given = given if isinstance(given, list) else [given]
     callbacks = [*given, *_default_callbacks(given, asked), schedule]
-    options = {"default_root_dir": str(folder), "logger": _loggers(asked.logger, folder), "callbacks": callbacks}
+    options: dict[str, Any] = {
+        "default_root_dir": str(folder),
+        "logger": _loggers(asked.logger, folder),
+        "callbacks": callbacks,
+    }
     if asked.precision is None:
         options["precision"] = best_precision()
     if any(isinstance(callback, ScreenProgress) for callback in callbacks):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sftlab.evaluate.run import read_scores
 from sftlab.files import read_jsonl
@@ -118,7 +118,7 @@ class Run:
         """Its tokenizer, with the chat template that it was trained with."""
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.export(stage))  # type: ignore[no-any-return]
+        return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(self.export(stage)))
 
     def plot_loss(self, kind: str = "train", ax: Axes | None = None) -> Axes:
         """The loss of each ability over optimizer steps, with the ends of stages.
