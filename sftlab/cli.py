@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -29,13 +29,15 @@ from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.callbacks.trainer_options import option_problems
 from sftlab.class_help import class_help
 from sftlab.config import find_problems, merged_config, option_pairs, read_yaml
+from sftlab.credentials import unresolved
 from sftlab.data.ability import global_seed
 from sftlab.data.mixture import MixtureData
+from sftlab.files import write_text
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
 from sftlab.plan import adaptive_policies  # noqa: F401 - as above
 from sftlab.plan.plan import Plan
-from sftlab.run.folder import begin, end, is_follower, new_run_folder, own_folder, resumed
+from sftlab.run.folder import CONFIG_FILE, begin, end, is_follower, new_run_folder, own_folder, resumed
 from sftlab.run.identity import StageKey, stage_keys
 from sftlab.run.settings import Settings
 from sftlab.screen import show
@@ -81,7 +83,8 @@ class LabCLI(LightningCLI):
             parser_class=_Parser,
             trainer_defaults=TRAINER_DEFAULTS,
             parser_kwargs={"parser_mode": "omegaconf+", **({"fit": _FIT_HELP} if run else {})},
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
         )
 
@@ -131,6 +134,16 @@ class LabCLI(LightningCLI):
         plan = self.datamodule.plan
         num_steps = None if plan.is_open else plan.num_steps
         end(Path(self.trainer.default_root_dir), self.trainer.global_step, num_steps)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the config into the run's folder, without the secrets that it takes from the environment."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it whole; it is a config of fit, too."""
+        asked = [merged_config(sys.argv[2:]), sys.argv]
+        written = unresolved(self.parser.dump(self.config, skip_none=False), asked)
+        write_text(Path(trainer.default_root_dir) / CONFIG_FILE, written)
 
 
 class PlannedObjects(LabCLI):
@@ -261,7 +274,7 @@ def config_problems(config: dict[str, Any]) -> list[str]:
 
 def _name_of(config: Path) -> str:
     """The name of a run: its config's, or that of the run whose own config it is."""
-    return config.resolve().parent.name if config.name == "config.yaml" else config.stem
+    return config.resolve().parent.name if config.name == CONFIG_FILE else config.stem
 
 
 def run_options(asked: Any, folder: Path, schedule: StageSchedule) -> dict[str, Any]:

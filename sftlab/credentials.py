@@ -10,7 +10,7 @@ import json
 import os
 import re
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 HIDDEN = "***"
@@ -18,6 +18,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,79}")
 _USUAL_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+|[A-Z_]*(KEY|TOKEN|SECRET)")
 _USER_OF_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@'\"]*@", re.I)
 _KEY_OF_URL = re.compile(r"([?&](?:api[_-]?key|key|token|secret|password|sig)=)[^\s&#'\"]+", re.I)
+_REFERENCE = re.compile(r"\$\{\s*oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)")
+_NAME_OF_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS(WORD|WD|PHRASE)?$|CREDENTIAL")
 _SECRET_OPTIONS = {"api_key", "apikey", "password", "secret", "token", "auth_token", "access_token", "hf_token"}
 
 
@@ -44,6 +46,39 @@ def mask(text: str, *secrets: str, urls: bool = False) -> str:
 def is_secret(key: str) -> bool:
     """Whether a key is one, rather than a word for servers that want none."""
     return len(key) >= 8 and (len(key) >= 20 or not key.isalpha())
+
+
+def unresolved(text: str, asked: Any) -> str:
+    """A config without the secrets that it took from the environment: each is again the reference that asked for it.
+
+    Args:
+        text: The config as YAML, its references resolved.
+        asked: The config as the user wrote it, with ``${oc.env:NAME}``.
+    """
+    for name in sorted(set(_REFERENCE.findall(str(asked)))):
+        value = os.environ.get(name, "")
+        is_named = _NAME_OF_SECRET.search(name.upper()) or any(f"{one}: {value}" in text for one in _SECRET_OPTIONS)
+        if is_named and is_secret(value):
+            text = text.replace(value, f"${{oc.env:{name}}}")
+    return text
+
+
+def flat(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of a config that has a value, by its dotted key, without credentials."""
+    if isinstance(config, Mapping):
+        items: Iterable[tuple[Any, Any]] = config.items()
+    elif isinstance(config, list) and any(isinstance(item, (Mapping, list)) for item in config):
+        items = enumerate(config)
+    else:
+        if config is not None:
+            yield path, config if isinstance(config, (bool, int, float)) else mask(str(config), urls=True)
+        return
+    for key, value in items:
+        where = f"{path}.{key}" if path else str(key)
+        if str(key).lower() in _SECRET_OPTIONS and value:
+            yield where, HIDDEN
+        else:
+            yield from flat(value, where)
 
 
 def find_credentials(config: Any, path: str = "") -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -14,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from sftlab import __version__
 from sftlab.callbacks.adaptation import check_held_out, decides_by_validation
 from sftlab.callbacks.context import RunContext
-from sftlab.callbacks.finite import gradient_norm, stop_at_gradient, stop_at_weights
+from sftlab.callbacks.finite import ScaledSteps, gradient_norm, stop_at_gradient, stop_at_weights
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
 from sftlab.callbacks.signals import Signals
 from sftlab.callbacks.trainer_options import refuse_options
@@ -27,8 +28,8 @@ from sftlab.model.module import SFTModule
 from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.run.folder import checkpoint_path, new_run_folder
-from sftlab.run.identity import differences, reused_stages, run_identity, stage_keys
-from sftlab.run.settings import Settings
+from sftlab.run.identity import differ_in_own_callbacks, differences, reused_stages, run_identity, stage_keys
+from sftlab.run.settings import OWN_CALLBACKS, Settings
 from sftlab.screen import show
 
 _NEVER = 2**62  # an epoch and a micro-batch that are never reached
@@ -76,6 +77,9 @@ class Conductor:
         self._rng_states: list[torch.Tensor] | None = None
         self._validated = 0  # the last step that was validated
         self._stage_began = 0.0
+        self._norm = 0.0  # of the last step's gradients
+        has_scaler = getattr(trainer.precision_plugin, "scaler", None) is not None
+        self._scaled = ScaledSteps() if has_scaler else None
         self._take_over_loops(trainer)
 
     def _take_over_loops(self, trainer: Trainer) -> None:
@@ -135,14 +139,19 @@ class Conductor:
         if module.live_adapter is not None:
             module.live_adapter.drop_gradients(self.context.plan.stage_at(self.context.step))
         norm = gradient_norm(module)
-        if getattr(trainer.precision_plugin, "scaler", None) is None:  # fp16's scaler passes over such a step itself
+        self._norm = norm
+        if self._scaled is None:
             stop_at_gradient(self.context, norm)
         trainer.callback_metrics["train/gradient_norm"] = torch.tensor(norm)
 
-    def on_train_batch_end(self, batch_idx: int) -> None:
+    def on_train_batch_end(self, nll_A: torch.Tensor, batch_idx: int) -> None:
         """After the last micro-batch of a step: ask for validation where it is due, finish the step without it."""
         trainer = self.context.trainer
         trainer.check_val_every_n_epoch, trainer.val_check_batch = _NEVER, _NEVER
+        if self._scaled is not None:
+            self._scaled.add(nll_A)
+            if self.context.ends_step(batch_idx):
+                self._scaled.look(self.context, self._norm)
         if not self.context.ends_step(batch_idx):  # a run that is asked to stop does so when its step is whole
             self._is_stop_asked |= trainer.should_stop
             trainer.should_stop = False
@@ -221,7 +230,9 @@ class Conductor:
                 "with the version that wrote it, or start a new run from the folder of its last stage"
             )
         changed = differences(saved["identity"], self._identity)
-        if changed and not self._took_over(saved["stage_keys"], checkpoint["global_step"]):
+        if changed and differ_in_own_callbacks(saved["identity"], self._identity):
+            self._go_on_with_other_callbacks(saved["identity"])
+        elif changed and not self._took_over(saved["stage_keys"], checkpoint["global_step"]):
             raise ValueError(
                 f"ckpt_path: this run differs from the checkpoint's{upgraded} in: {', '.join(changed)}. Resume with "
                 "the config, data and version that the run began with, or start a new run without --ckpt_path"
@@ -229,6 +240,20 @@ class Conductor:
         return saved
 
     # What it does
+
+    def _go_on_with_other_callbacks(self, identity: dict[str, str]) -> None:
+        """Say so; the weights to come are then like those of no run that had one or the other all along."""
+        before, trained = identity.get(f"trainer.{OWN_CALLBACKS}", "none"), self._settings.trained
+        if self.context.trainer.is_global_zero:
+            show(
+                "Note: callbacks of yours, or what they may look at, have changed since the run began. If they change "
+                "training, its weights are neither one run's nor the other's (changes_training = False denies it)."
+            )
+        both = {**trained, OWN_CALLBACKS: [trained.get(OWN_CALLBACKS), before]}
+        self._settings = replace(self._settings, trained=both)
+        context = self.context
+        self._identity = run_identity(context.data, context.module, context.plan, self._settings)
+        self._keep_keys()
 
     def _finish_step(self) -> None:
         """End the stage and compile the next segment where this step was the last one of them."""
@@ -250,6 +275,8 @@ class Conductor:
         """Export and let every callback look; then the checkpoint gets the name of the stage, which says so."""
         context, trainer = self.context, self.context.trainer
         stop_at_weights(context)
+        if self._scaled is not None:
+            self._scaled.tell(context)
         context.export(context.stage_folder(ended))
         self._call("on_stage_end", ended)
         context.log({"stage/seconds": time.perf_counter() - self._stage_began})  # of a resumed stage, since then

@@ -12,9 +12,11 @@ from torch.distributed.tensor import DTensor
 
 from sftlab.callbacks.context import RunContext
 from sftlab.files import write_text
+from sftlab.screen import show
 
 DIVERGED = "diverged.json"  # in a run's folder: the step at which training stopped, and its examples
 _SHOWN = 5  # uids in the message
+_MOST_PASSED_OVER = 30  # steps in a row: the scale of the loss is then a billionth of what it was
 
 
 def gradient_norm(module: nn.Module) -> float:
@@ -33,6 +35,53 @@ def stop_at_gradient(context: RunContext, norm: float) -> None:
     """
     if not math.isfinite(norm):
         raise ValueError(_diverged(context, context.step, f"the norm of its gradients is {norm}"))
+
+
+class ScaledSteps:
+    """Steps under fp16's loss scaling, which passes over those whose gradients overflow and lowers its scale.
+
+    That is as it should be; a loss that is not finite, or overflow without end, is not: nothing would be trained, and
+    nobody told.
+    """
+
+    def __init__(self) -> None:
+        self.num_passed_over = 0  # steps of the running stage that changed no weight
+        self._in_a_row = 0
+        self._loss: Any = 0.0
+
+    def add(self, nll_A: torch.Tensor) -> None:
+        """Add a micro-batch's losses."""
+        self._loss = self._loss + nll_A.detach().sum()
+
+    def look(self, context: RunContext, norm: float) -> None:
+        """At a step's end: stop where it went wrong for good.
+
+        Args:
+            context: The run, this step done.
+            norm: Of the step's gradients.
+
+        Raises:
+            ValueError: The loss is not finite, or too many steps in a row were passed over.
+        """
+        loss, self._loss = self._loss, 0.0
+        if context.trainer.world_size > 1:
+            loss = context.trainer.strategy.reduce(loss, reduce_op="sum")
+        if not math.isfinite(float(loss)):
+            raise ValueError(_diverged(context, context.step - 1, f"its loss is {float(loss)}"))
+        self._in_a_row = 0 if math.isfinite(norm) else self._in_a_row + 1
+        self.num_passed_over += self._in_a_row > 0
+        if self._in_a_row == _MOST_PASSED_OVER:
+            what = f"fp16 overflowed in {self._in_a_row} steps in a row, whatever the scale of the loss"
+            raise ValueError(_diverged(context, context.step - 1, what))
+
+    def tell(self, context: RunContext) -> None:
+        """At a stage's end: say how many of its steps changed nothing."""
+        if self.num_passed_over and context.trainer.is_global_zero:
+            show(
+                f"Stage {context.stage.stage.name}: {self.num_passed_over:,} steps changed no weight, their gradients "
+                "overflowed in fp16 and its loss scale was lowered; bf16-mixed has no such steps."
+            )
+        self.num_passed_over = 0
 
 
 def stop_at_weights(context: RunContext) -> None:

@@ -171,7 +171,7 @@ class StageSchedule(Callback):
         """Validate and end a stage where it is due."""
         if self._observer is not None:
             self._observer.on_train_batch_end(outputs["nll_A"], batch_idx)
-        self._conducting.on_train_batch_end(batch_idx)
+        self._conducting.on_train_batch_end(outputs["nll_A"], batch_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End a stage after its validation."""

@@ -19,6 +19,8 @@ from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
+from sftlab.config import read_yaml
+from sftlab.credentials import flat
 from sftlab.data.ability import PlannedData
 from sftlab.data.source import LabSource
 from sftlab.evaluate.local import LocalModel
@@ -28,6 +30,7 @@ from sftlab.model.parallel import patience
 from sftlab.plan.plan import StagePlan
 from sftlab.results.score import Score, ScoreRow
 from sftlab.results.verdict import missing_lines
+from sftlab.run.folder import CONFIG_FILE
 from sftlab.stats.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
 from sftlab.tasks import registry  # noqa: F401 - so that configs find its tasks by class name
 from sftlab.tasks.lab import MAX_PROBLEMS, LabTask
@@ -226,10 +229,10 @@ def _as_markdown(samples: list[tuple[tuple[str, ...], tuple[str, ...], str]]) ->
 
 
 def _hyperparameters(context: RunContext) -> dict[str, Any]:
+    """The settings of a run by dotted key: of a config all, of plain Python those that are compared most."""
     module, plan = context.module, context.plan
-    about = {"model": module.path, "learning_rate": module.learning_rate}
-    flat = {**about, "steps": plan.num_steps, "seed": context.data.seed}
-    for stage in plan.stages:
-        for ability, fraction in stage.stage.fractions.items():
-            flat[f"{stage.stage.name}/{ability}"] = fraction
-    return flat
+    about = {"model.path": module.path, "model.learning_rate": module.learning_rate, "data.seed": context.data.seed}
+    fractions = {f"{s.stage.name}/{ability}": x for s in plan.stages for ability, x in s.stage.fractions.items()}
+    config = context.folder / CONFIG_FILE
+    written = dict(flat(read_yaml(config, "config"))) if config.is_file() else {}
+    return {**about, **written, "steps": plan.num_steps, **fractions}

@@ -134,15 +134,26 @@ STRATEGIES = {
     "fsdp": "it needs GPUs and shards in another way; use strategy: fsdp2",
     "fsdp_cpu_offload": "use strategy: fsdp2",
     "deepspeed": "use strategy: fsdp2, which shards weights, gradients and optimizer state as ZeRO 3 does",
+    "model_parallel": "its ranks may share one part of the data (tensor parallelism), and here each has its own; use "
+    "strategy: fsdp2",
+    "xla": "a plan has never been carried out on TPUs; use auto, ddp or fsdp2",
 }
 """Strategies that are refused, by the beginning of their names."""
+_CLASSES = {
+    "FSDPStrategy": "fsdp", "DeepSpeedStrategy": "deepspeed", "ModelParallelStrategy": "model_parallel",
+    "XLAStrategy": "xla", "XLAFSDPStrategy": "xla", "SingleDeviceXLAStrategy": "xla",
+}  # fmt: skip
+"""Classes of such strategies, and their names."""
 
 
 def option_problems(options: Mapping[str, Any]) -> list[str]:
     """What is wrong with the Trainer's options of a config, each with what to use instead."""
     found = [OPTIONS[name].problem(name, value) for name, value in options.items() if name in OPTIONS]
-    strategy = str(options.get("strategy") or "")
-    refused = [words for name, words in STRATEGIES.items() if strategy == name or strategy.startswith(f"{name}_")]
+    strategy = options.get("strategy") or ""
+    if isinstance(strategy, Mapping):
+        strategy = str(strategy.get("class_path", "")).rsplit(".", 1)[-1]
+    name = _CLASSES.get(str(strategy), str(strategy))
+    refused = [words for one, words in STRATEGIES.items() if name == one or name.startswith(f"{one}_")]
     found += [f"trainer.strategy: {strategy!r} is refused: {words}" for words in refused[:1]]
     if options.get("max_steps") == 0:
         found.append("trainer.max_steps: 0 trains nothing; give at least 1, or -1 for the whole plan")
@@ -159,6 +170,16 @@ def refuse_options(trainer: Trainer) -> None:
     if kept["fast_dev_run"] or kept["barebones"]:  # they set others
         kept = {name: kept[name] for name in ("fast_dev_run", "barebones")}
     kept["accumulate_grad_batches"] = trainer.accumulate_grad_batches
-    kept["strategy"] = getattr(trainer.strategy, "strategy_name", None)
+    kept["strategy"] = _strategy_of(trainer)
     if problems := option_problems(kept):
         raise ValueError("\n  ".join(problems))
+
+
+def _strategy_of(trainer: Trainer) -> str:
+    """The name by which a strategy is refused, or that of its class; FSDP2Strategy is no tensor parallelism."""
+    strategy: Any = trainer.strategy
+    names = [cls.__name__ for cls in type(strategy).__mro__]
+    if type(strategy.launcher).__name__ == "_MultiProcessingLauncher":
+        return "ddp_spawn"
+    refused = [name for name in names if name in _CLASSES and "FSDP2Strategy" not in names]
+    return refused[0] if refused else names[0]

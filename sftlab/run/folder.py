@@ -16,6 +16,7 @@ from sftlab.model.contents import ARCHITECTURE, NOTE_FILE, contents
 
 LOGS = Path("lightning_logs")
 STATE_FILE = "state.json"
+CONFIG_FILE = "config.yaml"  # in a run's folder: what it was made with, a config of fit itself
 FOLDER_VARIABLE = "SFTLAB_RUN_FOLDER"  # how a process tells those that it starts which folder is theirs
 LAUNCHER_VARIABLE = "SFTLAB_FIRST_RANK"  # set by a run's first process: its id, for ranks that it launches
 _LAUNCHED = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set for processes that a launcher starts side by side
@@ -183,7 +184,7 @@ def own_folder(config: str) -> Path | None:
     if FOLDER_VARIABLE in os.environ:
         return Path(os.environ[FOLDER_VARIABLE])
     folder = Path(config).parent
-    return folder if Path(config).name == "config.yaml" and state_of(folder).status != "unknown" else None
+    return folder if Path(config).name == CONFIG_FILE and state_of(folder).status != "unknown" else None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from sftlab.fingerprint import code_of, described, digest
 from sftlab.model.backbone import content_hash
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
-from sftlab.run.settings import Settings, module_settings
+from sftlab.run.settings import OWN_CALLBACKS, Settings, module_settings
 
 RULES = 1  # version of how we train: raise it when the same settings lead to other weights
 REUSED_FILE = "reused.json"  # in a run's folder: the stages that it took over from other runs
@@ -67,7 +67,8 @@ def _measured(data: PlannedData, settings: Settings) -> str:
 
 def _start(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings) -> str:
     weights = str(module.path) if plan.declared else weights_hash(module)
-    watched = _measured(data, settings) if settings.trained.get("callbacks") else ""
+    has_watchers = settings.trained.get("callbacks") or settings.trained.get(OWN_CALLBACKS)
+    watched = _measured(data, settings) if has_watchers else ""
     return digest(RULES, weights, module_settings(module), settings.seed, settings.trained, watched)
 
 
@@ -145,6 +146,12 @@ def differences(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         return []
     names = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name) and name != _WHOLE)
     return [_difference(name, was.get(name), now.get(name)) for name in names] or ["how sftlab trains"]
+
+
+def differ_in_own_callbacks(was: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """Whether two identities differ in users' callbacks alone, of which nobody says that they change training."""
+    names = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
+    return names == {_WHOLE, f"trainer.{OWN_CALLBACKS}"}
 
 
 def _difference(name: str, was: str | None, now: str | None) -> str:

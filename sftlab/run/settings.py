@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 TRAINED, CONTENT, MEASURED, NONE, REFUSED = "trained", "content", "measured", "none", "refused"
+UNKNOWN = "unknown"  # of a user's callback that says nothing
+OWN_CALLBACKS = "callbacks of yours"  # such callbacks, among what is trained
 _OPTIONS_OF_A_STAGE = "what is in which step"
 _HOW = "how it is computed, up to rounding"
 _CUT = "how far one call goes"
@@ -152,7 +154,7 @@ CALLBACKS: Table = {
     **dict.fromkeys(
         ("ModelCheckpoint", "RunCheckpoint", "Checkpoint", "OnExceptionCheckpoint", "Timer", "Ledger", "ModelSummary",
          "RichModelSummary", "ProgressBar", "RichProgressBar", "TQDMProgressBar", "ScreenProgress",
-         "BasePredictionWriter", "SaveConfigCallback"),
+         "BasePredictionWriter", "SaveConfigCallback", "SaveConfig"),
         (NONE, "what is kept and shown, or how far one call goes"),
     ),
     **dict.fromkeys(
@@ -224,7 +226,7 @@ class Settings:
         }
         limit = given.get("limit_val_batches")
         measured: dict[str, Any] = {"limit_val_batches": 1.0 if limit is None else limit}
-        by_effect: dict[str, list[Any]] = {TRAINED: [], MEASURED: []}
+        by_effect: dict[str, list[Any]] = {TRAINED: [], MEASURED: [], UNKNOWN: []}
         stop_early = None
         for callback in [*_listed(given.get("callbacks")), *callbacks]:
             if _is_schedule(callback):
@@ -235,15 +237,21 @@ class Settings:
         measured["callbacks"] = sorted(by_effect[MEASURED], key=str)
         # What ends or averages training may look at what is measured.
         trained["callbacks"] = [by_effect[TRAINED], measured, stop_early] if by_effect[TRAINED] else []
+        if by_effect[UNKNOWN]:
+            trained[OWN_CALLBACKS] = [by_effect[UNKNOWN], measured, stop_early]
         return cls(seed, described(trained), described(measured))
 
 
 def effect_of(callback: Any) -> str:
-    """The effect of a callback: that of its class in the table, or what a user's class says about itself."""
+    """The effect of a callback: that of its class in the table, or what a user's class says about itself.
+
+    One that says nothing may change training: its weights are shared with no other run, but a resume may go on without.
+    """
     cls = type(callback)
     if cls.__module__.startswith(_OURS) and cls.__name__ in CALLBACKS:
         return CALLBACKS[cls.__name__][0]
-    return TRAINED if getattr(cls, "changes_training", True) else MEASURED
+    says = getattr(cls, "changes_training", None)
+    return UNKNOWN if says is None else TRAINED if says else MEASURED
 
 
 def _is_schedule(callback: Any) -> bool:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from fitting import write_records
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
 from safetensors.torch import load_file
 from small import small_fit, small_mixture
 
@@ -172,3 +173,21 @@ def test_gone_back_to_an_earlier_checkpoint_a_sharded_stage_takes_the_place_of_t
     fit(records, tmp_path, ckpt_path=code, **one)
     assert is_whole(math) and not stale.exists()
     assert_equal(what_it_left(tmp_path), first)
+
+
+def test_a_resume_goes_on_without_a_callback_that_may_change_training_and_says_so(records, whole, tmp_path, capsys):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DiesAfter, "stage", "code")
+        with pytest.raises(Killed):
+            fit(records, tmp_path)
+    newest, data = complete_checkpoints(tmp_path)[-1], small_mixture(records)
+    schedule, stopper = Sequential(order=["code", "math"], steps=2), EarlyStopping("val/loss/math")
+    with pytest.raises(ValueError, match=r"differs from the checkpoint's in: .*trainer\.callbacks"):
+        small_fit(tmp_path, schedule, data, DiesBefore(), DiesAfter(), stopper, ckpt_path=newest)
+    small_fit(tmp_path, schedule, data, ckpt_path=newest)
+    assert "callbacks of yours" in capsys.readouterr().out
+    weights = load_file(tmp_path / "stages" / "1-math" / "model.safetensors")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in whole[2]["1-math"].items())
+    last = complete_checkpoints(tmp_path)[-1]
+    small_fit(tmp_path, schedule, data, ckpt_path=last)  # what it went on with is remembered
+    assert "callbacks of yours" in capsys.readouterr().out

@@ -6,6 +6,7 @@ import pytest
 import torch
 from fitting import write_records
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
 from small import small_fit, small_mixture
 
 from sftlab import DMT, MultiTask
@@ -71,6 +72,30 @@ class BlowUp(Timer):
         if trainer.global_step == 2:
             with torch.no_grad():
                 next(module.parameters()).mul_(float("inf"))
+
+
+def fp16(scale):
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+
+
+def test_under_fp16_steps_that_overflow_are_told_and_a_loss_that_is_no_number_stops(records, capsys):
+    data, options = small_mixture(records), {"enable_checkpointing": False}
+    _, lines = small_fit(records, MultiTask(steps=12), data, plugins=fp16(2.0**26), **options)
+    overflowed = [line["step"] for line in lines if line.get("train/gradient_norm", 0) is None]
+    assert overflowed and overflowed == list(range(1, len(overflowed) + 1)) and len(overflowed) < 12
+    assert f"Stage all: {len(overflowed)} steps changed no weight" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="diverged in optimizer step 3: its loss is nan"):
+        small_fit(records / "nan", MultiTask(steps=6), small_mixture(records), BlowUp(), plugins=fp16(2.0**10))
+    with pytest.raises(ValueError, match="diverged in optimizer step 30: fp16 overflowed in 30 steps in a row"):
+        small_fit(records / "inf", MultiTask(steps=40), small_mixture(records), Overflow(), plugins=fp16(2.0**10))
+    assert not (records / "nan" / "stages").exists() and not (records / "inf" / "stages").exists()
+
+
+class Overflow(Timer):
+    """Gradients that are infinite in every step."""
+
+    def on_after_backward(self, trainer, module):
+        next(p for p in module.parameters() if p.grad is not None).grad.fill_(float("inf"))
 
 
 def test_every_callback_that_lightning_ships_works_or_is_refused(records):

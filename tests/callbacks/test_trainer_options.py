@@ -2,14 +2,17 @@
 
 import inspect
 import json
+from contextlib import nullcontext
 
 import pytest
 from fitting import write_records
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from small import small_fit, small_mixture
 
 from sftlab import MultiTask, SFTModule
-from sftlab.callbacks.trainer_options import OPTIONS, option_problems
+from sftlab.callbacks.trainer_options import OPTIONS, option_problems, refuse_options
+from sftlab.model.parallel import FSDP2Strategy
 
 SIGNATURE = inspect.signature(Trainer.__init__).parameters
 GIVEN = sorted(set(SIGNATURE) - {"self"})
@@ -62,10 +65,36 @@ def test_what_the_plan_decides_is_refused_with_what_to_use_instead(name):
         ({"log_every_n_steps": -3}, "log_every_n_steps"),
         ({"strategy": "ddp_spawn"}, "ddp or fsdp2"),
         ({"strategy": "deepspeed_stage_3"}, "fsdp2"),
+        ({"strategy": {"class_path": "DeepSpeedStrategy"}}, "fsdp2"),
+        ({"strategy": {"class_path": "lightning.pytorch.strategies.FSDPStrategy"}}, "fsdp2"),
+        ({"strategy": {"class_path": "ModelParallelStrategy", "init_args": {"tensor_parallel_size": 2}}}, "fsdp2"),
+        ({"strategy": "xla"}, "TPU"),
     ],
 )
 def test_numbers_and_strategies_without_sense_are_refused(options, said):
     assert said in " ".join(option_problems(options))
+
+
+class Sharded(FSDP2Strategy):
+    """A user's own."""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        (ModelParallelStrategy(), "tensor parallelism"),
+        (DDPStrategy(start_method="spawn"), "started as commands"),
+        (DDPStrategy(), None),
+        (FSDP2Strategy(), None),
+        (Sharded(), None),
+        ("auto", None),
+    ],
+)
+def test_strategies_that_a_plan_cannot_follow_are_refused_in_a_trainer_that_was_built_too(strategy, said):
+    options = {"accelerator": "cpu", "devices": 1 if strategy == "auto" else 2, "logger": False}
+    trainer = Trainer(strategy=strategy, enable_checkpointing=False, **options)
+    with nullcontext() if said is None else pytest.raises(ValueError, match=f"trainer.strategy: .*{said}"):
+        refuse_options(trainer)
 
 
 @pytest.mark.parametrize(

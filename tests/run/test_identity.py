@@ -29,7 +29,7 @@ from sftlab.plan.adaptive_policies import OnlineDataMixing
 from sftlab.plan.policy import EqualCount, MixturePolicy, Proportional, Temperature, WeightedShares
 from sftlab.plan.stage import Stage
 from sftlab.run import settings
-from sftlab.run.identity import StageKey, differences, run_identity, stage_keys, weights_hash
+from sftlab.run.identity import StageKey, differ_in_own_callbacks, differences, run_identity, stage_keys, weights_hash
 from sftlab.run.settings import CONTENT, MEASURED, NONE, REFUSED, TRAINED, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -406,6 +406,11 @@ def test_what_changed_is_said_with_both_values_and_only_where_something_trained_
     assert differences(was, identity(attention="eager", chunk_tokens=4)) == []
     assert differences(was, identity(learning_rate=0.5)) == ["model.learning_rate (2e-05, now 0.5)"]
     assert differences({**was, "data of math": "other"}, was) == []
+    own = {**was, "whole": "other", "trainer.callbacks of yours": "[1]"}
+    assert differ_in_own_callbacks(own, was) and differ_in_own_callbacks(was, own)
+    assert not differ_in_own_callbacks({**own, "trainer.callbacks": "[1]"}, was) and not differ_in_own_callbacks(
+        was, was
+    )
     assert differences({"whole": "other", **{k: v for k, v in was.items() if k != "whole"}}, was) == [
         "how sftlab trains"
     ]
