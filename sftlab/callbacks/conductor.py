@@ -9,17 +9,16 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sftlab import __version__
 from sftlab.callbacks.adaptation import check_held_out, decides_by_validation
-from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.context import RunContext, data_of
 from sftlab.callbacks.finite import ScaledSteps, gradient_norm, stop_at_gradient, stop_at_weights
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
 from sftlab.callbacks.signals import Signals
 from sftlab.callbacks.trainer_options import refuse_options
-from sftlab.data.ability import PlannedData
 from sftlab.files import publish_folder
 from sftlab.model.checkpoint import write_whole
 from sftlab.model.contents import STATE, is_whole
@@ -378,29 +377,6 @@ def _folder_of(trainer: Trainer) -> Path:
     if place is None and trainer.is_global_zero:
         place = str(new_run_folder("run"))
     return Path(trainer.strategy.broadcast(str(place)))
-
-
-def data_of(trainer: Trainer) -> PlannedData:
-    """The data that a trainer was given.
-
-    Raises:
-        ValueError: It is not of ours.
-    """
-    data = getattr(trainer, "datamodule", None)
-    if not isinstance(data, PlannedData):
-        raise ValueError("fit needs datamodule=MixtureData(...) or a single ability such as MathData(...)")
-    return data
-
-
-def module_of(module: LightningModule) -> SFTModule:
-    """The module that a trainer was given.
-
-    Raises:
-        ValueError: It is not of ours.
-    """
-    if not isinstance(module, SFTModule):
-        raise ValueError(f"fit needs an SFTModule, not {type(module).__name__}: a schedule trains by its losses")
-    return module
 
 
 def _count_in_micro_batches(checkpoint: dict[str, Any], accumulate: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from sftlab.data.ability import PlannedData
 from sftlab.model.export import ARCHITECTURE, export_live
@@ -80,3 +80,26 @@ class RunContext:
     def export(self, folder: Path) -> None:
         """Export the model as it is now, as a Hugging Face folder; call it on every rank."""
         export_live(self.trainer, self.module, folder, self.folder / ARCHITECTURE, self.plan, self.step)
+
+
+def data_of(trainer: Trainer) -> PlannedData:
+    """The data that a trainer was given.
+
+    Raises:
+        ValueError: It is not of ours.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, PlannedData):
+        raise ValueError("fit needs datamodule=MixtureData(...) or a single ability such as MathData(...)")
+    return data
+
+
+def module_of(module: LightningModule) -> SFTModule:
+    """The module that a trainer was given.
+
+    Raises:
+        ValueError: It is not of ours.
+    """
+    if not isinstance(module, SFTModule):
+        raise ValueError(f"fit needs an SFTModule, not {type(module).__name__}: a schedule trains by its losses")
+    return module

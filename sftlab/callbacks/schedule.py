@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from sftlab.bounds import within
 from sftlab.callbacks.adaptation import ADAPTATION, Observer, decide, write_decisions
 from sftlab.callbacks.base_loss import measure_base
-from sftlab.callbacks.conductor import Conductor, StopEarly, data_of, module_of
-from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.conductor import Conductor, StopEarly
+from sftlab.callbacks.context import RunContext, data_of, module_of
 from sftlab.data.ability import PlannedData
 from sftlab.model.limits import limit_problems
 from sftlab.model.module import SFTModule
