@@ -52,7 +52,7 @@ class StudySite(Site):
 
     def tokens(self, trials: Sequence[Trial], more: Sequence[Trial]) -> int:
         """What ``more`` trains in stages that neither ``trials`` nor other studies have."""
-        before, planned = self._plan(self._study(trials)) if trials else [], self._plan(self._study(more))
+        before, planned = self._plan(self.study(trials)) if trials else [], self._plan(self.study(more))
         known = {stage.key for run in before for stage in run.stages}
         found = {stage.key: stage.tokens for run in planned for stage in run.stages if stage.key not in known}
         return sum(found.values())
@@ -91,7 +91,7 @@ class StudySite(Site):
         self.console.print(overview(study, planned, jobs, 1))
 
     def _jobs(self, trials: Sequence[Trial]) -> tuple[Study, list[PlannedRun], list[Any]]:
-        study = self._study(trials)
+        study = self.study(trials)
         known = {name: run.run for name, run in self._planned.items()}
         new = [run for run in study.runs if known.get(run.name) != run]
         if found := find_problems_of(_part(study, new)) if new else []:
@@ -107,7 +107,8 @@ class StudySite(Site):
         evidence = read_evidence(self.folder)
         return [_observation(evidence, trial, seed) for trial in trials for seed in trial.seeds]
 
-    def _study(self, trials: Sequence[Trial]) -> Study:
+    def study(self, trials: Sequence[Trial]) -> Study:
+        """The study of these trials; its file is written."""
         path = self.folder / STUDY_FILE
         content = {
             "study": self.spec.name,
@@ -144,7 +145,7 @@ class StudySite(Site):
 
     def saved_tokens(self, trials: Sequence[Trial]) -> tuple[int, int]:
         """Tokens of all runs, and of all distinct stages: what is trained."""
-        planned = self._plan(self._study(trials))
+        planned = self._plan(self.study(trials))
         once = {stage.key: stage.tokens for run in planned for stage in run.stages}
         return sum(tokens_of(run.stages) for run in planned), sum(once.values())
 

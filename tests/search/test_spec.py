@@ -2,14 +2,21 @@
 
 import numpy as np
 import pytest
+from fitting import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
-from surfaces import FACTORS, spec_of
+from surfaces import FACTORS, SIZES, spec_of
 
+from sftlab.screen import screen
 from sftlab.search.design import PRIOR, d_optimal
 from sftlab.search.factors import Choice, Number, Shares, even_levels
+from sftlab.search.search import Search
+from sftlab.search.site import StudySite
 from sftlab.search.space import Space
+from sftlab.search.spec import read_search
+from sftlab.study.graph import find_problems_of
 
+SHIPPED = sorted((ROOT / "configs" / "searches").glob("*.yaml"))
 THREE = {"math": [0, 1], "code": [0, 1], "general": [0, 1]}
 
 
@@ -92,6 +99,23 @@ def test_a_d_optimal_design_tells_more_than_a_random_one(tmp_path):
     others = [information([grid[i] for i in random.choice(len(grid), 10, replace=False)]) for _ in range(50)]
     assert information(mine) > max(others)
     assert len(set(mine)) == 10 and not set(mine) & set(anchors)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_search_is_valid(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert path.read_text().startswith("# ")
+    spec = read_search(path, SIZES)
+    site = StudySite(spec, {"epochs": 3}, lambda: None, screen())
+    trials = Search(spec, site, tmp_path).design().trials
+    study = site.study(trials)
+    assert find_problems_of(study) == []
+    assert len(study.runs) == sum(trial.num_runs for trial in trials) <= spec.max_runs - 2 * spec.verify
+    alone = [run.config for run in study.runs if run.config_name == "math_alone"]
+    assert all(
+        c["schedule"]["init_args"].get("order") == ["math"] or c["data"]["policy"]["init_args"]["weights"]["math"] == 1
+        for c in alone
+    )
 
 
 @pytest.mark.parametrize(

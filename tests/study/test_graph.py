@@ -177,6 +177,17 @@ def test_an_executor_of_ones_own_gets_jobs_in_order(tmp_path):
     assert mine.started[0] == "run0-until-s0" and len(outcomes) == 3
 
 
+def test_a_local_executor_can_run_again(tmp_path, monkeypatch):
+    def work(job, environment, stop):
+        return Outcome(job.name, "interrupted" if stop.is_set() else "", 1.0)
+
+    monkeypatch.setattr("sftlab.study.executors.carry_out", work)
+    local = Local()
+    for _ in range(2):
+        outcomes = local.run(jobs_of(planned_runs(tmp_path, [[0]])), lambda job, outcome: None)
+        assert [outcome.error for outcome in outcomes] == [""]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -47,6 +47,14 @@ def test_a_swept_value_reaches_all_that_refer_to_it(tmp_path):
     assert rates == [0.25, 0.125]
 
 
+def test_runs_may_have_seeds_of_their_own(tmp_path):
+    found = study(tmp_path, seeds=[1, 2], runs={"a": {}, "b": {"seeds": [7]}})
+    assert [(run.config_name, run.seed) for run in found.runs] == [("a", 1), ("a", 2), ("b", 7)]
+    assert found.seeds == (1, 2, 7)
+    with pytest.raises(ValueError, match="seeds: give whole numbers"):
+        study(tmp_path, runs={"b": {"seeds": ["x"]}})
+
+
 def test_another_class_drops_the_arguments_of_the_old_one(tmp_path):
     found = study(tmp_path, runs={"all": {"set": {"schedule": {"class_path": "MultiTask"}}}})
     assert found.runs[0].config["schedule"] == {"class_path": "MultiTask"}
