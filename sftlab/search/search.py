@@ -133,10 +133,12 @@ class Search:
         beliefs = self.beliefs()
         axes = axes_of(self.spec.space, self.candidates)
         words, numbers = words_of(beliefs, self.spec.space, axes), _numbers(beliefs)
-        if not beliefs.has_effect:
-            return Batch("end", (), words, numbers)
         taken = {trial.point for trial in self.trials if trial.point is not None}
         most = self._room(self._check(beliefs))
+        if not beliefs.has_effect:
+            trials = self._more_of_the_design(taken, min(self.spec.batch, most), beliefs)
+            about = f"No effect of the composition is seen yet: {len(trials)} more runs of the design."
+            return Batch("design", trials, about, numbers) if trials else Batch("end", (), words, numbers)
         chosen, gain = beliefs.improvements(taken, min(self.spec.batch, most)) if most else ([], 0.0)
         enough = ENOUGH * beliefs.noise * (2 / self.spec.verify) ** 0.5
         numbers |= {"expected_gain": gain, "enough": enough, "words": words}
@@ -194,6 +196,11 @@ class Search:
         runs = sum(trial.num_runs for trial in trials)
         words = f"{runs} runs: {num_anchors} of the anchors, {runs - num_anchors} of a D-optimal design."
         return Batch("design", tuple(trials), words, {"num_candidates": len(self.candidates)})
+
+    def _more_of_the_design(self, taken: set[Point], num_points: int, beliefs: Beliefs) -> tuple[Trial, ...]:
+        allowed = [point for point in self.candidates if self.spec.space.allows(point)]
+        points = d_optimal(self.spec.space, sorted(taken, key=str), allowed, num_points) if num_points else []
+        return self._affordable(self._trials(points, "design"), self._check(beliefs))
 
     def _trials(
         self, points: Sequence[Point], why: str, seeds: Sequence[int] = (), name: str = "p"

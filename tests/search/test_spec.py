@@ -111,6 +111,9 @@ def test_every_shipped_search_is_valid(path, tmp_path, monkeypatch):
     study = site.study(trials)
     assert find_problems_of(study) == []
     assert len(study.runs) == sum(trial.num_runs for trial in trials) <= spec.max_runs - 2 * spec.verify
+    for run in study.runs:  # what only compiling would tell
+        arguments = run.config["schedule"]["init_args"]
+        assert sum(arguments.get(unit) is not None for unit in ("epochs", "steps", "supervised_tokens")) == 1
     alone = [run.config for run in study.runs if run.config_name == "math_alone"]
     assert all(
         c["schedule"]["init_args"].get("order") == ["math"] or c["data"]["policy"]["init_args"]["weights"]["math"] == 1
