@@ -27,6 +27,8 @@ COMMANDS = {
     "leaks": "find evaluation problems in training data",
     "card": "show what a mixture is made of, as a page",
     "compare": "compare two runs, stages or result files problem by problem",
+    "chat": "talk with a stage of a run, or with two side by side",
+    "serve": "serve a stage to OpenAI-compatible clients",
     "runs": "list runs: state, stage, scores, age, size",
 }
 """What each command does; each is the module of its name in ``commands``."""

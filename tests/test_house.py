@@ -58,7 +58,7 @@ ORDER = """
     commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     commands.report commands.study commands.search commands.tag commands.leaks commands.card commands.init
-    commands.runs
+    commands.runs commands.chat commands.serve
     launch
     __main__
 """.split()

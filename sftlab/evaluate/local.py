@@ -90,6 +90,14 @@ class LocalModel:
                 if done := [one.answer() for one in asked if not one.is_open]:
                     yield done
 
+    def reply(self, dialogue: Dialogue, max_new_tokens: int) -> None:
+        """Answer the prompt of a dialogue that is due; one that does not fit ends it."""
+        prompt = self.encoder.prompt_ids(dialogue.turns())
+        if len(prompt) >= self.max_positions:
+            dialogue.end(f"the talk fills the model's {self.max_positions:,} positions ({len(prompt):,} tokens)")
+        else:
+            self._decode([prompt], [dialogue], max_new_tokens)
+
     @cached_property
     def _decoder(self) -> type[Cached] | type[Uncached]:
         return best_decoder(self.model)

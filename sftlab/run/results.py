@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from sftlab.evaluate.run import read_scores
 from sftlab.files import read_jsonl
 from sftlab.results.score import ScoreRow
 from sftlab.run.folder import LOGS, state_of
-from sftlab.run.opening import finished_stages
+from sftlab.run.opening import finished_stages, is_checkpoint, model_folder
 
 VERDICTS = ".problems.jsonl"
 _VAL = "val/loss/"
@@ -99,6 +101,29 @@ def find_stage(name: str) -> RunStage:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:12])}" if known else "there are none"
     raise ValueError(f"{name}: no run or stage of that name in {LOGS}/; {hint}")
+
+
+def model_named(name: str, stack: ExitStack, tell: Callable[[str], None] | None = None) -> str:
+    """The Hugging Face folder, or the hub id, that a name means: of a run, a stage, a checkpoint, any model.
+
+    Args:
+        name: As the user gives it; runs and stages are looked for in lightning_logs/ too.
+        stack: A checkpoint is exported to a folder that lives as long as this.
+        tell: Told what was taken where the name leaves it open.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    path = Path(name)
+    if (path / "config.json").is_file() or is_checkpoint(path):
+        return model_folder(name, stack, tell)
+    try:
+        found = find_stage(name)
+    except ValueError:
+        if path.exists() or (LOGS / path.parts[0]).exists() or path.name == name:
+            raise
+        return model_folder(name, stack, tell)
+    return str(found.export) if found.stage else model_folder(found.run, stack, tell)
 
 
 def is_run(folder: Path) -> bool:
