@@ -3,6 +3,7 @@
 import errno
 import json
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +50,35 @@ class SaysIt(Callback):
     changes_training = True
 
 
+class DiesValidating(Callback):
+    """The same before its validation."""
+
+    stage: str | None = None
+
+    def on_validation_start(self, trainer, pl_module):
+        if ENDS.get(self.stage) == trainer.global_step:
+            raise Killed
+
+
+class Stops(Callback):
+    """Asks a run to stop in the middle of its third step."""
+
+    is_asking = False
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        trainer.should_stop |= self.is_asking and batch_idx == 4
+
+
+class Deletes(Callback):
+    """Takes away every checkpoint that was written when a stage ends."""
+
+    is_deleting = False
+
+    def on_stage_end(self, trainer, pl_module, stage):
+        for path in complete_checkpoints(Path(trainer.default_root_dir)) if self.is_deleting else ():
+            path.unlink()
+
+
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("records")
@@ -59,11 +89,12 @@ def records(tmp_path_factory):
         yield folder
 
 
-def fit(records, folder, **more):
+def fit(records, folder, last="math", **more):
     """Train two stages of two steps, each scored."""
     scores = ScoreAbilities(tasks={"math": GSM8K(str(records / "gold.jsonl"), max_new_tokens=4)})
-    schedule = Sequential(order=["code", "math"], steps=2)
-    return small_fit(folder, schedule, small_mixture(records), DiesBefore(), scores, DiesAfter(), **more)
+    schedule = Sequential(order=["code", last], steps=2)
+    callbacks = (DiesBefore(), scores, DiesAfter(), DiesValidating(), Stops(), Deletes())
+    return small_fit(folder, schedule, small_mixture(records), *callbacks, **more)
 
 
 def what_it_left(folder):
@@ -91,7 +122,7 @@ def whole(records):
 
 
 @pytest.mark.parametrize("stage", list(ENDS))
-@pytest.mark.parametrize("place", ["before", "after", "name"])
+@pytest.mark.parametrize("place", ["before", "after", "validation", "name"])
 def test_killed_in_the_end_of_a_stage_that_end_is_done_once_when_it_goes_on(records, whole, tmp_path, place, stage):
     with pytest.MonkeyPatch.context() as patch:
         if place == "name":
@@ -104,7 +135,8 @@ def test_killed_in_the_end_of_a_stage_that_end_is_done_once_when_it_goes_on(reco
 
             patch.setattr(conductor, "checkpoint_path", dies_at_the_name)
         else:
-            patch.setattr({"before": DiesBefore, "after": DiesAfter}[place], "stage", stage)
+            dies = {"before": DiesBefore, "after": DiesAfter, "validation": DiesValidating}
+            patch.setattr(dies[place], "stage", stage)
         with pytest.raises(Killed):
             fit(records, tmp_path)
     newest = complete_checkpoints(tmp_path)[-1]
@@ -119,6 +151,52 @@ def test_a_stage_that_is_finished_is_not_ended_again(records, whole, tmp_path):
     fit(records, tmp_path, ckpt_path=complete_checkpoints(tmp_path)[-1])
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("stages/*/*")} == written
     assert_equal(what_it_left(tmp_path), whole)
+
+
+def test_asked_to_stop_in_the_middle_of_a_step_it_ends_the_step_saves_and_goes_on(records, tmp_path, monkeypatch):
+    fit(records, tmp_path / "whole", accumulate_grad_batches=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Stops, "is_asking", True)
+        fit(records, tmp_path / "cut", accumulate_grad_batches=2)
+    last = complete_checkpoints(tmp_path / "cut")[-1]
+    assert last.name == "step=000003.ckpt"
+    fit(records, tmp_path / "cut", ckpt_path=last, accumulate_grad_batches=2)
+    *_, names = what_it_left(tmp_path / "cut")
+    assert_equal((*what_it_left(tmp_path / "cut")[:3], [name for name in names if name != last.name]),
+                 what_it_left(tmp_path / "whole"))  # fmt: skip
+
+
+def test_a_stages_checkpoint_that_someone_took_away_is_written_anew(records, whole, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Deletes, "is_deleting", True)
+        fit(records, tmp_path)
+    [last] = complete_checkpoints(tmp_path)
+    assert last.name == "step=000004-math.ckpt"
+
+
+def test_no_steps_are_no_steps(records, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):  # which the helper reads
+        fit(records, tmp_path, max_steps=0)
+    assert not (tmp_path / "stages").exists() and not complete_checkpoints(tmp_path)
+
+
+def test_another_run_goes_on_from_a_stage_that_it_took_over_and_from_no_other(records, whole, tmp_path):
+    first = records / "whole" / "checkpoints" / "step=000002-code.ckpt"
+    shared = [{"stage": "code", "key": "", "run": "whole"}]
+    with pytest.raises(ValueError, match=r"differs from the checkpoint's in: .*schedule"):
+        fit(records, tmp_path / "unsaid", last="general", ckpt_path=first)
+    for folder in ("other", "scratch", "faster"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / identity.REUSED_FILE).write_text(json.dumps(shared))
+    fit(records, tmp_path / "other", last="general", ckpt_path=first)
+    fit(records, tmp_path / "scratch", last="general")
+    mine, theirs = (what_it_left(tmp_path / folder)[2]["1-general"] for folder in ("other", "scratch"))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in mine.items())
+    with pytest.raises(ValueError, match=r"differs from the checkpoint's in: .*gradient_clip_val"):
+        fit(records, tmp_path / "faster", last="general", ckpt_path=first, gradient_clip_val=0.1)
+    with pytest.raises(ValueError, match=r"differs from the checkpoint's in: .*schedule"):
+        later = records / "whole" / "checkpoints" / "step=000004-math.ckpt"
+        fit(records, tmp_path / "faster", last="general", ckpt_path=later)
 
 
 @pytest.fixture
