@@ -99,14 +99,21 @@ def main(arguments: list[str]) -> int:
         raise ValueError("study needs --config FILE, such as --config sftlab:studies/rq3")
     executor = executor_of(options, own)
     study = _study(options.config, changes, options.name, options.seeds)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    asked = signal.SIGINT
+
+    def end(signum: int, _: object) -> None:
+        nonlocal asked
+        asked = signal.Signals(signum)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
     try:
         if (status := _meet_needs(study, options, executor, (options.config.resolve(),))) is not None:
             return status
         return _run(study, options, executor)
     except KeyboardInterrupt:
         complain("\nInterrupted. What is finished stays; the same command goes on.")
-        return 130
+        return 128 + asked
 
 
 def executor_of(options: Namespace, own: dict[str, Any]) -> Executor | None:

@@ -90,7 +90,7 @@ def test_a_study_killed_twice_gives_the_same_results(finished, tmp_path):
             time.sleep(0.02)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)
-        assert process.returncode == 130, (out, err)
+        assert process.returncode == 143, (out, err)
 
     killed_when(lambda: list(runs.glob("dmt-k=0*/checkpoints/step=00002*.ckpt")))
     assert not list(runs.glob("dmt-k=0*/stages/1-general")), "killed inside the first run"
