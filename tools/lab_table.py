@@ -1,4 +1,8 @@
-"""The tables of ``tools/lab_phenomena``: means over seeds with Student's intervals, and predictions beside them."""
+"""The tables of ``tools/lab_phenomena``: means over seeds with Student's intervals, and predictions beside them.
+
+A difference between two runs is taken seed by seed, and tested a second time over all problems of all seeds, which both
+runs were asked (McNemar): three seeds are few, thousands of problems are not.
+"""
 
 from __future__ import annotations
 
@@ -8,27 +12,33 @@ from typing import Any
 from sftlab.lab.options import LabOptions
 from sftlab.lab.predict import predicted_styles
 from sftlab.stats.interval import student
+from sftlab.stats.paired import compare_values
 
 Lines = Mapping[tuple[str, int], Mapping[str, Any]]
+Of = Callable[[Callable[[str, str], float]], float]
 ABILITIES = ("math", "code", "general")
 ACCURACY = "accuracy/exact@2"
 SKILLS = {"math-like talk": "general style/arithmetic", "code-like talk": "general style/python"}
+STYLES = {"math": "math style/style@1", "code": "code style/style@1", **SKILLS}
+WEIGHTS = {"math 1, code 1, general 1": (1, 1, 1), "math 1, code 1, general 2": (1, 1, 2)}
+"""What a reader may care for, written down before there was a figure."""
 
 
-def table(lines: Lines) -> str:
+def table(lines: Lines, sizes: Mapping[str, int], ks: Sequence[float]) -> str:
     """All tables of which there are runs, in Markdown."""
     seeds = sorted({seed for _, seed in lines})
     parts = [
         growth(lines, seeds),
-        replay(lines, seeds),
-        forgetting(lines, seeds),
-        dial(lines, seeds),
-        sizes(lines, seeds),
+        strategies(lines, seeds),
+        replay(lines, seeds, sizes, ks),
+        compromise(lines, seeds, ks),
+        dial(lines, seeds, sizes),
+        by_size(lines, seeds),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
-def _over_seeds(lines: Lines, seeds: Sequence[int], of: Callable[[Callable[[str, str], float]], float]) -> str:
+def _over_seeds(lines: Lines, seeds: Sequence[int], of: Of) -> str:
     """A number that each seed has, as its mean and 95 % interval over the seeds that have all of it."""
     values = []
     for seed in seeds:
@@ -49,10 +59,30 @@ def _over_seeds(lines: Lines, seeds: Sequence[int], of: Callable[[Callable[[str,
     return f"{mean.value:.1f} ({mean.low:.1f} to {mean.high:.1f}{fewer})"
 
 
+def _score(lines: Lines, seeds: Sequence[int], run: str, metric: str) -> str:
+    return _over_seeds(lines, seeds, lambda score: score(run, metric))
+
+
+def _difference(lines: Lines, seeds: Sequence[int], run: str, base: str, ability: str) -> str:
+    """``run - base``: over seeds, and McNemar's p over the problems of all seeds."""
+    metric = f"{ability} {ACCURACY}"
+    words = _over_seeds(lines, seeds, lambda score: score(run, metric) - score(base, metric))
+    if words == "-":
+        return words
+    both = [s for s in seeds if (run, s) in lines and (base, s) in lines]
+    rights = [
+        {f"{s} {i}": [float(x)] for s in both for i, x in enumerate(lines[name, s]["right"][ability])}
+        for name in (base, run)
+    ]
+    p = compare_values("", "", *rights).p_value
+    return f"{words} {'p < 0.001' if p < 0.001 else f'p = {p:.2g}'}"
+
+
 def _markdown(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if all(cell == "-" for row in rows for cell in row[1:]):
+    known = [row for row in rows if any(cell != "-" for cell in row[1:])]
+    if not known:
         return ""
-    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
+    lines = [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *known)]
     return "\n".join([f"**{title}**", "", *lines])
 
 
@@ -61,40 +91,34 @@ def growth(lines: Lines, seeds: Sequence[int]) -> str:
     rows = []
     for f in ("1", "0.25", "0.0625", "0.015625"):
         for a in ABILITIES:
-            metric = f"{a} {ACCURACY}"
-            single, mixed, steps = f"{a} {f}", f"mixed {f}", f"{a} {f} steps"
-            rows.append(
-                [
-                    f"{a}, {f}",
-                    _over_seeds(lines, seeds, lambda s, r=single, m=metric: s(r, m)),
-                    _over_seeds(lines, seeds, lambda s, r=mixed, m=metric: s(r, m)),
-                    _over_seeds(lines, seeds, lambda s, r=mixed, o=single, m=metric: s(r, m) - s(o, m)),
-                    _over_seeds(lines, seeds, lambda s, r=mixed, o=steps, m=metric: s(r, m) - s(o, m)),
-                ]
-            )
+            scores = [_score(lines, seeds, run, f"{a} {ACCURACY}") for run in (f"{a} {f}", f"mixed {f}")]
+            bases = (f"{a} {f}", f"{a} {f} steps")
+            rows.append([f"{a}, {f}", *scores, *(_difference(lines, seeds, f"mixed {f}", base, a) for base in bases)])
     header = ["ability, fraction", "alone", "mixed", "mixed - alone, equal epochs", "mixed - alone, equal steps"]
     return _markdown("Growth and conflict (accuracy in percent, 95 % interval over seeds)", header, rows)
 
 
-def replay(lines: Lines, seeds: Sequence[int]) -> str:
+def replay(lines: Lines, seeds: Sequence[int], sizes: Mapping[str, int], ks: Sequence[float]) -> str:
     """The k sweep: scores, and styles measured and predicted."""
-    sizes = {"math": 3072, "code": 1024, "general": 2048}
     rows = []
-    for k in (0, 1 / 64, 1 / 16, 1 / 4, 1):
-        run = f"k {k:g}"
-        stage_2 = {"math": sizes["math"] * k, "code": sizes["code"] * k, "general": sizes["general"]}
-        predicted = predicted_styles(LabOptions(), [{"math": sizes["math"], "code": sizes["code"]}, stage_2])
-        row = [f"{k:g}", *(_over_seeds(lines, seeds, lambda s, r=run, m=f"{a} {ACCURACY}": s(r, m)) for a in ABILITIES)]
-        for name, metric in (("math", "math style/style@1"), ("code", "code style/style@1"), *SKILLS.items()):
-            measured = _over_seeds(lines, seeds, lambda s, r=run, m=metric: s(r, m)).split(" ")[0]
-            row.append(f"{100 * predicted[name]:.0f} / {measured}")
+    for k in ks:
+        run, replayed = f"k {k:g}", {a: n * k for a, n in sizes.items() if a != "general"}
+        stages = [{a: sizes[a] for a in replayed}, {**replayed, "general": sizes["general"]}]
+        predicted = predicted_styles(LabOptions(), stages)
+        row = [f"{k:g}", *(_score(lines, seeds, run, f"{a} {ACCURACY}") for a in ABILITIES)]
+        if row[1] == "-":
+            continue
+        for name, metric in STYLES.items():
+            row.append(f"{100 * predicted[name]:.0f} / {_score(lines, seeds, run, metric).split(' ')[0]}")
         rows.append(row)
-    rows = [row for row in rows if row[1] != "-"]
-    header = ["k", *ABILITIES, *(f"{name}: style, predicted / measured" for name in ("math", "code", *SKILLS))]
-    return _markdown("Replay: DMT by k (k = 0 is mixed sequential)", header, rows) if rows else ""
+    smallest, one = f"k {min(k for k in ks if k):g}", "k 1"
+    price = [_difference(lines, seeds, one, smallest, a) for a in ABILITIES]
+    rows.append([f"{one} - {smallest}", *price, *("" for _ in STYLES if price[0] != "-")])
+    header = ["k", *ABILITIES, *(f"{name}: style, predicted / measured" for name in STYLES)]
+    return _markdown("Replay: DMT by k (k = 0 is mixed sequential)", header, rows)
 
 
-def forgetting(lines: Lines, seeds: Sequence[int]) -> str:
+def strategies(lines: Lines, seeds: Sequence[int]) -> str:
     """Strategies, and what is left after stage 2 by its learning rate."""
     names = {
         "stage 1": "math and code (stage 1)",
@@ -103,40 +127,74 @@ def forgetting(lines: Lines, seeds: Sequence[int]) -> str:
         "k 0": "mixed sequential, stage 2 at the full learning rate",
         "k 0 rate 0.100": "the same, stage 2 at 1/10",
         "k 0 rate 0.033": "the same, stage 2 at 1/30",
+        "k 0.00390625": "DMT, k = 1/256",
+        "k 0.0625": "DMT, k = 1/16",
     }
-    rows = [
-        [name, *(_over_seeds(lines, seeds, lambda s, r=run, m=f"{a} {ACCURACY}": s(r, m)) for a in ABILITIES)]
-        for run, name in names.items()
+    rows = [[name, *(_score(lines, seeds, run, f"{a} {ACCURACY}") for a in ABILITIES)] for run, name in names.items()]
+    alone = [_score(lines, seeds, f"{a} 1", f"{a} {ACCURACY}") for a in ABILITIES]
+    lost = [
+        [f"{name} - alone", *(_difference(lines, seeds, run, f"{a} 1", a) for a in ABILITIES)]
+        for run, name in (("mixed 1", "multi-task"), ("k 0", "mixed sequential"))
     ]
+    multi = [_difference(lines, seeds, "mixed 1", "k 0", a) for a in ABILITIES]
+    rows = [["each alone", *alone], *rows, *lost, ["multi-task - mixed sequential", *multi]]
     return _markdown("Strategies and forgetting", ["", *ABILITIES], rows)
 
 
-def dial(lines: Lines, seeds: Sequence[int]) -> str:
-    """Conflict in general by overlap."""
-    sizes, rows = {"math": 3072, "code": 1024, "general": 2048}, []
-    for overlap in (0.0, 0.3, 0.6, 0.9):
-        end = "" if overlap == 0.6 else f" overlap {overlap}"
-        mixed, alone = f"mixed 1{end}", f"general 1{end}"
+def by_k(lines: Lines, ks: Sequence[float]) -> dict[str, dict[str, list[float]]]:
+    """Of each k that all seeds have, and of each ability: mean, low and high end of its interval."""
+    seeds = sorted({seed for _, seed in lines})
+    scores: dict[str, dict[str, list[float]]] = {}
+    for k in ks:
+        if not all((f"k {k:g}", seed) in lines for seed in seeds):
+            continue
+        name = f"k = {k:g}" if k in (0, 1) else f"k = 1/{1 / k:.0f}"
+        for a in ABILITIES:
+            mean = student([lines[f"k {k:g}", seed]["scores"][f"{a} {ACCURACY}"] for seed in seeds])
+            scores.setdefault(name, {})[a] = [round(x, 2) for x in (mean.value, mean.low, mean.high)]
+    return scores
+
+
+def compromise(lines: Lines, seeds: Sequence[int], ks: Sequence[float]) -> str:
+    """The weighted mean score by k and for multi-task."""
+
+    def mean_of(run: str, weights: Sequence[int]) -> Of:
+        return lambda score: (
+            sum(w * score(run, f"{a} {ACCURACY}") for w, a in zip(weights, ABILITIES, strict=True)) / sum(weights)
+        )
+
+    runs = {**{f"DMT, k = {k:g}": f"k {k:g}" for k in ks}, "multi-task": "mixed 1", "sequential": "sequential"}
+    rows = [
+        [name, *(_over_seeds(lines, seeds, mean_of(run, weights)) for weights in WEIGHTS.values())]
+        for name, run in runs.items()
+    ]
+    return _markdown("Compromise: the weighted mean score", ["", *WEIGHTS], rows)
+
+
+def dial(lines: Lines, seeds: Sequence[int], sizes: Mapping[str, int]) -> str:
+    """What mixing changes by overlap, and what a perfect learner would lose by the style of its answers."""
+    rows, usual = [], LabOptions().overlap
+    for overlap in (0, 0.4, usual):
+        end = "" if overlap == usual else f" overlap {overlap:g}"
         predicted = predicted_styles(LabOptions(overlap=overlap), [sizes])
-        metric = f"general {ACCURACY}"
-        row = [f"{overlap}", _over_seeds(lines, seeds, lambda s, r=mixed, o=alone, m=metric: s(r, m) - s(o, m))]
-        for name, metric in (("code", "code style/style@1"), *SKILLS.items()):
-            measured = _over_seeds(lines, seeds, lambda s, r=mixed, m=metric: s(r, m)).split(" ")[0]
-            row.append(f"{100 * predicted[name]:.0f} / {measured}" if measured != "-" else "-")
+        talk = overlap / 2 * sum(1 - predicted[name] for name in SKILLS)
+        row = [f"{overlap:g}"]
+        for a, loss in (("math", 1 - predicted["math"]), ("code", 1 - predicted["code"]), ("general", talk)):
+            alone = f"{a} 1{end}" if a == "general" else f"{a} 1"  # the overlap is the general data's alone
+            difference = _difference(lines, seeds, f"mixed 1{end}", alone, a)
+            row += [f"{-100 * loss + 0.0:.0f}" if difference != "-" else "-", difference]
         rows.append(row)
-    header = ["overlap", "general: mixed - alone", *(f"{n}: style, predicted / measured" for n in ("code", *SKILLS))]
-    return _markdown("The dial: conflict by overlap, everything mixed at full data", header, rows)
+    header = ["overlap", *(f"{a}: {what}" for a in ABILITIES for what in ("predicted by style", "mixed - alone"))]
+    return _markdown("The dial: everything mixed at full data", header, rows)
 
 
-def sizes(lines: Lines, seeds: Sequence[int]) -> str:
+def by_size(lines: Lines, seeds: Sequence[int]) -> str:
     """Growth with size."""
     rows = []
     for f in ("1", "0.0625"):
         for a in ABILITIES:
-            runs = (f"{a} {f} small", f"{a} {f}", f"{a} {f} large")
-            rows.append(
-                [f"{a}, {f}", *(_over_seeds(lines, seeds, lambda s, r=r, m=f"{a} {ACCURACY}": s(r, m)) for r in runs)]
-            )
-    if all(row[1] == row[3] == "-" for row in rows):
-        return ""
-    return _markdown("Growth with size (alone)", ["ability, fraction", "lab:small", "lab:base", "lab:large"], rows)
+            small, base = f"{a} {f} small", f"{a} {f}"
+            scores = [_score(lines, seeds, run, f"{a} {ACCURACY}") for run in (small, base)]
+            rows.append([f"{a}, {f}", *scores, _difference(lines, seeds, base, small, a)])
+    rows = [row for row in rows if row[1] != "-"]
+    return _markdown("Growth with size (alone)", ["ability, fraction", "lab:small", "lab:base", "difference"], rows)

@@ -23,8 +23,8 @@ class LabOptions:
         seed: Other seeds give other training conversations and other test problems.
     """
 
-    overlap: float = 0.6
-    ambiguity: float = 0.7
+    overlap: float = 0.8
+    ambiguity: float = 0.85
     noise: float = 0.0
     difficulty: float = 0.5
     seed: int = 0

@@ -45,7 +45,9 @@ def test_what_a_stage_never_shows_is_believed_of_an_earlier_one():
     first = {"math": 4096, "code": 2048}
     assert predicted_styles(LabOptions(), [first])["math"] == pytest.approx(1)
     after = predicted_styles(LabOptions(), [first, {"general": 2048}])
-    assert after["math"] == pytest.approx(1 - 0.7 * 0.25), "marked prompts keep their style, bare ones lose it"
+    assert after["math"] == pytest.approx(1 - LabOptions().ambiguity * 0.25), (
+        "marked prompts keep their style, bare ones lose it"
+    )
 
 
 def test_the_prediction_is_what_counting_the_data_gives():
