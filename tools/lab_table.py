@@ -38,7 +38,7 @@ def table(lines: Lines, sizes: Mapping[str, int], ks: Sequence[float]) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _over_seeds(lines: Lines, seeds: Sequence[int], of: Of) -> str:
+def _over_seeds(lines: Lines, seeds: Sequence[int], of: Of, is_score: bool = False) -> str:
     """A number that each seed has, as its mean and 95 % interval over the seeds that have all of it."""
     values = []
     for seed in seeds:
@@ -55,12 +55,13 @@ def _over_seeds(lines: Lines, seeds: Sequence[int], of: Of) -> str:
     mean = student(values)
     if len(values) < 2:
         return f"{mean.value:.1f} (one seed)"
+    low, high = (max(mean.low, 0.0), min(mean.high, 100.0)) if is_score else (mean.low, mean.high)
     fewer = "" if len(values) == len(seeds) else f", {len(values)} seeds"
-    return f"{mean.value:.1f} ({mean.low:.1f} to {mean.high:.1f}{fewer})"
+    return f"{mean.value:.1f} ({low:.1f} to {high:.1f}{fewer})"
 
 
 def _score(lines: Lines, seeds: Sequence[int], run: str, metric: str) -> str:
-    return _over_seeds(lines, seeds, lambda score: score(run, metric))
+    return _over_seeds(lines, seeds, lambda score: score(run, metric), is_score=True)
 
 
 def _difference(lines: Lines, seeds: Sequence[int], run: str, base: str, ability: str) -> str:
@@ -129,6 +130,7 @@ def strategies(lines: Lines, seeds: Sequence[int]) -> str:
         "k 0 rate 0.033": "the same, stage 2 at 1/30",
         "k 0.00390625": "DMT, k = 1/256",
         "k 0.0625": "DMT, k = 1/16",
+        "k 0.0625 rate 0.100": "the same, stage 2 at 1/10",
     }
     rows = [[name, *(_score(lines, seeds, run, f"{a} {ACCURACY}") for a in ABILITIES)] for run, name in names.items()]
     alone = [_score(lines, seeds, f"{a} 1", f"{a} {ACCURACY}") for a in ABILITIES]
@@ -164,6 +166,7 @@ def compromise(lines: Lines, seeds: Sequence[int], ks: Sequence[float]) -> str:
         )
 
     runs = {**{f"DMT, k = {k:g}": f"k {k:g}" for k in ks}, "multi-task": "mixed 1", "sequential": "sequential"}
+    runs["DMT, k = 1/16, stage 2 at 1/10 of the rate"] = "k 0.0625 rate 0.100"
     rows = [
         [name, *(_over_seeds(lines, seeds, mean_of(run, weights)) for weights in WEIGHTS.values())]
         for name, run in runs.items()
