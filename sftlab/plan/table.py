@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -43,9 +43,60 @@ def plan_table(plan: Plan, normalise: str = "token") -> Table:
     return table
 
 
-def _ability_cells(plan: Plan, stage: StagePlan, row: LedgerRow) -> tuple[str, ...]:
-    fraction = stage.stage.fractions[row.ability]
-    tokens = ("?", "?") if plan.declared else (f"{row.tokens:,}", f"{row.supervised_tokens:,}")
+class PlanTables:
+    """The stages in one table where the terminal has room for it, else in one narrow table a stage.
+
+    Args:
+        plan: The plan.
+        normalise: The loss's.
+    """
+
+    def __init__(self, plan: Plan, normalise: str = "token") -> None:
+        self.plan, self.normalise = plan, normalise
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """What fits."""
+        wide = plan_table(self.plan, self.normalise)
+        if console.measure(wide, options=options.update(max_width=10_000)).maximum <= options.max_width:
+            yield wide
+            return
+        yield Text(f"Plan: {self.plan.num_steps:,} optimizer steps of {self.plan.batch}", style="italic")
+        for stage in self.plan.stages:
+            yield from self._narrow(stage)
+        yield Text("")
+
+    def _narrow(self, stage: StagePlan) -> Iterator[RenderableType]:
+        steps, epochs, fill = _stage_cells(self.plan, stage)
+        yield Text(f"\nStage {stage.stage.name}: {steps} steps, {epochs} epochs, packing fill {fill}", style="bold")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+        table.add_column("ability", overflow="fold")
+        is_weighted = any(other.stage.weighs_abilities for other in self.plan.stages)
+        losses = loss_shares(self.plan, stage, self.normalise) if is_weighted else {}
+        for name in (*_NARROW_NAMES, *(["of\nloss"] if is_weighted else [])):
+            table.add_column(name, justify="right", no_wrap=True)
+        for row in ledger(self.plan):
+            if row.stage == stage.stage.name:
+                loss = [f"{losses[row.ability]:.1%}"] if is_weighted else []
+                table.add_row(*_ability_cells(self.plan, stage, row, is_narrow=True), *loss)
+        yield table
+
+
+_NARROW_NAMES = (
+    "data", "frac-\ntion", "used", "exam-\nples", "tokens", "super-\nvised", "asked", "got", "re-\npeats")  # fmt: skip
+
+
+def _short(count: int) -> str:
+    """A count in at most five characters: 11.9M."""
+    if count < 10_000:
+        return f"{count:,}"
+    size, unit = next((s, u) for s, u in ((10**9, "G"), (10**6, "M"), (10**3, "k")) if count >= s)
+    return f"{count / size:.{0 if count >= 100 * size else 1}f}{unit}"
+
+
+def _ability_cells(plan: Plan, stage: StagePlan, row: LedgerRow, is_narrow: bool = False) -> tuple[str, ...]:
+    fraction, digits = stage.stage.fractions[row.ability], 1 if is_narrow else 2
+    counts = [_short(count) if is_narrow else f"{count:,}" for count in (row.tokens, row.supervised_tokens)]
+    tokens = ("?", "?") if plan.declared else counts
     return (
         row.ability,
         f"{plan.populations[row.ability]:,}",
@@ -53,8 +104,8 @@ def _ability_cells(plan: Plan, stage: StagePlan, row: LedgerRow) -> tuple[str, .
         f"{stage.selected[row.ability]:,}",
         f"{row.examples:,}",
         *tokens,
-        f"{stage.requested[row.ability]:.2%}",
-        f"{row.share(stage.counted_in):.2%}",
+        f"{stage.requested[row.ability]:.{digits}%}",
+        f"{row.share(stage.counted_in):.{digits}%}",
         f"{row.examples / row.distinct_examples:.2f}" if row.distinct_examples else "-",
     )
 
@@ -161,6 +212,6 @@ def plan_screen(
 ) -> RenderableType:
     """The table of stages, its notes and those of the data, and the audit; ``normalise`` is the loss's."""
     notes = [*plan_notes(plan), *data_notes]
-    parts: list[RenderableType] = [plan_table(plan, normalise), *(Text(note, style="dim") for note in notes)]
+    parts: list[RenderableType] = [PlanTables(plan, normalise), *(Text(note, style="dim") for note in notes)]
     lost = audit_table(audits, places)
     return Group(*parts, *([lost] if lost is not None else []))

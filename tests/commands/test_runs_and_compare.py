@@ -7,7 +7,7 @@ import pytest
 
 from sftlab.commands import compare, runs
 
-TASKS = ("gsm8k", "mbpp")
+TASKS = ("gsm8k", "lab_general")
 
 
 def score(stage, step, value, ability="math"):
@@ -67,7 +67,11 @@ def test_runs_are_listed_with_how_they_stand(here, capsys):
 def test_runs_and_stages_are_compared_by_name(here, capsys):
     assert compare.main(["dmt", "lightning_logs/multi_task"]) == 0
     out = capsys.readouterr().out
-    assert all(len(line.rstrip()) <= 80 for line in out.splitlines()) and out.count("b is worse") == 2
+    assert (
+        all(len(line.rstrip()) <= 80 for line in out.splitlines())
+        and out.count("b is worse") == 2
+        and "lab_general, strict@1" in out
+    )
     assert compare.main(["dmt/specialised", "lightning_logs/dmt/stages/1-general"]) == 0
     assert capsys.readouterr().out.count("b is better") == 2
 

@@ -44,6 +44,20 @@ def trained(plan, first, end) -> Counter:
     return Counter(plan.uids_N[plan.example_E[plan.example_span(first, end)]].tolist())
 
 
+@pytest.mark.parametrize("width", [80, 160])
+def test_nothing_of_the_plan_is_cut_off(width):
+    names = ("math", "code", "general")
+    pools = [Pool.ranked(n, [f"{n}{i}" for i in range(N)], np.full(N, 400), np.full(N, 99), 0)
+             for n, N in zip(names, (30_000, 1_234, 9_999), strict=True)]  # fmt: skip
+    plan = compile_plan(pools, two_stages(1 / 256), Proportional(), StepSize(examples=128), 2048)
+    console = Console(width=width, file=io.StringIO())
+    console.print(plan_screen(plan, {}))
+    text = console.file.getvalue()
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    for said in ("specialised", "1/256", "30,000", "90,000", "36.0M" if width == 80 else "36,000,000", "general"):
+        assert said in text
+
+
 def test_an_ability_that_no_stage_trains_is_named():
     pools = [pool("math", 40), pool("code", 23), pool("poetry", 31)]
     plan = compile_plan(
