@@ -15,6 +15,7 @@ ORDER = """
     moved screen files fingerprint bounds credentials shipped config stats.interval stats.fits stats.tradeoff
     stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict
+    plan.hardware
     plan.pool plan.policy plan.adaptive plan.adaptive_policies plan.curriculum plan.stage plan.packing plan.plan
     plan.compile plan.adapt plan.ledger plan.table
     lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
@@ -25,7 +26,7 @@ ORDER = """
     data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
     model.contents model.attention model.adapter model.backbone model.loss model.isolation model.limits model.optim
-    model.checkpoint model.parallel model.module model.export
+    model.checkpoint model.parallel model.module model.memory model.needs model.export
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
     tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sftlab.commands.options import CommandParser, wants_help
+from sftlab.commands.options import CommandParser, number, wants_help
+from sftlab.plan.hardware import read_hardware
 from sftlab.screen import screen
 
 PARSER = CommandParser(
@@ -12,16 +13,27 @@ PARSER = CommandParser(
     "the way in. Loads the data and the tokenizer, no model weights, no GPU.",
     takes_config=True,
 )
+PARSER.add_argument(
+    "--hardware",
+    default="",
+    metavar="8xA100-80GB",
+    help="also estimate memory by device, hours and disk on such devices, or on this machine (this); by the model's "
+    "config alone, no weights",
+)
+PARSER.add_argument(
+    "--mfu", type=number(0.01, 1), default=0.4, metavar="0.4", help="the part of the peak arithmetic that hours assume"
+)
 
 
 def main(arguments: list[str]) -> int:
     """Compile the plan of a config and print it."""
     if wants_help(arguments, PARSER):
         return 0
-    _, config = PARSER.split(arguments)
+    options, config = PARSER.split(arguments)
     from sftlab.cli import freeze_imports, parse_objects
     from sftlab.plan.table import plan_screen
 
+    hardware = read_hardware(options.hardware) if options.hardware else None
     freeze_imports()
     objects = parse_objects(config)
     plan = objects.schedule.compile(objects.data, objects.model)
@@ -29,4 +41,9 @@ def main(arguments: list[str]) -> int:
     data = objects.data
     console.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes(), objects.model.normalise))
     console.print(f"Plan fingerprint {plan.fingerprint()}")
+    if hardware is not None:
+        from sftlab.model.needs import needs_screen, setup_of
+
+        setup = setup_of(objects.model, objects.trainer_arguments, hardware)
+        console.print(needs_screen(objects.model, plan, setup, hardware, options.mfu))
     return 0

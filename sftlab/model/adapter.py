@@ -74,6 +74,11 @@ class LoRA:
         return bool({"merged", "off"} & set(self.stages.values() if isinstance(self.stages, dict) else [self.stages]))
 
     @property
+    def trains_base(self) -> bool:
+        """Whether some stage trains all weights."""
+        return "off" in (self.stages.values() if isinstance(self.stages, dict) else [self.stages])
+
+    @property
     def scale(self) -> float:
         """What the product of the two matrices counts."""
         return self.alpha / self.r
@@ -127,19 +132,7 @@ class LiveAdapter:
     def __init__(self, lora: LoRA, model: PreTrainedModel, blocks: nn.Module, seed: int, base: str) -> None:
         self.lora, self.base, self.is_base_changed = lora, base, False
         self._model, self._seed = model, seed
-        self._trains_base = "off" in (lora.stages.values() if isinstance(lora.stages, dict) else [lora.stages])
-        self.targets = lora.target_modules or _linear_names(blocks)
-        model.requires_grad_(self._trains_base)
-        inside = {id(part) for part in blocks.modules()}
-        for name, layer in list(model.named_modules()):
-            if name.rpartition(".")[2] in self.targets and id(layer) in inside and is_linear(layer):
-                _adapt(layer, lora)
-        found = {name.rpartition(".")[2] for name, _ in self.layers()}
-        if missing := sorted(set(self.targets) - found):
-            known = ", ".join(_linear_names(blocks))
-            raise ValueError(
-                f"model.adapter.target_modules: the blocks have no linear layer {missing}; they have {known}"
-            )
+        self.targets = attach(lora, model, blocks)
         self.start("")
 
     def layers(self) -> Iterator[tuple[str, Any]]:
@@ -178,7 +171,7 @@ class LiveAdapter:
 
     def drop_gradients(self, stage: StagePlan) -> None:
         """Forget gradients of weights that a stage does not train."""
-        if not self._trains_base:
+        if not self.lora.trains_base:
             return
         is_off = self.lora.mode(stage.stage.name) == "off"
         for name, parameter in self._model.named_parameters():
@@ -202,6 +195,26 @@ class LiveAdapter:
         """What turns the weights of the adapter into a change of the base, in PEFT's words."""
         lora = self.lora
         return {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": self.targets}
+
+
+def attach(lora: LoRA, model: PreTrainedModel, blocks: nn.Module) -> list[str]:
+    """Put an adapter beside the linear layers of the blocks; the names of these layers.
+
+    Raises:
+        ValueError: No layer has one of the names that are wanted.
+    """
+    if not lora.trains_base:
+        model.requires_grad_(False)
+    targets = lora.target_modules or _linear_names(blocks)
+    found = set()
+    for name, layer in list(blocks.named_modules()):
+        if (last := name.rpartition(".")[2]) in targets and is_linear(layer):
+            found.add(last)
+            _adapt(layer, lora)
+    if missing := sorted(set(targets) - found):
+        known = ", ".join(_linear_names(blocks))
+        raise ValueError(f"model.adapter.target_modules: the blocks have no linear layer {missing}; they have {known}")
+    return targets
 
 
 def peft_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
@@ -290,9 +303,9 @@ def _adapt(layer: nn.Module, lora: LoRA) -> None:
     weight: Any = layer.weight
     size_out, size_in = reversed(weight.shape) if is_turned(layer) else (layer.out_features, layer.in_features)
     dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
-    for name, shape in ((_A, (size_in, lora.r)), (_B, (lora.r, size_out))):
-        # Without a draw from the global random state, so that a run without adapter has the same.
-        part = nn.utils.skip_init(nn.Linear, *shape, bias=False, device=weight.device, dtype=dtype)
+    for name, (into, out) in ((_A, (size_in, lora.r)), (_B, (lora.r, size_out))):
+        part = nn.Linear(into, out, bias=False, device="meta")  # without a draw from the global random state
+        part.weight = nn.Parameter(torch.empty(out, into, device=weight.device, dtype=dtype))
         layer.add_module(name, part)
     layer.add_module("lora_dropout", nn.Dropout(lora.dropout))
     layer.lora_scale = lora.scale  # type: ignore[assignment]

@@ -1,0 +1,290 @@
+"""What a run needs of each device before it starts: memory by kind, arithmetic, disk.
+
+The model's own code runs once, forward and backward, over the plan's largest micro-batch, on tensors that have shapes
+and no memory (FakeTensorMode). A dispatch mode sees every storage come and go, so the peak of activations, logits and
+gradients is counted, not fitted. Parameters, optimizer state and what FSDP2 gathers are arithmetic on top:
+
+    held      = (parameters + AdamW's two moments) / ranks
+    gathered  = the outermost weights whole, two layers and a copy of one on the way        FSDP2 alone
+    forward   = held + gathered + gradients of the step before + what the pass keeps
+    backward  = held + gathered + gradients so far + what the pass still keeps
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+from sftlab.data.feed import Batch
+from sftlab.model.adapter import LoRA, attach
+from sftlab.model.attention import PER_DOCUMENT, register_attention
+from sftlab.model.loss import SupervisedLoss
+from sftlab.model.module import SFTModule
+from sftlab.model.parallel import decoder_layers
+from sftlab.plan.plan import Plan
+
+_AS_FLASH = "counted"  # an attention that keeps what flash attention keeps
+_FOUR_BITS = 0.53  # bytes of a weight in nf4 with its doubly quantised scales
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a run is computed.
+
+    Attributes:
+        world: Processes, each with a device.
+        is_sharded: FSDP2 divides weights, gradients and optimizer state among them.
+        accumulate: Micro-batches of a step.
+        precision: Lightning's.
+        is_cpu: The devices are CPUs, whose attention keeps more.
+        checkpointing: Activations are computed again.
+        chunk_tokens: Supervised tokens whose logits are held at once.
+        adapter: LoRA.
+    """
+
+    world: int = 1
+    is_sharded: bool = False
+    accumulate: int = 1
+    precision: str = "bf16-mixed"
+    is_cpu: bool = False
+    checkpointing: bool = False
+    chunk_tokens: int | None = None
+    adapter: LoRA | None = None
+
+    @property
+    def ranks(self) -> int:
+        """Among how many weights are divided."""
+        return self.world if self.is_sharded else 1
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes on one device at the peak of a step.
+
+    Attributes:
+        num_tokens: Of the largest micro-batch.
+        parameters: Weights that the device holds.
+        gradients: Theirs, at the peak.
+        optimizer: AdamW's moments.
+        gathered: What FSDP2 holds beside, of other devices' weights.
+        activations: What the backward pass needs, without logits.
+        logits: Logits and what their loss needs.
+        num_parameters: Of the whole model.
+        num_trained: Of them trained.
+    """
+
+    num_tokens: int
+    parameters: int
+    gradients: int
+    optimizer: int
+    gathered: int
+    activations: int
+    logits: int
+    num_parameters: int
+    num_trained: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        parts = (self.parameters, self.gradients, self.optimizer, self.gathered, self.activations, self.logits)
+        return sum(parts)
+
+
+def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
+    """What a plan's largest micro-batch needs; loads the model's config and no weights.
+
+    Raises:
+        ValueError: The architecture computes by what is in its tensors (experts), so shapes alone do not tell.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedFakeTensorException
+    from transformers import AutoModelForCausalLM
+
+    config = module.load_config()
+    register_attention()
+    _register_counted()
+    dtype = torch.bfloat16 if setup.precision == "bf16-true" else torch.float32
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            name = PER_DOCUMENT if setup.is_cpu else _AS_FLASH
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=name, dtype=dtype)
+            model.config.use_cache = False
+            model.train()
+            if setup.adapter is not None:
+                attach(setup.adapter, model, decoder_layers(model))
+            if setup.checkpointing:
+                model.gradient_checkpointing_enable({"use_reentrant": False})
+            net = SupervisedLoss(model, setup.chunk_tokens)
+            batch = _largest(plan, setup, model.config.get_text_config())
+            return _counted(net, decoder_layers(model), batch, setup)
+    except (UnsupportedFakeTensorException, NotImplementedError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+        raise ValueError(f"--hardware: {config.model_type} cannot be counted by its shapes alone ({reason})") from error
+
+
+def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Setup) -> Estimate:
+    """Run the step on tensors without memory."""
+    adapter, ranks = setup.adapter, setup.ranks
+    inside = {id(p) for p in layers.parameters()}
+    trained = [p for p in net.parameters() if p.requires_grad]
+    counts = [(p, p.numel() * p.element_size()) for p in net.parameters()]
+    nf4 = adapter is not None and adapter.quantise is not None
+    held = sum(
+        int(size / 4 * _FOUR_BITS) if nf4 and id(p) in inside and not p.requires_grad else size for p, size in counts
+    )
+    outer = sum(size for p, size in counts if id(p) not in inside)
+    layer = max(sum(p.numel() * p.element_size() for p in one.parameters()) for one in layers)
+    gradients = sum(p.numel() * p.element_size() for p in trained)
+    live = _Live(net)
+    share = 1 / ranks if setup.accumulate == 1 else 0.0
+    for p in trained:
+        if (ranks > 1 and id(p) in inside) or setup.accumulate > 1:
+            size = p.numel() * p.element_size()
+            p.register_post_accumulate_grad_hook(lambda _, size=size: live.forget(size * (1 - share)))
+    cast = torch.autocast("cpu", torch.bfloat16) if setup.precision == "bf16-mixed" else nullcontext()
+    before = gradients / ranks  # of the step, or the micro-batches, before
+    with live:
+        with cast:
+            loss, _ = net(batch, torch.ones(len(batch.lengths_D)))
+        forward = (live.peak + before, live.peak, live.logits_at_peak)
+        live.peak = live.live
+        loss.backward()
+    kept = before if setup.accumulate > 1 else 0.0
+    peak, passing, logits = max(forward, (live.peak + kept, live.peak, live.logits_at_peak))
+    grads = peak - passing if peak == forward[0] else min(kept + live.gradients_at_peak, peak)
+    gathered = outer + 3 * layer if ranks > 1 else 0
+    return Estimate(
+        num_tokens=len(batch.ids_T),
+        parameters=held // ranks,
+        gradients=int(grads),
+        optimizer=2 * gradients // ranks,
+        gathered=gathered,
+        activations=int(peak - grads - logits),
+        logits=int(logits),
+        num_parameters=sum(p.numel() for p in net.parameters()),
+        num_trained=sum(p.numel() for p in trained),
+    )
+
+
+class _Live(TorchDispatchMode):
+    """Sums the storages that exist, those of a model's weights left out."""
+
+    def __init__(self, net: SupervisedLoss) -> None:
+        super().__init__()
+        self.live = self.peak = 0.0
+        self.logits = self.logits_at_peak = self.gradients_at_peak = 0.0
+        self._net, self._vocabulary = net, net.model.config.get_text_config().vocab_size
+        self._sizes: dict[int, tuple[int, bool]] = {t.untyped_storage()._cdata: (0, False) for t in _tensors(net)}
+        self._forgotten = 0.0
+
+    def forget(self, size: float) -> None:
+        """A gradient that other ranks take over, or that was added to one that is there."""
+        self.live -= size
+        self._forgotten += size
+
+    def _see(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._sizes:
+            return
+        size, is_logits = storage.nbytes(), tensor.ndim == 2 and tensor.shape[-1] == self._vocabulary
+        self._sizes[key] = (size, is_logits)
+        weakref.finalize(storage, self._gone, key)
+        self.live += size
+        self.logits += size if is_logits else 0
+        if self.live > self.peak:
+            self.peak, self.logits_at_peak = self.live, self.logits
+            grads = sum(p.grad.numel() * p.grad.element_size() for p in self._net.parameters() if p.grad is not None)
+            self.gradients_at_peak = grads - self._forgotten
+
+    def _gone(self, key: int) -> None:
+        size, is_logits = self._sizes.pop(key, (0, False))
+        self.live -= size
+        self.logits -= size if is_logits else 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation and look at what came out."""
+        out = func(*args, **(kwargs or {}))
+        for value in tree_iter(out):
+            if isinstance(value, torch.Tensor):
+                self._see(value)
+        return out
+
+
+def _tensors(net: nn.Module) -> Iterator[torch.Tensor]:
+    yield from net.parameters()
+    yield from net.buffers()
+
+
+def _largest(plan: Plan, setup: Setup, config: Any) -> Batch:
+    """The micro-batch of a plan that needs the most, by its shapes; of declared counts, one full row."""
+    if plan.declared:
+        return _shapes([plan.max_length], [plan.max_length], plan.max_length)
+    chunks = setup.accumulate * setup.world
+    starts_R, steps_S1 = plan.row_starts_R1[:-1], plan.step_starts_S1
+    row_R = np.arange(len(starts_R))
+    step_R = np.searchsorted(steps_S1, row_R, side="right") - 1
+    chunk_R = step_R * chunks + (row_R - steps_S1[step_R]) % chunks
+    tokens_R = np.add.reduceat(plan.lengths_N[plan.example_E], starts_R)
+    supervised_R = np.add.reduceat(plan.supervised_N[plan.example_E], starts_R)
+    weight = 34 * config.hidden_size * (2 if setup.checkpointing else config.num_hidden_layers)
+    logits = 10 * config.vocab_size if setup.chunk_tokens is None else 0
+    cost = np.bincount(chunk_R, weights=weight * tokens_R + logits * supervised_R)
+    rows = row_R[chunk_R == int(cost.argmax())]
+    docs = np.concatenate([plan.example_E[plan.row_starts_R1[r] : plan.row_starts_R1[r + 1]] for r in rows])
+    return _shapes(plan.lengths_N[docs].tolist(), tokens_R[rows].tolist(), int(plan.supervised_N[docs].sum()))
+
+
+def _shapes(lengths: list[int], row_lengths: list[int], kept: int) -> Batch:
+    def zeros(size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=torch.long)
+
+    return Batch(
+        step=0,
+        ids_T=zeros(sum(lengths)),
+        positions_T=zeros(sum(lengths)),
+        lengths_D=lengths,
+        row_lengths_R=row_lengths,
+        keep_K=zeros(kept),
+        target_K=zeros(kept),
+        example_K=zeros(kept),
+        ability_D=zeros(len(lengths)),
+        supervised_D=zeros(len(lengths)),
+        number_D=list(range(len(lengths))),
+    )
+
+
+def _flash(module: nn.Module, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
+    """Keeps query, key, value, output and one number a row, as flash attention does."""
+    output, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _register_counted() -> None:
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(_AS_FLASH, _flash)
+
+
+def training_flops(plan: Plan, found: Estimate, config: Any, setup: Setup) -> float:
+    """Operations of a whole plan: 2 a weight and token forward, 2 for inputs' and 2 for weights' gradients.
+
+    Attention adds 2 x layers x width x length^2 an example forward (half of a square, two products), twice that
+    backward; weights that are not trained need no gradient; activations that are computed again cost a forward pass.
+    """
+    sizes = plan.lengths_N[plan.example_E].astype(np.float64)
+    config = config.get_text_config()
+    passes = 2 + (found.num_trained / found.num_parameters) + (1 if setup.checkpointing else 0)
+    products = 2 * found.num_parameters * float(sizes.sum()) * passes
+    attention = (
+        2 * config.num_hidden_layers * config.hidden_size * float((sizes**2).sum()) * (4 if setup.checkpointing else 3)
+    )
+    return products + attention

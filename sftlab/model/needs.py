@@ -1,0 +1,110 @@
+"""Whether a run fits: the estimate of a config on named hardware as a table, and what to change where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from sftlab.model.memory import Estimate, Setup, estimate, training_flops
+from sftlab.model.module import SFTModule
+from sftlab.plan.hardware import GIB, Hardware
+from sftlab.plan.plan import Plan
+
+_WORDS = {
+    "parameters": "weights on this device",
+    "gradients": "at the peak of a step",
+    "optimizer": "AdamW's two moments",
+    "gathered": "of other devices' weights, by FSDP2",
+    "activations": "of the largest micro-batch",
+    "logits": "and what their loss keeps",
+}
+
+
+def setup_of(module: SFTModule, trainer: Mapping[str, Any], hardware: Hardware) -> Setup:
+    """How a config would be computed on some hardware; several devices without a strategy are taken to be sharded."""
+    accumulate = trainer.get("accumulate_grad_batches")
+    is_cpu = hardware.device.name == "CPU"
+    given = trainer.get("devices")
+    world = given if is_cpu and isinstance(given, int) else hardware.count
+    return Setup(
+        world=world,
+        is_sharded=world > 1 and not str(trainer.get("strategy") or "auto").startswith("ddp"),
+        accumulate=accumulate if isinstance(accumulate, int) else 1,
+        precision=str(trainer.get("precision") or ("32-true" if is_cpu else "bf16-mixed")),
+        is_cpu=is_cpu,
+        checkpointing=module.activation_checkpointing,
+        chunk_tokens=module.chunk_tokens,
+        adapter=module.adapter,
+    )
+
+
+def needs_screen(module: SFTModule, plan: Plan, setup: Setup, hardware: Hardware, mfu: float) -> RenderableType:
+    """The table of what one device needs, the verdict, time and disk."""
+    found, room = estimate(module, plan, setup), hardware.device.usable_bytes
+    how = "sharded by FSDP2" if setup.is_sharded else "each whole" if setup.world > 1 else "one process"
+    title = (
+        f"On each of {hardware} ({how}, {setup.precision}, {setup.accumulate} micro-batches a "
+        f"step, the largest of {found.num_tokens:,} tokens)"
+    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name, justify in (("memory", "left"), ("GiB", "right"), ("what", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name, words in _WORDS.items():
+        table.add_row(name, f"{getattr(found, name) / GIB:,.2f}", words)
+    table.add_row("together", f"{found.total / GIB:,.2f}", f"of {room / GIB:,.1f} usable", style="bold")
+    return Group(table, *_verdict(module, plan, setup, found, room), *_costs(module, plan, setup, found, hardware, mfu))
+
+
+def _verdict(module: SFTModule, plan: Plan, setup: Setup, found: Estimate, room: int) -> Iterator[str]:
+    if found.total <= room:
+        yield f"It fits: {(room - found.total) / GIB:,.1f} GiB are left."
+        return
+    yield f"It does not fit: {(found.total - room) / GIB:,.1f} GiB are missing."
+    for words, changed in changes(plan, setup):
+        if (other := estimate(module, plan, changed)).total <= room:
+            yield f"It would with {words} ({other.total / GIB:,.1f} GiB)."
+            return
+    yield "No memory knob alone mends that: take more devices, or model.adapter: LoRA, or a smaller data.max_length."
+
+
+def changes(plan: Plan, setup: Setup) -> Iterator[tuple[str, Setup]]:
+    """What saves memory and never changes the step, the cheapest first."""
+    rows = max(1, int((plan.step_starts_S1[1:] - plan.step_starts_S1[:-1]).max()))
+    most = max(1, -(-rows // setup.world))  # one row a micro-batch
+    yield f"trainer.accumulate_grad_batches: {most}", replace(setup, accumulate=most)
+    chunked = replace(setup, accumulate=most, chunk_tokens=1024)
+    yield f"trainer.accumulate_grad_batches: {most} and model.chunk_tokens: 1024", chunked
+    words = (
+        f"trainer.accumulate_grad_batches: {most}, model.activation_checkpointing: true and model.chunk_tokens: 1024"
+    )
+    yield words, replace(chunked, checkpointing=True)
+
+
+def _costs(
+    module: SFTModule, plan: Plan, setup: Setup, found: Estimate, hardware: Hardware, mfu: float
+) -> Iterator[str]:
+    flops = training_flops(plan, found, module.load_config(), setup)
+    peak = hardware.device.bf16_tflops
+    if plan.declared:
+        yield "Counts alone are declared: one full row a micro-batch is assumed, and there are no hours."
+    elif peak is None:
+        yield f"Arithmetic: {flops:.2e} FLOP; nobody states this device's peak, so no hours."
+    else:
+        hours = flops / (setup.world * peak * 1e12 * mfu) / 3600
+        at = f"{mfu:.0%} of {peak:,.0f} TFLOP/s ({hardware.device.source})"
+        yield f"Arithmetic: {flops:.2e} FLOP, {hours:,.1f} hours at {at}."
+    apart = module.adapter is not None and not module.adapter.changes_base
+    size = 2 if setup.precision == "bf16-true" else 4
+    kept = found.num_trained if apart else found.num_parameters
+    state = kept * size + 2 * found.num_trained * size
+    export = kept * size
+    together = len(plan.stages) * (state + export) + state
+    yield (
+        f"Disk: {len(plan.stages)} stages, each a checkpoint of {state / GIB:,.2f} GiB and an export of "
+        f"{export / GIB:,.2f} GiB; {together / GIB:,.1f} GiB with one checkpoint inside a stage."
+    )

@@ -1,0 +1,103 @@
+"""What a run needs before it starts: counted on shapes alone, as it is counted on real tensors; hardware by name."""
+
+import dataclasses
+
+import pytest
+import torch
+from fitting import write_records
+from small import MODEL, small_mixture
+
+from sftlab.callbacks.schedule import MultiTask
+from sftlab.commands.plan import main as plan_command
+from sftlab.data.feed import collate
+from sftlab.model.adapter import LoRA
+from sftlab.model.memory import Setup, _Live, estimate
+from sftlab.model.module import SFTModule
+from sftlab.model.needs import changes, needs_screen, setup_of
+from sftlab.plan.hardware import GIB, Device, Hardware, read_hardware
+
+CPU = Setup(precision="32-true", is_cpu=True)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("memory")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFTLAB_CACHE", str(folder / "cache"))
+        patch.setenv("PL_GLOBAL_SEED", "5")
+        write_records(folder)
+        config = {**MODEL, "attention_dropout": 0.0, "num_key_value_heads": 1}
+        module, data = SFTModule(None, config=config, tokenizer="lab-base"), small_mixture(folder)
+        yield module, data, MultiTask(steps=6).compile(data, module)
+
+
+@pytest.fixture(scope="module")
+def whole(small):
+    return estimate(small[0], small[2], CPU)
+
+
+def test_shapes_alone_give_what_real_tensors_give(small, whole):
+    module, data, plan = small
+    found = whole
+    module.attention = "per_document"
+    module.configure_model()
+    net = module.net
+    tables = {name: ability.examples for name, ability in data.abilities.items()}
+    batches = [collate(step, plan.rows(step), plan, tables) for step in range(plan.num_steps)]
+    batch = max(batches, key=lambda one: len(one.ids_T))
+    assert len(batch.ids_T) == found.num_tokens
+    weights = sum(p.numel() * 4 for p in net.parameters())
+    live = _Live(net)
+    with live:
+        loss, _ = net(batch, torch.ones(len(batch.lengths_D)))
+        forward, live.peak = live.peak + weights, live.live  # with the gradients of the step before
+        loss.backward()
+    assert (found.parameters, found.optimizer) == (weights, 2 * weights)
+    assert found.activations + found.logits + found.gradients == pytest.approx(max(forward, live.peak), rel=0.02)
+
+
+def test_memory_knobs_do_what_they_are_for(small, whole):
+    module, _, plan = small
+    sharded = estimate(module, plan, dataclasses.replace(CPU, world=2, is_sharded=True, accumulate=2))
+    assert sharded.num_tokens < whole.num_tokens and sharded.activations < whole.activations
+    assert sharded.parameters == whole.parameters // 2 and sharded.gathered > 0 == whole.gathered
+    knobs = {"adapter": LoRA(r=2), "checkpointing": True, "chunk_tokens": 8}
+    least = estimate(module, plan, dataclasses.replace(CPU, **knobs))
+    assert least.num_trained < 0.1 * least.num_parameters and least.optimizer < 0.1 * whole.optimizer
+    assert least.activations < whole.activations and least.logits < whole.logits / 2
+
+
+def text_of(screen) -> str:
+    from rich.console import Console
+
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(screen)
+    return capture.get()
+
+
+def test_what_to_change_is_tried_before_it_is_said(small, whole):
+    module, _, plan = small
+    setups = [setup for _, setup in changes(plan, CPU)]
+    enough = estimate(module, plan, setups[0]).total
+    assert enough < whole.total
+
+    def said(total: float) -> str:
+        hardware = Hardware(1, Device("CPU", total / GIB / 0.92, 100.0, "nowhere"))
+        return text_of(needs_screen(module, plan, CPU, hardware, 0.5))
+
+    fits = said(whole.total + 1000)
+    assert "It fits" in fits and "hours at 50% of 100 TFLOP/s (nowhere)" in fits
+    assert "It would with trainer.accumulate_grad_batches" in said(enough + 1000)
+    assert "No memory knob alone" in said(whole.parameters)
+
+
+def test_hardware_is_read_by_name(small):
+    assert read_hardware("8xA100-80GB").count == 8 and read_hardware("h200").device.memory_gib == 141
+    assert read_hardware("this").count >= 1
+    with pytest.raises(ValueError, match="did you mean A100-80GB"):
+        read_hardware("8xA100-80G")
+    with pytest.raises(ValueError, match="no device"):
+        plan_command(["--hardware", "0xL4", "--config", "x.yaml"])
+    eight = read_hardware("8xL4")
+    assert setup_of(small[0], {}, eight).is_sharded and not setup_of(small[0], {"strategy": "ddp"}, eight).is_sharded
