@@ -52,7 +52,7 @@ ORDER = """
     analysis.tags.rules analysis.tags.tagging analysis.tags.llm_tagger
     analysis.words analysis.leaks.problems analysis.leaks.find
     analysis.card.minhash analysis.card.composition analysis.card.text analysis.card.page
-    study.study study.graph study.reuse study.job study.results study.executors study.overview
+    study.study study.freed study.graph study.keep study.reuse study.job study.results study.executors study.overview
     search.factors search.space search.design search.surface search.effect search.observation search.spec
     search.proposal search.decision search.search search.site search.outcome search.merge
     search.proxies

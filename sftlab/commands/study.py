@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sftlab.study.executors import Executor
     from sftlab.study.graph import Job, PlannedRun
     from sftlab.study.job import Outcome
-    from sftlab.study.study import Study
+    from sftlab.study.study import Keep, Study
 
 
 def add_executor_options(parser: CommandParser) -> None:
@@ -78,6 +78,12 @@ PARSER.add_argument(
 PARSER.add_argument("--seeds", type=seeds, default=[], metavar="1,2,3", help="these seeds instead of the file's")
 add_executor_options(PARSER)
 PARSER.add_argument("--name", default="", metavar="NAME", help="folder in lightning_logs/, instead of the file's")
+PARSER.add_argument(
+    "--prune",
+    action="store_true",
+    help="free the checkpoints of finished runs that no run has to go on from; with keep: scores in the file their "
+    "models too. What is freed still counts as done",
+)
 PARSER.add_argument("--job", type=existing_file, metavar="FILE", help="do one job that --executor print has written")
 
 
@@ -223,7 +229,21 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
         return 0
     outcomes = executor.run(jobs, Teller(console, planned, jobs)) if jobs else []
     status = _finish(folder, study, planned, jobs, outcomes)
+    _free(study, planned, others, options.prune)
     return None if needed_by and not status else status
+
+
+def _free(study: Study, planned: Sequence[PlannedRun], others: Sequence[PlannedRun], is_asked: bool) -> None:
+    """Free what the study does not keep, and say so."""
+    from sftlab.study.graph import jobs_of
+    from sftlab.study.keep import prune
+
+    keep: Keep = "weights" if is_asked and study.keep == "all" else study.keep
+    num_runs, num_bytes = prune(planned, keep, {job.source for job in jobs_of(planned, others)})
+    if num_runs:
+        show(f"Freed {num_bytes / 1e9:,.3f} GB of {num_runs} finished runs (keep: {keep})")
+    elif is_asked:
+        show("Nothing to free: no finished run holds more than is kept")
 
 
 def _finish(

@@ -298,7 +298,7 @@ def _linear_names(blocks: nn.Module) -> list[str]:
     return sorted({name.rpartition(".")[2] for name, layer in blocks.named_modules() if is_linear(layer)})
 
 
-def _adapt(layer: nn.Module, lora: LoRA) -> None:
+def _adapt(layer: Any, lora: LoRA) -> None:
     """Put A, B and dropout beside a linear layer, whose output they add to."""
     weight: Any = layer.weight
     size_out, size_in = reversed(weight.shape) if is_turned(layer) else (layer.out_features, layer.in_features)
@@ -308,7 +308,7 @@ def _adapt(layer: nn.Module, lora: LoRA) -> None:
         part.weight = nn.Parameter(torch.empty(out, into, device=weight.device, dtype=dtype))
         layer.add_module(name, part)
     layer.add_module("lora_dropout", nn.Dropout(lora.dropout))
-    layer.lora_scale = lora.scale  # type: ignore[assignment]
+    layer.lora_scale = lora.scale
     layer.register_forward_hook(_add)
 
 

@@ -20,12 +20,12 @@ import yaml
 
 from sftlab.config import set_key
 from sftlab.files import checked_name, write_text
-from sftlab.model.contents import is_whole
 from sftlab.plan.ledger import ledger
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import apportion
-from sftlab.run.folder import LOGS, checkpoint_path
+from sftlab.run.folder import LOGS
 from sftlab.screen import complain
+from sftlab.study.freed import has_checkpoint, is_done
 from sftlab.study.study import Run, Study
 
 
@@ -74,7 +74,7 @@ class PlannedRun:
         """Stages that are complete in the run's folder."""
         done = 0
         for stage in self.stages:
-            if not is_whole(checkpoint_path(self.folder, stage.end_step, stage.name)):
+            if not is_done(self.folder, stage):
                 break
             done += 1
         return done
@@ -281,12 +281,14 @@ def jobs_of(planned: Sequence[PlannedRun], others: Sequence[PlannedRun] = ()) ->
         planned: The runs of a study.
         others: Runs of other studies, whose finished stages may be taken over.
     """
-    finished = {stage.key: run for run in [*others, *planned] for stage in run.stages[: run.num_done()]}
-    home = dict(finished)  # key of a stage -> the run that has it, or else the first that has to train it
+    finished = [(stage, run) for run in [*others, *planned] for stage in run.stages[: run.num_done()]]
+    # Key of a stage -> the run that has it to go on from, or else the first that has to train it.
+    home = {stage.key: run for stage, run in finished if has_checkpoint(run.folder, stage)}
     for run in planned:
-        for stage in run.stages:
+        for stage in run.stages[run.num_done() :]:
             home.setdefault(stage.key, run)
-    branching = {run.stages[shared - 1].key for run in planned if (shared := _num_shared(run, home))}
+    unfinished = [run for run in planned if run.num_done() < len(run.stages)]
+    branching = {run.stages[shared - 1].key for run in unfinished if (shared := _num_shared(run, home))}
     jobs: list[Job] = []
     trained_by: dict[str, str] = {}  # key of a stage -> name of its job
     for run in planned:
@@ -308,7 +310,7 @@ def jobs_of(planned: Sequence[PlannedRun], others: Sequence[PlannedRun] = ()) ->
 
 def _num_shared(run: PlannedRun, home: Mapping[str, PlannedRun]) -> int:
     """First stages of a run that another run has or will have."""
-    return max((i + 1 for i, stage in enumerate(run.stages) if home[stage.key] is not run), default=0)
+    return max((i + 1 for i, stage in enumerate(run.stages) if home.get(stage.key, run) is not run), default=0)
 
 
 def _job(run: PlannedRun, source: PlannedRun, shared: int, start: int, end: int, need: str | None) -> Job:

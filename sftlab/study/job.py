@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sftlab.files import remove_folder, whole_folder
-from sftlab.model.contents import is_whole
-from sftlab.run.folder import FOLDER_VARIABLE, LOGS, checkpoint_path, complete_checkpoints
+from sftlab.run.folder import FOLDER_VARIABLE, LOGS, complete_checkpoints
+from sftlab.study.freed import is_done
 from sftlab.study.graph import Job
 from sftlab.study.reuse import take_over
 
@@ -65,7 +65,7 @@ def carry_out(job: Job, environment: Mapping[str, str], stop: threading.Event | 
 
 
 def _num_done(job: Job, folder: Path) -> int:
-    have = [is_whole(checkpoint_path(folder, stage.end_step, stage.name)) for stage in job.stages]
+    have = [is_done(folder, stage) for stage in job.stages]
     return next((i for i, complete in enumerate(have) if not complete), len(have))
 
 

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sftlab.files import jsonl_until, remove_folder, write_text
-from sftlab.model.contents import is_whole
 from sftlab.run.folder import LOGS, checkpoint_path
 from sftlab.run.identity import REUSED_FILE
+from sftlab.study.freed import is_done
 from sftlab.study.graph import StageNode
 
 _WHOLE = (
@@ -38,7 +38,7 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_all: b
         stages: The stages that both share.
         is_all: Whether they are all that the target has to train.
     """
-    if not is_whole(checkpoint_path(target, stages[0].end_step, stages[0].name)):
+    if not is_done(target, stages[0]):
         remove_folder(target, inside=LOGS)
     target.mkdir(parents=True, exist_ok=True)
     last_step = stages[-1].end_step

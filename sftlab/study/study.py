@@ -13,6 +13,7 @@
     budget: {of: multi_task, units: [epochs, steps]}        # every run also at the optimizer steps of that one
     figures: [k, {class_path: Scaling, init_args: {axis: k}}]   # what the report draws: names, class paths
     needs: [bases.yaml]                                     # studies, relative to this file, that are run before it
+    keep: weights                                           # of finished runs: all, weights or scores; see --prune
 
 Keys are dotted as on the command line. A fraction may be written 1/256. A need may also be a command whose folder is
 missing: {tag: {config: ../dmt.yaml, ability: general, drop: code|math, to: tags/general}}.
@@ -29,18 +30,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sftlab.config import merge_config, read_yaml, set_key
 from sftlab.files import MAX_NAME_BYTES, checked_name
 from sftlab.report.named import figures_of
 from sftlab.shipped import config_path
 
-_KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs", "budget"}
+_KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs", "budget", "keep"}
 BUDGETS = ("epochs", "steps", "supervised_tokens")
 """What runs may be held equal in: their own epochs, or the steps or supervised tokens of one of them."""
 _ENTRY_KEYS = {"set", "grid", "seeds"}
 _MOST_RUNS = 10_000
+Keep = Literal["all", "weights", "scores"]
 Scalar = bool | int | float | str | None
 
 
@@ -79,6 +81,7 @@ class Study:
         seeds: Of its runs.
         runs: All of them, in order.
         needs: Study files, and commands with their options, that must have run before.
+        keep: What finished runs keep: all, weights (no checkpoints), or scores (no models either).
     """
 
     name: str
@@ -90,6 +93,7 @@ class Study:
     seeds: tuple[int, ...]
     runs: tuple[Run, ...]
     needs: tuple[Path | tuple[str, dict[str, Any]], ...] = ()
+    keep: Keep = "all"
 
     def to_dict(self) -> dict[str, Any]:
         """What a report needs of it."""
@@ -118,6 +122,8 @@ def read_study(
         raise ValueError(f"{path}: give base, the config of fit that the runs start from")
     name = checked_name(f"{path}, study", content.get("study") or path.stem)
     bases = content["base"] if isinstance(content["base"], list) else [content["base"]]
+    if (keep := content.get("keep", "all")) not in get_args(Keep):
+        raise ValueError(f"{path}, keep: {keep!r} is not one of {', '.join(get_args(Keep))}")
     base: dict[str, Any] = {}
     for base_name in bases:
         merge_config(base, read_yaml(config_path(str(base_name), path.parent), f"{path}, base"))
@@ -149,7 +155,7 @@ def read_study(
     about = (str(content.get("title") or name), str(content.get("question") or ""))
     needs = _needs(path, content.get("needs"))
     used = tuple(dict.fromkeys([*seeds, *(run.seed for run in runs)])) if runs else seeds
-    return Study(name, *about, tuple(figures), factors.values, factors.written, used, tuple(runs), needs)
+    return Study(name, *about, tuple(figures), factors.values, factors.written, used, tuple(runs), needs, keep)
 
 
 def _mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
