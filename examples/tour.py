@@ -1,20 +1,22 @@
-"""A tour from plain Python: train, read results as data frames, plot, use the model; about a minute on a CPU."""
+"""A tour from plain Python: train, read results as data frames, plot, use the model; half a minute on a CPU."""
 
 import sftlab
-from sftlab import DMT, CodeData, GeneralData, MathData, MixtureData, SFTModule
+from sftlab import DMT, CodeData, GeneralData, MathData, MixtureData, ScoreAbilities, SFTModule
 
 SMALL = {
     "data.abilities.math.num_examples": 64,
     "data.abilities.code.num_examples": 64,
     "data.abilities.general.num_examples": 64,
     "schedule.epochs": 1,
+    "trainer.callbacks": [{"class_path": "ScoreAbilities", "init_args": {"num_problems": 10}}],
 }
 
 
 def main() -> None:
     """Train twice, from a config and from objects, and look at both."""
     # A config that comes with sftlab, with changes; a file of your own or a mapping does as well.
-    run = sftlab.fit("sftlab:dmt", {**SMALL, "schedule.k": 0.25, "data.abilities.general.val_fraction": 0.2}, run="tour")
+    changes = {**SMALL, "schedule.k": 0.25, "data.abilities.general.val_fraction": 0.2}
+    run = sftlab.fit("sftlab:dmt", changes, run="tour")
     print(run)
     print(run.ledger[["stage", "ability", "examples", "supervised_tokens"]].to_string(index=False))
     print(run.scores[["stage", "ability", "value", "low", "high"]].to_string(index=False))
@@ -34,7 +36,8 @@ def main() -> None:
                  "general": GeneralData(num_examples=64)}  # fmt: skip
     data = MixtureData(abilities, template="vicuna_short", max_length=256, batch={"examples": 16}, seed=1)
     model = SFTModule("lab:base", learning_rate=3e-3)
-    other = sftlab.fit(data=data, schedule=DMT(k=0, epochs=1), model=model, trainer={"accelerator": "cpu"}, run="objects")
+    trainer = {"accelerator": "cpu", "callbacks": [ScoreAbilities(num_problems=10)]}
+    other = sftlab.fit(data=data, schedule=DMT(k=0, epochs=1), model=model, trainer=trainer, run="objects")
     print(other, "as", sftlab.Run("lightning_logs/objects"))
 
 

@@ -4,6 +4,7 @@ import difflib
 import os
 import signal
 import sys
+import textwrap
 import threading
 from functools import partial
 from importlib import import_module
@@ -36,7 +37,11 @@ COMMANDS = {
 
 def usage() -> str:
     """The commands, one line each."""
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    start = " " * 12
+    lines = [
+        textwrap.fill(text, 80, initial_indent=f"  {name:<10}", subsequent_indent=start)
+        for name, text in COMMANDS.items()
+    ]
     return "\n".join(
         [
             "usage: python -m sftlab COMMAND [options]",

@@ -78,9 +78,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     from rich.table import Table
 
     title = "b against a over n problems; 95 % interval of b - a"
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False
-    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
     table.add_column("task, extractor", overflow="fold", min_width=16)
     for column in ("n", "a", "b", "b - a", "interval", "p"):
         table.add_column(column, justify="right", no_wrap=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 from sftlab.config import option_pairs
 from sftlab.shipped import config_path
 
+_WIDTH = 80
 _CONFIG = """
   --config FILE          a config of fit; several are merged; sftlab:dmt and others come with the package
   --schedule.k 0.25      any key of the config can be given here too
@@ -34,8 +36,8 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str, takes_config: bool = False, notes: str = "") -> None:
         super().__init__(
             prog=f"python -m sftlab {command}",
-            description=description,
-            epilog=(("options of the config:" + _CONFIG) if takes_config else "") + notes,
+            description=_wrapped(description),
+            epilog=_wrapped((("options of the config:" + _CONFIG) if takes_config else "") + notes),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
             usage=f"python -m sftlab {command} --config FILE [options] [any option of fit]" if takes_config else None,
@@ -88,6 +90,19 @@ class CommandParser(argparse.ArgumentParser):
         if "required" in message and not self.takes_config:
             self.refuse([word for word in words if word not in known and "." not in word])
         raise ValueError(f"{self._command}: {message.removeprefix('argument ')}")
+
+
+def _wrapped(text: str) -> str:
+    """A text whose lines fit a terminal; what is laid out in lines stays so."""
+    lines = (textwrap.wrap(line, _WIDTH, subsequent_indent=" " * _indent(line)) or [""] for line in text.split("\n"))
+    return "\n".join(part for parts in lines for part in parts)
+
+
+def _indent(line: str) -> int:
+    """Where what follows two spaces begins, so that a wrapped second column stays one."""
+    start = len(line) - len(line.lstrip())
+    gap = line.find("  ", start)
+    return len(line) - len(line[gap:].lstrip()) if 0 < gap < _WIDTH // 2 else start
 
 
 def whole_number(least: int = 1, most: int = 10**9) -> Callable[[str], int]:

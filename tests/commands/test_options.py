@@ -1,8 +1,10 @@
 """The one way to parse: both forms, nearest names, values in bounds, the rest for the config."""
 
+from importlib import import_module
+
 import pytest
 
-from sftlab.__main__ import COMMANDS, main
+from sftlab.__main__ import COMMANDS, main, usage
 from sftlab.commands.options import CommandParser, names, number, seeds, whole_number
 
 
@@ -63,3 +65,11 @@ def test_every_command_has_help_and_refuses_what_it_does_not_know(name, capsys):
     assert main([name, "--no_such_option=1"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ") and "Traceback" not in message
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "fit"])
+def test_help_fits_a_terminal(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    text = import_module(f"sftlab.commands.{name}").PARSER.format_help()
+    assert max(map(len, text.splitlines())) <= 80
+    assert max(map(len, usage().splitlines())) <= 80
