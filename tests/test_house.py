@@ -44,7 +44,8 @@ ORDER = """
     callbacks.monitors
     callbacks.signals
     callbacks.conductor callbacks.schedule callbacks.adaptive
-    callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.scores
+    callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.measured
+    callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
     cli starter
     analysis.map.queries analysis.map.representation analysis.map.separation analysis.map.projection

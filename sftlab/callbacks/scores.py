@@ -17,6 +17,7 @@ from rich.table import Table
 
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.measured import measured_table
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
 from sftlab.config import read_yaml
@@ -115,6 +116,8 @@ class ScoreAbilities(Callback):
         context = RunContext.of(trainer)
         full = {planned.stage.name: planned.stage.full_abilities for planned in context.plan.stages}
         say(trainer, score_table(rows, full))
+        if (beside := measured_table(context)) is not None:
+            say(trainer, beside)
         _log_matrix(context, score_matrix(rows, full))
         final = {f"score/{r.ability}/{r.task}": r.score().value for r in rows if r.stage == rows[-1].stage}
         for logger in trainer.loggers:
