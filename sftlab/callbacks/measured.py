@@ -24,6 +24,8 @@ MEASURED = Path(__file__).parents[1] / "lab" / "measured.json"
 
 def settings_of(data: PlannedData, module: SFTModule, stages: Sequence[Stage]) -> dict[str, Any] | None:
     """What a table of k must share with a run; None of a run that is no plain DMT on generated data."""
+    if module.adapter is not None:
+        return None
     abilities = {}
     for name, ability in sorted(data.abilities.items()):
         if not isinstance(source := ability.source, LabSource) or source.exclude or ability.drop:

@@ -39,6 +39,7 @@ def test_a_run_of_its_settings_is_shown_every_k(changes):
         ["--data.abilities.general.init_args.lab.overlap", "0.3"],
         ["--data.abilities.code.init_args.fraction", "0.5"],
         ["--data.policy", "EqualCount"],
+        ["--model.adapter", "LoRA"],
     ],
 )
 def test_a_run_of_other_settings_is_shown_nothing(change):
