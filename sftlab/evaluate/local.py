@@ -21,7 +21,7 @@ from sftlab.data.examples import Examples
 from sftlab.data.template import get_template
 from sftlab.evaluate.backend import Dialogue, dialogues
 from sftlab.evaluate.decoding import Cached, Uncached, best_decoder
-from sftlab.model.backbone import load_model, load_tokenizer
+from sftlab.model.backbone import generation_ends, load_model, load_tokenizer
 from sftlab.model.contents import noted_template
 from sftlab.tasks.task import Answer, Problem, Sampling
 
@@ -36,10 +36,14 @@ class LocalModel:
         model: A causal LM.
         encoder: Its tokenizer and template.
         batch_size: Prompts decoded side by side.
+        ends: Token ids that end an answer beside those of the encoder.
     """
 
-    def __init__(self, model: PreTrainedModel, encoder: Encoder, batch_size: int = 64) -> None:
+    def __init__(
+        self, model: PreTrainedModel, encoder: Encoder, batch_size: int = 64, ends: Sequence[int] = ()
+    ) -> None:
         self.model, self.encoder, self.batch_size = model.eval(), encoder, batch_size
+        self._stops = {*encoder.stop_ids, *ends}
         # Some architectures (ALiBi, recurrent) have no end of positions.
         self.max_positions = int(getattr(model.config, "max_position_embeddings", None) or sys.maxsize)
 
@@ -65,10 +69,12 @@ class LocalModel:
         try:
             tokenizer = load_tokenizer(str(folder), trust_remote_code)
             model = load_model(str(folder), None, dtype, trust_remote_code)
+            ends = generation_ends(str(folder))
         except ValueError as error:
             raise ValueError(f"checkpoint: {str(error).removeprefix('model.path: ')}") from error
         name = noted_template(folder) or "tokenizer"
-        return cls(model.to(device), Encoder(tokenizer, get_template(template or name, tokenizer)), batch_size)  # type: ignore[arg-type]
+        encoder = Encoder(tokenizer, get_template(template or name, tokenizer))
+        return cls(model.to(device), encoder, batch_size, ends)  # type: ignore[arg-type]
 
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
         """Answer turn by turn, the prompts of a turn sorted by length."""
@@ -105,7 +111,7 @@ class LocalModel:
     @torch.inference_mode()
     def _decode(self, prompts: list[list[int]], asked: list[Dialogue], max_new_tokens: int) -> None:
         """Add one answer to each dialogue."""
-        stops, text = set(self.encoder.stop_ids), self._decoder(self.model, prompts)
+        stops, text = self._stops, self._decoder(self.model, prompts)
         generators = [torch.Generator().manual_seed((one.seed + len(one.texts)) % 2**63) for one in asked]
         # Each row has the room that it has by itself: an answer does not depend on what is decoded beside it.
         rooms = [min(max_new_tokens, self.max_positions - len(prompt)) for prompt in prompts]

@@ -260,6 +260,29 @@ def _file_hash(path: Path, _size: int, _changed: int) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
+def generation_ends(path: str | None) -> list[int]:
+    """The token ids at which a model's makers end its generation: of a generation_config.json that lies beside it.
+
+    Raises:
+        ValueError: That file is damaged.
+    """
+    from transformers import GenerationConfig
+
+    if path is None or path in LAB_SIZES:
+        return []
+    place, revision = _pinned(path)
+    if Path(place).is_dir() and not (Path(place) / "generation_config.json").is_file():
+        return []
+    try:
+        ends = GenerationConfig.from_pretrained(place, **revision).eos_token_id
+    except Exception as error:  # as above
+        if not Path(place).is_dir():  # a model of the hub that has none
+            return []
+        raise ValueError(_not_loadable("generation_config.json", path, error)) from error
+    listed = ends if isinstance(ends, list) else [ends]
+    return [end for end in listed if isinstance(end, int) and not isinstance(end, bool) and end >= 0]
+
+
 def build_backbone(
     path: str | None,
     config: dict[str, Any] | None,

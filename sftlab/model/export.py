@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from sftlab.data.ability import PlannedData
 from sftlab.files import whole_folder
 from sftlab.model.adapter import is_adapter, is_turned, merged, pairs, peft_config
-from sftlab.model.backbone import hub_name, load_model, resolve_path
+from sftlab.model.backbone import generation_ends, hub_name, load_model, resolve_path
 from sftlab.model.checkpoint import load_file, sharded_tensors
 from sftlab.model.contents import ADAPTER, ADAPTER_CONFIG, contents, is_sharded
 from sftlab.model.contents import ARCHITECTURE as ARCHITECTURE
@@ -46,7 +46,8 @@ def write_architecture(folder: Path, module: SFTModule, data: PlannedData) -> No
         before, tokenizer.chat_template = tokenizer.chat_template, template.chat_template()
         tokenizer.save_pretrained(partial)
         tokenizer.chat_template = before
-        stop_ids = sorted({*data.encoder.stop_ids, tokenizer.eos_token_id} - {None})
+        of_base = generation_ends(module.path) if module.config is None else []
+        stop_ids = sorted({*data.encoder.stop_ids, *of_base})
         GenerationConfig(
             bos_token_id=tokenizer.bos_token_id, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id
         ).save_pretrained(partial)

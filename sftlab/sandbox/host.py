@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +45,9 @@ NOBODY = 65534
 """User and group inside the sandbox."""
 SCRATCH_BYTES = 16 << 20
 """Size of ``/tmp`` inside the sandbox."""
+MAX_FILES = 10_000
+"""Files in it, empty ones and folders too: each costs the kernel memory that no limit of a process counts."""
+_LOOK_SECONDS = 0.05  # between two looks at their number
 
 MISSING = (
     "generated code runs only in a sandbox, and {what}. "
@@ -173,7 +176,7 @@ class _Cell:
             info += part
         try:
             number = json.loads(info)["child-pid"]
-            self.first = os.pidfd_open(number)
+            self.first, self._number = os.pidfd_open(number), number
             if os.geteuid() == 0:
                 for name in ("uid_map", "gid_map"):
                     Path(f"/proc/{number}/{name}").write_text(f"0 0 1\n{NOBODY} {NOBODY} 1\n")
@@ -183,6 +186,17 @@ class _Cell:
             said = self.process.stderr.read(2000).decode(errors="replace").strip() if self.process.stderr else ""
             self.bury()
             raise SandboxMissing(MISSING.format(what=f"bubblewrap does not work here ({said or error})")) from None
+
+    def num_files(self) -> int:
+        """Files in its ``/tmp``, as the kernel counts them; 0 where there is none of its own, or no leave to look."""
+        if self.first is None:
+            return 0
+        try:
+            scratch = os.statvfs(f"/proc/{self._number}/root/tmp")
+            signal.pidfd_send_signal(self.first, 0)  # it was this process and no later one of the same number
+        except OSError:
+            return 0
+        return scratch.f_files - scratch.f_ffree
 
     def kill(self) -> None:
         """Kill the process and everything in its namespace (without one: in its session, as far as it stayed there)."""
@@ -205,17 +219,24 @@ class _Cell:
             self.process.stderr.close()
 
 
-def _hear(end: int, seconds: float) -> tuple[bytes, bool]:
-    """What comes from a pipe until its other end is closed, and whether the time was up before that."""
+def _hear(end: int, seconds: float, is_over: Callable[[], bool]) -> tuple[bytes, str]:
+    """What comes from a pipe until its other end is closed, and what was over before that: ``time``, or a bound.
+
+    ``is_over`` is asked once both processes have said that they are there: before that ``/tmp`` is not yet theirs.
+    """
     said, deadline, poll = b"", time.monotonic() + seconds, select.poll()
     poll.register(end, select.POLLIN)
     while len(said) < 1 << 16:
-        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-            return said, True
-        if not (part := os.read(end, 1 << 16)):
-            break
-        said += part
-    return said, False
+        left = deadline - time.monotonic()
+        if poll.poll(max(0.0, min(left, _LOOK_SECONDS)) * 1000):
+            if not (part := os.read(end, 1 << 16)):
+                break
+            said += part
+        elif left <= 0:
+            return said, "time"
+        elif said and is_over():
+            return said, "files"
+    return said, ""
 
 
 class Sandbox:
@@ -315,13 +336,17 @@ class Sandbox:
                 ours.callback(tests.bury)
                 ours.callback(program.kill)
                 ours.callback(tests.kill)
-            said, late = _hear(heard, max(0.1, seconds - (time.monotonic() - start)))
-        return _outcome(said, late, seconds, time.monotonic() - start)
+            left = max(0.1, seconds - (time.monotonic() - start))
+            said, over = _hear(heard, left, lambda: max(program.num_files(), tests.num_files()) > MAX_FILES)
+        return _outcome(said, over, seconds, time.monotonic() - start)
 
 
-def _outcome(said: bytes, late: bool, limit: float, taken: float) -> Outcome:
+def _outcome(said: bytes, over: str, limit: float, taken: float) -> Outcome:
     """Read what the tests' process said: that it is ready, then its verdict; each is a line of JSON."""
     lines = [json.loads(line) for line in said.splitlines(keepends=True) if line.endswith(b"\n")]
+    late = over == "time"
+    if over == "files":
+        return Outcome(False, f"more than {MAX_FILES:,} files in /tmp", taken)
     if not lines:
         return Outcome(None, f"the sandbox did not start{f' within {limit:g} s' if late else ''}", taken)
     if len(lines) == 1:

@@ -14,7 +14,7 @@ from sftlab.evaluate.local import LocalModel
 from sftlab.evaluate.run import read_jsonl, run_task
 from sftlab.lab.abilities import lab_conversations
 from sftlab.lab.tokenizer import lab_tokenizer
-from sftlab.model.backbone import load_config
+from sftlab.model.backbone import generation_ends, load_config
 from sftlab.tasks.lab import LabTask
 from sftlab.tasks.likelihood import Likelihood
 from sftlab.tasks.task import Problem, Sampling
@@ -62,6 +62,25 @@ def test_greedy_answers_are_those_of_transformers(model, encoder):
                                 eos_token_id=encoder.stop_ids, pad_token_id=0)  # fmt: skip
         text = encoder.decode([i for i in output[0, ids.shape[1] :].tolist() if i not in encoder.stop_ids])
         assert mine[problem.uid, 0].texts[0] == text
+
+
+def test_an_answer_ends_at_every_token_that_the_models_makers_name(tmp_path, model, encoder):
+    ids = torch.tensor([encoder.prompt_ids([Turn("user", problems(1)[0].prompts[0])])])
+    first = int(model(ids).logits[0, -1].argmax())
+    assert first not in encoder.stop_ids
+    model.save_pretrained(tmp_path)
+    encoder.tokenizer.save_pretrained(tmp_path)
+    config = tmp_path / "generation_config.json"
+    config.write_text(json.dumps({"eos_token_id": [first, *encoder.stop_ids]}))
+    assert generation_ends(str(tmp_path)) == [first, *encoder.stop_ids] and generation_ends("lab-small") == []
+    local = LocalModel.from_folder(tmp_path, template=encoder.template.name)
+    ((answer,),) = local.answer(problems(1), Sampling(8))
+    assert answer.texts == ("",) and answers(model, encoder, 1, Sampling(8), problems(1))["0", 0].texts != ("",)
+    config.write_text("{")
+    with pytest.raises(ValueError, match=r"generation_config\.json"):
+        LocalModel.from_folder(tmp_path)
+    config.unlink()
+    assert generation_ends(str(tmp_path)) == []
 
 
 def test_a_killed_evaluation_asks_only_for_what_is_missing(tmp_path, model, encoder):

@@ -175,3 +175,13 @@ def test_nothing_that_arrives_does_harm(form: Any) -> None:
         decode(form, lambda _: None)
     except Exception as error:
         assert isinstance(error, ValueError | TypeError | KeyError | ArithmeticError)
+
+
+def test_files_in_its_folder_are_counted_and_too_many_end_a_program(sandbox: Sandbox) -> None:
+    make = (
+        "import os\ndef f(n):\n    for i in range(n):\n        os.close(os.open(f'/tmp/{i}', os.O_CREAT))\n"
+        "    return n\n"
+    )
+    assert sandbox.check(make, "assert f(500) == 500", ["f"]).passed
+    flooded = sandbox.check(make, "f(10**9)", ["f"])
+    assert not flooded.passed and flooded.reason == "more than 10,000 files in /tmp" and not flooded.is_late
