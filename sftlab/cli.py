@@ -109,6 +109,8 @@ class LabCLI(LightningCLI):
         """
         with told_in_a_message():
             super().instantiate_classes()
+        if type(seed := self._get(self.config, "seed_everything")) is int:
+            self.datamodule.run_seed = seed  # told, rather than left in the environment for it to find
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with its run folder, loggers and callbacks."""
@@ -194,6 +196,12 @@ def told_in_a_message() -> Iterator[None]:
         yield
     except (MisconfigurationException, ImportError) as error:
         raise ValueError(" ".join(str(error).split())) from error
+    except ValueError as error:
+        if "Given value" not in str(error):
+            raise
+        # Of the types that an option may have, one was tried and says why; the given value may hold a key.
+        told = [line.removeprefix("- ") for line in _told(str(error)) if not line.startswith("- Expected a <class")]
+        raise ValueError(" ".join(told)) from error
 
 
 def quieten() -> None:
@@ -213,10 +221,14 @@ class _Parser(LightningArgumentParser):
     """Errors without usage and without the dump of what was tried."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-        noise = ("Given value", "Subtypes:", "Does not validate", "Errors:", "- Expected a <class 'NoneType'>")
-        lines = [line.strip() for line in message.splitlines()]
-        kept = [line for line in lines if line and not line.startswith(noise)]
-        raise ValueError(" ".join(kept) or message)
+        raise ValueError(" ".join(_told(message)) or message)
+
+
+def _told(message: str) -> list[str]:
+    """The lines of a message of jsonargparse that say something."""
+    noise = ("Given value", "Subtypes:", "Does not validate", "Errors:", "- Expected a <class 'NoneType'>")
+    lines = [line.strip() for line in message.splitlines()]
+    return [line for line in lines if line and not line.startswith(noise)]
 
 
 def _refuse_problems(arguments: list[str]) -> None:

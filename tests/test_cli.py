@@ -1,13 +1,17 @@
 """The command line: fast help, all problems at once, every shipped config, extensions by class path."""
 
+import importlib.util
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import pytest
 import yaml
 from fitting import ROOT, run, write_config, write_records
+from jsonargparse import ArgumentParser
+from lightning.pytorch import loggers
 
-from sftlab.cli import parse_objects
+from sftlab.cli import parse_objects, told_in_a_message
 from sftlab.plan.table import as_fraction
 
 CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "studies" not in path.parts]
@@ -172,3 +176,22 @@ def test_a_users_own_ability_schedule_policy_and_callback_work_by_class_path_alo
 
 def test_fractions_are_written_as_people_write_them():
     assert [as_fraction(x) for x in (0, 1, 1 / 256, 0.3)] == ["0", "1", "1/256", "0.3"]
+
+
+PACKAGES = {"CometLogger": "comet-ml", "LitLogger": "litlogger", "MLFlowLogger": "mlflow", "WandbLogger": "wandb"}
+
+
+def test_every_logger_of_lightning_works_or_names_its_package_in_one_line_and_repeats_no_key():
+    assert set(loggers.__all__) - {"Logger", "CSVLogger", "TensorBoardLogger"} == set(PACKAGES), "try the new one"
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--logger", type=loggers.Logger | Iterable[loggers.Logger] | bool | None)
+    for name, package in PACKAGES.items():
+        if importlib.util.find_spec(package.replace("-", "_")) is not None:
+            continue
+        key = ["--logger.api_key", "sk-0123456789abcdef"] if name == "CometLogger" else []
+        with pytest.raises(ValueError) as raised, told_in_a_message():
+            if name == "LitLogger":  # jsonargparse takes it for no logger
+                loggers.LitLogger()
+            parser.instantiate(parser.parse_args([f"--logger=lightning.pytorch.loggers.{name}", *key]))
+        said = str(raised.value)
+        assert package in said and len(said.splitlines()) == 1 and "sk-" not in said and "Given" not in said

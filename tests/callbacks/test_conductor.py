@@ -9,12 +9,13 @@ import pytest
 import torch
 from fitting import write_records
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Timer
 from safetensors.torch import load_file
 from small import small_fit, small_mixture
 
 import sftlab
 from sftlab.callbacks import conductor
-from sftlab.callbacks.schedule import Sequential
+from sftlab.callbacks.schedule import MultiTask, Sequential
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.model.contents import STATE, is_whole
 from sftlab.model.parallel import register_strategies
@@ -274,3 +275,27 @@ def test_a_resume_goes_on_without_a_callback_that_may_change_training_and_says_s
     last = complete_checkpoints(tmp_path)[-1]
     small_fit(tmp_path, schedule, data, ckpt_path=last)  # what it went on with is remembered
     assert "callbacks of yours" in capsys.readouterr().out
+
+
+class TimeIsUp(Callback):
+    """Moves the clock of max_time beyond it in the middle of a step."""
+
+    changes_training = False
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 5:
+            (timer,) = (callback for callback in trainer.callbacks if isinstance(callback, Timer))
+            timer._offset = 10.0**6
+
+
+def test_max_time_inside_accumulation_ends_with_the_step_and_goes_on_to_the_same_weights(records, tmp_path):
+    one, options = MultiTask(steps=4), {"accumulate_grad_batches": 4}
+    wanted, _ = small_fit(tmp_path / "whole", one, small_mixture(records), **options)
+    cut = tmp_path / "cut"
+    _, lines = small_fit(cut, one, small_mixture(records), TimeIsUp(), max_time="00:01:00:00", **options)
+    assert max(line["step"] for line in lines) == 2
+    (checkpoint,) = complete_checkpoints(cut)
+    assert checkpoint.name == "step=000002.ckpt"
+    model, lines = small_fit(cut, one, small_mixture(records), ckpt_path=checkpoint, **options)
+    assert sorted(line["step"] for line in lines if "train/loss" in line) == [1, 2, 3, 4]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), wanted.parameters(), strict=True))
