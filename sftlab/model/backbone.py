@@ -274,7 +274,7 @@ def generation_ends(path: str | None) -> list[int]:
     if Path(place).is_dir() and not (Path(place) / "generation_config.json").is_file():
         return []
     try:
-        ends = GenerationConfig.from_pretrained(place, **revision).eos_token_id
+        ends = cast(Any, GenerationConfig).from_pretrained(place, **revision).eos_token_id
     except Exception as error:  # as above
         if not Path(place).is_dir():  # a model of the hub that has none
             return []
