@@ -192,7 +192,7 @@ class _Cell:
         if self.first is None:
             return 0
         try:
-            scratch = os.statvfs(f"/proc/{self._number}/root/tmp")
+            scratch = os.statvfs(Path(f"/proc/{self._number}/root", "tmp"))
             signal.pidfd_send_signal(self.first, 0)  # it was this process and no later one of the same number
         except OSError:
             return 0
