@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import time
 from pathlib import Path
@@ -36,6 +37,8 @@ def test_a_run_leaves_what_the_readme_says(whole):
         assert (folder / name).exists(), name
     assert list(folder.glob("events.out.tfevents.*"))
     assert "Plan: " in out and "Stage 2 of 2, general" in out and str(Path("stages") / "1-general") in out
+    # Nothing scores: the losses on held-out examples stand at the end.
+    assert re.search(r"Loss on held-out examples after each stage.*general +\d\.\d{4} +\d\.\d{4}", out, re.S)
     tags = {tag for line in losses(folder) for tag, _ in line}
     wanted = {"train/loss", "train/loss/math", "val/loss/general", "stage/index", "data/share/code"}
     assert wanted | {"data/examples_seen/math", "perf/packing_fill", "val/loss/math"} <= tags

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -137,21 +137,21 @@ class ScreenProgress(ProgressBar):
             self._bar = None
 
 
-def loss_table(context: RunContext) -> Table | None:
+def loss_table(context: RunContext) -> RenderableType | None:
     """Losses on held-out examples, stages down, abilities across; None where tasks are scored or none is held out."""
     scores = context.folder / "scores.jsonl"
     ends = {stage.end_step: stage.stage.name for stage in context.plan.stages}
     losses = {} if scores.is_file() and scores.stat().st_size else losses_by_stage(context.folder, ends)
     if not losses:
         return None
-    table = Table(title="Loss on held-out examples after each stage", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("after stage")
     abilities = list(dict.fromkeys(name for row in losses.values() for name in row))
     for ability in abilities:
         table.add_column(ability, justify="right")
     for stage, row in losses.items():
         table.add_row(Text(stage), *(f"{row[name]:.4f}" if row.get(name) is not None else "-" for name in abilities))
-    return table
+    return Group(Text("Loss on held-out examples after each stage"), table)
 
 
 def say(trainer: Trainer, what: RenderableType) -> None:
