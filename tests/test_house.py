@@ -26,7 +26,7 @@ ORDER = """
     data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
     model.contents model.attention model.adapter model.backbone model.loss model.isolation model.limits model.optim
-    model.checkpoint model.parallel model.module model.memory model.needs model.export
+    model.checkpoint model.parallel model.loading model.module model.memory model.needs model.export
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
     tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab

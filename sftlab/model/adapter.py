@@ -156,7 +156,7 @@ class LiveAdapter:
         for _, layer in self.layers():
             a, b = (_whole(getattr(layer, name).weight) for name in (_A, _B))
             weight = layer.weight
-            rows = _rows(weight)
+            rows = rows_of(weight)
             local(weight).copy_(merged(local(weight), a, b, self.lora.scale, is_turned(layer), rows))
 
     def begin_stage(self, before: StagePlan | None, stage: StagePlan) -> bool:
@@ -279,7 +279,7 @@ def _whole(parameter: torch.Tensor) -> torch.Tensor:
     return cast(torch.Tensor, parameter.full_tensor()) if isinstance(parameter, DTensor) else parameter
 
 
-def _rows(parameter: torch.Tensor) -> slice:
+def rows_of(parameter: torch.Tensor) -> slice:
     """Which rows of a parameter this rank has."""
     if not isinstance(parameter, DTensor):
         return slice(None)
@@ -290,7 +290,7 @@ def _rows(parameter: torch.Tensor) -> slice:
 
 
 def _part(whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    return whole[_rows(parameter)]
+    return whole[rows_of(parameter)]
 
 
 def _linear_names(blocks: nn.Module) -> list[str]:

@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 from sftlab.bounds import within
 from sftlab.data.ability import global_seed
 from sftlab.data.feed import Batch
-from sftlab.model import parallel
+from sftlab.model import loading, parallel
 from sftlab.model.adapter import LiveAdapter, LoRA
 from sftlab.model.attention import attentions_to_try
 from sftlab.model.backbone import (
@@ -131,14 +131,25 @@ class SFTModule(LightningModule):
         attention = None if self.attention == "auto" else self.attention
         dtype = torch.bfloat16 if self._trainer is not None and self.trainer.precision == "bf16-true" else torch.float32
         quantise = self.adapter.quantise if self.adapter is not None else None
-        model = build_backbone(self.path, self.config, attention, dtype, self.trust_remote_code, quantise)
+        is_sharded = getattr(self, "_device_mesh", None) is not None
+        shell = None
+        if is_sharded and not quantise and not is_random(self.path, self.config):
+            shell = loading.shell(cast(str, self.path), attention, dtype, self.trust_remote_code)
+        if shell is not None:
+            model = shell[0]
+        else:
+            model = build_backbone(self.path, self.config, attention, dtype, self.trust_remote_code, quantise)
         if self.adapter is not None:
             self.live_adapter = self._adapted(model, self.adapter)
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         net = SupervisedLoss(model, self.chunk_tokens)
-        if getattr(self, "_device_mesh", None) is not None:
+        if is_sharded:
             parallel.shard(net, parallel.decoder_layers(model), self.device_mesh["data_parallel"])  # type: ignore[index]
+        if shell is not None:
+            loading.fill(net, shell[1], self.trainer.strategy.root_device)
+            if self.live_adapter is not None:
+                self.live_adapter.start("")
         self.net = net
 
     def _adapted(self, model: PreTrainedModel, adapter: LoRA) -> LiveAdapter:
