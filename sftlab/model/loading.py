@@ -103,8 +103,8 @@ def _parameters_without_memory() -> Iterator[None]:
             weight = nn.Parameter(weight.data.to("meta"), requires_grad=weight.requires_grad)
         register(module, name, weight)
 
-    nn.Module.register_parameter = registered  # type: ignore[method-assign]
+    nn.Module.register_parameter = registered  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        nn.Module.register_parameter = register  # type: ignore[method-assign, assignment]
