@@ -5,6 +5,7 @@ import os
 import pytest
 from fitting import write_config, write_records
 from small import MODEL, small_fit, small_mixture
+from synthetic import k_study
 
 import sftlab
 from sftlab import DMT, Run
@@ -83,3 +84,10 @@ def test_study_is_a_function_whichever_was_imported_first():
     assert callable(sftlab.study)
     with pytest.raises(ValueError, match="does not come with sftlab"):
         sftlab.study("sftlab:studies/rq33")
+
+
+def test_a_studys_folder_is_data_frames(tmp_path):
+    study = sftlab.StudyRuns(k_study(tmp_path / "study"))
+    assert {"k", "run", "seed", "stage", "ability", "value"} <= set(study.results) and len(study.results) > 10
+    assert {"run", "k", "stage", "tokens", "seconds", "reused"} <= set(study.costs)
+    assert study.costs["tokens"].sum() > 0 and repr(study).endswith("0 runs)")
