@@ -27,6 +27,7 @@ _PLACES = {
     "plan.pool": "Pool",
     "plan.adaptive": "AdaptivePolicy Observations",
     "plan.adaptive_policies": "Exp3 OnlineDataMixing OnlineDoReMi",
+    "plan.rate": "WSD Constant Cosine LRSchedule Linear",
     "plan.stage": "Stage",
     "plan.plan": "Plan",
     "plan.compile": "compile_plan",

@@ -210,6 +210,22 @@ def build(where: str, cls: type[T], values: Mapping[str, Any]) -> T:
     return made
 
 
+def build_chosen(where: str, base: type[T], value: Any) -> T:
+    """An object of ``base`` or a subclass, from its name or class_path and init_args; an object is given back.
+
+    Raises:
+        ValueError: There is no such class, or it refuses its arguments.
+    """
+    if isinstance(value, base):
+        return value
+    if found := _node(where, base, value):
+        raise ValueError("\n  ".join(found))
+    given: Mapping[str, Any] = {"class_path": value} if isinstance(value, str) else value
+    cls = class_named(str(given.get("class_path", base.__name__)), base)
+    assert cls is not None
+    return build(where, cls, given.get("init_args") or {})
+
+
 _CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
 _CALLBACK = "lightning.pytorch.callbacks.callback.Callback"  # by name: this module needs no torch
 

@@ -97,3 +97,66 @@ def test_the_page_of_the_trainers_options_is_what_the_code_says():
     told = {name: option.words for name, option in OPTIONS.items()} | STRATEGIES | REFUSED
     cells = {name: words.replace("|", "\\|").replace("<", "&lt;") for name, words in told.items()}
     assert not [name for name, words in cells.items() if f"`{name}`" not in text or words not in text]
+
+
+# The options of LLaMA-Factory's SFT examples, full and LoRA (llama3 and qwen3, plain, sharded and on Ray).
+LLAMA_FACTORY = """
+    model_name_or_path trust_remote_code attn enable_liger_kernel rope_scaling torch_compile torch_compile_backend
+    stage do_train finetuning_type deepspeed include_mfu lora_rank lora_target
+    dataset dataset_dir template cutoff_len max_samples mask_history overwrite_cache preprocessing_num_workers
+    dataloader_num_workers dataloader_prefetch_factor dataloader_persistent_workers dataloader_pin_memory
+    output_dir logging_steps save_steps plot_loss overwrite_output_dir save_only_model report_to
+    ray_num_workers ray_init_kwargs
+    per_device_train_batch_size gradient_accumulation_steps learning_rate num_train_epochs lr_scheduler_type
+    warmup_ratio weight_decay max_grad_norm bf16 pure_bf16 gradient_checkpointing ddp_timeout resume_from_checkpoint
+    eval_dataset val_size per_device_eval_batch_size eval_strategy eval_steps
+""".split()
+_OURS = re.compile(r"`((?:data|model|schedule|trainer)(?:\.\w+)+|run|ckpt_path|seed_everything|\w+ --[\w-]+)`")
+
+
+def is_ours(name: str) -> bool:
+    """Whether a dotted key or an option of a command is there, and is not refused."""
+    from importlib import import_module
+
+    from sftlab.callbacks.schedule import StageSchedule
+    from sftlab.callbacks.trainer_options import OPTIONS
+    from sftlab.data.ability import MathData
+    from sftlab.data.mixture import MixtureData
+    from sftlab.model.adapter import LoRA
+    from sftlab.model.module import SFTModule
+    from sftlab.run.settings import arguments
+
+    command, dashes, option = name.partition(" --")
+    if dashes:
+        return f"--{option}" in import_module(f"sftlab.commands.{command}").PARSER._option_string_actions
+    root, _, rest = name.partition(".")
+    if root == "trainer":
+        return rest in OPTIONS and not OPTIONS[rest].is_refused
+    if rest.startswith("abilities."):
+        return rest.count(".") == 2 and rest.split(".")[2] in arguments(MathData)
+    if rest.startswith("adapter."):
+        return rest.removeprefix("adapter.") in arguments(LoRA)
+    known = {"data": MixtureData, "model": SFTModule, "schedule": StageSchedule}
+    return name in ("run", "ckpt_path", "seed_everything") or rest in arguments(known[root])
+
+
+def test_every_option_of_ours_that_the_page_for_newcomers_names_is_there():
+    text = (ROOT / "docs" / "coming-from.md").read_text()
+    named = {
+        name for line in text.splitlines() if line.startswith("| `") for name in _OURS.findall(line.split("|", 2)[2])
+    }
+    assert len(named) > 30 and "model.lr_schedule" in named and "export --push" in named
+    assert not [name for name in sorted(named) if not is_ours(name)]
+    assert not is_ours("model.lr_scheduler") and not is_ours("trainer.max_epochs") and not is_ours("export --pull")
+
+
+def test_every_option_of_llama_factorys_examples_is_told():
+    text = (ROOT / "docs" / "coming-from.md").read_text()
+    part = text.split("## LLaMA-Factory")[1].split("\n## ")[0]
+    told = {
+        name
+        for line in part.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`(\w+)", line.split("|")[1])
+    }
+    assert not sorted(set(LLAMA_FACTORY) - told)

@@ -143,7 +143,9 @@ def test_a_resume_on_changed_data_is_refused(whole, tmp_path):
 @pytest.mark.slow
 def test_two_processes_and_other_memory_knobs_train_the_same_steps(tmp_path):
     write_records(tmp_path)
-    config = write_config(tmp_path)
+    own = {"optimizer": {"class_path": "SGD", "init_args": {"momentum": 0.9}}, "lr_schedule": "Linear"}
+    training = {"model/neftune_alpha": 0.3, "model/label_smoothing": 0.1, "model/frozen": ["model.norm"]}
+    config = write_config(tmp_path, **training, **{"schedule/init_args/per_stage": {"general": own}})
     args = ["--model.config.attention_dropout", "0.0", "--model.attention", "per_document"]
     knobs = {
         "one": [],
@@ -169,10 +171,11 @@ def test_two_processes_and_other_memory_knobs_train_the_same_steps(tmp_path):
 @pytest.mark.slow
 def test_a_sharded_run_resumes_and_may_change_its_number_of_processes(tmp_path):
     write_records(tmp_path)
-    config = write_config(tmp_path)
+    stages = {"epochs": 1, "per_stage": {"specialised": {"optimizer": "SGD"}}}
+    config = write_config(tmp_path, **{f"schedule/init_args/{name}": value for name, value in stages.items()})
     args = ["--config", config, "--model.config.attention_dropout", "0.0", "--trainer.strategy", "fsdp2"]
     run(tmp_path, "fit", *args, "--run", "whole", "--trainer.devices", "2")
-    run(tmp_path, "fit", *args, "--run", "cut", "--trainer.devices", "2", "--trainer.max_steps", "7")
+    run(tmp_path, "fit", *args, "--run", "cut", "--trainer.devices", "2", "--trainer.max_steps", "13")
     more = ["--trainer.devices", "1", "--trainer.accumulate_grad_batches", "2"]
     run(tmp_path, "fit", *args, "--run", "cut", "--ckpt_path", "last", *more)
     logs = tmp_path / "lightning_logs"

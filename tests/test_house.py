@@ -16,7 +16,8 @@ ORDER = """
     stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict
     plan.hardware
-    plan.pool plan.policy plan.adaptive plan.adaptive_policies plan.curriculum plan.stage plan.packing plan.plan
+    plan.pool plan.policy plan.adaptive plan.adaptive_policies plan.curriculum plan.rate plan.stage plan.packing
+    plan.plan
     plan.compile plan.adapt plan.ledger plan.table
     lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
     lab.abilities lab.text lab.vocabulary lab.tokenizer lab.bases
@@ -25,14 +26,18 @@ ORDER = """
     data.chat_template data.messages data.pieces data.survey
     data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
     data.feed data.ability data.mixture
-    model.contents model.attention model.adapter model.backbone model.loss model.isolation model.limits model.optim
-    model.checkpoint model.parallel model.loading model.module model.memory model.needs model.export
+    model.contents model.attention model.adapter model.backbone model.freeze model.noise model.loss model.isolation
+    model.limits model.muon model.optim
+    model.checkpoint model.parallel model.loading model.module model.memory model.needs model.card model.export
+    model.rewrite model.hub
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
-    tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench tasks.lab
+    tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench
+    tasks.lab
     tasks.likelihood tasks.harness tasks.registry
     evaluate.backend evaluate.decoding evaluate.local evaluate.server evaluate.run evaluate.folder
-    report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers report.spots
+    report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers
+    report.spots
     report.svg report.figures report.heat report.fronts report.surfaces report.section report.verdicts report.lines
     report.budgets report.choosing report.against
     report.sections.scaling report.sections.single_against_mixed report.sections.ratio report.sections.equal_count
@@ -43,7 +48,7 @@ ORDER = """
     callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.adaptation callbacks.finite
     callbacks.monitors
     callbacks.signals
-    callbacks.conductor callbacks.schedule callbacks.adaptive
+    callbacks.optimizers callbacks.conductor callbacks.schedule callbacks.adaptive
     callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.measured
     callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
@@ -53,7 +58,8 @@ ORDER = """
     analysis.tags.rules analysis.tags.tagging analysis.tags.llm_tagger
     analysis.words analysis.leaks.problems analysis.leaks.find
     analysis.card.minhash analysis.card.composition analysis.card.text analysis.card.page
-    study.study study.freed study.graph study.keep study.reuse study.job study.results study.executors study.overview
+    study.study study.freed study.graph study.keep study.reuse study.job study.results study.executors
+    study.overview
     search.factors search.space search.design search.surface search.effect search.observation search.spec
     search.proposal search.decision search.search search.site search.outcome search.merge
     search.proxies

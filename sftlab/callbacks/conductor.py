@@ -17,6 +17,7 @@ from sftlab.callbacks.adaptation import check_held_out, decides_by_validation
 from sftlab.callbacks.context import RunContext, data_of
 from sftlab.callbacks.finite import ScaledSteps, gradient_norm, stop_at_gradient, stop_at_weights
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
+from sftlab.callbacks.optimizers import StageOptimizers
 from sftlab.callbacks.signals import Signals
 from sftlab.callbacks.trainer_options import refuse_options
 from sftlab.files import publish_folder
@@ -24,7 +25,6 @@ from sftlab.model.checkpoint import write_whole
 from sftlab.model.contents import STATE, is_whole
 from sftlab.model.export import ARCHITECTURE, write_architecture
 from sftlab.model.module import SFTModule
-from sftlab.model.optim import learning_rate_at
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.run.folder import checkpoint_path, new_run_folder
 from sftlab.run.identity import differ_in_own_callbacks, differences, reused_stages, run_identity, stage_keys
@@ -69,6 +69,7 @@ class Conductor:
         self._settings = Settings.of_trainer(trainer)
         self._identity = run_identity(data, module, plan, self._settings)
         self._keep_keys()
+        self._optimizers = StageOptimizers(trainer, module, plan)
         self._stoppers = EarlyStoppers(cast(Any, trainer).callbacks)
         self._ended_early: list[int] = []  # the steps at which stages ended before their plan's end
         self._ended = 0  # the step at which a stage's end was done
@@ -118,7 +119,7 @@ class Conductor:
         trainer.fit_loop.epoch_loop.max_steps = min(self._max_steps, context.plan.num_steps)
 
     def on_train_batch_start(self, batch_idx: int) -> None:
-        """At the first micro-batch of a stage: empty the optimizer state if the stage asks for it."""
+        """At the first micro-batch of a stage: its optimizer, with empty state if the stage asks for it."""
         trainer, step = self.context.trainer, self.context.step
         self._signals.saved = None
         if batch_idx % trainer.accumulate_grad_batches:
@@ -126,11 +127,10 @@ class Conductor:
         stage = self.context.plan.stage_at(step)
         if stage.first_step == step:
             before = self.context.plan.stage_at(step - 1) if step else None
-            if self.context.module.begin_stage(before, stage) or stage.stage.fresh_optimizer:
-                for optimizer in trainer.optimizers:
-                    optimizer.state.clear()
+            self._optimizers.begin(before, stage)
             self._stage_began = time.perf_counter()
             self._call("on_stage_start", stage)
+        self._optimizers.work()
 
     def on_before_optimizer_step(self) -> None:
         """Stop at gradients that are not finite; give their norm, before any clipping, to whoever logs it."""
@@ -156,10 +156,13 @@ class Conductor:
             trainer.should_stop = False
             return
         trainer.should_stop |= self._is_stop_asked
-        if self.context.plan.stage_ending_at(self.context.step) is not None:
+        is_end, is_due = self.context.plan.stage_ending_at(self.context.step) is not None, self._is_validation_due()
+        if is_end or is_due:
+            self._optimizers.rest()
+        if is_end:
             self._signals.saved = self._save_reached()
         self._signals.look(self._save_reached)
-        if self._is_validation_due():
+        if is_due:
             trainer.check_val_every_n_epoch, trainer.val_check_batch = None, batch_idx + 1
         else:
             self._finish_step()
@@ -335,6 +338,7 @@ class Conductor:
     def _validate(self) -> None:
         """Run the validation inside fit, as the training loop itself does."""
         trainer = self.context.trainer
+        self._optimizers.rest()
         loop = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False
         trainer.validating = True
@@ -343,8 +347,8 @@ class Conductor:
 
     def _set_rate(self) -> None:
         """Give the optimizers the learning rate of the step to come."""
-        context, module = self.context, self.context.module
-        rate = learning_rate_at(context.plan, context.step, module.learning_rate, module.warmup_ratio)
+        context = self.context
+        rate = context.module.learning_rate_at(context.step)
         for group in (group for optimizer in context.trainer.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
 

@@ -18,7 +18,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.files import cut_jsonl
-from sftlab.model.optim import learning_rate_at
 
 
 class JsonlLogger(Logger):
@@ -122,7 +121,7 @@ class Metrics(Callback):
         metrics = {
             "train/loss": sum(nll_A) / max(1, int(supervised_A.sum())),
             # The optimizer already holds the next step's.
-            "train/learning_rate": learning_rate_at(plan, step - 1, module.learning_rate, module.warmup_ratio),
+            "train/learning_rate": module.learning_rate_at(step - 1),
             "train/gradient_norm": float(context.trainer.callback_metrics["train/gradient_norm"]),
             "stage/index": float(plan.stages.index(stage)),
             "perf/tokens_per_second": plan.num_tokens(self._seen[0], step) / max(1e-9, now - self._seen[1]),

@@ -169,7 +169,7 @@ def model_line(trainer: Trainer, module: SFTModule) -> str:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     size = sum(p.numel() for p in module.parameters()) / 1e6
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
-    part = f" ({trained:,.3g}M of them trained)" if trained < size else ""
+    part = f" ({trained:,.3g}M of them trained, {size - trained:,.3g}M frozen)" if trained < size else ""
     attention = module.backbone.config._attn_implementation
     return (
         f"Model {module.path or 'from scratch'}: {size:,.1f}M parameters{part}; {trainer.world_size} x {name}, "

@@ -15,6 +15,7 @@ from sftlab.callbacks.adaptation import ADAPTATION, Observer, decide, write_deci
 from sftlab.callbacks.base_loss import measure_base
 from sftlab.callbacks.conductor import Conductor, StopEarly
 from sftlab.callbacks.context import RunContext, data_of, module_of
+from sftlab.config import build_chosen
 from sftlab.data.ability import PlannedData
 from sftlab.model.limits import limit_problems
 from sftlab.model.module import SFTModule
@@ -22,8 +23,9 @@ from sftlab.plan.adapt import Adaptation, compile_schedule
 from sftlab.plan.compile import Compiler
 from sftlab.plan.curriculum import BY_LOSS, Curriculum, check_curriculum
 from sftlab.plan.plan import Plan
-from sftlab.plan.policy import checked_unit
+from sftlab.plan.policy import MixturePolicy, checked_unit
 from sftlab.plan.pool import Unit
+from sftlab.plan.rate import LRSchedule
 from sftlab.plan.stage import Stage
 from sftlab.screen import show
 
@@ -39,7 +41,7 @@ class StageSchedule(Callback):
         steps: Budget of each stage in optimizer steps.
         supervised_tokens: Budget of each stage in supervised tokens.
         fresh_optimizer: Stages start with empty optimizer state, as separate fine-tuning runs do.
-        per_stage: Changes by stage name: {general: {epochs: 1, learning_rate: 1.0e-5}}.
+        per_stage: Changes by stage name: {general: {epochs: 1, learning_rate: 1.0e-5, lr_schedule: Linear}}.
         val_every_n_steps: Validate inside stages too; stage ends are always validated.
         stop_early: What Lightning's EarlyStopping ends: the ``stage``, with export and scores, or the ``run``.
         curriculum: Order of each pass over a stage's mixture: shuffled, short_first, long_first, easy_first, hard_first
@@ -67,7 +69,8 @@ class StageSchedule(Callback):
             raise ValueError(f"schedule.stop_early: {stop_early!r} is not one of {', '.join(get_args(StopEarly))}")
         self.epochs = 3.0 if (epochs, steps, supervised_tokens) == (None, None, None) else epochs
         self.steps, self.supervised_tokens = steps, supervised_tokens
-        self.fresh_optimizer, self.per_stage = fresh_optimizer, per_stage or {}
+        self.fresh_optimizer = fresh_optimizer
+        self.per_stage = {name: _with_objects(name, changes) for name, changes in (per_stage or {}).items()}
         self.val_every_n_steps, self.stop_early = val_every_n_steps, stop_early
         self.curriculum: Curriculum = curriculum
         self.loss_weights = loss_weights
@@ -112,6 +115,7 @@ class StageSchedule(Callback):
             data.load(module.tokenizer)
             data.limit_notes = limit_problems(module.load_config(), module.tokenizer, data)
         stages = self.final_stages(list(data.abilities))
+        module.check(stages)
         if any(stage.curriculum in BY_LOSS for stage in stages):
             measure_base(data, module)
         how = (data.policy, data.batch, data.max_length, data.seed, data.packing)
@@ -217,6 +221,20 @@ def _tell_lacking(trainer: Trainer) -> None:
     lacking = [f"{name} ({words})" for name, words in _BESIDE.items() if name not in have]
     if lacking and trainer.is_global_zero:
         show(f"This Trainer has no {', '.join(lacking)}: add them from sftlab, or call sftlab.fit, which has all.")
+
+
+_OBJECTS: dict[str, type] = {"policy": MixturePolicy, "lr_schedule": LRSchedule}
+
+
+def _with_objects(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of a stage with objects in the place of class names."""
+    where = f"schedule.per_stage.{name}"
+    if not isinstance(changes, Mapping):
+        raise ValueError(f"{where}: give keys and values, not {changes!r}")
+    return {
+        key: build_chosen(f"{where}.{key}", _OBJECTS[key], value) if key in _OBJECTS and value is not None else value
+        for key, value in changes.items()
+    }
 
 
 def _changed(stage: Stage, changes: Mapping[str, Any]) -> Stage:

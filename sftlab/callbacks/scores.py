@@ -150,7 +150,8 @@ class ScoreAbilities(Callback):
         trainer, step = context.trainer, context.step
         folder = context.folder / "answers" / f"step={step:06d}-{stage.replace(' ', '-')}"
         about: dict[str, object] = {"step": step, "stage": stage, "ability": ability, "inside": inside}
-        rows, verdicts, answers = run_task(task, backend, folder, about)
+        system = context.data.abilities[ability].system if ability in context.data.abilities else ""
+        rows, verdicts, answers = run_task(task, backend, folder, about, system=system)
         # A run that was killed between these scores and its checkpoint has them already and measures again.
         place = (step, stage, ability)
         self._rows = [row for row in self._rows if (row.step, row.stage, row.ability) != place] + rows

@@ -45,6 +45,9 @@ PARSER.add_argument(
 )
 PARSER.add_argument("--tasks", type=names, required=True, metavar="A,B", help="what is asked")
 PARSER.add_argument("--to", default="", metavar="FOLDER", help="where results go (evaluations/RUN-STAGE-HASH)")
+PARSER.add_argument(
+    "--system", default="", metavar="TEXT", help="a system prompt for problems that have none, as the model was trained"
+)
 PARSER.add_argument("--batch_size", type=whole_number(), default=64, metavar="64", help="prompts decoded side by side")
 
 
@@ -62,7 +65,7 @@ def main(arguments: list[str]) -> int:
         require_own(folder, about)
         for task in tasks:
             task.problems()  # what one lacks is told before another is answered
-        _evaluate(options.checkpoint, backend, tasks, folder, about)
+        _evaluate(options.checkpoint, backend, tasks, folder, about, options.system)
     return 0
 
 
@@ -81,7 +84,9 @@ def _tasks(chosen: Sequence[str], given: dict[str, str]) -> list[Task]:
     return tasks
 
 
-def _evaluate(checkpoint: str, backend: Backend, tasks: list[Task], folder: Path, about: dict[str, Any]) -> None:
+def _evaluate(
+    checkpoint: str, backend: Backend, tasks: list[Task], folder: Path, about: dict[str, Any], system: str
+) -> None:
     from rich.table import Table
 
     table = Table(title=f"Scores of {checkpoint}", title_justify="left")
@@ -89,7 +94,8 @@ def _evaluate(checkpoint: str, backend: Backend, tasks: list[Task], folder: Path
         table.add_column(column, justify="left" if column in ("task", "metric") else "right")
     missing: list[str] = []
     for task in tasks:
-        rows, verdicts, _ = run_task(task, backend, folder, about, partial(tell_progress, f"{task.name}, answers"))
+        tell = partial(tell_progress, f"{task.name}, answers")
+        rows, verdicts, _ = run_task(task, backend, folder, about, tell, system)
         _add_rows(table, rows)
         missing += missing_lines(task.name, verdicts)
     console = screen()

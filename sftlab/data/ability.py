@@ -22,7 +22,7 @@ from sftlab.data.feed import PlanLoader
 from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader
 from sftlab.data.source import LAB, DeclaredSource, FileSource, LabSource, Source
 from sftlab.data.split import Part, held_out
-from sftlab.data.template import get_template
+from sftlab.data.template import checked_system, get_template
 from sftlab.fingerprint import digest
 from sftlab.lab.options import LabOptions
 from sftlab.plan.compile import compile_plan
@@ -147,22 +147,18 @@ class PlannedData(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader for each ability that has held-out examples, in the order of ``val_abilities``."""
-        return [self._loader(self._val_plan(name), self._tables(name), 1) for name in self.val_abilities()]
+        return [self._loader(self._val_plan(n), {n: self.abilities[n].examples}, 1) for n in self.val_abilities()]
 
     def val_abilities(self) -> list[str]:
         """Abilities with held-out examples."""
         return [name for name, ability in self.abilities.items() if ability.num_held_out]
 
-    def _tables(self, name: str) -> dict[str, Any]:
-        return {name: self.abilities[name].examples}
-
     def _val_plan(self, name: str) -> Plan:
         assert self.trainer is not None
         batch = StepSize(rows=_VAL_ROWS * self.trainer.world_size)
         stage = Stage("validation", {name: 1.0}, epochs=1)
-        return compile_plan(
-            [self.abilities[name].val_pool()], [stage], Proportional(), batch, self.max_length, packing=self.packing
-        )
+        pools = [self.abilities[name].val_pool()]
+        return compile_plan(pools, [stage], Proportional(), batch, self.max_length, packing=self.packing)
 
     def _loader(self, plan: Plan, tables: dict[str, Any], accumulate: int) -> PlanLoader:
         assert self.trainer is not None
@@ -186,6 +182,7 @@ class AbilityData(PlannedData):
         drop: File of conversations to leave out, see ``droplist``; such as ``tag`` and ``leaks`` write.
         on_bad_record: skip (counted and shown) or fail.
         max_bad_share: Fail when more than this part of the records is bad.
+        system: A system prompt for conversations that have none, in training and when the ability is scored.
 
     Raises:
         ValueError: A fraction is outside [0, 1], or ``num_examples`` or ``drop`` is missing or has no use.
@@ -207,6 +204,7 @@ class AbilityData(PlannedData):
         on_bad_record: str = "skip",
         max_bad_share: float = 0.05,
         max_examples: int | None = None,
+        system: str | None = None,
     ) -> None:
         super().__init__()
         shares = {"fraction": fraction, "val_fraction": val_fraction, "max_bad_share": max_bad_share}
@@ -229,6 +227,7 @@ class AbilityData(PlannedData):
             raise ValueError(f"{type(self).__name__}.lab: {lab} has no use with path {path!r}; it goes with path: lab")
         if drop is not None and path is None:
             raise ValueError("drop: there is nothing to leave out with path: null, only a count is declared")
+        self.system = checked_system(system)
         self.fraction, self.max_examples = fraction, max_examples
         self.val_fraction, self.drop = val_fraction, drop
         self.source: Source
@@ -278,7 +277,7 @@ class AbilityData(PlannedData):
         if self.is_declared:
             return
         drops = self._drop_list()  # a malformed one is told before anything is tokenised
-        self._examples = self.source.examples(self.name, encoder, max_length, overlong)
+        self._examples = self.source.examples(self.name, encoder, max_length, overlong, self.system)
         self.hold_out(*held_out([self.part()]))
         self._kept_N = ~drops.dropped(self._examples.uids)
         if not self._kept_N.any():

@@ -36,22 +36,47 @@ class Fitter:
         encoder: Tokenizer and template.
         max_length: Tokens that an example may have.
         overlong: split, truncate or drop.
+        system: A system turn for conversations that have none; empty for none.
 
     Raises:
-        ValueError: ``overlong`` has no such value.
+        ValueError: ``overlong`` has no such value, or the template has no place for the system turn.
     """
 
-    def __init__(self, encoder: Encoder, max_length: int, overlong: str) -> None:
+    def __init__(self, encoder: Encoder, max_length: int, overlong: str, system: str = "") -> None:
         if overlong not in OVERLONG:
             raise ValueError(f"data.overlong: {overlong!r} is not one of {', '.join(OVERLONG)}")
         self.encoder, self.max_length, self.overlong = encoder, max_length, overlong
+        self._head: tuple[Turn, ...] = (Turn("system", system),) if system else ()
+        if self._head:
+            self._check_head()
+
+    def _check_head(self) -> None:
+        told = (
+            f"data.abilities: template {self.encoder.template.name} has no place for a system prompt, such as system: "
+        )
+        told += repr(self._head[0].text[:60])
+        try:
+            texts = self.encoder.template.rendered([*self._head, Turn("user", "q"), Turn("assistant", "a")]).texts
+        except BadRecord as error:
+            raise ValueError(f"{told} ({error})") from None
+        if not all(self._head[0].text.strip() in "".join(piece.text for piece in text) for text in texts):
+            raise ValueError(told)
 
     def fitted(self, talks: Sequence[Conversation]) -> list[Fitted]:
-        """Render, tokenise and fit some conversations."""
-        rendered = [self._rendered(talk) for talk in talks]
+        """Render, tokenise and fit some conversations; a uid is that of the conversation without the system prompt."""
+        shown = [self._with_head(talk) for talk in talks]
+        rendered = [self._rendered(talk) for talk in shown]
         texts = [text for one in rendered if isinstance(one, Rendered) for text in one.texts]
         encoded = iter(self.encoder.encode(texts))
-        return [self._fitted(talk, one, encoded) for talk, one in zip(talks, rendered, strict=True)]
+        found = [self._fitted(talk, one, encoded) for talk, one in zip(shown, rendered, strict=True)]
+        return [self._told(talk, one) for talk, one in zip(talks, found, strict=True)] if self._head else found
+
+    def _with_head(self, talk: Conversation) -> Conversation:
+        return talk if _has_system(talk) else talk._replace(turns=(*self._head, *talk.turns))
+
+    def _told(self, talk: Conversation, found: Fitted) -> Fitted:
+        own = ["kept: its own system turn, in the place of the ability's"] if _has_system(talk) else []
+        return found._replace(uid=talk.uid, rules=[*found.rules, *own])
 
     def _rendered(self, talk: Conversation) -> Rendered | BadRecord:
         """The texts of a conversation up to its last trained turn: none when nothing is trained."""
@@ -135,6 +160,10 @@ def trained_part(turns: Sequence[Turn]) -> list[Turn]:
     """The turns up to the last trained one."""
     last = max((number for number, turn in enumerate(turns) if is_trained(turn)), default=-1)
     return list(turns[: last + 1])
+
+
+def _has_system(talk: Conversation) -> bool:
+    return any(turn.role == "system" for turn in talk.turns)
 
 
 def _asks_in_vain(turn: Turn) -> bool:

@@ -54,6 +54,7 @@ def prepare(
     max_length: int,
     overlong: str = "split",
     limit: BadLimit = BadLimit(),  # noqa: B008 - it never changes
+    system: str = "",
 ) -> Examples:
     """Render, tokenise and keep the examples of a source, or find them in the cache.
 
@@ -67,13 +68,15 @@ def prepare(
         overlong: What happens to longer conversations. split: pieces of whole exchanges, each as long as fits, the
             system turn repeated; truncate: cut at the end; drop. An exchange that alone is too long is truncated.
         limit: How many conversations the template may refuse; each is a bad record.
+        system: A system turn for conversations that have none.
 
     Raises:
         ValueError: ``overlong`` has no such value, the template refuses too much, or the cache cannot be written.
     """
     from filelock import FileLock
 
-    fit = Fitter(encoder, max_length, overlong)
+    fit = Fitter(encoder, max_length, overlong, system)
+    key = {**key, "system": system} if system else key
     folder = cache_folder() / digest(key, encoder.fingerprint(), max_length, overlong, rules())
     if (found := _opened(folder)) is not None:
         return found

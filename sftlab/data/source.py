@@ -46,9 +46,12 @@ class Source(ABC):
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
         """Conversations, each with its place; what is changed or left out on the way is counted in ``audit``."""
 
-    def examples(self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split") -> Examples:
+    def examples(
+        self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split", system: str = ""
+    ) -> Examples:
         """The conversations as examples, from the cache where they are there; see ``prepare``."""
-        return prepare(partial(self.conversations, ability), self.key(ability), encoder, max_length, overlong)
+        read, key = partial(self.conversations, ability), self.key(ability)
+        return prepare(read, key, encoder, max_length, overlong, system=system)
 
 
 class FileSource(Source):
@@ -93,11 +96,13 @@ class FileSource(Source):
         """As the reader reads them."""
         return read_conversations(self.paths, self.reader, audit, self.on_bad_record, self.max_bad_share)
 
-    def examples(self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split") -> Examples:
+    def examples(
+        self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split", system: str = ""
+    ) -> Examples:
         """The records as examples; one that the template cannot write is a bad one."""
         read, key = partial(self.conversations, ability), self.key(ability)
         limit = BadLimit(self.on_bad_record, self.max_bad_share, self.names)
-        return prepare(read, key, encoder, max_length, overlong, limit)
+        return prepare(read, key, encoder, max_length, overlong, limit, system)
 
 
 class LabSource(Source):

@@ -225,6 +225,17 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
     raise ValueError(f"data.template: {name!r} is not one of {', '.join(TEMPLATES)}")
 
 
+def checked_system(system: str | None) -> str:
+    """The system prompt of an ability; empty for none.
+
+    Raises:
+        ValueError: It is given and has no text.
+    """
+    if system is not None and not system.strip():
+        raise ValueError("system: the text is empty; leave it out for no system prompt")
+    return system or ""
+
+
 def _eos(tokenizer: PreTrainedTokenizerFast, name: str) -> str:
     if tokenizer.eos_token is None:
         raise ValueError(f"data.template: {name} ends answers with the tokenizer's eos token, and it has none")

@@ -20,7 +20,7 @@ Tell = Callable[[int, int], None]  # problems answered so far, problems in all
 
 
 def run_task(
-    task: Task, backend: Backend, folder: Path, about: dict[str, Any], tell: Tell | None = None
+    task: Task, backend: Backend, folder: Path, about: dict[str, Any], tell: Tell | None = None, system: str = ""
 ) -> tuple[list[ScoreRow], list[Verdict], list[Answer]]:
     """Answer, grade and score one task.
 
@@ -33,13 +33,14 @@ def run_task(
             ``fingerprint`` of the task is added. Answers are only reused where they are of the same model to the same
             questions, drawn in the same way; they are graded anew each time.
         tell: Called as answers come.
+        system: A system turn for problems that have none.
 
     Raises:
         ValueError: The task lacks something, or the model cannot answer.
     """
     folder.mkdir(parents=True, exist_ok=True)
     checked_name("task", task.name)
-    problems = task.problems()
+    problems = [replace(one, system=one.system or system) for one in task.problems()]
     if isinstance(task, ModelTask):
         scores = task.measure(backend)
         rows = score_rows(scores, task.best, about | {"fingerprint": fingerprint(task, problems)})

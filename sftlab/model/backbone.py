@@ -316,11 +316,15 @@ def build_backbone(
 
 def count_parameters(config: PretrainedConfig) -> int:
     """Parameters of an architecture, counted without allocating them."""
+    return sum(p.numel() for p in empty_model(config).parameters())
+
+
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    """An architecture without weights."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(p.numel() for p in model.parameters())
+        return AutoModelForCausalLM.from_config(config)
 
 
 def _not_loadable(what: str, path: str, error: Exception) -> str:

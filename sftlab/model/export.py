@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +14,11 @@ from lightning.pytorch import Trainer
 from safetensors.torch import save_file
 
 from sftlab.data.ability import PlannedData
+from sftlab.data.records import HUB
 from sftlab.files import whole_folder
 from sftlab.model.adapter import is_adapter, is_turned, merged, pairs, peft_config
 from sftlab.model.backbone import generation_ends, hub_name, load_model, resolve_path
+from sftlab.model.card import model_card
 from sftlab.model.checkpoint import load_file, sharded_tensors
 from sftlab.model.contents import ADAPTER, ADAPTER_CONFIG, contents, is_sharded
 from sftlab.model.contents import ARCHITECTURE as ARCHITECTURE
@@ -51,10 +54,30 @@ def write_architecture(folder: Path, module: SFTModule, data: PlannedData) -> No
         GenerationConfig(
             bos_token_id=tokenizer.bos_token_id, eos_token_id=stop_ids, pad_token_id=tokenizer.pad_token_id
         ).save_pretrained(partial)
-        note = {"base": module.path or "a LLaMA from scratch", "template": data.template}
+        note = _note(module, data)
         if module.live_adapter is not None:
             note["base_hash"] = module.live_adapter.base
         (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
+
+
+def _note(module: SFTModule, data: PlannedData) -> dict[str, Any]:
+    """What a model card tells of a run."""
+    paths = [path for ability in data.abilities.values() for path in ability.source.names]
+    named = (re.match(rf"{HUB}([^@:]+)", path) for path in paths)
+    training = {
+        "optimizer": (module.optimizer or {"class_path": "torch.optim.AdamW"})["class_path"].rpartition(".")[2],
+        "peak learning rate": module.learning_rate,
+        "learning-rate schedule": type(module.lr_schedule).__name__,
+        "optimizer step": str(data.batch),
+        "tokens in a row": data.max_length,
+        "seed": data.seed,
+    }
+    return {
+        "base": module.path or "a LLaMA from scratch",
+        "template": data.template,
+        "datasets": sorted({match[1] for match in named if match}),
+        "training": training,
+    }
 
 
 def export_live(
@@ -117,7 +140,7 @@ def write_folder(
         left_out = shutil.ignore_patterns("config.json") if is_apart else None
         shutil.copytree(architecture, partial, dirs_exist_ok=True, ignore=left_out)
         (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
-        (partial / "README.md").write_text(model_card(note["base"], note["template"], rows), encoding="utf-8")
+        (partial / "README.md").write_text(model_card(note, rows), encoding="utf-8")
 
 
 def _whole_model(
@@ -153,29 +176,6 @@ def write_merged(folder: Path, adapter: Path) -> None:
         model.save_pretrained(partial)
         shutil.copytree(adapter, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER, ADAPTER_CONFIG))
         (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
-
-
-def model_card(base: str, template: str, rows: Sequence[LedgerRow]) -> str:
-    """A model card in Markdown with the composition that was trained."""
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [sft, sftlab]",
-        "---",
-        "",
-        f"Fine-tuned from `{base}` with sftlab, conversation template `{template}`.",
-        "",
-        "What was trained (repeats counted; shares of the stage):",
-        "",
-        "| stage | ability | examples | tokens | supervised tokens | share of supervised tokens | epochs |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row.stage} | {row.ability} | {row.examples:,} | {row.tokens:,} | {row.supervised_tokens:,} "
-            f"| {row.share_supervised_tokens:.2%} | {row.epochs:.2f} |"
-        )
-    return "\n".join([*lines, ""])
 
 
 def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -27,6 +27,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sftlab.data.feed import Batch
 from sftlab.model.attention import PER_DOCUMENT
+from sftlab.model.noise import Noise, noisy_embeddings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -93,32 +94,39 @@ class SupervisedLoss(nn.Module):
         changed = any(getattr(model.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES)
         self.has_plain_head = not changed and model.base_model is not model
 
-    def forward(self, batch: Batch, weight_D: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weighted sum of the negative log likelihoods, and each of them [K], detached.
+    def forward(
+        self, batch: Batch, weight_D: torch.Tensor, noise: Noise | None = None, smoothing: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The weighted sum of the tokens' losses, and the negative log likelihood of each [K], detached.
 
         Args:
             batch: One micro-batch.
             weight_D: Weight of the supervised tokens of each example.
+            noise: Of the embeddings, in training.
+            smoothing: Part of each target that is spread evenly over the vocabulary, in training.
         """
         weight_K = weight_D[batch.example_K]
         if not self.has_plain_head:
-            logits_KV = self._positions(batch, hidden=False)[batch.keep_K]
-            nll_K = F.cross_entropy(logits_KV.float(), batch.target_K, reduction="none")
-            return (nll_K * weight_K).sum(), nll_K.detach()
-        hidden_KC = self._positions(batch, hidden=True)[batch.keep_K]
+            logits_KV = self._positions(batch, False, noise)[batch.keep_K]
+            loss_K, nll_K = _losses(logits_KV.float(), batch.target_K, smoothing)
+            return (loss_K * weight_K).sum(), nll_K.detach()
+        hidden_KC = self._positions(batch, True, noise)[batch.keep_K]
         if self.chunk_tokens is None:
-            nll_K = self._head(hidden_KC, batch.target_K)
+            loss_K, nll_K = self._head(hidden_KC, batch.target_K, smoothing)
         else:
-            pieces = zip(hidden_KC.split(self.chunk_tokens), batch.target_K.split(self.chunk_tokens), strict=True)
-            nll_K = torch.cat([checkpoint(self._head, h, t, use_reentrant=False) for h, t in pieces])
-        return (nll_K * weight_K).sum(), nll_K.detach()
+            chunks = zip(hidden_KC.split(self.chunk_tokens), batch.target_K.split(self.chunk_tokens), strict=True)
+            pieces = [checkpoint(self._head, h, t, smoothing, use_reentrant=False) for h, t in chunks]
+            loss_K, nll_K = (torch.cat(parts) for parts in zip(*pieces, strict=True))
+        return (loss_K * weight_K).sum(), nll_K.detach()
 
-    def _head(self, hidden_KC: torch.Tensor, target_K: torch.Tensor) -> torch.Tensor:
+    def _head(
+        self, hidden_KC: torch.Tensor, target_K: torch.Tensor, smoothing: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         padding = _padding(len(hidden_KC)) if hidden_KC.device.type == "cpu" else 0
         logits_KV = self.model.get_output_embeddings()(F.pad(hidden_KC, (0, 0, 0, padding)))
-        return F.cross_entropy(logits_KV[: len(target_K)].float(), target_K, reduction="none")
+        return _losses(logits_KV[: len(target_K)].float(), target_K, smoothing)
 
-    def _positions(self, batch: Batch, hidden: bool) -> torch.Tensor:
+    def _positions(self, batch: Batch, hidden: bool, noise: Noise | None) -> torch.Tensor:
         """Hidden states or logits of every token [T, .], as the attention in use wants its rows."""
         attention = self.model.config._attn_implementation
         run = self.model.base_model if hidden else self.model
@@ -134,11 +142,30 @@ class SupervisedLoss(nn.Module):
             ids, positions = (_pad_rows(x, batch.row_lengths_R) for x in (batch.ids_T, batch.positions_T))
         # No attention mask and no cache: only then does transformers see from the positions where examples begin.
         extra["position_ids"] = positions
-        output = run(input_ids=ids, **_taken(run, extra))
+
+        def laid_out(noise_TC: torch.Tensor) -> torch.Tensor:
+            return F.pad(noise_TC, (0, 0, 0, ids.shape[1] - len(noise_TC)))[None] if flat else _pad_rows(noise_TC, rows)
+
+        rows = batch.row_lengths_R
+        with noisy_embeddings(self.model, noise, batch.lengths_D, laid_out):
+            output = run(input_ids=ids, **_taken(run, extra))
         states = output.last_hidden_state if hidden else output.logits
         if flat:
             return states[0, : len(batch.ids_T)]
         return torch.cat([row[:length] for row, length in zip(states, batch.row_lengths_R, strict=True)])
+
+
+def _losses(logits_KV: torch.Tensor, target_K: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is trained and the negative log likelihood, each [K]; the same without smoothing.
+
+    With a part s of each target spread over V tokens: (1 - s) nll + s mean of -log p, that is nll + s (target's logit -
+    mean logit) (Szegedy et al., arXiv 1512.00567).
+    """
+    nll_K = F.cross_entropy(logits_KV, target_K, reduction="none")
+    if not smoothing:
+        return nll_K, nll_K
+    target_logit_K = logits_KV.gather(1, target_K[:, None])[:, 0]
+    return nll_K + smoothing * (target_logit_K - logits_KV.mean(1)), nll_K
 
 
 def _taken(run: nn.Module, options: dict[str, Any]) -> dict[str, Any]:

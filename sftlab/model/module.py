@@ -18,18 +18,26 @@ from sftlab.model.backbone import (
     ATTENTIONS,
     build_backbone,
     content_hash,
+    empty_model,
     is_random,
     load_config,
     load_tokenizer,
 )
+from sftlab.model.freeze import freeze
 from sftlab.model.isolation import use_isolating_attention
 from sftlab.model.loss import Normalisation, SupervisedLoss, example_weights
-from sftlab.model.optim import adamw, learning_rate_at
+from sftlab.model.noise import Noise
+from sftlab.model.optim import BETAS, build_optimizer, chosen_optimizer, learning_rate_at
 from sftlab.plan.plan import Plan, StagePlan
-from sftlab.plan.stage import check_learning_rate
+from sftlab.plan.pool import seed_from
+from sftlab.plan.rate import Cosine, LRSchedule
+from sftlab.plan.stage import Stage, check_learning_rate
 
 if TYPE_CHECKING:
+    from lightning.pytorch.strategies import Strategy
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+_NONE_YET = object()
 
 
 class SFTModule(LightningModule):
@@ -42,8 +50,16 @@ class SFTModule(LightningModule):
         tokenizer: Folder or hub id of the tokenizer, as ``path``; the model's own by default.
         learning_rate: Peak learning rate of each stage.
         warmup_ratio: Part of each stage's steps that warm up.
-        weight_decay: AdamW's, on matrices only.
-        betas: AdamW's.
+        lr_schedule: What becomes of the rate after warm-up: Cosine (the default), Linear, Constant, WSD, or a class of
+            your own.
+        optimizer: A name of torch.optim, AdamW8bit, AdamWScheduleFree, Muon, or class_path and init_args; AdamW by
+            default.
+        weight_decay: The optimizer's, on matrices only.
+        betas: Of the default AdamW.
+        frozen: Patterns of names of weights that are not trained: model.embed_tokens, model.layers.[0-3], *.bias.
+        neftune_alpha: Scale of NEFTune's noise on the embeddings in training; 0 adds none.
+        label_smoothing: Part of each target that is spread over the vocabulary in training; train/loss stays the
+            negative log likelihood.
         normalise: What counts the same in the loss of an optimizer step: token, example or ability.
         attention: auto (the fastest that is exact for this architecture), per_document (CPU), sdpa, flash_attention_2,
             flex_attention or eager.
@@ -63,8 +79,13 @@ class SFTModule(LightningModule):
         tokenizer: str | None = None,
         learning_rate: float = 2e-5,
         warmup_ratio: float = 0.03,
+        lr_schedule: LRSchedule | None = None,
+        optimizer: dict[str, Any] | str | None = None,
         weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] = BETAS,
+        frozen: list[str] | None = None,
+        neftune_alpha: float = 0.0,
+        label_smoothing: float = 0.0,
         normalise: Normalisation = "token",
         attention: str = "auto",
         activation_checkpointing: bool = False,
@@ -82,10 +103,17 @@ class SFTModule(LightningModule):
         within("model.weight_decay", weight_decay, 0, 1e6)
         for beta in betas:
             within("model.betas", beta, 0, 1)
+        within("model.neftune_alpha", neftune_alpha, 0, 1e6)
+        within("model.label_smoothing", label_smoothing, 0, 1)
+        if optimizer is not None and tuple(betas) != BETAS:
+            raise ValueError("model.betas: of the default AdamW; give them in model.optimizer.init_args")
         if chunk_tokens is not None:
             within("model.chunk_tokens", chunk_tokens, 1, is_whole=True)
         self.path, self.config, self.tokenizer_path = path, config, tokenizer or path
         self.learning_rate, self.warmup_ratio = learning_rate, warmup_ratio
+        self.frozen, self.neftune_alpha, self.label_smoothing = frozen or [], neftune_alpha, label_smoothing
+        self.lr_schedule = lr_schedule or Cosine()
+        self.optimizer = chosen_optimizer("model.optimizer", optimizer)
         self.weight_decay, self.betas, self.normalise = weight_decay, betas, normalise
         self.attention, self.chunk_tokens = attention, chunk_tokens
         self.activation_checkpointing, self.trust_remote_code = activation_checkpointing, trust_remote_code
@@ -94,6 +122,7 @@ class SFTModule(LightningModule):
             self.strict_loading = False  # checkpoints leave out what the base has; see on_load_checkpoint
         self.net: SupervisedLoss | None = None
         self._plan: Plan | None = None
+        self._optimizer_in_use: Any = _NONE_YET
         self.val_abilities: list[str] = []
         self.val_losses: dict[str, float] = {}  # of the last validation, over all ranks
 
@@ -141,6 +170,7 @@ class SFTModule(LightningModule):
             model = build_backbone(self.path, self.config, attention, dtype, self.trust_remote_code, quantise)
         if self.adapter is not None:
             self.live_adapter = self._adapted(model, self.adapter)
+        freeze(model, self.frozen)
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         net = SupervisedLoss(model, self.chunk_tokens)
@@ -166,17 +196,19 @@ class SFTModule(LightningModule):
         return self.live_adapter is not None and self.live_adapter.begin_stage(before, stage)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out the weights of a base that an adapter leaves as they are; its hash says which they are."""
+        """Say whose optimizer state it holds; leave out weights of a base that an adapter leaves as they are."""
+        checkpoint["optimizer"] = None if self._optimizer_in_use is _NONE_YET else self._optimizer_in_use
         if (live := self.live_adapter) is not None:
             kept = {k: v for k, v in checkpoint["state_dict"].items() if live.is_kept(k)}
             checkpoint["state_dict"], checkpoint["adapter"] = kept, live.note()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over whether the base has changed.
+        """Take over whose optimizer state it holds, and whether the base has changed.
 
         Raises:
             ValueError: Weights of the adapter are missing.
         """
+        self._optimizer_in_use = checkpoint.get("optimizer")
         if (live := self.live_adapter) is None:
             return
         live.is_base_changed = bool(checkpoint["adapter"]["is_base_changed"])
@@ -203,13 +235,20 @@ class SFTModule(LightningModule):
         counts = (plan.supervised_A, plan.examples_A)
         supervised_A, examples_A = (torch.from_numpy(count(batch.step, batch.step + 1)) for count in counts)
         weights_A = torch.from_numpy(plan.loss_weights_A(batch.step))
-        loss, nll_K = self.net(batch, example_weights(batch, self.normalise, supervised_A, examples_A, weights_A))
+        weight_D = example_weights(batch, self.normalise, supervised_A, examples_A, weights_A)
+        loss, nll_K = self.net(batch, weight_D, self._noise(plan, batch), self.label_smoothing)
         ability_K = batch.ability_D[batch.example_K]
         real_K = (batch.supervised_D > 0)[batch.example_K]
         nll_A = torch.zeros(len(plan.abilities), device=nll_K.device)
         nll_A.index_add_(0, ability_K, torch.where(real_K, nll_K, 0.0).to(nll_A.dtype))
         # Lightning divides by the micro-batches of a step and averages over ranks; the weights already cover both.
         return {"loss": loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size), "nll_A": nll_A}
+
+    def _noise(self, plan: Plan, batch: Batch) -> Noise | None:
+        if not self.neftune_alpha:
+            return None
+        uids = ["" if number < 0 else plan.uids_N[number] for number in batch.number_D]
+        return Noise(self.neftune_alpha, [seed_from("neftune", global_seed(), uid, batch.step) for uid in uids])
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add one validation micro-batch to its ability's mean loss per supervised token."""
@@ -236,14 +275,61 @@ class SFTModule(LightningModule):
             for logger in self.loggers if not self.trainer.sanity_checking else ():
                 logger.log_metrics({f"val/loss/{name}": loss}, step=self.global_step)
 
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of an optimizer step of the plan."""
+        assert self._plan is not None
+        return learning_rate_at(self._plan, step, self.learning_rate, self.warmup_ratio, self.lr_schedule)
+
+    def optimizer_of(self, stage: Stage) -> dict[str, Any] | None:
+        """The choice of optimizer of a stage, in full; None is the default AdamW.
+
+        Raises:
+            ValueError: The stage's own is none.
+        """
+        if stage.optimizer is None:
+            return self.optimizer
+        return chosen_optimizer(f"stage {stage.name!r}: optimizer", stage.optimizer)
+
     def configure_optimizers(self) -> Any:
-        """AdamW and the plan's learning rate, set at every optimizer step."""
+        """The optimizer of the stage in training, and the plan's learning rate, set at every optimizer step."""
         plan = self._plan
         assert plan is not None, "a StageSchedule callback compiles the plan before the optimizer is made"
-        optimizer = adamw(self.parameters(), self.weight_decay, self.betas)
-
-        def learning_rate(step: int) -> float:
-            return learning_rate_at(plan, step, self.learning_rate, self.warmup_ratio)
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, learning_rate)
+        choice = (
+            self.optimizer_of(plan.stages[0].stage) if self._optimizer_in_use is _NONE_YET else self._optimizer_in_use
+        )
+        optimizer = self._build_optimizer(choice)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def use_optimizer(self, strategy: Strategy, choice: dict[str, Any] | None, step: int) -> None:
+        """Put another optimizer, without any state, in the place of the one that trains.
+
+        Args:
+            strategy: The trainer's.
+            choice: As ``optimizer_of`` gives it.
+            step: The optimizer step that comes next.
+        """
+        optimizer = self._build_optimizer(choice)
+        for group in optimizer.param_groups:
+            group["initial_lr"], group["lr"] = group["lr"], self.learning_rate_at(step)
+        strategy.optimizers = [optimizer]
+        for config in strategy.lr_scheduler_configs:
+            scheduler = cast(torch.optim.lr_scheduler.LambdaLR, config.scheduler)
+            scheduler.optimizer = optimizer
+            scheduler.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+            scheduler.lr_lambdas = [self.learning_rate_at for _ in optimizer.param_groups]
+
+    def check(self, stages: Sequence[Stage]) -> None:
+        """What can be told of this model and the stages of a schedule before any weight is loaded.
+
+        Raises:
+            ValueError: A stage's optimizer is none, or a pattern of ``frozen`` matches nothing.
+        """
+        for stage in stages:
+            self.optimizer_of(stage)
+        if self.frozen:
+            freeze(empty_model(self.load_config()), self.frozen)
+
+    def _build_optimizer(self, choice: dict[str, Any] | None) -> torch.optim.Optimizer:
+        self._optimizer_in_use = choice
+        return build_optimizer(self, choice, self.weight_decay, self.betas)

@@ -1,46 +1,139 @@
-"""AdamW, and a learning rate that is a pure function of the optimizer step: warm-up and cosine in each stage."""
+"""Optimizers: AdamW by default, any class by its path; the learning rate is set at every step from outside.
+
+    model.optimizer: SGD                                                             a class of torch.optim
+    model.optimizer: {class_path: torch.optim.SGD, init_args: {momentum: 0.9}}       any class
+    model.optimizer: AdamW8bit | AdamWScheduleFree | Muon                            extras, and ours
+
+Matrices decay, vectors (biases, norms) do not, whatever the optimizer. Learning rates start at 1.0, so that a factor of
+a schedule is the learning rate.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
+import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
+from sftlab.config import named_object
 from sftlab.plan.plan import Plan
+from sftlab.plan.rate import LRSchedule
+
+BETAS = (0.9, 0.999)
+_EXTRAS = {"bitsandbytes": "bitsandbytes", "schedulefree": "schedule-free"}  # by package: our extra that brings it
+_SHORT = {
+    "AdamW8bit": "bitsandbytes.optim.AdamW8bit",
+    "AdamWScheduleFree": "schedulefree.AdamWScheduleFree",
+    "Muon": "sftlab.model.muon.Muon",
+}
+_SET = {"params": "it gets the model's", "lr": "give model.learning_rate, or learning_rate in schedule.per_stage"}
 
 
-def warmup_cosine(step: int, num_steps: int, warmup_ratio: float) -> float:
-    """Factor of the peak learning rate at a step of one stage, 0 < factor <= 1.
-
-    floor(warmup_ratio x num_steps) steps rise linearly, starting above 0 so that no step is wasted; the rest falls
-    along half a cosine. A stage of three steps has no warm-up at 3 %.
-    """
-    warmup = int(warmup_ratio * num_steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, num_steps - warmup)))
-
-
-def learning_rate_at(plan: Plan, step: int, learning_rate: float, warmup_ratio: float) -> float:
-    """The learning rate of optimizer step ``step`` of a plan; a stage's own values override the two defaults."""
+def learning_rate_at(plan: Plan, step: int, learning_rate: float, warmup_ratio: float, schedule: LRSchedule) -> float:
+    """The learning rate of optimizer step ``step`` of a plan; a stage's own values override the three defaults."""
     planned = plan.stages[plan.stage_index(step)]
     stage = planned.stage
     peak = stage.learning_rate if stage.learning_rate is not None else learning_rate
     ratio = stage.warmup_ratio if stage.warmup_ratio is not None else warmup_ratio
-    return float(peak * warmup_cosine(min(step, planned.end_step - 1) - planned.first_step, planned.num_steps, ratio))
+    at = min(step, planned.end_step - 1) - planned.first_step
+    return float(peak * (stage.lr_schedule or schedule).with_warmup(at, planned.num_steps, ratio))
 
 
-def adamw(
-    parameters: Iterable[torch.nn.Parameter], weight_decay: float, betas: tuple[float, float]
-) -> torch.optim.AdamW:
-    """AdamW whose learning rate is 1.0, so that a schedule's factor is the learning rate; vectors are not decayed."""
-    trained = [p for p in parameters if p.requires_grad]
+def chosen_optimizer(where: str, given: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A choice of a config in full: ``class_path`` and ``init_args``; None, for ours, stays None.
+
+    Args:
+        where: What the choice is called in messages: ``model.optimizer``.
+        given: A name, or class_path and init_args.
+
+    Raises:
+        ValueError: There is no such optimizer, its package is missing, or it takes no such arguments.
+    """
+    if given is None:
+        return None
+    choice = {"class_path": given} if isinstance(given, str) else dict(given)
+    if unknown := sorted(set(choice) - {"class_path", "init_args"}) or not isinstance(choice.get("class_path"), str):
+        raise ValueError(f"{where}: give class_path and init_args, or a name such as SGD (got {unknown or given})")
+    options = choice.get("init_args") or {}
+    if not isinstance(options, Mapping):
+        raise ValueError(f"{where}.init_args: give keys and values, not {options!r}")
+    cls = _class(where, choice["class_path"])
+    known = inspect.signature(cls).parameters
+    takes_all = any(one.kind is one.VAR_KEYWORD for one in known.values())
+    for name in options:
+        if name in _SET:
+            raise ValueError(f"{where}.init_args.{name}: {_SET[name]}")
+        if name not in known and not takes_all:
+            raise ValueError(f"{where}.init_args.{name}: {cls.__name__} takes no {name}; it takes {', '.join(known)}")
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(options)}
+
+
+def _class(where: str, path: str) -> type[Optimizer]:
+    full = path if "." in path else _SHORT.get(path, f"torch.optim.{path}")
+    try:
+        found = named_object(full)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+    package = full.split(".")[0]
+    if found is None and package in _EXTRAS and named_object(f"{package}.__name__") is None:
+        raise ValueError(f"{where}: {path} needs {package}: pip install 'sftlab[{_EXTRAS[package]}]'")
+    if not (isinstance(found, type) and issubclass(found, Optimizer)) or found is Optimizer:
+        names = [name for name, cls in vars(torch.optim).items() if isinstance(cls, type) and cls is not Optimizer]
+        raise ValueError(f"{where}: {path} is no optimizer; torch.optim has {', '.join(names)}, and there are "
+                         f"{', '.join(_SHORT)}")  # fmt: skip
+    return found
+
+
+def build_optimizer(
+    net: nn.Module, choice: Mapping[str, Any] | None, weight_decay: float, betas: tuple[float, float]
+) -> Optimizer:
+    """The optimizer of the weights that are trained.
+
+    Args:
+        net: The model.
+        choice: As ``chosen_optimizer`` gives it; None is AdamW.
+        weight_decay: Of matrices, where the choice does not name its own.
+        betas: Of the default AdamW.
+
+    Raises:
+        ValueError: It refuses its arguments or these weights, or knows no weight decay and is to have one.
+    """
+    trained = [p for p in net.parameters() if p.requires_grad]
+    package = (choice or {"class_path": ""})["class_path"].split(".")[0]
+    if package in _EXTRAS and any(isinstance(p, DTensor) for p in trained):
+        raise ValueError(
+            f"model.optimizer: those of {package} do not know sharded weights; use strategy: ddp, or another"
+        )
+    if choice is None:
+        made: Any = torch.optim.AdamW(_groups(trained, weight_decay), lr=1.0, betas=betas, fused=True)
+        # A fused optimizer can undo fp16's loss scaling, and Lightning refuses to clip then; Lightning undoes it.
+        made._step_supports_amp_scaling = False
+        return made
+    cls: Any = _class("model.optimizer", choice["class_path"])
+    options = dict(choice["init_args"])
+    decay = options.pop("weight_decay", weight_decay)
+    groups: list[dict[str, Any]] = _groups(trained, decay)
+    if "weight_decay" not in inspect.signature(cls).parameters:
+        if decay:
+            raise ValueError(f"model.weight_decay: {cls.__name__} knows no weight decay; set it to 0")
+        groups = [{"params": group["params"]} for group in groups]
+    if hasattr(cls, "with_roles"):
+        groups = cls.with_roles(groups, next(part for part in net.modules() if hasattr(part, "get_output_embeddings")))
+    try:
+        made = cls(groups, lr=1.0, **options)
+        made._step_supports_amp_scaling = False
+        return made
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"model.optimizer: {cls.__name__} cannot be used so: {error}") from error
+
+
+def _groups(trained: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=1.0, betas=betas, fused=True)
-    # A fused optimizer can undo fp16's loss scaling itself, and Lightning then refuses to clip; let Lightning undo it.
-    optimizer._step_supports_amp_scaling = False
-    return optimizer
+    return [group for group in groups if group["params"]]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
@@ -69,6 +69,9 @@ class FSDP2Strategy(ModelParallelStrategy):
             if isinstance(part, FSDPModule):
                 part.reshard()
         checkpoint = load_file(path if is_file else path / META)
+        module = cast(Any, self.lightning_module)
+        if self.optimizers and checkpoint.get("optimizer") != getattr(module, "_optimizer_in_use", None):
+            module.use_optimizer(self, checkpoint["optimizer"], checkpoint["global_step"])
         options = states.StateDictOptions(full_state_dict=is_file, strict=self.lightning_module.strict_loading)
         weights = {"state_dict": checkpoint.pop("state_dict") if is_file else states.get_model_state_dict(model)}
         if not is_file:

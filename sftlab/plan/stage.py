@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from sftlab.bounds import within
 from sftlab.files import checked_name
@@ -11,6 +12,7 @@ from sftlab.plan.adaptive import AdaptivePolicy
 from sftlab.plan.curriculum import Curriculum, check_curriculum
 from sftlab.plan.policy import MixturePolicy, checked_unit
 from sftlab.plan.pool import Unit
+from sftlab.plan.rate import LRSchedule
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ class Stage:
         policy: How the abilities are mixed; None is the data's own policy.
         learning_rate: Peak; None is the model's.
         warmup_ratio: Part of the stage's steps that warm up; None is the model's.
+        lr_schedule: What becomes of the rate after warm-up; None is the model's.
+        optimizer: As ``model.optimizer``; None is the model's.
         fresh_optimizer: Start with empty optimizer state, as separate fine-tuning runs do; False carries it over.
         curriculum: Order of each pass over the mixture: shuffled, short_first, long_first, easy_first, hard_first (by
             the loss of the base), blocked (one ability after another) or interleaved.
@@ -91,6 +95,8 @@ class Stage:
     policy: MixturePolicy | None = None
     learning_rate: float | None = None
     warmup_ratio: float | None = None
+    lr_schedule: LRSchedule | None = None
+    optimizer: dict[str, Any] | str | None = None
     fresh_optimizer: bool = True
     curriculum: Curriculum = "shuffled"
     loss_weights: dict[str, float] | None = None

@@ -24,7 +24,7 @@ from sftlab.fingerprint import code_of, described, digest
 from sftlab.model.backbone import content_hash
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
-from sftlab.run.settings import OWN_CALLBACKS, Settings, module_settings
+from sftlab.run.settings import OWN_CALLBACKS, Settings, is_without, module_settings
 
 RULES = 1  # version of how we train: raise it when the same settings lead to other weights
 REUSED_FILE = "reused.json"  # in a run's folder: the stages that it took over from other runs
@@ -83,6 +83,8 @@ def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePla
     order = hashlib.blake2b("\n".join(names_E).encode(), digest_size=16)
     for array in (rows_R1 - rows_R1[0], steps_S1 - steps_S1[0]):
         order.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+    if module.neftune_alpha:  # seeded by uids, which two conversations of the same tokens do not share
+        order.update("\n".join(plan.uids_N[example_E].tolist()).encode())
     for number, name in enumerate(plan.abilities):
         mine_M = plan.index_N[example_E[plan.ability_N[example_E] == number]]
         order.update(data.abilities[name].content(mine_M))
@@ -114,7 +116,9 @@ def _how(module: SFTModule, plan: Plan, planned: StagePlan) -> list[Any]:
     if module.adapter is not None:
         before = plan.stages[plan.stages.index(planned) - 1].stage.name if planned.first_step else None
         content.append(module.adapter.key(before, stage.name))
-    return content
+    how = {"lr_schedule": stage.lr_schedule or module.lr_schedule, "optimizer": module.optimizer_of(stage)}
+    later = {name: value for name, value in how.items() if not is_without(name, value)}
+    return [*content, later] if later else content
 
 
 def weights_hash(module: SFTModule) -> str:
@@ -128,6 +132,8 @@ def run_identity(data: PlannedData, module: SFTModule, plan: Plan, settings: Set
     whole = [_start(data, module, plan, settings), keys, plan.fingerprint() if plan.is_open else ""]
     values = {f"model.{name}": value for name, value in module_settings(module).items()}
     values |= {"model.learning_rate": module.learning_rate, "model.warmup_ratio": module.warmup_ratio}
+    later = {"lr_schedule": module.lr_schedule, "optimizer": module.optimizer}
+    values |= {f"model.{name}": described(value) for name, value in later.items() if not is_without(name, value)}
     values |= {f"trainer.{name}": value for name, value in settings.trained.items()}
     return {
         _WHOLE: digest(whole),

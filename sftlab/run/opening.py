@@ -17,10 +17,15 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-from sftlab.files import partial_name, remove_stale
-from sftlab.model.contents import ARCHITECTURE, adapter_base, check_model_folder, contents, is_model_folder
+from sftlab.files import partial_name, read_jsonl, remove_stale
+from sftlab.model.contents import ARCHITECTURE, NOTE_FILE, adapter_base, check_model_folder, contents, is_model_folder
 from sftlab.run.folder import complete_checkpoints, run_of
+
+if TYPE_CHECKING:
+    from sftlab.plan.ledger import LedgerRow
+    from sftlab.results.score import ScoreRow
 
 
 def model_folder(name: str | Path, stack: ExitStack, tell: Callable[[str], None] | None = None) -> str:
@@ -68,6 +73,54 @@ def finished_stages(run: Path) -> list[Path]:
     return [path for _, path in sorted(found.items()) if is_model_folder(path)]
 
 
+class Form(NamedTuple):
+    """How a model is written.
+
+    Attributes:
+        is_merged: Of an adapter, write the whole model that it makes of its base.
+        dtype: float32, bf16 or fp16; None leaves the weights as they are.
+        max_shard_size: Of one file of weights, such as 5GB; None leaves them as they are.
+    """
+
+    is_merged: bool = False
+    dtype: str | None = None
+    max_shard_size: str | None = None
+
+
+def export(name: str | Path, folder: Path, form: Form = Form()) -> None:  # noqa: B008 - it never changes
+    """Write the Hugging Face folder of a run, a stage, a checkpoint or a Hugging Face folder.
+
+    Args:
+        name: Where the model is.
+        folder: What to write.
+        form: How.
+
+    Raises:
+        ValueError: There is no such model here, or it is damaged.
+    """
+    from sftlab.model.card import model_card
+    from sftlab.model.rewrite import rewrite_folder
+
+    with ExitStack() as stack:
+        found = Path(model_folder(name, stack))
+        if not found.is_dir():
+            raise ValueError(f"--checkpoint: {name} is no run, stage, checkpoint or Hugging Face folder here")
+        run = run_of(found) or run_of(Path(name))
+        ended = re.match(r"step=\d+-(.+)\.ckpt$", Path(name).name)
+        stage = ended[1] if ended else re.sub(r"^\d+-", "", found.name)
+        rows, scores = ([], []) if run is None else (_trained(run, stage), _scores(run, stage))
+        if form.is_merged and adapter_base(found) is not None:
+            from sftlab.model.export import write_merged
+
+            whole = partial_name(folder.with_name(f"{folder.name}-whole"))
+            stack.callback(shutil.rmtree, whole, ignore_errors=True)
+            write_merged(whole, found)
+            found = whole
+        note_file = found / NOTE_FILE
+        note = json.loads(note_file.read_text(encoding="utf-8")) if note_file.is_file() else {"base": found.name}
+        rewrite_folder(found, folder, model_card(note, rows, scores), form.dtype, form.max_shard_size)
+
+
 def export_checkpoint(path: Path, folder: Path, is_merged: bool = False) -> None:
     """Write the Hugging Face folder of a checkpoint.
 
@@ -80,7 +133,6 @@ def export_checkpoint(path: Path, folder: Path, is_merged: bool = False) -> None
         ValueError: There is no such checkpoint, it is damaged, or it stands outside of a run.
     """
     from sftlab.model.export import checkpoint_weights, write_folder, write_merged
-    from sftlab.plan.ledger import LedgerRow
 
     if is_merged and path.is_dir() and adapter_base(path) is not None:
         return write_merged(folder, path)
@@ -89,12 +141,7 @@ def export_checkpoint(path: Path, folder: Path, is_merged: bool = False) -> None
     if run is None or not (run / ARCHITECTURE / "config.json").is_file():
         where = run or path.parent.parent
         raise ValueError(f"--checkpoint: {where / ARCHITECTURE} is missing; name a checkpoint inside its run's folder")
-    ledger_file = run / "ledger.json"
-    try:
-        content = json.loads(ledger_file.read_text(encoding="utf-8"))["rows"] if ledger_file.is_file() else []
-        rows = [LedgerRow(**row) for row in content]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{ledger_file} is damaged; without it the export has no table of what was trained") from None
+    rows = _trained(run)
     apart = partial_name(folder.with_name(f"{folder.name}-adapter")) if is_merged else folder
     try:
         write_folder(apart, run / ARCHITECTURE, weights, rows, contents(path).entries.get("adapter"))
@@ -105,6 +152,29 @@ def export_checkpoint(path: Path, folder: Path, is_merged: bool = False) -> None
         if is_merged:
             shutil.rmtree(apart, ignore_errors=True)
     return None
+
+
+def _trained(run: Path, stage: str = "") -> list[LedgerRow]:
+    """What a run trained, up to the end of a stage where it has one of that name."""
+    from sftlab.plan.ledger import LedgerRow
+
+    ledger_file = run / "ledger.json"
+    try:
+        content = json.loads(ledger_file.read_text(encoding="utf-8"))["rows"] if ledger_file.is_file() else []
+        rows = [LedgerRow(**row) for row in content]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{ledger_file} is damaged; without it the export has no table of what was trained") from None
+    names = list(dict.fromkeys(row.stage for row in rows))
+    return [row for row in rows if stage not in names or names.index(row.stage) <= names.index(stage)]
+
+
+def _scores(run: Path, stage: str) -> list[ScoreRow]:
+    """What the model after a stage of a run scored."""
+    from sftlab.results.score import ScoreRow
+
+    path = run / "scores.jsonl"
+    scores = [ScoreRow.from_dict(row, f"{path}, line {number}") for number, row in enumerate(read_jsonl(path), 1)]
+    return [row for row in scores if row.stage == stage and not row.inside and row.value is not None]
 
 
 def _passing_folder(checkpoint: Path) -> Path:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sftlab.data.ability import global_seed
 from sftlab.fingerprint import described
+from sftlab.plan.rate import Cosine
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -40,8 +41,13 @@ MODULE: Table = {
     "tokenizer": (CONTENT, "token ids"),
     "learning_rate": (CONTENT, "of each stage that names none"),
     "warmup_ratio": (CONTENT, "of each stage that names none"),
+    "lr_schedule": (CONTENT, "of each stage that names none"),
+    "optimizer": (CONTENT, "of each stage that names none"),
     "weight_decay": (TRAINED, "of the optimizer"),
     "betas": (TRAINED, "of the optimizer"),
+    "frozen": (TRAINED, "which weights change"),
+    "neftune_alpha": (TRAINED, "of the loss"),
+    "label_smoothing": (TRAINED, "of the loss"),
     "normalise": (TRAINED, "of the loss"),
     "adapter": (TRAINED, "which weights; what a stage does with it, by stage"),
     "attention": (NONE, _HOW),
@@ -69,6 +75,7 @@ ABILITY: Table = {
     "num_examples": (CONTENT, "token ids"),
     "exclude": (CONTENT, "token ids"),
     "lab": (CONTENT, "token ids"),
+    "system": (CONTENT, "token ids, and what scoring asks"),
     "drop": (CONTENT, _OPTIONS_OF_A_STAGE),
     "on_bad_record": (NONE, "whether a bad record ends the run"),
     "max_bad_share": (NONE, "whether bad records end the run"),
@@ -103,6 +110,8 @@ STAGE: Table = {
     "policy": (CONTENT, _OPTIONS_OF_A_STAGE),
     "learning_rate": (CONTENT, "of the stage"),
     "warmup_ratio": (CONTENT, "of the stage"),
+    "lr_schedule": (CONTENT, "of the stage"),
+    "optimizer": (CONTENT, "of the stage"),
     "fresh_optimizer": (CONTENT, "of the stage"),
     "curriculum": (CONTENT, _OPTIONS_OF_A_STAGE),
     "loss_weights": (CONTENT, "of the loss"),
@@ -265,13 +274,19 @@ def module_settings(module: Any) -> dict[str, Any]:
     is_own = not cls.__module__.startswith(_OURS)
     wanted = (TRAINED, CONTENT) if is_own else (TRAINED,)
     names = [name for name in arguments(cls) if MODULE.get(name, (TRAINED, ""))[0] in wanted and name not in _BY_HASH]
-    found = {name: described(getattr(module, name, None)) for name in names}
+    found = {name: described(value) for name in names if not is_without(name, value := getattr(module, name, None))}
     if "adapter" in found:  # a run without one has the keys that it had before there were adapters
         adapter = found.pop("adapter")
         found |= {"adapter": described(module.adapter.settings())} if adapter is not None else {}
     return {**found, "class": f"{cls.__module__}.{cls.__qualname__}"} if is_own else found
 
 
+def is_without(name: str, value: Any) -> bool:
+    """Whether an argument that came later has the value that trains as before: old keys stay valid."""
+    return name in _LATER and described(value) == _LATER[name]
+
+
+_LATER = {"lr_schedule": described(Cosine()), "optimizer": None, "frozen": [], "neftune_alpha": 0, "label_smoothing": 0}
 _BY_HASH = ("path", "tokenizer")  # arguments of a model whose content is hashed
 
 

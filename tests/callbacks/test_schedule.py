@@ -17,8 +17,8 @@ from sftlab.data.ability import AbilityData, CodeData, GeneralData, MathData
 from sftlab.data.mixture import MixtureData
 from sftlab.model.backbone import resolve_path
 from sftlab.model.module import SFTModule
-from sftlab.model.optim import warmup_cosine
 from sftlab.plan.compile import Compiler
+from sftlab.plan.rate import Cosine
 from sftlab.plan.stage import Stage
 from sftlab.results.score import ScoreRow
 
@@ -108,7 +108,7 @@ def test_the_learning_rate_rises_and_falls_in_each_stage_by_its_own_peak(records
     _, lines = fit(records, schedule, data, warmup_ratio=0.25)
     rates = [line["train/learning_rate"] for line in lines]
     first, second = (stage.num_steps for stage in data.plan.stages)
-    wanted = [1e-2 * warmup_cosine(step, first, 0.25) for step in range(first)]
+    wanted = [1e-2 * Cosine().with_warmup(step, first, 0.25) for step in range(first)]
     assert rates[:first] == pytest.approx(wanted)
     assert max(rates[first:]) == pytest.approx(5e-3)
     assert [line["stage/index"] for line in lines] == [0.0] * first + [1.0] * second
@@ -260,7 +260,7 @@ def test_a_schedule_may_compile_its_next_segment_when_the_last_is_trained(record
     assert [line["step"] for line in lines] == list(range(1, 13))
     turns = {step: set().union(*(names for at, names in seen if at == step)) for step in range(12)}
     assert turns == {step: {("math", "general")[step // 3 % 2]} for step in range(12)}
-    wanted = [1e-2 * warmup_cosine(step, 12, 0.03) for step in range(12)]
+    wanted = [1e-2 * Cosine().with_warmup(step, 12, 0.03) for step in range(12)]
     assert [line["train/learning_rate"] for line in lines] == pytest.approx(wanted)
 
 

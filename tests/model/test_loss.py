@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2C
 from sftlab.data.feed import PlanLoader, collate
 from sftlab.model.attention import register_attention
 from sftlab.model.loss import SupervisedLoss, example_weights
+from sftlab.model.noise import Noise
 from sftlab.plan.compile import compile_plan
 from sftlab.plan.policy import Proportional
 from sftlab.plan.pool import Pool
@@ -181,3 +182,64 @@ def test_a_dead_worker_is_told_where_its_batch_is_missed_and_nowhere_else(planne
     worker.join()
     with pytest.raises(RuntimeError, match="DataLoader worker"):
         list(batches)
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 7])
+@pytest.mark.parametrize("config", [LlamaConfig, Gemma2Config])
+def test_smoothed_targets_are_torchs_and_the_reported_loss_stays_the_plain_one(planned, chunk_tokens, config):
+    plan, tables = planned
+    more = {"head_dim": 8, "pad_token_id": 0} if config is Gemma2Config else {}
+    reference = model("eager", config, **more)
+    net = SupervisedLoss(copy.deepcopy(reference), chunk_tokens)
+    batch = collate(0, plan.rows(0), plan, tables)
+    weights = torch.rand(len(batch.lengths_D))
+    _, plain_K = net(batch, weights)
+    loss, nll_K = net(batch, weights, smoothing=0.2)
+    assert torch.equal(nll_K, plain_K)
+    loss.backward()
+    wanted = torch.zeros(())
+    for number, weight in zip(np.concatenate(plan.rows(0)), weights, strict=True):
+        table, index = tables[plan.abilities[plan.ability_N[number]]], plan.index_N[number]
+        ids, mask = torch.tensor(table.ids(index))[None], torch.tensor(table.mask(index))
+        logits = reference(input_ids=ids, use_cache=False).logits[0, :-1].float()
+        smooth = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none", label_smoothing=0.2)
+        wanted = wanted + weight * smooth[mask[1:]].sum()
+    wanted.backward()
+    torch.testing.assert_close(loss, wanted, atol=1e-4, rtol=1e-5)
+    for mine, theirs in zip(net.model.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["per_document", "sdpa"])
+def test_noise_counts_an_examples_own_length_whatever_row_it_is_in(planned, attention):
+    plan, tables = planned
+    alpha, net = 5.0, SupervisedLoss(model(attention))
+    numbers = [int(number) for number in np.concatenate(plan.rows(0))]
+
+    def noise(some):
+        return Noise(alpha, [1000 + number for number in some])
+
+    seen = []
+    net.model.get_input_embeddings().register_forward_hook(lambda _m, _i, output: seen.append(output.detach()))
+    batch = collate(0, plan.rows(0), plan, tables)
+    weights = torch.ones(len(numbers))
+    _, packed_K = net(batch, weights, noise(batch.number_D))
+    alone = []
+    for number in batch.number_D:
+        one = collate(0, [np.array([number])], plan, tables)
+        alone.append(net(one, torch.ones(1), noise([number]))[1])
+    torch.testing.assert_close(packed_K, torch.cat(alone), atol=2e-5, rtol=1e-5)
+    plain_K = net(batch, weights)[1]
+    assert not torch.allclose(packed_K, plain_K, atol=1e-3)
+    again_K = net(batch, weights, noise(batch.number_D))[1]
+    assert torch.equal(again_K, packed_K)
+    assert not torch.equal(net(batch, weights, Noise(alpha, [1] * len(numbers)))[1], packed_K)
+
+
+def test_the_noise_is_the_papers(planned):
+    drawn_TC = Noise(5.0, [1, 2]).drawn([200, 50], 64, torch.device("cpu"))
+    for part, length in zip(drawn_TC.split([200, 50]), (200, 50), strict=True):
+        bound = 5 / (length * 64) ** 0.5
+        assert part.abs().max() <= bound and part.abs().max() > 0.99 * bound
+        assert abs(float(part.mean())) < bound / 20
+        assert float(part.std()) == pytest.approx(bound / 3**0.5, rel=0.05)

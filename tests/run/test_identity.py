@@ -27,6 +27,7 @@ from sftlab.model.module import SFTModule
 from sftlab.plan.adaptive import DecidedShares
 from sftlab.plan.adaptive_policies import OnlineDataMixing
 from sftlab.plan.policy import EqualCount, MixturePolicy, Proportional, Temperature, WeightedShares
+from sftlab.plan.rate import Cosine, Linear
 from sftlab.plan.stage import Stage
 from sftlab.run import settings
 from sftlab.run.identity import StageKey, differ_in_own_callbacks, differences, run_identity, stage_keys, weights_hash
@@ -80,8 +81,13 @@ MODULE_CHANGES = {
     "config": {**MODEL, "hidden_size": 64},
     "learning_rate": 3e-5,
     "warmup_ratio": 0.5,
+    "lr_schedule": Linear(),
+    "optimizer": "SGD",
     "weight_decay": 0.1,
     "betas": (0.9, 0.95),
+    "frozen": ["model.embed_tokens"],
+    "neftune_alpha": 5.0,
+    "label_smoothing": 0.1,
     "normalise": "example",
     "adapter": LoRA(),
     "attention": "eager",
@@ -134,6 +140,8 @@ STAGE_CHANGES = {
     "policy": EqualCount(),
     "learning_rate": 0.5,
     "warmup_ratio": 0.5,
+    "lr_schedule": Cosine(floor=0.1),
+    "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"momentum": 0.9}},
     "fresh_optimizer": False,
     "curriculum": "short_first",
     "loss_weights": {"math": 2.0},
@@ -190,6 +198,7 @@ def test_arguments_of_an_ability(name, tmp_path):
         "exclude": ["1 step"] if name != "exclude" else [_a_kind()],
         "lab": LabOptions(ambiguity=0.5),
         "drop": str(tmp_path / "drop.jsonl"),
+        "system": "Count well.",
         "on_bad_record": "fail",
         "max_bad_share": 0.5,
     }

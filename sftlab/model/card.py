@@ -1,0 +1,96 @@
+"""The model card: a README.md whose head the hub reads, and below it what was trained and what it scored.
+
+The licence is the user's to choose: it is that of the base and of the data.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sftlab.plan.ledger import LedgerRow
+from sftlab.results.score import ScoreRow
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def model_card(note: Mapping[str, Any], rows: Sequence[LedgerRow], scores: Sequence[ScoreRow] = ()) -> str:
+    """A model card in Markdown.
+
+    Args:
+        note: What the model was made from, as an export holds it.
+        rows: What was trained.
+        scores: Of the model itself.
+    """
+    import yaml
+
+    base = str(note.get("base", "a model of unknown origin"))
+    head: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["sft", "sftlab"],
+    }
+    if base_id := hub_id(base):
+        head["base_model"] = base_id
+        head["base_model_relation"] = "finetune"
+    if datasets := [str(name) for name in note.get("datasets", [])]:
+        head["datasets"] = datasets
+    lines = [
+        "---",
+        yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"Fine-tuned from `{_shown(base)}` with sftlab, conversation template `{note.get('template', 'unknown')}`.",
+        "",
+        *_trained(rows),
+        *_settings(note.get("training", {})),
+        *_scores(scores),
+    ]
+    return "\n".join(lines)
+
+
+def hub_id(path: str) -> str | None:
+    """The hub id that a model was loaded by, without its revision; None for a folder or a base of the lab."""
+    name = path.partition("@")[0]
+    return name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None
+
+
+def _shown(base: str) -> str:
+    """A base without the folders of the machine that it lay on."""
+    return base if hub_id(base) or "/" not in base else Path(base).name
+
+
+def _trained(rows: Sequence[LedgerRow]) -> list[str]:
+    if not rows:
+        return []
+    lines = [
+        "What was trained (repeats counted; shares of the stage):",
+        "",
+        "| stage | ability | examples | tokens | supervised tokens | share of supervised tokens | epochs |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.stage} | {row.ability} | {row.examples:,} | {row.tokens:,} | {row.supervised_tokens:,} "
+            f"| {row.share_supervised_tokens:.2%} | {row.epochs:.2f} |"
+        )
+    return [*lines, ""]
+
+
+def _settings(training: Mapping[str, Any]) -> list[str]:
+    if not training:
+        return []
+    return ["How:", "", "| setting | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in training.items()), ""]
+
+
+def _scores(scores: Sequence[ScoreRow]) -> list[str]:
+    found = [(row, row.score()) for row in scores]
+    if not found:
+        return []
+    lines = ["What it scored:", "", "| task | metric | problems | score | 95 % interval |", "|---|---|---:|---:|---|"]
+    for row, score in found:
+        interval = f"{score.low:.4f} to {score.high:.4f}"
+        lines.append(f"| {row.task} | {score.metric} | {score.num_problems:,} | {score.value:.4f} | {interval} |")
+    return [*lines, ""]

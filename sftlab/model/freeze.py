@@ -1,0 +1,34 @@
+"""Freezing: which weights of a model are not trained, by patterns of their names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Train nothing whose name a pattern matches.
+
+    Args:
+        model: A Hugging Face model.
+        patterns: Names of parameters or of the modules that hold them, with ``*``, ``?``, ``[0-3]`` as in file names:
+            ``model.embed_tokens``, ``model.layers.[0-3]``, ``*.bias``.
+
+    Raises:
+        ValueError: A pattern matches nothing, or nothing is left to train.
+    """
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied head has a name of its own
+    for pattern in patterns:
+        found = [name for name in parameters if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
+        if not found:
+            parts = [name.rpartition(".")[0] for name in parameters]
+            near = difflib.get_close_matches(pattern, [*dict.fromkeys(parts), *parameters], n=1, cutoff=0.3)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(list(parameters)[:4])} ..."
+            raise ValueError(f"model.frozen: {pattern!r} matches no weights of the model; {hint}")
+        for name in found:
+            parameters[name].requires_grad_(False)
+    if not any(p.requires_grad for p in parameters.values()):
+        raise ValueError(f"model.frozen: {', '.join(patterns)} leave nothing to train")

@@ -1,0 +1,58 @@
+"""A Hugging Face folder written again: weights of another type, files of another size, a card of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from sftlab.files import whole_folder
+from sftlab.model.contents import ADAPTER
+
+DTYPES = {"float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+
+
+def rewrite_folder(
+    source: Path, folder: Path, card: str, dtype: str | None = None, max_shard_size: str | None = None
+) -> None:
+    """Write a folder again.
+
+    Args:
+        source: With weights as safetensors.
+        folder: Appears when it is complete.
+        card: Its README.md.
+        dtype: float32, bf16 or fp16, of the floating-point weights; None leaves them as they are.
+        max_shard_size: Of one file of weights, such as 5GB; None leaves the files as they are.
+
+    Raises:
+        ValueError: There are no weights as safetensors.
+    """
+    files = sorted(source.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"--checkpoint: {source} holds no weights as safetensors")
+    with whole_folder(folder) as partial:
+        kept = _WEIGHTS if dtype is not None or max_shard_size is not None else ()
+        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md", *kept))
+        if kept:
+            _write_weights(files, partial, dtype, max_shard_size)
+        config = partial / "config.json"
+        if dtype is not None and config.is_file():
+            content = json.loads(config.read_text(encoding="utf-8")) | {"dtype": DTYPES[dtype]}
+            config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(card, encoding="utf-8")
+
+
+def _write_weights(files: list[Path], folder: Path, dtype: str | None, max_shard_size: str | None) -> None:
+    import torch
+    from huggingface_hub import save_torch_state_dict
+    from safetensors.torch import load_file, save_file
+
+    wanted = getattr(torch, DTYPES[dtype]) if dtype is not None else None
+    weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    if wanted is not None:
+        weights = {name: w.to(wanted) if w.is_floating_point() else w for name, w in weights.items()}
+    if files[0].name == ADAPTER:
+        save_file(weights, folder / ADAPTER, metadata={"format": "pt"})
+    else:
+        save_torch_state_dict(weights, folder, max_shard_size=max_shard_size or "50GB")
