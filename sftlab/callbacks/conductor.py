@@ -10,23 +10,23 @@ from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sftlab import __version__
 from sftlab.callbacks.adaptation import check_held_out, decides_by_validation
-from sftlab.callbacks.context import RunContext, data_of
+from sftlab.callbacks.context import RunContext, data_of, folder_of
 from sftlab.callbacks.finite import ScaledSteps, gradient_norm, stop_at_gradient, stop_at_weights
+from sftlab.callbacks.keep_best import BestKeeper
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
 from sftlab.callbacks.optimizers import StageOptimizers
 from sftlab.callbacks.signals import Signals
 from sftlab.callbacks.trainer_options import refuse_options
-from sftlab.files import publish_folder
+from sftlab.files import discard, publish_folder
 from sftlab.model.checkpoint import write_whole
 from sftlab.model.contents import STATE, is_whole
 from sftlab.model.export import ARCHITECTURE, write_architecture
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
-from sftlab.run.folder import checkpoint_path, new_run_folder
+from sftlab.run.folder import checkpoint_path
 from sftlab.run.identity import differ_in_own_callbacks, differences, reused_stages, run_identity, stage_keys
 from sftlab.run.settings import OWN_CALLBACKS, Settings
 from sftlab.screen import show
@@ -45,6 +45,7 @@ class Conductor:
         extend: Appends the next segment to an open plan, or closes it; called when the last compiled step is done.
         val_every_n_steps: Validate inside stages too; stage ends are always validated.
         stop_early: What EarlyStopping ends: the stage, or the run.
+        keep_best: The ability whose held-out loss chooses the weights that a stage ends with.
     """
 
     def __init__(
@@ -55,12 +56,13 @@ class Conductor:
         extend: Callable[[RunContext], None],
         val_every_n_steps: int | None,
         stop_early: StopEarly = "stage",
+        keep_best: str | None = None,
     ) -> None:
         data = data_of(trainer)
         if plan.declared:
             raise ValueError("data: an ability only declares a count (path: null); `plan` can show it, not `fit` it")
         refuse_options(trainer)
-        self.context = RunContext(trainer, _folder_of(trainer), data, module, plan)
+        self.context = RunContext(trainer, folder_of(trainer), data, module, plan)
         self._extend, self._val_every_n_steps, self._stop_early = extend, val_every_n_steps, stop_early
         data.follow(plan)
         module.follow(plan, data.val_abilities())
@@ -71,6 +73,7 @@ class Conductor:
         self._keep_keys()
         self._optimizers = StageOptimizers(trainer, module, plan)
         self._stoppers = EarlyStoppers(cast(Any, trainer).callbacks)
+        self._keeper = BestKeeper(self.context, keep_best, bool(val_every_n_steps))
         self._ended_early: list[int] = []  # the steps at which stages ended before their plan's end
         self._ended = 0  # the step at which a stage's end was done
         self._is_stop_asked = False
@@ -172,6 +175,7 @@ class Conductor:
         trainer = self.context.trainer
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated = trainer.global_step
+            self._keeper.observe()
             if trainer.should_stop and (reason := self._stoppers.reason()) is not None:
                 self._end_early(reason)
             self._finish_step()
@@ -189,13 +193,11 @@ class Conductor:
         if world > 1:
             states = [None] * world
             torch.distributed.all_gather_object(states, state)
-        mine = {
-            "version": __version__,
-            "identity": self._identity,
-            "stage_keys": self._stage_keys,
-            "ended_early": list(self._ended_early),
+        checkpoint[STATE] = {
+            **{"version": __version__, "identity": self._identity, "stage_keys": self._stage_keys},
+            **{"ended_early": list(self._ended_early), "kept": self._keeper.state()},
+            **{"rng": states, "validated": self._validated, "ended": self._ended},
         }
-        checkpoint[STATE] = {**mine, "rng": states, "validated": self._validated, "ended": self._ended}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse to resume what is not the same run; count batches in this run's micro-batches.
@@ -205,6 +207,7 @@ class Conductor:
         """
         saved = self.check(checkpoint)
         self._rng_states, self._validated, self._ended = saved["rng"], saved["validated"], saved.get("ended", 0)
+        self._keeper.load(saved.get("kept", {"best": None, "saved": []}))
         for step in saved.get("ended_early", []):
             self._cut(step)
         ended = self.context.plan.stage_ending_at(checkpoint["global_step"])
@@ -276,6 +279,7 @@ class Conductor:
     def _end_stage(self, ended: StagePlan) -> None:
         """Export and let every callback look; then the checkpoint gets the name of the stage, which says so."""
         context, trainer = self.context, self.context.trainer
+        went_back = self._keeper.end_stage(ended)
         stop_at_weights(context)
         if self._scaled is not None:
             self._scaled.tell(context)
@@ -285,7 +289,11 @@ class Conductor:
         self._stoppers.begin_anew()
         self._ended = ended.end_step
         reached, path = checkpoint_path(context.folder, ended.end_step), self._ended_path(ended)
-        if trainer.strategy.broadcast(is_whole(reached)):
+        if went_back:
+            trainer.save_checkpoint(path, weights_only=False)
+            if trainer.is_global_zero:
+                discard(reached)
+        elif trainer.strategy.broadcast(is_whole(reached)):
             if trainer.is_global_zero and reached.is_dir():
                 publish_folder(reached, path)  # a run that went back to an earlier checkpoint has one there already
             elif trainer.is_global_zero:
@@ -293,6 +301,7 @@ class Conductor:
             trainer.strategy.barrier("stage checkpoint")
         elif not trainer.strategy.broadcast(is_whole(path)):
             trainer.save_checkpoint(path, weights_only=False)
+        self._keeper.stage_ended()
 
     def _ended_path(self, ended: StagePlan) -> Path:
         return checkpoint_path(self.context.folder, ended.end_step, ended.stage.name)
@@ -366,21 +375,6 @@ class Conductor:
         for callback in cast(Any, trainer).callbacks:
             if hasattr(callback, hook):
                 getattr(callback, hook)(trainer, trainer.lightning_module, stage)
-
-
-def _folder_of(trainer: Trainer) -> Path:
-    """The folder of the first logger that has one of its own, else the trainer's; never one that runs share."""
-    place: str | None = None
-    for logger in reversed(trainer.loggers):
-        if isinstance(logger, (TensorBoardLogger, CSVLogger)):
-            place = logger.log_dir
-        elif type(logger).__module__.startswith("sftlab."):
-            place = logger.save_dir
-    if place is None and Path(trainer.default_root_dir).resolve() != Path.cwd():
-        place = trainer.default_root_dir
-    if place is None and trainer.is_global_zero:
-        place = str(new_run_folder("run"))
-    return Path(trainer.strategy.broadcast(str(place)))
 
 
 def _count_in_micro_batches(checkpoint: dict[str, Any], accumulate: int) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from sftlab.data.ability import PlannedData
 from sftlab.model.export import ARCHITECTURE, export_live
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
+from sftlab.run.folder import new_run_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +105,18 @@ def module_of(module: LightningModule) -> SFTModule:
     if not isinstance(module, SFTModule):
         raise ValueError(f"fit needs an SFTModule, not {type(module).__name__}: a schedule trains by its losses")
     return module
+
+
+def folder_of(trainer: Trainer) -> Path:
+    """The folder of the first logger that has one of its own, else the trainer's; never one that runs share."""
+    place: str | None = None
+    for logger in reversed(trainer.loggers):
+        if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+            place = logger.log_dir
+        elif type(logger).__module__.startswith("sftlab."):
+            place = logger.save_dir
+    if place is None and Path(trainer.default_root_dir).resolve() != Path.cwd():
+        place = trainer.default_root_dir
+    if place is None and trainer.is_global_zero:
+        place = str(new_run_folder("run"))
+    return Path(trainer.strategy.broadcast(str(place)))

@@ -48,6 +48,8 @@ class StageSchedule(Callback):
             (by the loss of the base), blocked (one ability after another) or interleaved.
         loss_weights: Relative weight of each ability's supervised tokens in the loss of every stage that trains it; 1
             where none is given.
+        keep_best: An ability: each stage ends with the weights that had its lowest held-out loss among the validations
+            inside the stage; what that costs the others is told. Needs ``val_every_n_steps``.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class StageSchedule(Callback):
         stop_early: StopEarly = "stage",
         curriculum: Curriculum = "shuffled",
         loss_weights: dict[str, float] | None = None,
+        keep_best: str | None = None,
     ) -> None:
         check_curriculum("schedule.", curriculum)
         if val_every_n_steps is not None:
@@ -73,7 +76,7 @@ class StageSchedule(Callback):
         self.per_stage = {name: _with_objects(name, changes) for name, changes in (per_stage or {}).items()}
         self.val_every_n_steps, self.stop_early = val_every_n_steps, stop_early
         self.curriculum: Curriculum = curriculum
-        self.loss_weights = loss_weights
+        self.loss_weights, self.keep_best = loss_weights, keep_best
         self._conductor: Conductor | None = None  # of the call of fit that runs
         self._adaptation: Adaptation | None = None  # of its adaptive stage
         self._observer: Observer | None = None
@@ -145,7 +148,7 @@ class StageSchedule(Callback):
         if stage == "fit":
             module = module_of(pl_module)
             plan = self.compile(data_of(trainer), module)
-            how = (self.val_every_n_steps, self.stop_early)
+            how = (self.val_every_n_steps, self.stop_early, self.keep_best)
             _tell_lacking(trainer)
             self._conductor = Conductor(trainer, module, plan, self.extend, *how)
             self._observer = Observer(self._conductor.context, self._adaptation) if self._adaptation else None

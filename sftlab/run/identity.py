@@ -51,13 +51,19 @@ def stage_keys(data: PlannedData, module: SFTModule, plan: Plan, settings: Setti
     trained = _start(data, module, plan, settings)
     for stage in plan.stages:
         if stage.stage.adaptive is not None:
-            trained = digest(trained, _adaptive_content(data, module, plan, stage, measured))
+            trained = digest(trained, _adaptive_content(data, module, plan, stage, _held_out(data, settings)))
         elif stage.end_step <= plan.num_compiled_steps:
             trained = digest(trained, _content(data, module, plan, stage))
         else:
             continue
         keys.append(StageKey(trained, digest(trained, measured)))
     return keys
+
+
+def _held_out(data: PlannedData, settings: Settings) -> str:
+    """What held-out losses are measured on."""
+    held_out = {name: ability.held_out_hash() for name, ability in sorted(data.abilities.items())}
+    return digest(held_out, settings.measured.get("limit_val_batches"))
 
 
 def _measured(data: PlannedData, settings: Settings) -> str:
@@ -69,6 +75,8 @@ def _start(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings)
     weights = str(module.path) if plan.declared else weights_hash(module)
     has_watchers = settings.trained.get("callbacks") or settings.trained.get(OWN_CALLBACKS)
     watched = _measured(data, settings) if has_watchers else ""
+    if settings.trained.get("keep_best"):
+        watched = digest(watched, _held_out(data, settings))
     return digest(RULES, weights, module_settings(module), settings.seed, settings.trained, watched)
 
 
@@ -91,7 +99,7 @@ def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePla
     return [stage.name, order.hexdigest(), planned.num_steps, *_how(module, plan, planned)]
 
 
-def _adaptive_content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePlan, measured: str) -> list[Any]:
+def _adaptive_content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePlan, held_out: str) -> list[Any]:
     """What determines an adaptive stage: its policy, which examples it may draw in which order, what it looks at."""
     stage, examples = planned.stage, hashlib.blake2b(digest_size=16)
     assert stage.adaptive is not None
@@ -100,7 +108,7 @@ def _adaptive_content(data: PlannedData, module: SFTModule, plan: Plan, planned:
         examples.update(name.encode() + data.abilities[name].content(mine_M))
     policy = [described(stage.adaptive), code_of(stage.adaptive), stage.decide_every_n_steps]
     drawn = [sorted(stage.fractions.items()), stage.counted_in, stage.curriculum, data.seed, str(plan.batch)]
-    rows = [plan.max_length, plan.packing, measured if stage.adaptive.needs_validation else ""]
+    rows = [plan.max_length, plan.packing, held_out if stage.adaptive.needs_validation else ""]
     return [stage.name, policy, examples.hexdigest(), drawn, rows, stage.steps, *_how(module, plan, planned)]
 
 

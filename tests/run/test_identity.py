@@ -126,6 +126,7 @@ SCHEDULE_CHANGES = {
     "loss_weights": (MultiTask, {"loss_weights": {"math": 2.0}}),
     "counted_in": (DMT, {"counted_in": "supervised_tokens", "k": 0.7}),
     "replay": (DMT, {"replay": ["code"], "k": 0.5}),
+    "keep_best": (MultiTask, {"keep_best": "math"}),
     "adaptive": (Adaptive, {"adaptive": OnlineDataMixing(alpha=0.25)}),
     "decide_every_n_steps": (Adaptive, {"decide_every_n_steps": 3}),
     "abilities": (Adaptive, {"abilities": ["math", "code"]}),

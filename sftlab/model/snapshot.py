@@ -1,0 +1,59 @@
+"""Snapshots: what training changes, as it is after a step, put aside to go back to.
+
+kept/step=000040/0.pt, 1.pt ...     one a process: its own shards of the trained parameters, and buffers
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sftlab.files import whole_file
+
+
+def write_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
+    """Put this process's part of a model aside."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with whole_file(folder / f"{rank}.pt") as partial:
+        torch.save({name: value.detach().cpu().clone() for name, value in _changing(net).items()}, partial)
+
+
+def read_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
+    """Bring this process's part of a model back.
+
+    Raises:
+        ValueError: It is not there, or was cut otherwise.
+    """
+    path = folder / f"{rank}.pt"
+    if not path.is_file():
+        raise ValueError(
+            f"{path} is not there: the weights to go back to are gone, or the run had another number of processes. Go "
+            "on from an earlier checkpoint of the stage"
+        )
+    saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    changing = _changing(net)
+    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in changing.items()}:
+        raise ValueError(f"{path} holds other weights than this model has, or the run had another number of processes")
+    with torch.no_grad():
+        for name, value in changing.items():
+            value.copy_(saved[name])
+
+
+def remove_snapshots(folder: Path, but: set[int]) -> None:
+    """Take the snapshots in a folder away, except of some steps."""
+    for path in folder.glob("step=*"):
+        if int(path.name.removeprefix("step=")) not in but:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _changing(net: nn.Module) -> dict[str, torch.Tensor]:
+    """The trained parameters, of sharded ones this process's part, and the buffers."""
+    for part in net.modules():  # a forward pass leaves the outermost parameters of FSDP2 gathered
+        if hasattr(part, "reshard"):
+            part.reshard()
+    named = [*((name, p) for name, p in net.named_parameters() if p.requires_grad), *net.named_buffers()]
+    return {name: value.to_local() if hasattr(value, "to_local") else value.data for name, value in named}
