@@ -26,6 +26,7 @@ _WHOLE = (
     "ledger.json",
     "exposures.parquet",
     "decisions.jsonl",
+    "kept.jsonl",
 )  # of a run that is another's equal to the end
 
 

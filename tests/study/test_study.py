@@ -4,7 +4,7 @@ import pytest
 import yaml
 from fitting import ROOT, write_config, write_records
 
-from sftlab.study.graph import find_problems_of, plan_runs
+from sftlab.study.graph import find_problems_of, jobs_of, plan_runs
 from sftlab.study.study import read_study
 
 SHIPPED = sorted((ROOT / "configs" / "studies").rglob("*.yaml"))
@@ -183,3 +183,33 @@ def test_runs_are_held_equal_in_steps_and_in_supervised_tokens(tmp_path, monkeyp
 def test_a_budget_that_cannot_be_is_told(tmp_path, budget, words):
     with pytest.raises(ValueError, match=words):
         study(tmp_path, budget=budget, runs={"a": {}})
+
+
+def test_a_study_knows_adaptive_stages_before_they_are_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    write_records(tmp_path)
+    write_config(tmp_path)
+
+    def adaptive(policy, every=4, **options):
+        given = {"adaptive": {"class_path": policy, "init_args": options}, "decide_every_n_steps": every, "steps": 14}
+        return {"set": {"schedule": {"class_path": "Adaptive", "init_args": given}}}
+
+    mixing = "OnlineDataMixing"
+    runs = {"one": adaptive(mixing), "same": adaptive(mixing, alpha=0.9), "other": adaptive(mixing, alpha=0.5)}
+    runs |= {"longer": adaptive(mixing, 5), "bandit": adaptive("Exp3")}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump({"base": "small.yaml", "seeds": [1], "runs": runs}))
+    planned = {run.run.config_name: run for run in plan_runs(read_study(tmp_path / "my.yaml"))}
+    assert all(
+        [stage.end_step for stage in run.stages] == [14] and run.stages[0].tokens > 0 for run in planned.values()
+    )
+    assert planned["one"].stages[0].key == planned["same"].stages[0].key
+    assert len({run.stages[0].key for run in planned.values()}) == 4
+    jobs = jobs_of(list(planned.values()))
+    assert sorted(len(job.stages) - job.num_before for job in jobs) == [0, 1, 1, 1, 1]
+    budget = {"of": "one", "units": ["supervised_tokens"]}
+    runs = {"one": adaptive(mixing), "fixed": {"set": {"schedule.epochs": 2}}}
+    content = {"base": "small.yaml", "seeds": [1], "budget": budget, "runs": runs}
+    (tmp_path / "my.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(ValueError, match="hold runs equal in steps"):
+        list(plan_runs(read_study(tmp_path / "my.yaml")))
