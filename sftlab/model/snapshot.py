@@ -55,5 +55,8 @@ def _changing(net: nn.Module) -> dict[str, torch.Tensor]:
     for part in net.modules():  # a forward pass leaves the outermost parameters of FSDP2 gathered
         if hasattr(part, "reshard"):
             part.reshard()
-    named = [*((name, p) for name, p in net.named_parameters() if p.requires_grad), *net.named_buffers()]
+    named: list[tuple[str, Any]] = [
+        *((name, p) for name, p in net.named_parameters() if p.requires_grad),
+        *net.named_buffers(),
+    ]
     return {name: value.to_local() if hasattr(value, "to_local") else value.data for name, value in named}
