@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -54,7 +54,7 @@ def _changing(net: nn.Module) -> dict[str, torch.Tensor]:
     """The trained parameters, of sharded ones this process's part, and the buffers."""
     for part in net.modules():  # a forward pass leaves the outermost parameters of FSDP2 gathered
         if hasattr(part, "reshard"):
-            part.reshard()
+            cast(Any, part).reshard()
     named: list[tuple[str, Any]] = [
         *((name, p) for name, p in net.named_parameters() if p.requires_grad),
         *net.named_buffers(),
