@@ -74,7 +74,7 @@ def test_weights_are_cut_into_files_of_a_size(folder, tmp_path):
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     whole = AutoModelForCausalLM.from_pretrained(folder / "stages" / "1-general").state_dict()
     assert all(torch.equal(again[name], whole[name]) for name in whole)
-    main(["--checkpoint", str(tmp_path / "out"), "--to", str(tmp_path / "joined")])
+    main(["--checkpoint", str(tmp_path / "out"), "--to", str(tmp_path / "joined"), "--max_shard_size", "5GB"])
     assert (tmp_path / "joined" / "model.safetensors").is_file()
 
 
