@@ -124,7 +124,7 @@ SCHEDULE_CHANGES = {
     "k": (DMT, {"k": 0.25}),
     "curriculum": (MultiTask, {"curriculum": "short_first"}),
     "loss_weights": (MultiTask, {"loss_weights": {"math": 2.0}}),
-    "counted_in": (DMT, {"counted_in": "supervised_tokens", "k": 0.7}),
+    "counted_in": (DMT, {"counted_in": "tokens"}),
     "replay": (DMT, {"replay": ["code"], "k": 0.5}),
     "keep_best": (MultiTask, {"keep_best": "math"}),
     "adaptive": (Adaptive, {"adaptive": OnlineDataMixing(alpha=0.25)}),
@@ -146,7 +146,7 @@ STAGE_CHANGES = {
     "fresh_optimizer": False,
     "curriculum": "short_first",
     "loss_weights": {"math": 2.0},
-    "counted_in": "supervised_tokens",
+    "counted_in": "tokens",
     "adaptive": OnlineDataMixing(),
     "decide_every_n_steps": 4,
 }
@@ -222,7 +222,8 @@ def test_arguments_of_schedules(name):
     before = {"specialised": ["code"], "general": ["general"]} if name == "general" else before
     if cls is Adaptive:
         before = {"adaptive": OnlineDataMixing(), "decide_every_n_steps": 2, "steps": 6}
-    before = {"k": 0.7 if name == "counted_in" else 0.5} if name in ("counted_in", "replay") else before
+    before = {"k": 0.5} if name == "replay" else before
+    before = {"specialised": ["general"], "general": ["math"], "k": 0.4} if name == "counted_in" else before
     stop = [EarlyStopping("val/loss/math")] if name == "stop_early" else []
     one, other = cls(**before), cls(**{**before, **change})
     one, other = (last_key(schedule=schedule, callbacks=stop) for schedule in (one, other))
@@ -231,7 +232,7 @@ def test_arguments_of_schedules(name):
 
 @pytest.mark.parametrize("name", settings.STAGE)
 def test_arguments_of_a_stage(name):
-    given = {"name": "all", "fractions": {"math": 0.7, "code": 1.0}, "epochs": 1}
+    given = {"name": "all", "fractions": {"general": 0.4, "math": 0.7, "code": 1.0}, "epochs": 1}
     after = {**given, name: STAGE_CHANGES[name]}
     if name in ("steps", "supervised_tokens"):
         del after["epochs"]
