@@ -320,7 +320,6 @@ def test_callbacks_count_by_what_they_change(one, other, effect):
         ({"module": {"learning_rate": 0.5}}, True),
         ({"module": {"attention": "eager"}}, False),
     ],
-    ids=str,
 )
 def test_the_key_of_an_adaptive_stage_is_known_before_and_holds_what_determines_its_decisions(changes, is_other):
     def key(**more):
