@@ -140,6 +140,8 @@ class Instant(Executor):
                 row = ScoreRow(task=f"lab_{ability}", metric="accuracy", value=max(0.0, value + 0.02 * noise),
                                standard_error=0.01, low=None, high=None, headline=True, **about)  # fmt: skip
                 rows.append(row.to_dict())
+            losses = {f"val/loss/{ability}": 2 - value for ability, value in scores.items()}
+            (folder / "metrics.jsonl").write_text(json.dumps({"step": stage.end_step, **losses}) + "\n")
         (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return job.name
 

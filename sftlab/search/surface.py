@@ -47,8 +47,8 @@ class Form(ABC):
     name: str
 
     @abstractmethod
-    def fit(self, columns: Columns, value_R: np.ndarray) -> Fit:
-        """Fit runs."""
+    def fit(self, columns: Columns, value_R: np.ndarray, near: Fit | None = None) -> Fit:
+        """Fit runs; the search for the best begins at ``near`` where it is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,7 @@ class Quadratic(Form):
 
     name = "quadratic"
 
-    def fit(self, columns: Columns, value_R: np.ndarray) -> Fit:
+    def fit(self, columns: Columns, value_R: np.ndarray, near: Fit | None = None) -> Fit:
         """Bayesian ridge (MacKay 1992): how far coefficients may go is learned from the runs."""
         from sklearn.linear_model import BayesianRidge
 
@@ -111,7 +111,7 @@ class MixingLaw(Form):
     name = "mixing law"
     prior = 0.02
 
-    def fit(self, columns: Columns, value_R: np.ndarray) -> Fit:
+    def fit(self, columns: Columns, value_R: np.ndarray, near: Fit | None = None) -> Fit:
         """From several starts; the best is kept."""
         from scipy.optimize import least_squares
 
@@ -129,6 +129,8 @@ class MixingLaw(Form):
 
         random = np.random.default_rng(0)
         starts = [np.concatenate([[0.0, sign], random.normal(size=num - 2)]) for sign in (0.5, -0.5)]
+        if isinstance(near, _Law):
+            starts = [np.concatenate([[(near.theta[0] - shift) / size, near.theta[1] / size], near.theta[2:]])]
         found = [least_squares(misfit, start, jac=slopes, max_nfev=40) for start in starts]
         theta = min(found, key=lambda one: one.cost).x
         jacobian_RT = _law_jacobian(theta, x_RF)
@@ -158,7 +160,7 @@ class Process(Form):
 
     name = "Gaussian process"
 
-    def fit(self, columns: Columns, value_R: np.ndarray) -> Fit:
+    def fit(self, columns: Columns, value_R: np.ndarray, near: Fit | None = None) -> Fit:
         """Most probable lengths and noise; the mean is unknown too."""
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -169,6 +171,8 @@ class Process(Form):
         unknown_mean = ConstantKernel(1.0, "fixed")
         signal = ConstantKernel(1.0, (1e-3, 1e2)) * Matern(lengths, (0.05, 50.0), nu=2.5)
         kernel = unknown_mean + signal + WhiteKernel(0.2, (1e-4, 4.0))
+        if isinstance(near, _Process):
+            kernel = kernel.clone_with_theta(near.model.kernel_.theta)
         # In the order of scikit-learn's theta: size of the signal, lengths, noise; logarithms.
         middle_T = np.log(np.concatenate([[1.0], lengths, [0.1]]))
         width_T = np.concatenate([[1.0], np.full(len(lengths), 0.8), [1.5]])
@@ -240,14 +244,15 @@ def fit_surface(space: Space, points: Sequence[Point], values: Sequence[float]) 
     columns, value_R = space.columns(points), np.array(values, dtype=float)
     group_R = _folds(points)
     errors, stretch = dict[str, float](), dict[str, float]()
+    fits = {form.name: form.fit(columns, value_R) for form in FORMS}
     for form in FORMS:
-        error_R, z_R = _left_out(form, columns, value_R, group_R)
+        error_R, z_R = _left_out(form, columns, value_R, group_R, fits[form.name])
         errors[form.name] = float(np.sqrt((error_R**2).mean()))
         stretch[form.name] = float(np.sqrt((z_R**2).mean()))
     chosen = min(FORMS, key=lambda form: errors[form.name])
-    fit = chosen.fit(columns, value_R)
+    fit = fits[chosen.name]
     others = [(_likelihood(errors, form.name, chosen.name, len(value_R)), form) for form in FORMS if form is not chosen]
-    fitted = [(weight, form.fit(columns, value_R)) for weight, form in others if weight > LEAST_WEIGHT]
+    fitted = [(weight, fits[form.name]) for weight, form in others if weight > LEAST_WEIGHT]
     noise = _noise(points, value_R, fit.noise)
     errors["mean"] = float(np.sqrt((_left_out_of_mean(value_R, group_R) ** 2).mean()))
     return Surface(space, chosen.name, fit, fitted, errors, max(1.0, stretch[chosen.name]), noise, list(points))
@@ -264,12 +269,14 @@ def _folds(points: Sequence[Point]) -> np.ndarray:
     return np.array([different[point] % MOST_FOLDS for point in points])
 
 
-def _left_out(form: Form, columns: Columns, value_R: np.ndarray, group_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _left_out(
+    form: Form, columns: Columns, value_R: np.ndarray, group_R: np.ndarray, near: Fit
+) -> tuple[np.ndarray, np.ndarray]:
     """Error of each run when its composition was left out, and the same in the standard deviations that were told."""
     error_R, told_R = np.empty(len(value_R)), np.empty(len(value_R))
     for group in np.unique(group_R):
         out = group_R == group
-        fit = form.fit(_rows(columns, ~out), value_R[~out])
+        fit = form.fit(_rows(columns, ~out), value_R[~out], near)
         mean_P, cov_PP = fit.predict(_rows(columns, out))
         error_R[out] = value_R[out] - mean_P
         told_R[out] = np.sqrt(np.maximum(np.diag(cov_PP), 0) + fit.noise**2)
