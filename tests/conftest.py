@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,18 @@ from chat_stub import SECRET, Stub
 
 from sftlab.endpoint import client
 from sftlab.sandbox.host import Sandbox
+
+
+@pytest.fixture(autouse=True)
+def no_process_group_is_left() -> Iterator[None]:
+    """What a Trainer with a strategy leaves in this process would be found by the next test and by what it starts."""
+    kept = dict(os.environ)
+    yield
+    if "torch.distributed" in sys.modules and sys.modules["torch.distributed"].is_initialized():
+        sys.modules["torch.distributed"].destroy_process_group()
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE"):
+        if name not in kept:
+            os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

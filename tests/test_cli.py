@@ -14,7 +14,7 @@ from lightning.pytorch import loggers
 from sftlab.cli import parse_objects, told_in_a_message
 from sftlab.plan.table import as_fraction
 
-CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if "studies" not in path.parts]
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if not {"studies", "searches"} & {*path.parts}]
 OVERLAYS = {"13b", "33b", "batch16", "counts", "scores"}
 
 

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from sftlab.lab.abilities import lab_conversations
+from sftlab.lab.options import LabOptions
 from sftlab.lab.samples import ABILITIES
 from sftlab.lab.text import base_text
 
 SPECIAL = ("<pad>", "<s>", "</s>")
+_OPTIONS = LabOptions(overlap=0.6, ambiguity=0.7)  # of the text that the shipped file was made from
 
 
 def build_tokenizer(written_by_templates: Sequence[str]) -> Tokenizer:
@@ -38,6 +40,6 @@ def _texts() -> list[str]:
     rng = random.Random("tokenizer")
     texts = [base_text(rng) for _ in range(8_000)]
     for ability in ABILITIES:
-        for conversation in lab_conversations(ability, 4_000):
+        for conversation in lab_conversations(ability, 4_000, options=_OPTIONS):
             texts += [f"{turn.role.upper()}: {turn.text}" for turn in conversation.turns]
     return texts

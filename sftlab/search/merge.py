@@ -30,7 +30,7 @@ def merged_scores(search: Search, trials: Sequence[Trial]) -> dict[str, dict[str
     if len(simplices) != 1:
         raise ValueError("--proxy merge: it averages by the shares of one simplex; the search has none, or several")
     specialists = {ability: _specialist(search, ability) for ability in simplices[0].abilities}
-    kept = search.folder / "inside" / "proxies" / "merge.scores.jsonl"
+    kept = search.folder / "exhibits" / "proxies" / "merge.scores.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
     wanted: dict[str, tuple[float, ...]] = {}
     for trial in trials:

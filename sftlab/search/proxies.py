@@ -4,7 +4,7 @@
     held_out   the loss on held-out examples in the place of the score
     FOLDER     runs of another search or study with the same compositions: a smaller model, a part of the budget
 
-What is found stands in <search>/inside/proxies/, and from there in the search's report.
+What is found stands in <search>/exhibits/proxies/, and from there in the search's report.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def proxy_report(search: Search, kind: str) -> str:
             f"--proxy {kind}: {len(pairs)} compositions have both, at least {FEWEST} are needed for a correlation"
         )
     exhibit = _exhibit(search, kind, title, about, pairs)
-    to = search.folder / "inside" / "proxies"
+    to = search.folder / "exhibits" / "proxies"
     to.mkdir(parents=True, exist_ok=True)
     exhibit.write(to, slug(Path(kind).name))
     return "\n".join([title, *(f"  {words.replace('**', '')}" for words in exhibit.findings)])

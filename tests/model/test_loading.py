@@ -1,7 +1,5 @@
 """Loading under FSDP2: the same weights bit for bit, buffers and ties as always, whatever the dtype and the files."""
 
-import os
-
 import pytest
 import torch
 from torch import distributed
@@ -21,14 +19,11 @@ BATCH = Batch(ids_T=IDS, positions_T=IDS, keep_K=IDS[:-1], target_K=IDS[1:], exa
               **NUMBERS)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def mesh():
     """One process."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="0")
-    store = distributed.HashStore()
-    distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
-    distributed.destroy_process_group()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    return distributed.device_mesh.init_device_mesh("cpu", (1,))
 
 
 @pytest.mark.parametrize(("tied", "dtype", "shards"), [(True, torch.float32, 1), (False, torch.bfloat16, 3)])
