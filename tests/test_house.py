@@ -63,7 +63,7 @@ ORDER = """
     search.factors search.space search.design search.surface search.effect search.observation search.spec
     search.proposal search.decision search.search search.site search.outcome search.merge
     search.proxies
-    commands.options
+    commands.interrupt commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     commands.report commands.study commands.search commands.tag commands.leaks commands.card commands.init
     commands.runs commands.chat commands.serve

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import tempfile
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sftlab.commands.interrupt import heed_sigterm
 from sftlab.commands.options import CommandParser, config_file, dotted, wants_help
 from sftlab.commands.study import add_executor_options, executor_of
 from sftlab.config import read_yaml, scalar
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
         return _report(search.folder)
     if options.dry_run:
         return _dry_run(search)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status_when_interrupted = heed_sigterm()
     from sftlab.search.search import RunsFailed
 
     try:
@@ -75,7 +75,7 @@ def main(arguments: list[str]) -> int:
         return failed.status
     except KeyboardInterrupt:
         complain("\nInterrupted. What is finished stays; the same command goes on and decides the same.")
-        return 130
+        return status_when_interrupted()
     from sftlab.search.outcome import write_outcome
 
     write_outcome(search)

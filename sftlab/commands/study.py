@@ -6,13 +6,13 @@ import difflib
 import inspect
 import math
 import shlex
-import signal
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sftlab.commands.interrupt import heed_sigterm
 from sftlab.commands.options import (
     CommandParser,
     config_file,
@@ -105,21 +105,14 @@ def main(arguments: list[str]) -> int:
         raise ValueError("study needs --config FILE, such as --config sftlab:studies/rq3")
     executor = executor_of(options, own)
     study = _study(options.config, changes, options.name, options.seeds)
-    asked = signal.SIGINT
-
-    def end(signum: int, _: object) -> None:
-        nonlocal asked
-        asked = signal.Signals(signum)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, end)
+    status_when_interrupted = heed_sigterm()
     try:
         if (status := _meet_needs(study, options, executor, (options.config.resolve(),))) is not None:
             return status
         return _run(study, options, executor)
     except KeyboardInterrupt:
         complain("\nInterrupted. What is finished stays; the same command goes on.")
-        return 128 + asked
+        return status_when_interrupted()
 
 
 def executor_of(options: Namespace, own: dict[str, Any]) -> Executor | None:
