@@ -186,7 +186,7 @@ def test_what_is_no_file_to_read_is_told(tmp_path):
         ("pipe.jsonl", "is a pipe or a device"),
         ("loop.json", "cannot be read: Too many levels"),
         ("x" * 300 + ".json", "cannot be read: File name too long"),
-        ("nul\0.json", "cannot be read: embedded null byte"),
+        ("nul\0.json", "cannot be read: .*embedded null"),
     ):
         for read in (lambda path: list(read_records(path)), content_hash):
             with pytest.raises(ValueError, match=said):
