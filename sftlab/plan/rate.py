@@ -39,32 +39,36 @@ class LRSchedule(ABC):
         return self.factor(step - warmup, max(1, num_steps - warmup))
 
 
-class Cosine(LRSchedule):
+class Falling(LRSchedule):
+    """From the peak down to a floor.
+
+    Args:
+        floor: Part of the peak that the fall ends at, 0 to 1.
+    """
+
+    def __init__(self, floor: float = 0.0) -> None:
+        within("lr_schedule.floor", floor, 0, 1)
+        self.floor = floor
+
+
+class Cosine(Falling):
     """Half a cosine from the peak down to a floor (SGDR without restarts, arXiv 1608.03983).
 
     Args:
         floor: Part of the peak that the fall ends at, 0 to 1.
     """
 
-    def __init__(self, floor: float = 0.0) -> None:
-        within("lr_schedule.floor", floor, 0, 1)
-        self.floor = floor
-
     def factor(self, step: int, num_steps: int) -> float:
         """Of the cosine."""
         return self.floor + (1 - self.floor) * (0.5 * (1 + math.cos(math.pi * step / num_steps)))
 
 
-class Linear(LRSchedule):
+class Linear(Falling):
     """A line from the peak down to a floor.
 
     Args:
         floor: Part of the peak that the fall ends at, 0 to 1.
     """
-
-    def __init__(self, floor: float = 0.0) -> None:
-        within("lr_schedule.floor", floor, 0, 1)
-        self.floor = floor
 
     def factor(self, step: int, num_steps: int) -> float:
         """Of the line."""

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from fitting import write_records
 from lightning.pytorch import Callback
 from small import small_fit, small_mixture, trained
 
@@ -17,14 +16,6 @@ from sftlab.plan.adaptive_policies import Exp3, OnlineDataMixing, OnlineDoReMi
 from sftlab.plan.stage import Stage
 
 REFERENCE = {"math": 4.0, "code": 5.0, "general": 4.5}
-
-
-@pytest.fixture
-def records(tmp_path, monkeypatch):
-    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
-    write_records(tmp_path)
-    return tmp_path
 
 
 def mixing(steps=13, every=4, policy=None, **options):

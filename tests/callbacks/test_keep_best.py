@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from fitting import write_records
 from lightning.pytorch import Callback
 from small import small_fit, small_mixture
 from transformers import AutoModelForCausalLM
@@ -12,14 +11,6 @@ from transformers import AutoModelForCausalLM
 from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.schedule import MultiTask, Stages
 from sftlab.plan.stage import Stage
-
-
-@pytest.fixture
-def records(tmp_path, monkeypatch):
-    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
-    write_records(tmp_path)
-    return tmp_path
 
 
 class Remember(Callback):

@@ -46,8 +46,8 @@ def fit(records, folder, schedule, *callbacks, model=None, ckpt_path=None, **tra
     return module, [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
 
 
-def resumed_everywhere(records, folder, schedule, steps, **model):
-    """Train in one go, and again from its checkpoints; whether lines and weights are the same."""
+def assert_resumes_everywhere(records, folder, schedule, steps, **model):
+    """Train in one go, and again from its checkpoints: lines and weights are the same."""
     whole, lines = fit(records, folder / "whole", schedule(), RunCheckpoint(every_n_steps=1, keep_all=True),
                        model=model, enable_checkpointing=True)  # fmt: skip
     for step in steps:
@@ -67,7 +67,7 @@ def test_a_resumed_run_ends_in_the_same_weights_whatever_the_optimizer(records, 
     def schedule():
         return DMT(k=0.1, steps=4, val_every_n_steps=3)
 
-    resumed_everywhere(records, tmp_path, schedule, (1, 3, 4, 6), optimizer=name, lr_schedule=WSD(0.5))
+    assert_resumes_everywhere(records, tmp_path, schedule, (1, 3, 4, 6), optimizer=name, lr_schedule=WSD(0.5))
 
 
 def test_a_stage_may_have_an_optimizer_and_a_learning_rate_of_its_own(records, tmp_path):
@@ -76,7 +76,7 @@ def test_a_stage_may_have_an_optimizer_and_a_learning_rate_of_its_own(records, t
                "learning_rate": 0.5, "warmup_ratio": 0.0}  # fmt: skip
         return DMT(k=0.1, steps=4, per_stage={"general": own})
 
-    resumed_everywhere(records, tmp_path, schedule, (2, 4, 5), lr_schedule=Linear(), warmup_ratio=0.0)
+    assert_resumes_everywhere(records, tmp_path, schedule, (2, 4, 5), lr_schedule=Linear(), warmup_ratio=0.0)
     lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
     rates = [line["train/learning_rate"] for line in lines if "train/loss" in line]
     assert rates == pytest.approx([0.01, 0.0075, 0.005, 0.0025, 0.5, 0.5 * 5 / 6, 0.5 * 4 / 6])
@@ -142,7 +142,7 @@ def test_noise_smoothing_and_frozen_weights_resume_to_the_same_weights(records, 
         return DMT(k=0.1, steps=3)
 
     given = {"neftune_alpha": 5.0, "label_smoothing": 0.1, "frozen": ["model.embed_tokens", "*.0.self_attn"]}
-    resumed_everywhere(records, tmp_path, schedule, (2, 4), **given)
+    assert_resumes_everywhere(records, tmp_path, schedule, (2, 4), **given)
 
 
 def test_noise_and_smoothing_are_the_same_for_any_micro_batches_and_noise_is_of_training_alone(records, tmp_path):

@@ -6,7 +6,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from fitting import write_records
 from lightning.pytorch import Callback, Trainer
 from transformers import AutoModelForCausalLM
 
@@ -25,14 +24,6 @@ from sftlab.results.score import ScoreRow
 ABILITIES = ["math", "code", "general"]
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 MODEL = {**SHAPE, "vocab_size": 1024}
-
-
-@pytest.fixture
-def records(tmp_path, monkeypatch):
-    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
-    write_records(tmp_path)
-    return tmp_path
 
 
 def mixture(folder, **options):

@@ -1,0 +1,13 @@
+"""What several tests of callbacks train on."""
+
+import pytest
+from fitting import write_records
+
+
+@pytest.fixture
+def records(tmp_path, monkeypatch):
+    """A folder with small records and a cache of its own."""
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "5")
+    write_records(tmp_path)
+    return tmp_path
