@@ -48,7 +48,7 @@ def fit(records, folder, schedule, *callbacks, model=None, ckpt_path=None, **tra
 
 def assert_resumes_everywhere(records, folder, schedule, steps, **model):
     """Train in one go, and again from its checkpoints: lines and weights are the same."""
-    whole, lines = fit(records, folder / "whole", schedule(), RunCheckpoint(every_n_steps=1, keep_all=True),
+    whole, lines = fit(records, folder / "whole", schedule(), RunCheckpoint(every_n_steps=1, keep_last=None),
                        model=model, enable_checkpointing=True)  # fmt: skip
     for step in steps:
         ckpt = next((folder / "whole" / "checkpoints").glob(f"step={step:06d}*"))
