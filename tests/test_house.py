@@ -32,8 +32,8 @@ ORDER = """
     model.export model.rewrite model.hub
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
-    tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.gsm8k tasks.judge_prompts tasks.mtbench
-    tasks.lab
+    tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.plain_numpy tasks.evalplus tasks.gsm8k
+    tasks.judge_prompts tasks.mtbench tasks.lab
     tasks.likelihood tasks.harness tasks.registry
     evaluate.backend evaluate.decoding evaluate.local evaluate.server evaluate.run evaluate.folder
     report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers

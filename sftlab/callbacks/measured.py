@@ -18,14 +18,14 @@ from sftlab.data.source import LabSource
 from sftlab.lab.abilities import LAB_VERSION
 from sftlab.model.module import SFTModule
 from sftlab.plan.stage import Stage
+from sftlab.run.settings import is_without, module_settings
 
 MEASURED = Path(__file__).parents[1] / "lab" / "measured.json"
+_OF_STAGES = ("lr_schedule", "optimizer", "warmup_steps")  # of the model, and not among what its weights begin with
 
 
 def settings_of(data: PlannedData, module: SFTModule, stages: Sequence[Stage]) -> dict[str, Any] | None:
     """What a table of k must share with a run; None of a run that is no plain DMT on generated data."""
-    if module.adapter is not None:
-        return None
     abilities = {}
     for name, ability in sorted(data.abilities.items()):
         if not isinstance(source := ability.source, LabSource) or source.exclude or ability.drop:
@@ -35,6 +35,10 @@ def settings_of(data: PlannedData, module: SFTModule, stages: Sequence[Stage]) -
         abilities[name] = {"num_examples": source.num_examples, **shares, **dials}
     plain = [s for s in stages if s.epochs and s == Stage(s.name, s.fractions, epochs=s.epochs)]
     if len(plain) != 2 or len(stages) != 2:
+        return None
+    if module.path is None or not all(is_without(name, getattr(module, name)) for name in _OF_STAGES):
+        return None
+    if module_settings(module) != module_settings(SFTModule(module.path, weight_decay=module.weight_decay)):
         return None
     first, second = (stage.fractions for stage in stages)
     kept = sorted(set(second) - set(first))

@@ -124,6 +124,8 @@ class StageSchedule(Callback):
         how = (data.policy, data.batch, data.max_length, data.seed, data.packing)
         compiler = Compiler(data.pools(), *how)
         self._adaptation = compile_schedule(compiler, stages)
+        for planned in compiler.plan.stages:
+            planned.stage.num_warmup_steps(planned.num_steps, module.warmup_ratio, module.warmup_steps)
         return compiler.plan
 
     def extend(self, context: RunContext) -> None:

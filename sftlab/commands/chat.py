@@ -12,6 +12,8 @@ from sftlab.commands.options import CommandParser, number, wants_help, whole_num
 from sftlab.screen import complain, screen, show
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from sftlab.evaluate.backend import Dialogue
     from sftlab.evaluate.local import LocalModel
 
@@ -21,7 +23,8 @@ PARSER = CommandParser(
     notes="""
 sftlab chat dmt                       the last stage of lightning_logs/dmt
 sftlab chat dmt/specialised dmt       two stages side by side
-Lines are read from the terminal or a pipe. /new begins a new conversation, /quit or Ctrl-D ends.
+Lines are read from the terminal or a pipe. /new begins a new conversation, Ctrl-C ends an answer, /quit or Ctrl-D the
+talk.
 """,
 )
 PARSER.add_argument(
@@ -84,10 +87,9 @@ def _talk(
             talks = begin()
             show("(a new conversation)")
             continue
-        for model, talk in zip(models, talks, strict=True):
+        for talk in talks:
             talk.problem = replace(talk.problem, prompts=(*talk.problem.prompts, line))
-            model.reply(talk, most)
-        _show_answers(names, talks)
+        _answer(models, names, talks, most)
         if any(talk.missing for talk in talks):
             talks = begin()
             show("(a new conversation)")
@@ -108,16 +110,54 @@ def _lines() -> Iterator[str]:
             yield text
 
 
-def _show_answers(names: Sequence[str], talks: Sequence[Dialogue]) -> None:
-    """One answer as it is; several in columns, or under one another where there is no room."""
-    texts = [talk.missing or f"{talk.texts[-1]}{'' if talk.complete[-1] else ' ...'}" for talk in talks]
-    if len(talks) == 1:
-        show(texts[0], "")
-        return
+def _answer(models: Sequence[LocalModel], names: Sequence[str], talks: Sequence[Dialogue], most: int) -> None:
+    """One answer as it comes, token by token; several in columns, or under one another where there is no room."""
     console = screen()
-    if console.width < _NARROW * len(talks):
-        show(*(line for name, text in zip(names, texts, strict=True) for line in (f"{name}:", text, "")))
+    if len(talks) > 1 and console.width >= _NARROW * len(talks):
+        _answer_in_columns(models, names, talks, most)
         return
+    for model, name, talk in zip(models, names, talks, strict=True):
+        if len(talks) > 1:
+            show(f"{name}:")
+        shown = ""
+
+        def write(text: str) -> None:
+            nonlocal shown
+            if text.startswith(shown):
+                show(text[len(shown) :], end="")
+                shown = text
+
+        model.reply(talk, most, write)
+        answer = _text(talk)
+        show(answer[len(shown) :] if answer.startswith(shown) else f"\n{answer}", "")
+
+
+def _answer_in_columns(
+    models: Sequence[LocalModel], names: Sequence[str], talks: Sequence[Dialogue], most: int
+) -> None:
+    """Columns that grow on a terminal; what stays are the whole answers."""
+    from rich.live import Live
+
+    console, texts = screen(), ["" for _ in talks]
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+        for number, (model, talk) in enumerate(zip(models, talks, strict=True)):
+
+            def write(text: str, number: int = number) -> None:
+                texts[number] = text
+                if console.is_terminal:
+                    live.update(_columns(names, texts), refresh=True)
+
+            model.reply(talk, most, write)
+            texts[number] = _text(talk)
+    console.print(_columns(names, texts))
+
+
+def _text(talk: Dialogue) -> str:
+    """The last answer, or why there is none."""
+    return talk.missing or f"{talk.texts[-1]}{'' if talk.complete[-1] else ' ...'}"
+
+
+def _columns(names: Sequence[str], texts: Sequence[str]) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -126,4 +166,4 @@ def _show_answers(names: Sequence[str], talks: Sequence[Dialogue]) -> None:
     for name in names:
         table.add_column(Text(name), ratio=1, overflow="fold")
     table.add_row(*map(Text, texts))
-    console.print(table)
+    return table

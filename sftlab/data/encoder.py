@@ -176,6 +176,12 @@ class Encoder:
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
         return text.removeprefix(self.template.answer_prefix)
 
+    def decode_part(self, ids: Sequence[int]) -> str:
+        """As much of the text of an answer as cannot change when more tokens come."""
+        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).rstrip("\ufffd")
+        prefix = self.template.answer_prefix
+        return "" if prefix.startswith(text) else text.removeprefix(prefix)
+
 
 def _plain(source: str, ends: Sequence[str]) -> Tokenizer:
     """A tokenizer to which the names of special tokens, and of ``ends``, are ordinary text."""

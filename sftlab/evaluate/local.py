@@ -8,7 +8,7 @@ start at the first token)      h   i   j   k   l  | z1 z2 z3 z4 ...
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,21 +96,43 @@ class LocalModel:
                 if done := [one.answer() for one in asked if not one.is_open]:
                     yield done
 
-    def reply(self, dialogue: Dialogue, max_new_tokens: int) -> None:
-        """Answer the prompt of a dialogue that is due; one that does not fit ends it."""
+    def reply(self, dialogue: Dialogue, max_new_tokens: int, tell: Callable[[str], None] = lambda text: None) -> None:
+        """Answer the prompt of a dialogue that is due; one that does not fit ends it.
+
+        ``tell`` gets the answer as far as it stands, after each token that adds to it. A KeyboardInterrupt ends the
+        answer there.
+        """
         prompt = self.encoder.prompt_ids(dialogue.turns())
         if len(prompt) >= self.max_positions:
             dialogue.end(f"the talk fills the model's {self.max_positions:,} positions ({len(prompt):,} tokens)")
-        else:
-            self._decode([prompt], [dialogue], max_new_tokens)
+            return
+        told = ""
+
+        def look(ids: list[int]) -> None:
+            nonlocal told
+            text = self.encoder.decode_part(ids[:-1] if ids[-1] in self._stops else ids)
+            if len(text) > len(told):
+                told = text
+                tell(text)
+
+        try:
+            self._decode([prompt], [dialogue], max_new_tokens, look)
+        except KeyboardInterrupt:
+            dialogue.add(told, False)
 
     @cached_property
     def _decoder(self) -> type[Cached] | type[Uncached]:
         return best_decoder(self.model)
 
     @torch.inference_mode()
-    def _decode(self, prompts: list[list[int]], asked: list[Dialogue], max_new_tokens: int) -> None:
-        """Add one answer to each dialogue."""
+    def _decode(
+        self,
+        prompts: list[list[int]],
+        asked: list[Dialogue],
+        max_new_tokens: int,
+        look: Callable[[list[int]], None] | None = None,
+    ) -> None:
+        """Add one answer to each dialogue; ``look`` gets the tokens of the first after each."""
         stops, text = self._stops, self._decoder(self.model, prompts)
         generators = [torch.Generator().manual_seed((one.seed + len(one.texts)) % 2**63) for one in asked]
         # Each row has the room that it has by itself: an answer does not depend on what is decoded beside it.
@@ -122,6 +144,8 @@ class LocalModel:
             chosen = _choose(logits_BV, [asked[r].temperature for r in rows], [generators[r] for r in rows])
             for row, token in zip(rows, chosen, strict=True):
                 outputs[row].append(token)
+            if look is not None:
+                look(outputs[0])
             alive = [i for i, r in enumerate(rows) if chosen[i] not in stops and len(outputs[r]) < rooms[r]]
             if not alive:
                 break

@@ -50,6 +50,7 @@ class SFTModule(LightningModule):
         tokenizer: Folder or hub id of the tokenizer, as ``path``; the model's own by default.
         learning_rate: Peak learning rate of each stage.
         warmup_ratio: Part of each stage's steps that warm up.
+        warmup_steps: Steps of each stage that warm up, in the place of ``warmup_ratio``.
         lr_schedule: What becomes of the rate after warm-up: Cosine (the default), Linear, Constant, WSD, or a class of
             your own.
         optimizer: A name of torch.optim, AdamW8bit, AdamWScheduleFree, Muon, or class_path and init_args; AdamW by
@@ -79,6 +80,7 @@ class SFTModule(LightningModule):
         tokenizer: str | None = None,
         learning_rate: float = 2e-5,
         warmup_ratio: float = 0.03,
+        warmup_steps: int | None = None,
         lr_schedule: LRSchedule | None = None,
         optimizer: dict[str, Any] | str | None = None,
         weight_decay: float = 0.0,
@@ -100,6 +102,8 @@ class SFTModule(LightningModule):
             raise ValueError("model.config: a model from scratch needs model.tokenizer, a folder or hub id")
         check_learning_rate("model.learning_rate", learning_rate)
         within("model.warmup_ratio", warmup_ratio, 0, 1)
+        if warmup_steps is not None:
+            within("model.warmup_steps", warmup_steps, 0, 10**9, is_whole=True)
         within("model.weight_decay", weight_decay, 0, 1e6)
         for beta in betas:
             within("model.betas", beta, 0, 1)
@@ -110,7 +114,7 @@ class SFTModule(LightningModule):
         if chunk_tokens is not None:
             within("model.chunk_tokens", chunk_tokens, 1, is_whole=True)
         self.path, self.config, self.tokenizer_path = path, config, tokenizer or path
-        self.learning_rate, self.warmup_ratio = learning_rate, warmup_ratio
+        self.learning_rate, self.warmup_ratio, self.warmup_steps = learning_rate, warmup_ratio, warmup_steps
         self.frozen, self.neftune_alpha, self.label_smoothing = frozen or [], neftune_alpha, label_smoothing
         self.lr_schedule = lr_schedule or Cosine()
         self.optimizer = chosen_optimizer("model.optimizer", optimizer)
@@ -278,7 +282,8 @@ class SFTModule(LightningModule):
     def learning_rate_at(self, step: int) -> float:
         """The learning rate of an optimizer step of the plan."""
         assert self._plan is not None
-        return learning_rate_at(self._plan, step, self.learning_rate, self.warmup_ratio, self.lr_schedule)
+        warmup = (self.warmup_ratio, self.warmup_steps)
+        return learning_rate_at(self._plan, step, self.learning_rate, warmup, self.lr_schedule)
 
     def optimizer_of(self, stage: Stage) -> dict[str, Any] | None:
         """The choice of optimizer of a stage, in full; None is the default AdamW.

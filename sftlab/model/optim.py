@@ -33,14 +33,24 @@ _SHORT = {
 _SET = {"params": "it gets the model's", "lr": "give model.learning_rate, or learning_rate in schedule.per_stage"}
 
 
-def learning_rate_at(plan: Plan, step: int, learning_rate: float, warmup_ratio: float, schedule: LRSchedule) -> float:
-    """The learning rate of optimizer step ``step`` of a plan; a stage's own values override the three defaults."""
+def learning_rate_at(
+    plan: Plan, step: int, learning_rate: float, warmup: tuple[float, int | None], schedule: LRSchedule
+) -> float:
+    """The learning rate of optimizer step ``step`` of a plan; a stage's own values override the model's.
+
+    Args:
+        plan: What is trained.
+        step: From 0.
+        learning_rate: The model's peak.
+        warmup: The model's ``warmup_ratio`` and ``warmup_steps``.
+        schedule: The model's.
+    """
     planned = plan.stages[plan.stage_index(step)]
     stage = planned.stage
     peak = stage.learning_rate if stage.learning_rate is not None else learning_rate
-    ratio = stage.warmup_ratio if stage.warmup_ratio is not None else warmup_ratio
+    num_warmup_steps = stage.num_warmup_steps(planned.num_steps, *warmup)
     at = min(step, planned.end_step - 1) - planned.first_step
-    return float(peak * (stage.lr_schedule or schedule).with_warmup(at, planned.num_steps, ratio))
+    return float(peak * (stage.lr_schedule or schedule).with_warmup(at, planned.num_steps, num_warmup_steps))
 
 
 def chosen_optimizer(where: str, given: str | Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -27,16 +27,14 @@ class LRSchedule(ABC):
     def factor(self, step: int, num_steps: int) -> float:
         """Factor of the peak at a step, from 0, of the ``num_steps`` that follow a stage's warm-up."""
 
-    def with_warmup(self, step: int, num_steps: int, warmup_ratio: float) -> float:
+    def with_warmup(self, step: int, num_steps: int, num_warmup_steps: int) -> float:
         """Factor of the peak at a step of a stage, warm-up included.
 
-        floor(warmup_ratio x num_steps) steps rise linearly, starting above 0 so that no step is wasted. A stage of
-        three steps has no warm-up at 3 %.
+        The steps of warm-up rise linearly, starting above 0 so that none is wasted.
         """
-        warmup = int(warmup_ratio * num_steps)
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return self.factor(step - warmup, max(1, num_steps - warmup))
+        if step < num_warmup_steps:
+            return (step + 1) / (num_warmup_steps + 1)
+        return self.factor(step - num_warmup_steps, max(1, num_steps - num_warmup_steps))
 
 
 class Falling(LRSchedule):

@@ -75,6 +75,7 @@ class Stage:
         policy: How the abilities are mixed; None is the data's own policy.
         learning_rate: Peak; None is the model's.
         warmup_ratio: Part of the stage's steps that warm up; None is the model's.
+        warmup_steps: The same as a number of steps; give one of the two.
         lr_schedule: What becomes of the rate after warm-up; None is the model's.
         optimizer: As ``model.optimizer``; None is the model's.
         fresh_optimizer: Start with empty optimizer state, as separate fine-tuning runs do; False carries it over.
@@ -95,6 +96,7 @@ class Stage:
     policy: MixturePolicy | None = None
     learning_rate: float | None = None
     warmup_ratio: float | None = None
+    warmup_steps: int | None = None
     lr_schedule: LRSchedule | None = None
     optimizer: dict[str, Any] | str | None = None
     fresh_optimizer: bool = True
@@ -128,6 +130,10 @@ class Stage:
             check_learning_rate(f"stage {self.name!r}: learning_rate", self.learning_rate)
         if self.warmup_ratio is not None:
             within(f"stage {self.name!r}: warmup_ratio", self.warmup_ratio, 0, 1)
+        if self.warmup_steps is not None:
+            within(f"stage {self.name!r}: warmup_steps", self.warmup_steps, 0, 10**9, is_whole=True)
+            if self.warmup_ratio is not None:
+                raise ValueError(f"stage {self.name!r}: warmup_ratio and warmup_steps say the same thing; give one")
         check_curriculum(f"stage {self.name!r}: ", self.curriculum)
         checked_unit(self.counted_in)
         self._check_adaptive()
@@ -157,6 +163,23 @@ class Stage:
     def loss_weight(self, ability: str) -> float:
         """How much a supervised token of an ability counts in the loss; 1 unless said otherwise."""
         return float((self.loss_weights or {}).get(ability, 1.0))
+
+    def num_warmup_steps(self, num_steps: int, model_ratio: float, model_steps: int | None) -> int:
+        """Steps of warm-up among the stage's; its own ratio or number comes before the model's.
+
+        Raises:
+            ValueError: They leave no step at the peak.
+        """
+        own = (self.warmup_ratio, self.warmup_steps)
+        ratio, steps = own if own != (None, None) else (model_ratio, model_steps)
+        if steps is None:
+            return int((ratio or 0.0) * num_steps)  # a stage of three steps has no warm-up at 3 %
+        if steps >= num_steps:
+            raise ValueError(
+                f"stage {self.name!r}: warmup_steps is {steps:,}, and the stage has {num_steps:,} steps, so its rate "
+                "would never reach its peak; give fewer (schedule.per_stage for one stage), or warmup_ratio"
+            )
+        return steps
 
     @property
     def weighs_abilities(self) -> bool:

@@ -116,8 +116,9 @@ def _how(module: SFTModule, plan: Plan, planned: StagePlan) -> list[Any]:
     """The learning rate of a stage, its optimizer state, its loss and its adapter."""
     stage = planned.stage
     peak = module.learning_rate if stage.learning_rate is None else stage.learning_rate
-    warmup = module.warmup_ratio if stage.warmup_ratio is None else stage.warmup_ratio
-    content: list[Any] = [peak, warmup, stage.fresh_optimizer]
+    own = (stage.warmup_ratio, stage.warmup_steps)
+    ratio, steps = own if own != (None, None) else (module.warmup_ratio, module.warmup_steps)
+    content: list[Any] = [peak, ratio if steps is None else f"{steps} steps", stage.fresh_optimizer]
     if stage.weighs_abilities:
         weights = {name: stage.loss_weight(name) for name in stage.fractions}
         content.append({name: weight / max(weights.values()) for name, weight in weights.items()})
@@ -140,7 +141,7 @@ def run_identity(data: PlannedData, module: SFTModule, plan: Plan, settings: Set
     whole = [_start(data, module, plan, settings), keys, plan.fingerprint() if plan.is_open else ""]
     values = {f"model.{name}": value for name, value in module_settings(module).items()}
     values |= {"model.learning_rate": module.learning_rate, "model.warmup_ratio": module.warmup_ratio}
-    later = {"lr_schedule": module.lr_schedule, "optimizer": module.optimizer}
+    later = {name: getattr(module, name) for name in ("lr_schedule", "optimizer", "warmup_steps")}
     values |= {f"model.{name}": described(value) for name, value in later.items() if not is_without(name, value)}
     values |= {f"trainer.{name}": value for name, value in settings.trained.items()}
     return {

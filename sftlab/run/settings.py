@@ -41,6 +41,7 @@ MODULE: Table = {
     "tokenizer": (CONTENT, "token ids"),
     "learning_rate": (CONTENT, "of each stage that names none"),
     "warmup_ratio": (CONTENT, "of each stage that names none"),
+    "warmup_steps": (CONTENT, "of each stage that names none"),
     "lr_schedule": (CONTENT, "of each stage that names none"),
     "optimizer": (CONTENT, "of each stage that names none"),
     "weight_decay": (TRAINED, "of the optimizer"),
@@ -111,6 +112,7 @@ STAGE: Table = {
     "policy": (CONTENT, _OPTIONS_OF_A_STAGE),
     "learning_rate": (CONTENT, "of the stage"),
     "warmup_ratio": (CONTENT, "of the stage"),
+    "warmup_steps": (CONTENT, "of the stage"),
     "lr_schedule": (CONTENT, "of the stage"),
     "optimizer": (CONTENT, "of the stage"),
     "fresh_optimizer": (CONTENT, "of the stage"),
@@ -290,7 +292,10 @@ def is_without(name: str, value: Any) -> bool:
     return name in _LATER and described(value) == _LATER[name]
 
 
-_LATER = {"lr_schedule": described(Cosine()), "optimizer": None, "frozen": [], "neftune_alpha": 0, "label_smoothing": 0}
+_LATER = {
+    **{"lr_schedule": described(Cosine()), "optimizer": None, "warmup_steps": None},
+    **{"frozen": [], "neftune_alpha": 0, "label_smoothing": 0},
+}
 _BY_HASH = ("path", "tokenizer")  # arguments of a model whose content is hashed
 
 

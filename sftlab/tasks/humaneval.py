@@ -8,6 +8,7 @@ import importlib.util
 import json
 import math
 import os
+import zlib
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -39,23 +40,30 @@ def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
     return 1.0 - math.prod(1.0 - k / i for i in range(num_samples - num_correct + 1, num_samples + 1))
 
 
-def _rows(path: Path, keys: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Records of a JSON-lines file, plain or gzipped, each with the words that locate it; every key must be there."""
+def _lines(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; give the path of the task's .jsonl or .jsonl.gz file")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{where}: not JSON ({error})") from None
-            if missing := [key for key in keys if not isinstance(row, dict) or key not in row]:
-                raise ValueError(f"{where}: no {missing[0]!r}; a record has the keys {', '.join(keys)}")
-            yield where, row
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            yield from lines
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be read as JSON lines, plain or gzipped ({error})") from None
+
+
+def _rows(path: Path, keys: Sequence[str], lacks: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Records of a JSON-lines file, plain or gzipped, each with the words that locate it; every key must be there."""
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: not JSON ({error})") from None
+        if missing := [key for key in keys if not isinstance(row, dict) or key not in row]:
+            raise ValueError(f"{where}: no {missing[0]!r}; a record has the keys {', '.join(keys)}{lacks}")
+        yield where, row
 
 
 class CodeTask(Task):
@@ -204,6 +212,7 @@ class HumanEval(CodeTask):
 
     name = "humaneval"
     prompt = HUMANEVAL_PROMPT
+    lacks = ""  # what to do where a file's records lack a key
 
     def __init__(self, path: str | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -224,15 +233,19 @@ class HumanEval(CodeTask):
     def read(self) -> list[Problem]:
         """The problems of the file."""
         problems = []
-        for _, row in _rows(self._file(), ("task_id", "prompt", "entry_point", "test")):
+        for _, row in _rows(self._file(), ("task_id", "prompt", "entry_point", "test"), self.lacks):
             asked = (
                 "Complete the following Python function. Reply with the whole function, with its imports, "
                 f"in one Python code block.\n\n```python\n{row['prompt'].strip()}\n```"
             )
-            test = f"{row['test']}\ncheck({row['entry_point']})\n"
-            reference = {"prompt": row["prompt"], "names": [row["entry_point"]], "test": test}
+            reference = {"prompt": row["prompt"], "names": [row["entry_point"]], "test": self.tests(row)}
             problems.append(Problem(row["task_id"], (asked,), reference))
         return problems
+
+    def tests(self, row: dict[str, Any]) -> str:
+        """The tests of a record, a program."""
+        call = f"check({row['entry_point']})"
+        return f"{row['test']}\n" if row["test"].rstrip().endswith(f"\n{call}") else f"{row['test']}\n{call}\n"
 
 
 class MBPP(CodeTask):
@@ -249,6 +262,8 @@ class MBPP(CodeTask):
 
     name = "mbpp"
     prompt = MBPP_PROMPT
+    keys: tuple[str, ...] = ("task_id", "code", "test_list")
+    lacks = ""  # what to do where a file's records lack a key
 
     def __init__(self, path: str, first: int = 11, last: int = 510, **options: Any) -> None:
         super().__init__(**options)
@@ -257,23 +272,45 @@ class MBPP(CodeTask):
     def read(self) -> list[Problem]:
         """The problems of the file whose ``task_id`` lies in the range."""
         problems = []
-        for where, row in _rows(Path(self.path), ("task_id", "code", "test_list")):
-            if not self.first <= row["task_id"] <= self.last:
+        for where, row in _rows(Path(self.path), self.keys, self.lacks):
+            if not str(row["task_id"]).isdecimal():
+                raise ValueError(f"{where}: task_id {row['task_id']!r} is no number{self.lacks}")
+            if not self.first <= int(row["task_id"]) <= self.last:
                 continue
+            row = {**row, **{key: _listed(row.get(key) or [], key, where) for key in ("test_list", "test_imports")}}
             sentence = row.get("text") or row.get("prompt")
             if not sentence or not row["test_list"]:
                 raise ValueError(f"{where}: no task; a record has text or prompt, and tests in test_list")
             tests = "\n".join(row["test_list"])
-            test = "\n".join([*row.get("test_imports", []), row.get("test_setup_code", ""), tests])
             asked = (
                 f"{sentence.strip()}\n\nYour code has to pass these tests:\n\n```python\n{tests}\n```\n\n"
                 "Reply with the code alone, in one Python code block."
             )
-            names = _asked_names(row["code"], test, where)
-            problems.append(Problem(f"MBPP/{row['task_id']}", (asked,), {"prompt": "", "names": names, "test": test}))
+            reference = {
+                "prompt": "",
+                "names": _asked_names(row["code"], MBPP.tests(self, row), where),
+                "test": self.tests(row),
+            }
+            problems.append(Problem(f"MBPP/{row['task_id']}", (asked,), reference))
         if not problems:
             raise ValueError(f"{self.path}: no record with task_id between {self.first} and {self.last}")
         return problems
+
+    def tests(self, row: dict[str, Any]) -> str:
+        """The tests of a record, a program."""
+        return "\n".join([*row["test_imports"], row.get("test_setup_code", ""), *row["test_list"]])
+
+
+def _listed(value: Any, key: str, where: str) -> list[str]:
+    """Lines of a record; some copies of the data hold a list as its Python text."""
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            value = [value]
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        raise ValueError(f"{where}: {key} is no list of lines")
+    return value
 
 
 def _asked_names(code: str, test: str, where: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sftlab.config import build, named_object
 from sftlab.lab.samples import ABILITIES
+from sftlab.tasks.evalplus import HumanEvalPlus, MBPPPlus
 from sftlab.tasks.gsm8k import GSM8K
 from sftlab.tasks.harness import LMEval
 from sftlab.tasks.humaneval import MBPP, HumanEval
@@ -17,7 +18,9 @@ from sftlab.tasks.mtbench import MTBench
 from sftlab.tasks.task import Task
 
 TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
-    **{task.name: (task, {}) for task in (GSM8K, HumanEval, MBPP, MTBench, Likelihood, LMEval)},
+    **{
+        task.name: (task, {}) for task in (GSM8K, HumanEval, HumanEvalPlus, MBPP, MBPPPlus, MTBench, Likelihood, LMEval)
+    },
     **{f"lab_{ability}": (LabTask, {"ability": ability}) for ability in ABILITIES},
 }
 """Class and arguments of each name."""

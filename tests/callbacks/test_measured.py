@@ -40,6 +40,10 @@ def test_a_run_of_its_settings_is_shown_every_k(changes):
         ["--data.abilities.code.init_args.fraction", "0.5"],
         ["--data.policy", "EqualCount"],
         ["--model.adapter", "LoRA"],
+        ["--model.lr_schedule", "Linear"],
+        ["--model.warmup_steps", "3"],
+        ["--model.neftune_alpha", "5"],
+        ["--model.normalise", "example"],
     ],
 )
 def test_a_run_of_other_settings_is_shown_nothing(change):

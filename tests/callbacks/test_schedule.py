@@ -93,16 +93,28 @@ def test_per_stage_changes_one_stage_alone():
     assert (second.epochs, second.steps, second.learning_rate) == (None, 7, 1e-5)
 
 
-def test_the_learning_rate_rises_and_falls_in_each_stage_by_its_own_peak(records):
-    schedule = DMT(k=0.1, epochs=2, per_stage={"general": {"learning_rate": 5e-3, "warmup_ratio": 0.5}})
+@pytest.mark.parametrize("warmup", ["warmup_ratio", "warmup_steps"])
+def test_the_learning_rate_rises_and_falls_in_each_stage_by_its_own_peak(records, warmup):
+    own = {"warmup_ratio": 0.5} if warmup == "warmup_ratio" else {"warmup_steps": 1}
+    schedule = DMT(k=0.1, epochs=2, per_stage={"general": {"learning_rate": 5e-3, **own}})
     data = mixture(records)
-    _, lines = fit(records, schedule, data, warmup_ratio=0.25)
+    _, lines = fit(records, schedule, data, **{warmup: 0.25 if warmup == "warmup_ratio" else 2})
     rates = [line["train/learning_rate"] for line in lines]
     first, second = (stage.num_steps for stage in data.plan.stages)
-    wanted = [1e-2 * Cosine().with_warmup(step, first, 0.25) for step in range(first)]
+    num_warmup_steps = int(0.25 * first) if warmup == "warmup_ratio" else 2
+    wanted = [1e-2 * Cosine().with_warmup(step, first, num_warmup_steps) for step in range(first)]
     assert rates[:first] == pytest.approx(wanted)
     assert max(rates[first:]) == pytest.approx(5e-3)
     assert [line["stage/index"] for line in lines] == [0.0] * first + [1.0] * second
+
+
+def test_a_warm_up_that_leaves_no_step_at_the_peak_is_told_with_its_stage(records):
+    model = SFTModule(path=None, config=MODEL, tokenizer="lab-base", warmup_steps=4)
+    per_stage = {"specialised": {"warmup_steps": 0}}
+    with pytest.raises(ValueError, match="stage 'general': warmup_steps is 4, and the stage has 4 steps"):
+        DMT(k=0.1, steps=4, per_stage=per_stage).compile(mixture(records), model)
+    with pytest.raises(ValueError, match="give one"):
+        Stage("all", {"math": 1.0}, epochs=1, warmup_ratio=0.1, warmup_steps=3)
 
 
 @pytest.mark.parametrize("fresh", [True, False])
@@ -251,7 +263,7 @@ def test_a_schedule_may_compile_its_next_segment_when_the_last_is_trained(record
     assert [line["step"] for line in lines] == list(range(1, 13))
     turns = {step: set().union(*(names for at, names in seen if at == step)) for step in range(12)}
     assert turns == {step: {("math", "general")[step // 3 % 2]} for step in range(12)}
-    wanted = [1e-2 * Cosine().with_warmup(step, 12, 0.03) for step in range(12)]
+    wanted = [1e-2 * Cosine().with_warmup(step, 12, 0) for step in range(12)]
     assert [line["train/learning_rate"] for line in lines] == pytest.approx(wanted)
 
 

@@ -3,12 +3,18 @@
 import io
 import json
 import sys
+from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sftlab.commands import chat, serve
+from sftlab.data.encoder import Encoder
+from sftlab.data.template import get_template
 from sftlab.evaluate.local import LocalModel
 from sftlab.lab.bases import base_folder
+from sftlab.model.backbone import load_tokenizer
 from sftlab.tasks.task import Problem, Sampling
 
 
@@ -50,12 +56,38 @@ def test_lines_are_answered_by_the_last_stage(here, monkeypatch, capsys):
 
 def test_a_conversation_goes_on(here, monkeypatch, capsys):
     asked = []
-    monkeypatch.setattr(LocalModel, "_decode", lambda self, prompts, talks, most: (
+    monkeypatch.setattr(LocalModel, "_decode", lambda self, prompts, talks, most, look: (
         asked.append(self.encoder.tokenizer.decode(prompts[0])), talks[0].add("\x1b[2Jyes", True)))  # fmt: skip
     out = said(monkeypatch, capsys, ["one", "two"], "dmt/specialised")
     assert "one" in asked[1] and "yes" in asked[1] and "two" in asked[1] and "\x1b" not in out
     out = said(monkeypatch, capsys, ["one"], "dmt/0-specialised", "lightning_logs/dmt/stages/1-general")
     assert out.count("yes") == 2 and "\x1b" not in out
+
+
+def test_an_answer_is_written_as_it_comes(here, monkeypatch, capsys):
+    pieces, show = [], chat.show
+    monkeypatch.setattr(chat, "show", lambda *lines, end="\n": (pieces.append((lines[0], end)), show(*lines, end=end)))
+    out = said(monkeypatch, capsys, ["What is 2 + 3?"], "dmt", "--max_new_tokens", "8")
+    whole = expected(here, "What is 2 + 3?")
+    typed = [text for text, end in pieces if not end]
+    assert len(typed) > 1 and "".join(typed) == whole and out.count(whole) == 1
+
+
+@given(st.lists(st.integers(0, 899), min_size=1, max_size=20), st.sampled_from(["vicuna_v1.1", "alpaca"]))
+def test_what_was_written_of_an_answer_stays(ids, template):
+    tokenizer = load_tokenizer("lab-base")
+    encoder = Encoder(tokenizer, get_template(template, tokenizer))
+    parts = [encoder.decode_part(ids[:count]) for count in range(1, len(ids) + 1)]
+    assert all(later.startswith(part) for part, later in pairwise([*parts, encoder.decode(ids)]))
+
+
+def test_control_c_ends_the_answer_and_not_the_talk(here, monkeypatch, capsys):
+    def stopped(self, prompts, talks, most, look):
+        look(self.encoder.tokenizer.encode("so far", add_special_tokens=False))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LocalModel, "_decode", stopped)
+    assert said(monkeypatch, capsys, ["one", "two"], "dmt").count("so far ...\n") == 2
 
 
 def test_what_does_not_fit_is_told_and_the_talk_begins_anew(here, monkeypatch, capsys):
