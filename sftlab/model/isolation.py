@@ -173,5 +173,5 @@ def _has_experts(net: SupervisedLoss) -> bool:
 
 def _rounding(net: SupervisedLoss, name: str, device: torch.device) -> float:
     """How far a token's loss may be off by rounding."""
-    is_half = name == "flash_attention_2" or next(net.parameters()).dtype != torch.float32
+    is_half = name == "flash_attention_2" or net.in_bf16 or next(net.parameters()).dtype != torch.float32
     return 0.3 if is_half else 1e-3 if device.type == "cpu" else 2e-2

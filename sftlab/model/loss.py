@@ -85,7 +85,10 @@ class SupervisedLoss(nn.Module):
     Attributes:
         has_plain_head: The head makes the logits from the hidden states, so it need not run where nothing is trained;
             otherwise the whole model makes them.
+        in_bf16: The model computes in bf16 whatever its weights are kept in, as FSDP2 gathers them.
     """
+
+    in_bf16 = False
 
     def __init__(self, model: PreTrainedModel, chunk_tokens: int | None = None) -> None:
         super().__init__()
@@ -122,9 +125,14 @@ class SupervisedLoss(nn.Module):
     def _head(
         self, hidden_KC: torch.Tensor, target_K: torch.Tensor, smoothing: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        padding = _padding(len(hidden_KC)) if hidden_KC.device.type == "cpu" else 0
+        padding = self._padding(len(hidden_KC)) if hidden_KC.device.type == "cpu" else 0
         logits_KV = self.model.get_output_embeddings()(F.pad(hidden_KC, (0, 0, 0, padding)))
         return _losses(logits_KV[: len(target_K)].float(), target_K, smoothing)
+
+    def _padding(self, length: int) -> int:
+        """What a multiple of 64 lacks in bf16: a CPU compiles and keeps its bf16 products for every shape it meets."""
+        bf16 = self.in_bf16 or torch.is_autocast_enabled("cpu") or torch.get_default_dtype() == torch.bfloat16
+        return -length % 64 if bf16 else 0
 
     def _positions(self, batch: Batch, hidden: bool, noise: Noise | None) -> torch.Tensor:
         """Hidden states or logits of every token [T, .], as the attention in use wants its rows."""
@@ -133,7 +141,7 @@ class SupervisedLoss(nn.Module):
         flat = attention in (PER_DOCUMENT, "flash_attention_2")
         extra: dict[str, Any] = {"use_cache": False}
         if attention == PER_DOCUMENT:
-            padding = _padding(len(batch.ids_T))
+            padding = self._padding(len(batch.ids_T))
             ids, positions = (F.pad(x, (0, padding))[None] for x in (batch.ids_T, batch.positions_T))
             extra["document_lengths"] = [*batch.lengths_D, *([padding] if padding else [])]
         elif flat:
@@ -174,12 +182,6 @@ def _taken(run: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return options
     return {name: value for name, value in options.items() if name in known}
-
-
-def _padding(length: int) -> int:
-    """What a multiple of 64 lacks in bf16: a CPU compiles and keeps its bf16 products for every shape it meets."""
-    bf16 = torch.is_autocast_enabled("cpu") or torch.get_default_dtype() == torch.bfloat16
-    return -length % 64 if bf16 else 0
 
 
 def _pad_rows(values_T: torch.Tensor, lengths_R: list[int]) -> torch.Tensor:

@@ -179,7 +179,9 @@ class SFTModule(LightningModule):
             model.gradient_checkpointing_enable({"use_reentrant": False})
         net = SupervisedLoss(model, self.chunk_tokens)
         if is_sharded:
-            parallel.shard(net, parallel.decoder_layers(model), self.device_mesh["data_parallel"])  # type: ignore[index]
+            in_bf16 = parallel.gathers_in_bf16(self.trainer.precision_plugin, model)
+            mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
+            parallel.shard(net, parallel.decoder_layers(model), mesh, in_bf16)
         if shell is not None:
             loading.fill(net, shell[1], self.trainer.strategy.root_device)
             if self.live_adapter is not None:

@@ -1,20 +1,44 @@
-"""Sharding by FSDP2, and a good precision for one machine."""
+"""Sharding by FSDP2, its precision, and a good precision for one machine.
+
+bf16-mixed under FSDP2: each process keeps its rows of the weights in fp32 for the optimizer; a layer's weights are
+gathered in bf16, its gradients are reduced in fp32. Autocast, which other strategies use, would gather in fp32 and
+keep a bf16 copy of every weight until the backward pass.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 
 from sftlab.files import partial_name, publish_folder, remove_stale, removed_on_error
 from sftlab.model.checkpoint import load_file, load_shards, named_state
 from sftlab.model.contents import META, contents, is_sharded
+from sftlab.model.loss import SupervisedLoss
+
+
+class ShardedPrecision(MixedPrecision):
+    """bf16-mixed by what FSDP2 gathers, where autocast is left out; with autocast for the models that need it.
+
+    Attributes:
+        by_weights: The weights are gathered in bf16.
+    """
+
+    by_weights = False
+
+    def __init__(self, device: str) -> None:
+        super().__init__("bf16-mixed", device)
+
+    def forward_context(self) -> Any:
+        """Autocast where the weights are gathered in full."""
+        return nullcontext() if self.by_weights else super().forward_context()
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -26,6 +50,16 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(data_parallel_size=1, tensor_parallel_size=1, **options)
+
+    @property
+    def precision_plugin(self) -> Precision:
+        """Lightning's; of bf16-mixed one that knows what FSDP2 gathers."""
+        return super().precision_plugin
+
+    @precision_plugin.setter
+    def precision_plugin(self, plugin: Precision | None) -> None:
+        is_mixed = type(plugin) is MixedPrecision and plugin.precision == "bf16-mixed"
+        self._precision_plugin = ShardedPrecision(cast(MixedPrecision, plugin).device) if is_mixed else plugin
 
     def setup_environment(self) -> None:
         """The data parallel size is the number of processes, known only now."""
@@ -98,13 +132,32 @@ def register_strategies() -> None:
         StrategyRegistry.register("fsdp2", FSDP2Strategy, description=(FSDP2Strategy.__doc__ or "").splitlines()[0])
 
 
-def shard(net: nn.Module, layers: nn.ModuleList, mesh: Any) -> None:
-    """Shard each decoder layer, then the module around them, over the data parallel mesh."""
-    from torch.distributed.fsdp import fully_shard
+def shard(net: SupervisedLoss, layers: nn.ModuleList, mesh: Any, in_bf16: bool = False) -> None:
+    """Shard each decoder layer, then the module around them, over the data parallel mesh.
 
+    Args:
+        net: The model in its loss.
+        layers: Of the model.
+        mesh: The processes.
+        in_bf16: Gather weights and compute in bf16; gradients are reduced in fp32 all the same.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    net.in_bf16 = in_bf16
+    bf16, fp32 = (torch.bfloat16, torch.float32) if in_bf16 else (None, None)
     for layer in layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(net, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(bf16, fp32))
+    # What comes in is token ids, and weights of the loss, which must not be rounded.
+    fully_shard(net, mesh=mesh, mp_policy=MixedPrecisionPolicy(bf16, fp32, cast_forward_inputs=False))
+
+
+def gathers_in_bf16(precision: Precision, model: nn.Module) -> bool:
+    """Decide how bf16-mixed is to be computed: by autocast where an architecture names weights that stay in fp32."""
+    named = [getattr(model, f"_keep_in_fp32_modules{kind}", None) for kind in ("", "_strict")]
+    if not isinstance(precision, ShardedPrecision):
+        return False
+    precision.by_weights = not any(named)
+    return precision.by_weights
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

@@ -133,7 +133,8 @@ TRAINER: Table = {
     "plugins": (TRAINED, "those for precision; others say where"),
     "callbacks": (TRAINED, "by class, see CALLBACKS"),
     "limit_val_batches": (MEASURED, "how much is validated"),
-    **dict.fromkeys(("accelerator", "strategy", "devices", "num_nodes"), (NONE, "where it is computed")),
+    "strategy": (NONE, "where it is computed; with bf16-mixed fsdp2 is part of precision"),
+    **dict.fromkeys(("accelerator", "devices", "num_nodes"), (NONE, "where it is computed")),
     **dict.fromkeys(("accumulate_grad_batches", "benchmark", "sync_batchnorm"), (NONE, _HOW)),
     **dict.fromkeys(("max_steps", "max_time", "fast_dev_run"), (NONE, _CUT)),
     **dict.fromkeys(("inference_mode", "detect_anomaly", "barebones"), (NONE, _HOW)),
@@ -180,9 +181,10 @@ _PRECISION = {
     **{"16": "16-mixed", "32": "32-true", "64": "64-true", "bf16": "bf16-mixed"},
     "None": "by the device",
 }
+_BY_WEIGHTS = ("bf16-mixed", "by the device")
 _USUAL_PRECISION = (
     "Precision", "DoublePrecision", "HalfPrecision", "MixedPrecision", "FSDPPrecision", "DeepSpeedPrecision",
-    "XLAPrecision",
+    "XLAPrecision", "ShardedPrecision",
 )  # fmt: skip
 
 
@@ -209,6 +211,7 @@ class Settings:
         given = {
             "precision": trainer.precision,
             "plugins": trainer.precision_plugin,
+            "strategy": trainer.strategy,
             "gradient_clip_val": trainer.gradient_clip_val,
             "gradient_clip_algorithm": getattr(algorithm, "value", algorithm),
             "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -230,7 +233,7 @@ class Settings:
         precision = str(next((plugin.precision for plugin in plugins), given.get("precision")))
         clip = given.get("gradient_clip_val") or 0
         trained = {
-            "precision": _PRECISION.get(precision, precision),
+            "precision": _PRECISION.get(precision, precision) + _of_sharded_weights(precision, given.get("strategy")),
             "plugins": [_made(plugin) for plugin in plugins if type(plugin).__name__ not in _USUAL_PRECISION],
             "gradient_clip_val": clip,
             "gradient_clip_algorithm": str(given.get("gradient_clip_algorithm") or "norm") if clip else "",
@@ -255,6 +258,15 @@ class Settings:
         if keep_best is not None:
             trained["keep_best"] = [keep_best, measured["val_every_n_steps"], measured["limit_val_batches"]]
         return cls(seed, described(trained), described(measured))
+
+
+def _of_sharded_weights(precision: str, strategy: Any) -> str:
+    """bf16-mixed under FSDP2 is another arithmetic than autocast: all of a layer is in bf16."""
+    if isinstance(strategy, Mapping):
+        strategy = strategy.get("class_path")
+    name = strategy if isinstance(strategy, str) else type(strategy).__name__
+    is_sharded = name == "fsdp2" or name.rpartition(".")[2] == "FSDP2Strategy"
+    return " under FSDP2" if is_sharded and _PRECISION.get(precision, precision) in _BY_WEIGHTS else ""
 
 
 def effect_of(callback: Any) -> str:

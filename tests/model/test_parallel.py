@@ -1,0 +1,107 @@
+"""FSDP2's precision: bf16 where it computes and gathers, fp32 where it keeps and reduces; an exact resume."""
+
+import pytest
+import torch
+from fitting import write_records
+from lightning.pytorch import Callback
+from small import MODEL, small_fit, small_mixture, trained
+
+from sftlab.callbacks.schedule import MultiTask
+from sftlab.model.parallel import gathers_in_bf16, register_strategies
+from sftlab.run.folder import complete_checkpoints
+from sftlab.run.settings import Settings
+
+SHARDED = {"strategy": "fsdp2", "precision": "bf16-mixed"}
+
+
+class Seen(Callback):
+    """Which types a step has: of products, of what the optimizer steps with, of what is kept."""
+
+    changes_training = False
+
+    def __init__(self):
+        self.products, self.kept = set(), set()
+
+    def on_train_start(self, trainer, pl_module):
+        for layer in pl_module.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.register_forward_hook(lambda linear, _, out: self.products.add((linear.weight.dtype, out.dtype)))
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        weights = [p for p in pl_module.parameters() if p.grad is not None]
+        self.kept |= {(p.dtype, p.grad.dtype) for p in weights}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SFTLAB_CACHE", str(folder / "cache"))
+        patch.setenv("PL_GLOBAL_SEED", "1")  # as small_fit seeds
+        write_records(folder)
+        register_strategies()
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def sharded(folder):
+    seen = Seen()
+    _, lines = small_fit(folder / "sharded", MultiTask(steps=6), small_mixture(folder), seen, **SHARDED)
+    return seen, trained(lines)
+
+
+def test_weights_are_gathered_in_bf16_and_kept_and_reduced_in_fp32(sharded):
+    assert sharded[0].products == {(torch.bfloat16, torch.bfloat16)}
+    assert sharded[0].kept == {(torch.float32, torch.float32)}
+
+
+def test_losses_are_those_of_autocast_and_of_fp32_within_rounding(folder, monkeypatch):
+    monkeypatch.setitem(MODEL, "attention_dropout", 0.0)  # it would draw other numbers in another type
+    seen = []
+    for name, how in (("fp32", {"precision": "32-true"}), ("auto", {"precision": "bf16-mixed"}), ("fsdp2", SHARDED)):
+        _, lines = small_fit(folder / name, MultiTask(steps=5), small_mixture(folder), **how)
+        seen.append([line["train/loss"] for line in trained(lines)])
+    full, autocast, sharded = (torch.tensor(losses) for losses in seen)
+    torch.testing.assert_close(autocast, full, rtol=1e-3, atol=0)
+    torch.testing.assert_close(sharded, full, rtol=1e-3, atol=0)
+    assert not torch.equal(sharded, autocast) and len(full) == 5
+
+
+def test_a_resume_is_exact(folder, sharded):
+    cut = folder / "cut"
+    small_fit(cut, MultiTask(steps=6), small_mixture(folder), max_steps=3, **SHARDED)
+    (checkpoint,) = complete_checkpoints(cut)
+    _, lines = small_fit(cut, MultiTask(steps=6), small_mixture(folder), ckpt_path=checkpoint, **SHARDED)
+    assert trained(lines) == sharded[1]
+
+
+def test_going_on_by_autocast_is_refused_and_the_keys_differ(folder):
+    (checkpoint,) = complete_checkpoints(folder / "sharded")
+    with pytest.raises(ValueError, match=r"trainer.precision \(.bf16-mixed under FSDP2., now .bf16-mixed.\)"):
+        small_fit(
+            folder / "other", MultiTask(steps=6), small_mixture(folder), ckpt_path=checkpoint, precision="bf16-mixed"
+        )
+    strategy = {"class_path": "sftlab.model.parallel.FSDP2Strategy"}
+    by_name, by_class, alone = (
+        Settings.of_arguments({"precision": "bf16-mixed", "strategy": one}, 1).trained["precision"]
+        for one in ("fsdp2", strategy, "ddp")
+    )
+    assert by_name == by_class != alone
+    full = [Settings.of_arguments({"precision": "32-true", "strategy": one}, 1) for one in ("fsdp2", "ddp")]
+    assert full[0] == full[1]
+
+
+def test_an_architecture_that_keeps_weights_in_fp32_goes_by_autocast():
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    from sftlab.model.parallel import FSDP2Strategy
+
+    strategy, net = FSDP2Strategy(), torch.nn.Linear(2, 2)
+    strategy.precision_plugin = MixedPrecision("bf16-mixed", "cpu")
+    assert gathers_in_bf16(strategy.precision_plugin, net)
+    with strategy.precision_plugin.forward_context():
+        assert not torch.is_autocast_enabled("cpu")
+    net._keep_in_fp32_modules_strict = ["gate"]
+    assert not gathers_in_bf16(strategy.precision_plugin, net)
+    with strategy.precision_plugin.forward_context():
+        assert torch.is_autocast_enabled("cpu")
