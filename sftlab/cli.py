@@ -33,6 +33,7 @@ from sftlab.credentials import unresolved
 from sftlab.data.ability import global_seed
 from sftlab.data.mixture import MixtureData
 from sftlab.files import write_text
+from sftlab.model.launcher import watch_ranks
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
 from sftlab.plan import adaptive_policies  # noqa: F401 - as above
@@ -116,7 +117,9 @@ class LabCLI(LightningCLI):
         """The Trainer with its run folder, loggers and callbacks."""
         config = self.config_init[self.subcommand] if self.subcommand else self.config_init
         folder = self._run_folder(config)
-        return super().instantiate_trainer(**kwargs, **run_options(config.trainer, folder, config.schedule))
+        trainer = super().instantiate_trainer(**kwargs, **run_options(config.trainer, folder, config.schedule))
+        watch_ranks(trainer)
+        return trainer
 
     def _run_folder(self, config: Any) -> Path:
         """Where this run lives; a resumed run goes on in its own folder, a new one never enters an old one's."""

@@ -140,14 +140,17 @@ def remove_stale(folder: Path, name: str | None = None) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this machine exists."""
+    """Whether a process of this machine exists and has not ended; one that nobody has waited for (a zombie) has."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:  # no Linux, or gone in this moment
+        return True
 
 
 def _remove(path: Path) -> None:

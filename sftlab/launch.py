@@ -111,6 +111,7 @@ def _fit_objects(
     from lightning.pytorch import Trainer, seed_everything
 
     from sftlab.cli import TRAINER_DEFAULTS, quieten, run_options
+    from sftlab.model.launcher import watch_ranks
     from sftlab.model.parallel import register_strategies
 
     quieten()
@@ -125,6 +126,7 @@ def _fit_objects(
                          "enable_checkpointing": None, **options})  # fmt: skip
     options.update(run_options(asked, folder, schedule))
     made = Trainer(**options)
+    watch_ranks(made)
     made.fit(model, datamodule=data, ckpt_path=str(found.checkpoint) if found else None)
     plan = data.plan
     end(folder, made.global_step, None if plan.is_open else plan.num_steps)

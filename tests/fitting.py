@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from forked import FORKING
+from forked import FORKING, Started
 from lightning.pytorch import Callback
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +38,7 @@ def write_records(folder: Path, seed: int = 0) -> None:
     (folder / "general.json").write_text(json.dumps(general))
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
+def write_config(folder: Path, save_every_n_steps: int = 1, **changes: Any) -> Path:
     """A DMT run of 51 steps on those files; ``changes`` are dotted keys with ``/`` for ``.``."""
     abilities = {
         "math": {"class_path": "MathData", "init_args": {"path": str(folder / "math.jsonl"), "val_fraction": 0.1}},
@@ -53,7 +51,7 @@ def write_config(folder: Path, **changes: Any) -> Path:
     model = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     save = {
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-        "init_args": {"every_n_train_steps": 1, "save_top_k": 1, "filename": "{step:06d}"},
+        "init_args": {"every_n_train_steps": save_every_n_steps, "save_top_k": 1, "filename": "{step:06d}"},
     }
     log = {"class_path": "sftlab.callbacks.metrics.Metrics", "init_args": {"every_n_steps": 1}}
     config: dict[str, Any] = {
@@ -82,12 +80,9 @@ def environment(folder: Path) -> dict[str, str]:
     return {**inherited, "OMP_NUM_THREADS": "1", "SFTLAB_CACHE": str(folder / "cache"), "PYTHONPATH": path}
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
+def start(folder: Path, *arguments: Any) -> Started:
     """Start ``python -m sftlab`` in ``folder``."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "sftlab", *map(str, arguments)], cwd=folder, env=environment(folder),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    return FORKING.start(["-m", "sftlab", *map(str, arguments)], folder, environment(folder))
 
 
 def run(folder: Path, *arguments: str, wanted: int = 0) -> tuple[str, str]:

@@ -145,7 +145,8 @@ def test_two_processes_and_other_memory_knobs_train_the_same_steps(tmp_path):
     write_records(tmp_path)
     own = {"optimizer": {"class_path": "SGD", "init_args": {"momentum": 0.9}}, "lr_schedule": "Linear"}
     training = {"model/neftune_alpha": 0.3, "model/label_smoothing": 0.1, "model/frozen": ["model.norm"]}
-    config = write_config(tmp_path, **training, **{"schedule/init_args/per_stage": {"general": own}})
+    stages = {"schedule/init_args/epochs": 2, "schedule/init_args/per_stage": {"general": own}}
+    config = write_config(tmp_path, save_every_n_steps=15, **training, **stages)
     args = ["--model.config.attention_dropout", "0.0", "--model.attention", "per_document"]
     knobs = {
         "one": [],
@@ -172,7 +173,8 @@ def test_two_processes_and_other_memory_knobs_train_the_same_steps(tmp_path):
 def test_a_sharded_run_resumes_and_may_change_its_number_of_processes(tmp_path):
     write_records(tmp_path)
     stages = {"epochs": 1, "per_stage": {"specialised": {"optimizer": "SGD"}}}
-    config = write_config(tmp_path, **{f"schedule/init_args/{name}": value for name, value in stages.items()})
+    stages = {f"schedule/init_args/{name}": value for name, value in stages.items()}
+    config = write_config(tmp_path, save_every_n_steps=5, **stages)
     args = ["--config", config, "--model.config.attention_dropout", "0.0", "--trainer.strategy", "fsdp2"]
     run(tmp_path, "fit", *args, "--run", "whole", "--trainer.devices", "2")
     run(tmp_path, "fit", *args, "--run", "cut", "--trainer.devices", "2", "--trainer.max_steps", "13")

@@ -122,7 +122,7 @@ def _command(folder: Path, arguments: list[str], room: int | None) -> Any:
     os.environ.update(PYTHONPATH=str(ROOT), SFTLAB_CACHE=str(folder / "cache"))
     if room is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-    _keep_spare()
+    keep_spare()
     return _sftlab(arguments)
 
 
@@ -133,7 +133,7 @@ def _sftlab(arguments: list[str]) -> Any:
     return import_module("sftlab.__main__").main(arguments)
 
 
-def _keep_spare() -> None:
+def keep_spare() -> None:
     """Fork the spare, and let ``subprocess`` start sftlab by it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     owner = os.getpid()
@@ -238,5 +238,5 @@ def _started(question: dict[str, Any], files: list[int]) -> Any:
     os.environ.update(question["environment"])
     if "SFTLAB_FIRST_RANK" in os.environ:  # the spare stands for it: it ends when that one does
         os.environ["SFTLAB_FIRST_RANK"] = str(os.getppid())
-    _keep_spare()
+    keep_spare()
     return _sftlab(question["arguments"])

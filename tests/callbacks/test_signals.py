@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from fitting import environment, losses, run, start, write_config, write_records
+from forked import FORKING, Started
 from safetensors.torch import load_file
 
 from sftlab.run.folder import state_of
@@ -29,7 +28,7 @@ def same_weights(mine: Path, theirs: Path) -> bool:
     return pair[0].keys() == pair[1].keys() and all(torch.equal(pair[0][name], pair[1][name]) for name in pair[0])
 
 
-def wait_for(process: subprocess.Popen, path: Path, lines: int) -> None:
+def wait_for(process: Started, path: Path, lines: int) -> None:
     """Until a file has some lines, or the process ended."""
     while process.poll() is None and not (path.is_file() and path.read_text().count("\n") >= lines):
         time.sleep(0.02)
@@ -58,7 +57,8 @@ def test_asked_to_end_it_saves_and_goes_on_to_the_same_weights(whole, signum):
 @pytest.mark.slow
 def test_all_ranks_end_together_though_one_was_asked(tmp_path):
     write_records(tmp_path)
-    config = write_config(tmp_path, **{"model/config/attention_dropout": 0.0})
+    shorter = {"model/config/attention_dropout": 0.0, "schedule/init_args/epochs": 1}
+    config = write_config(tmp_path, save_every_n_steps=4, **shorter)
     arguments = ["fit", "--config", config, "--trainer.devices", "2", "--trainer.strategy", "fsdp2"]
     run(tmp_path, *arguments, "--run", "whole")
     process = start(tmp_path, *arguments, "--run", "asked")
@@ -95,18 +95,17 @@ def test_slurm_requeues_it_and_it_goes_on_by_itself(whole):
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "1", "SLURM_PROCID": "0",
              "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NTASKS_PER_NODE": "1",
              "PATH": f"{inputs}/bin:{os.environ['PATH']}"}  # fmt: skip
-    command = [sys.executable, "-m", "sftlab", "fit", "--config", str(inputs / "small.yaml"), "--run", "slurm"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    process = subprocess.Popen(command, cwd=inputs, env={**environment(inputs), **slurm}, **pipes)
+    words = ["-m", "sftlab", "fit", "--config", str(inputs / "small.yaml"), "--run", "slurm"]
+    process = FORKING.start(words, inputs, {**environment(inputs), **slurm})
     mine = inputs / "lightning_logs" / "slurm"
     wait_for(process, mine / "metrics.jsonl", 7)
     process.send_signal(signal.SIGUSR1)
     wait_for(process, inputs / "requeued", 1)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.communicate()
     assert (mine / "hpc_ckpt_1.ckpt").is_file() and "requeue 7" in (inputs / "requeued").read_text()
     again = {**environment(inputs), **slurm, "SLURM_RESTART_COUNT": "1"}
-    done = subprocess.run(command, cwd=inputs, env=again, capture_output=True, text=True, timeout=300)
+    done = FORKING.call(words, inputs, again)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Resumed after step" in done.stdout
     assert losses(mine) == losses(folder) and same_weights(mine, folder)

@@ -16,6 +16,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 from sftlab.__main__ import main
 from sftlab.files import is_alive
+from sftlab.model.launcher import RankLauncher, watch_ranks
 
 
 class Interrupted(Callback):
@@ -135,3 +136,35 @@ def _runs(process):
     with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+LAUNCHES = """
+import subprocess, sys, threading, time
+from sftlab.model import launcher
+launcher.LOOK_EVERY_S = launcher.GRACE_S = 0.05
+ranks = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+threading.Thread(target=launcher.watch, args=(ranks,), daemon=True).start()
+print(*(rank.pid for rank in ranks), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_launched_rank_that_dies_ends_all_in_one_message():
+    words = [sys.executable, "-c", LAUNCHES]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
+        ranks = [int(word) for word in first.stdout.readline().split()]
+        os.kill(ranks[1], signal.SIGKILL)
+        assert first.wait(60) == 1
+        said = first.stderr.read()
+    assert f"error: process {ranks[1]} of this run, its rank 2, has ended (by SIGKILL" in said
+    assert len(said.splitlines()) == 1 and "--ckpt_path last" in said
+    assert not any(_runs(rank) for rank in ranks)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_trainer_that_starts_ranks_watches_them(devices):
+    trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp", logger=False, enable_checkpointing=False)
+    watch_ranks(trainer)
+    assert type(trainer.strategy.launcher) is RankLauncher
+    assert trainer.strategy.launcher.num_processes == devices

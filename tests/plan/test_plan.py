@@ -255,3 +255,47 @@ def test_loss_weights_show_the_share_of_the_loss_beside_the_share_of_the_tokens(
 def test_loss_weights_that_make_no_sense_are_told(weights, message):
     with pytest.raises(ValueError, match=message):
         Stage("only", {"math": 1.0}, epochs=1, loss_weights=weights)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 20])
+def test_a_budget_of_supervised_tokens_that_a_step_meets_exactly_ends_with_it(steps):
+    stages = [Stage("all", {"math": 1.0}, steps=30)]
+    whole = compile_plan([pool("math", 40)], stages, Proportional(), StepSize(examples=8), 64)
+    budget = int(whole.supervised_A(0, steps).sum())
+    stages = [Stage("all", {"math": 1.0}, supervised_tokens=budget)]
+    assert compile_plan([pool("math", 40)], stages, Proportional(), StepSize(examples=8), 64).num_steps == steps
+
+
+def test_edges_of_a_stage_are_taken_and_what_lies_beyond_is_not():
+    for fraction in (0, 1):
+        assert Stage("s", {"math": fraction, "code": 1.0}, epochs=1).fractions["math"] == fraction
+    for fraction in (-0.01, 1.01):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            Stage("s", {"math": fraction}, epochs=1)
+    with pytest.raises(ValueError, match="names no ability"):
+        Stage("s", {}, epochs=1)
+
+
+def test_the_screen_names_each_stage_once_and_says_what_is_not_shuffled():
+    pools = [pool("math", 40), pool("code", 23), pool("general", 31)]
+    stages = [Stage("first", {"math": 1.0, "code": 0.0}, epochs=1),
+              Stage("second", {"general": 0.25, "math": 1 / 3}, epochs=2, curriculum="short_first")]  # fmt: skip
+    plan = compile_plan(pools, stages, Proportional(), StepSize(examples=8), 64)
+    console = Console(file=io.StringIO(), width=160)
+    console.print(
+        plan_screen(plan, {"math": {"dropped: too long": 3}, "code": {}}, {"math": {"dropped: too long": "record 7"}})
+    )
+    text = console.file.getvalue()
+    lines = [[word for word in line.split() if word] for line in text.splitlines()]
+    assert [line[1:4] for line in lines if line[:1] == ["first"]] == [["code", "23", "0"]]
+    assert [line[1:4] for line in lines if line[:1] == ["second"]] == [["general", "31", "1/4"]]
+    assert ["math", "40", "1", "40", "40"] in [line[:5] for line in lines]
+    assert "in the order short_first" in text and text.count("in the order") == 1
+    assert "Stage first has only" in text and "record 7" in text and "dropped: too long" in text
+    epochs = {(row.stage, row.ability): row.epochs for row in ledger(plan)}
+    assert epochs == {
+        ("first", "math"): 1.0,
+        ("first", "code"): 0.0,
+        ("second", "general"): 2.0,
+        ("second", "math"): 2.0,
+    }

@@ -78,3 +78,23 @@ def test_a_policy_of_the_user_with_wrong_shares_is_refused():
 
     with pytest.raises(ValueError, match="sum to 1"):
         Half().counts([pool("a", 3), pool("b", 3)])
+
+
+def test_edges_of_what_a_policy_takes_are_taken():
+    pools = [pool("a", 3), pool("b", 3)]
+    assert WeightedShares({"a": 0.0, "b": 2.0}).counts(pools) == {"a": 0, "b": 3}
+    assert Temperature(1.0).counts(pools) == Proportional().counts(pools)
+    for wrong in (
+        lambda: WeightedShares({"a": 0.0}),
+        lambda: WeightedShares({}),
+        lambda: WeightedShares({"a": 1.0}, max_repeats=0.0),
+        lambda: Temperature(1.0, max_repeats=0.0),
+    ):
+        with pytest.raises(ValueError, match=r"weights|max_repeats"):
+            wrong()
+
+
+def test_an_ability_without_a_supervised_token_gives_no_example_where_these_are_counted():
+    dumb = Pool.ranked("dumb", ["x", "y"], np.array([5, 5]), np.array([0, 0]))
+    counts = WeightedShares({"a": 1.0, "dumb": 1.0}, "supervised_tokens").counts([pool("a", 9), dumb])
+    assert counts["dumb"] == 0

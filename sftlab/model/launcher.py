@@ -1,0 +1,70 @@
+"""Ranks that a run starts on this machine: when one of them dies, the run ends in words.
+
+Lightning looks at them every five seconds and, when one has ended badly, kills all with SIGKILL: no word, and no status
+that says what happened.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+
+from sftlab.screen import complain
+
+LOOK_EVERY_S = 0.5
+GRACE_S = 10.0  # for the first rank to notice by itself, in a collective, and to say more
+
+
+class RankLauncher(_SubprocessScriptLauncher):
+    """Starts the other ranks of this machine and watches them."""
+
+    def launch(self, function: Callable, *args: Any, trainer: Trainer | None = None, **options: Any) -> Any:
+        """Start the ranks, then call the function in this one."""
+        self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
+        if not self.cluster_environment.creates_processes_externally:
+            self._call_children_scripts()
+            threading.Thread(target=watch, args=(self.procs,), name="ranks", daemon=True).start()
+        _set_num_threads_if_needed(num_processes=self.num_processes)
+        return function(*args, **options)
+
+
+def watch_ranks(trainer: Trainer) -> None:
+    """Let a Trainer that starts ranks by itself watch them so."""
+    launcher = trainer.strategy.launcher
+    if type(launcher) is _SubprocessScriptLauncher:
+        trainer.strategy._launcher = RankLauncher(
+            launcher.cluster_environment, launcher.num_processes, launcher.num_nodes
+        )
+
+
+def watch(ranks: list[subprocess.Popen]) -> None:
+    """Until all have ended well; when one has not, end them all and this process, with status 1 and a message."""
+    while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+        time.sleep(LOOK_EVERY_S)
+    failed = [(number, rank) for number, rank in enumerate(ranks, 1) if rank.poll()]
+    if not failed:
+        return
+    time.sleep(GRACE_S)  # a daemon: the first rank's own end ends this thread
+    number, rank = failed[0]
+    complain(
+        f"error: process {rank.pid} of this run, its rank {number}, has ended ({_how(rank.returncode)}), and all wait "
+        "for it. What was saved stays; --ckpt_path last goes on"
+    )
+    for other in ranks:
+        other.send_signal(signal.SIGKILL)  # SIGTERM does not end what hangs in a collective
+    os._exit(1)
+
+
+def _how(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"by {signal.Signals(-status).name}: was it killed, or out of memory?"
+    return f"exit status {status}"
