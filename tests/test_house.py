@@ -46,7 +46,7 @@ ORDER = """
     report.named report.write report.beside
     run.folder run.settings run.identity run.opening run.results run.record
     callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.adaptation callbacks.finite
-    callbacks.keep_best callbacks.monitors
+    callbacks.keep_best callbacks.tail_average callbacks.monitors
     callbacks.signals
     callbacks.optimizers callbacks.conductor callbacks.schedule callbacks.adaptive
     callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.measured

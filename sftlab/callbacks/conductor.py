@@ -19,6 +19,7 @@ from sftlab.callbacks.keep_best import BestKeeper
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
 from sftlab.callbacks.optimizers import StageOptimizers
 from sftlab.callbacks.signals import Signals
+from sftlab.callbacks.tail_average import TailAverage
 from sftlab.callbacks.trainer_options import refuse_options
 from sftlab.files import discard, publish_folder
 from sftlab.model.checkpoint import write_whole
@@ -46,6 +47,7 @@ class Conductor:
         val_every_n_steps: Validate inside stages too; stage ends are always validated.
         stop_early: What EarlyStopping ends: the stage, or the run.
         keep_best: The ability whose held-out loss chooses the weights that a stage ends with.
+        average_last_n_steps: A stage ends with the mean of its weights after so many of its last steps.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class Conductor:
         val_every_n_steps: int | None,
         stop_early: StopEarly = "stage",
         keep_best: str | None = None,
+        average_last_n_steps: int | None = None,
     ) -> None:
         data = data_of(trainer)
         if plan.declared:
@@ -74,6 +77,7 @@ class Conductor:
         self._optimizers = StageOptimizers(trainer, module, plan)
         self._stoppers = EarlyStoppers(cast(Any, trainer).callbacks)
         self._keeper = BestKeeper(self.context, keep_best, bool(val_every_n_steps))
+        self._average = TailAverage(self.context, average_last_n_steps)
         self._ended_early: list[int] = []  # the steps at which stages ended before their plan's end
         self._ended = 0  # the step at which a stage's end was done
         self._is_stop_asked = False
@@ -162,6 +166,7 @@ class Conductor:
         is_end, is_due = self.context.plan.stage_ending_at(self.context.step) is not None, self._is_validation_due()
         if is_end or is_due:
             self._optimizers.rest()
+        self._average.observe(self._optimizers.rest)
         if is_end:
             self._signals.saved = self._save_reached()
         self._signals.look(self._save_reached)
@@ -195,7 +200,7 @@ class Conductor:
             torch.distributed.all_gather_object(states, state)
         checkpoint[STATE] = {
             **{"version": __version__, "identity": self._identity, "stage_keys": self._stage_keys},
-            **{"ended_early": list(self._ended_early), "kept": self._keeper.state()},
+            **{"ended_early": list(self._ended_early), "kept": self._keeper.state(), "averaged": self._average.state()},
             **{"rng": states, "validated": self._validated, "ended": self._ended},
         }
 
@@ -208,6 +213,7 @@ class Conductor:
         saved = self.check(checkpoint)
         self._rng_states, self._validated, self._ended = saved["rng"], saved["validated"], saved.get("ended", 0)
         self._keeper.load(saved.get("kept", {"best": None, "saved": []}))
+        self._average.load(saved.get("averaged", {"count": 0, "last": 0}))
         for step in saved.get("ended_early", []):
             self._cut(step)
         ended = self.context.plan.stage_ending_at(checkpoint["global_step"])
@@ -279,7 +285,7 @@ class Conductor:
     def _end_stage(self, ended: StagePlan) -> None:
         """Export and let every callback look; then the checkpoint gets the name of the stage, which says so."""
         context, trainer = self.context, self.context.trainer
-        went_back = self._keeper.end_stage(ended)
+        is_changed = self._keeper.end_stage(ended) or self._average.end_stage(ended)
         stop_at_weights(context)
         if self._scaled is not None:
             self._scaled.tell(context)
@@ -289,7 +295,7 @@ class Conductor:
         self._stoppers.begin_anew()
         self._ended = ended.end_step
         reached, path = checkpoint_path(context.folder, ended.end_step), self._ended_path(ended)
-        if went_back:
+        if is_changed:
             trainer.save_checkpoint(path, weights_only=False)
             if trainer.is_global_zero:
                 discard(reached)
@@ -302,6 +308,7 @@ class Conductor:
         elif not trainer.strategy.broadcast(is_whole(path)):
             trainer.save_checkpoint(path, weights_only=False)
         self._keeper.stage_ended()
+        self._average.stage_ended()
 
     def _ended_path(self, ended: StagePlan) -> Path:
         return checkpoint_path(self.context.folder, ended.end_step, ended.stage.name)

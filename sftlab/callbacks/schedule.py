@@ -50,6 +50,8 @@ class StageSchedule(Callback):
             where none is given.
         keep_best: An ability: each stage ends with the weights that had its lowest held-out loss among the validations
             inside the stage; what that costs the others is told. Needs ``val_every_n_steps``.
+        average_last_n_steps: Each stage ends with the mean of its weights after each of so many of its last steps (all
+            of a shorter stage); the held-out loss at its end is still that of the last step.
     """
 
     def __init__(
@@ -64,19 +66,24 @@ class StageSchedule(Callback):
         curriculum: Curriculum = "shuffled",
         loss_weights: dict[str, float] | None = None,
         keep_best: str | None = None,
+        average_last_n_steps: int | None = None,
     ) -> None:
         check_curriculum("schedule.", curriculum)
         if val_every_n_steps is not None:
             within("schedule.val_every_n_steps", val_every_n_steps, 1, is_whole=True)
         if stop_early not in get_args(StopEarly):
             raise ValueError(f"schedule.stop_early: {stop_early!r} is not one of {', '.join(get_args(StopEarly))}")
+        if average_last_n_steps is not None:
+            within("schedule.average_last_n_steps", average_last_n_steps, 1, is_whole=True)
+            if keep_best is not None:
+                raise ValueError("schedule: keep_best and average_last_n_steps both say how a stage ends; give one")
         self.epochs = 3.0 if (epochs, steps, supervised_tokens) == (None, None, None) else epochs
         self.steps, self.supervised_tokens = steps, supervised_tokens
         self.fresh_optimizer = fresh_optimizer
         self.per_stage = {name: _with_objects(name, changes) for name, changes in (per_stage or {}).items()}
         self.val_every_n_steps, self.stop_early = val_every_n_steps, stop_early
         self.curriculum: Curriculum = curriculum
-        self.loss_weights, self.keep_best = loss_weights, keep_best
+        self.loss_weights, self.keep_best, self.average_last_n_steps = loss_weights, keep_best, average_last_n_steps
         self._conductor: Conductor | None = None  # of the call of fit that runs
         self._adaptation: Adaptation | None = None  # of its adaptive stage
         self._observer: Observer | None = None
@@ -150,7 +157,7 @@ class StageSchedule(Callback):
         if stage == "fit":
             module = module_of(pl_module)
             plan = self.compile(data_of(trainer), module)
-            how = (self.val_every_n_steps, self.stop_early, self.keep_best)
+            how = (self.val_every_n_steps, self.stop_early, self.keep_best, self.average_last_n_steps)
             _tell_lacking(trainer)
             self._conductor = Conductor(trainer, module, plan, self.extend, *how)
             self._observer = Observer(self._conductor.context, self._adaptation) if self._adaptation else None

@@ -92,6 +92,7 @@ SCHEDULE: Table = {
     "curriculum": (CONTENT, "of each stage"),
     "loss_weights": (CONTENT, "of each stage"),
     "keep_best": (TRAINED, "with what it goes by"),
+    "average_last_n_steps": (TRAINED, "what a stage ends with"),
     "order": (CONTENT, "of Sequential"),
     "specialised": (CONTENT, "of DMT and MixedSequential"),
     "general": (CONTENT, "of DMT and MixedSequential"),
@@ -242,12 +243,13 @@ class Settings:
         limit = given.get("limit_val_batches")
         measured: dict[str, Any] = {"limit_val_batches": 1.0 if limit is None else limit}
         by_effect: dict[str, list[Any]] = {TRAINED: [], MEASURED: [], UNKNOWN: []}
-        stop_early = keep_best = None
+        stop_early = keep_best = averaged = None
         for callback in [*_listed(given.get("callbacks")), *callbacks]:
             if _is_schedule(callback):
                 measured["val_every_n_steps"] = callback.val_every_n_steps
                 stop_early = getattr(callback, "stop_early", None)
                 keep_best = getattr(callback, "keep_best", None)
+                averaged = getattr(callback, "average_last_n_steps", None)
             elif (effect := effect_of(callback)) in by_effect:
                 by_effect[effect].append(_made(callback))
         measured["callbacks"] = sorted(by_effect[MEASURED], key=str)
@@ -257,6 +259,8 @@ class Settings:
             trained[OWN_CALLBACKS] = [by_effect[UNKNOWN], measured, stop_early]
         if keep_best is not None:
             trained["keep_best"] = [keep_best, measured["val_every_n_steps"], measured["limit_val_batches"]]
+        if averaged is not None:
+            trained["average_last_n_steps"] = averaged
         return cls(seed, described(trained), described(measured))
 
 

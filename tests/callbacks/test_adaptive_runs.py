@@ -4,7 +4,10 @@ import json
 
 import pytest
 import torch
+from fitting import alike, losses, write_config, write_records
+from fitting import run as sftlab
 from lightning.pytorch import Callback
+from safetensors.torch import load_file
 from small import small_fit, small_mixture, trained
 
 from sftlab.callbacks.adaptive import Adaptive
@@ -147,3 +150,36 @@ def test_micro_batches_change_no_decision(records):
 def test_adaptive_needs_steps():
     with pytest.raises(ValueError, match="budget of optimizer steps"):
         Adaptive(OnlineDataMixing(), 5, epochs=2).final_stages(["math"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_decide_and_keep_as_one_does_and_go_on_where_they_were_cut(tmp_path):
+    write_records(tmp_path)
+    first = {"name": "math", "fractions": {"math": 1.0}, "steps": 5, "learning_rate": 0.3, "warmup_ratio": 0.9}
+    policy = {"class_path": "OnlineDataMixing", "init_args": {"alpha": 0.5}}
+    second = {"name": "all", "fractions": dict.fromkeys(REFERENCE, 1.0), "steps": 6, "learning_rate": 1e-2,
+              "adaptive": policy, "decide_every_n_steps": 2}  # fmt: skip
+    options = {"list_of_stages": [first, second], "keep_best": "general", "val_every_n_steps": 1}
+    schedule = {"class_path": "Stages", "init_args": options}
+    config = write_config(tmp_path, schedule=schedule, **{"model/config/attention_dropout": 0.0})
+    ranks = ["--trainer.devices", "2", "--trainer.strategy", "fsdp2"]
+    for name, more in {"one": [], "two": [*ranks, "--trainer.max_steps", "7"]}.items():
+        sftlab(tmp_path, "fit", "--config", config, "--run", name, *more)
+    sftlab(tmp_path, "fit", "--config", config, "--run", "two", "--ckpt_path", "last", *ranks)
+    logs = tmp_path / "lightning_logs"
+    one = logs / "one"
+    kept = [json.loads(line) for line in (one / "kept.jsonl").read_text().splitlines()]
+    assert kept[0]["step"] < 5, "the case must have a best step inside a stage"
+    two = logs / "two"
+    for mine, theirs in zip(decisions(two), decisions(one), strict=True):
+        assert mine["shares"] == pytest.approx(theirs["shares"], abs=1e-5)
+        assert mine["observations"]["step"] == theirs["observations"]["step"]
+    for mine, theirs in zip(losses(two), losses(one), strict=True):
+        assert alike(mine, theirs), (mine, theirs)
+    lines = [json.loads(line) for line in (two / "kept.jsonl").read_text().splitlines()]
+    assert [(line["stage"], line["step"]) for line in lines] == [(line["stage"], line["step"]) for line in kept]
+    for stage in ("0-math", "1-all"):
+        mine, theirs = (load_file(folder / "stages" / stage / "model.safetensors") for folder in (two, one))
+        for name in theirs:
+            torch.testing.assert_close(mine[name], theirs[name], atol=1e-4, rtol=1e-3)

@@ -12,6 +12,11 @@ from sftlab.config import read_yaml
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def tools_beside(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+
+
 def tool(name):
     loader = SourceFileLoader(name, str(ROOT / "tools" / name))
     module = importlib.util.module_from_spec(importlib.util.spec_from_loader(name, loader))
@@ -22,12 +27,16 @@ def tool(name):
 
 @pytest.mark.parametrize("name", ["dmt", "multi_task", "sequential", "mixed_sequential", "single"])
 def test_its_runs_are_those_of_the_shipped_configs(name):
-    measure, config = tool("lab_phenomena"), read_yaml(ROOT / "configs" / f"{name}.yaml", "--config")
+    measure, one, config = (
+        tool("lab_phenomena"),
+        tool("lab_run.py"),
+        read_yaml(ROOT / "configs" / f"{name}.yaml", "--config"),
+    )
     for ability, data in config["data"]["abilities"].items():
-        given = {"path": "lab", "num_examples": measure.SIZES[ability], "val_fraction": measure.VAL_FRACTION}
+        given = {"path": "lab", "num_examples": one.SIZES[ability], "val_fraction": one.VAL_FRACTION}
         assert data["init_args"] == given
-    assert config["data"]["batch"] == {"examples": measure.EXAMPLES}
-    assert config["data"]["max_length"] == measure.MAX_LENGTH
+    assert config["data"]["batch"] == {"examples": one.EXAMPLES}
+    assert config["data"]["max_length"] == one.MAX_LENGTH
     assert config["schedule"]["init_args"]["epochs"] == measure.EPOCHS
     assert (config["model"]["learning_rate"], config["model"]["path"]) == (measure.RATE, "lab:base")
 

@@ -128,6 +128,7 @@ SCHEDULE_CHANGES = {
     "counted_in": (DMT, {"counted_in": "tokens"}),
     "replay": (DMT, {"replay": ["code"], "k": 0.5}),
     "keep_best": (MultiTask, {"keep_best": "math"}),
+    "average_last_n_steps": (MultiTask, {"average_last_n_steps": 2}),
     "adaptive": (Adaptive, {"adaptive": OnlineDataMixing(alpha=0.25)}),
     "decide_every_n_steps": (Adaptive, {"decide_every_n_steps": 3}),
     "abilities": (Adaptive, {"abilities": ["math", "code"]}),
