@@ -181,5 +181,5 @@ def test_two_processes_decide_and_keep_as_one_does_and_go_on_where_they_were_cut
     assert [(line["stage"], line["step"]) for line in lines] == [(line["stage"], line["step"]) for line in kept]
     for stage in ("0-math", "1-all"):
         mine, theirs = (load_file(folder / "stages" / stage / "model.safetensors") for folder in (two, one))
-        for name in theirs:
-            torch.testing.assert_close(mine[name], theirs[name], atol=1e-4, rtol=1e-3)
+        for name in theirs:  # a step of the first stage moves a weight by up to 0.3
+            torch.testing.assert_close(mine[name], theirs[name], atol=1e-3, rtol=1e-3)
