@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 from chat_stub import SECRET, Stub
+from hypothesis import settings
 
 from sftlab.endpoint import client
 from sftlab.sandbox.host import Sandbox
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of what is tested
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
