@@ -61,8 +61,10 @@ Graded = list[tuple[dict[str, Any], str, str, bool | None]]
 
 @pytest.fixture(scope="module")
 def graded(rows: list[dict[str, Any]], sandbox: Sandbox) -> Graded:
-    """Problems with a kind of program, the program, its verdict: each problem's canonical solution and a mutant, and
-    ``return None`` for every eighth."""
+    """Problem, kind of program, program, verdict.
+
+    Each problem's canonical solution and a mutant, and ``return None`` for every eighth.
+    """
     task = within(sandbox, HumanEval(num_workers=2, num_samples=3, temperature=0.8))
     programs = [
         (row, kind, text)
