@@ -39,4 +39,11 @@ def write_ledger(folder: Path, plan: Plan, num_steps: int) -> None:
     account = {"num_steps": num_steps, "rows": [row.to_dict() for row in ledger(plan, num_steps)]}
     write_text(folder / "ledger.json", json.dumps(account, indent=1))
     with whole_file(folder / "exposures.parquet") as partial:
-        pq.write_table(pa.table(exposures(plan, num_steps)), partial)
+        names = {"uid": pa.string(), "ability": pa.string(), "stage": pa.string()}
+        abilities = pa.array(plan.abilities, pa.string())
+        stages = pa.array([planned.stage.name for planned in plan.stages], pa.string())
+        with pq.ParquetWriter(partial, pa.schema({**names, "step": pa.int64()})) as writer:
+            for part in exposures(plan, num_steps):
+                columns = [pa.array(part.uids_E.tolist(), pa.string()), abilities.take(pa.array(part.ability_E))]
+                columns += [stages.take(pa.array(part.stage_E)), pa.array(part.step_E)]
+                writer.write_batch(pa.record_batch(columns, schema=writer.schema))

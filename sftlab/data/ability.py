@@ -345,7 +345,7 @@ class AbilityData(PlannedData):
     def _pool(self, chosen_N: np.ndarray, seed: int) -> Pool:
         index_M = np.flatnonzero(chosen_N)
         table = self.examples
-        uids = [table.uids[i] for i in index_M]
+        uids = table.uids[index_M]
         losses_M = None if self.base_losses_I is None else self.base_losses_I[index_M]
         sizes = (table.lengths_N[index_M], table.supervised_N[index_M])
         return Pool.ranked(self.name, uids, *sizes, seed, index_M, losses_M)
@@ -362,7 +362,7 @@ class AbilityData(PlannedData):
 
     def content(self, index_M: np.ndarray) -> bytes:
         """Hashes of what some examples train, in their order; of a declared ability their numbers."""
-        return (index_M if self._examples is None else self._examples.content_NB[index_M]).tobytes()
+        return (index_M.astype(np.int64) if self._examples is None else self._examples.content_NB[index_M]).tobytes()
 
     def content_hash(self) -> str:
         """Hash of what may be trained and what is held out, whatever its order and wherever it came from."""

@@ -78,11 +78,13 @@ class DropList:
 
     def dropped(self, uids: Sequence[str]) -> np.ndarray:
         """Which [N] of these examples are left out."""
+        if not self.reasons:
+            return np.zeros(len(uids), dtype=bool)
         return np.fromiter((uid in self for uid in uids), dtype=bool, count=len(uids))
 
     def counts(self, uids: Sequence[str]) -> dict[str, int]:
         """Records left out, by reason, of those that have these examples; and lines without effect."""
-        records = {_PIECE.sub("", uid) for uid in uids if uid in self}
+        records = {_PIECE.sub("", uid) for uid in uids if uid in self} if self.reasons else set()
         reasons = Counter(f"dropped: {self.reasons[base_uid(record)]}" for record in records)
         counts = Counter(dict(reasons.most_common(_MOST_REASONS)))
         counts["dropped: other reasons of the drop list"] = reasons.total() - counts.total()

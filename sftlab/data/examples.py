@@ -21,11 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sftlab.data.conversation import Audit
+from sftlab.plan.uids import Uids, digest_order
 
 if TYPE_CHECKING:
     from sftlab.data.encoder import Encoded
 
 TABLE, AUDIT = "examples.arrow", "audit.json"
+_WRITTEN_AT_ONCE = 4096  # rows of a record batch: many small ones take long to open
+_READ_AT_ONCE = 1 << 18  # rows of a column that are copied together
 CONTENT_BYTES = 16
 Row = tuple[str, str, "Encoded"]  # uid, group, ids and runs
 
@@ -55,8 +58,8 @@ class Examples:
 
         audit = _checked_audit(folder)
         table = pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
-        self.uids: list[str] = table["uid"].to_pylist()
-        self.groups: list[str] = table["group"].to_pylist()
+        self.uids = _uids(table["uid"])
+        self.groups: Sequence[str] = _Texts(table["group"])
         self.lengths_N, self.supervised_N = (
             np.concatenate([np.zeros(0, np.int32), *map(_ints, table[name].chunks)])
             for name in ("length", "supervised")
@@ -88,13 +91,55 @@ class Examples:
     def content_hash(self, index_M: Sequence[int] | np.ndarray | None = None) -> str:
         """Hash of some examples (all by default), in whatever order they stand."""
         content_NB = self.content_NB if index_M is None else self.content_NB[np.asarray(index_M, dtype=np.int64)]
-        return hashlib.blake2b(b"".join(sorted(map(bytes, content_NB))), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(digest_size=16)
+        order_N = digest_order(content_NB)
+        for start in range(0, len(order_N), _READ_AT_ONCE):
+            digest.update(content_NB[order_N[start : start + _READ_AT_ONCE]])
+        return digest.hexdigest()
 
     def _item(self, lists: list[tuple[np.ndarray, np.ndarray]], index: int) -> np.ndarray:
         chunk = bisect_right(self._starts, index) - 1
         values, offsets = lists[chunk]
         row = index - self._starts[chunk]
         return values[offsets[row] : offsets[row + 1]]
+
+
+class _Texts(Sequence[str]):
+    """A column of texts, of which few are in memory at once."""
+
+    def __init__(self, column: Any) -> None:
+        self._column = column
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, index: Any) -> Any:
+        found = self._column[index]
+        return found.to_pylist() if isinstance(index, slice) else found.as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        for chunk in self._column.chunks:
+            yield from chunk.to_pylist()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _uids(column: Any) -> Uids:
+    """A column of texts as bytes."""
+    stores = []
+    for start in range(0, len(column), _READ_AT_ONCE):
+        chunk = column.slice(start, _READ_AT_ONCE).combine_chunks()
+        starts = np.frombuffer(chunk.buffers()[1], np.int32, len(chunk) + 1, offset=4 * chunk.offset)
+        data = np.frombuffer(chunk.buffers()[2] or b"", np.uint8)[starts[0] : starts[-1]]
+        widths_N = np.diff(starts)
+        width = max(1, int(widths_N.max()))
+        names_NB = np.zeros((len(chunk), width), dtype=np.uint8)
+        names_NB[np.arange(width) < widths_N[:, None]] = data
+        stores.append(names_NB.view(f"S{width}").ravel())
+    return Uids([np.concatenate(stores)] if stores else [])
 
 
 def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> None:
@@ -107,8 +152,13 @@ def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> N
         | {"ids": numbers, "runs": numbers, "content": pa.binary(CONTENT_BYTES)}
     )
     with pa.OSFile(str(folder / TABLE), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        waiting: list[Row] = []
         for rows in chunks:
-            writer.write_batch(_record_batch(rows, schema))
+            waiting += rows
+            if len(waiting) >= _WRITTEN_AT_ONCE:
+                writer.write_batch(_record_batch(waiting, schema))
+                waiting = []
+        writer.write_batch(_record_batch(waiting, schema))
     about = {**audit.to_dict(), "table": _file_hash(folder / TABLE)}
     (folder / AUDIT).write_text(json.dumps(about), encoding="utf-8")
 

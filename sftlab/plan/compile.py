@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sftlab.plan.curriculum import in_order
-from sftlab.plan.packing import pack
+from sftlab.plan.packing import pack_groups
 from sftlab.plan.plan import Plan, Segment, StagePlan
 from sftlab.plan.policy import MixturePolicy
 from sftlab.plan.pool import Pool, seed_from
 from sftlab.plan.stage import Stage, StepSize
+from sftlab.plan.uids import Uids, index_type
 
 
 def compile_plan(
@@ -86,16 +87,16 @@ class Compiler:
         self._pools, self._policy, self._seed = by_name, policy, seed
 
         def joined(arrays: list[np.ndarray]) -> np.ndarray:
-            return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int64)
+            return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int32)
 
         self.plan = Plan(
             abilities=tuple(by_name),
             batch=batch,
             max_length=max_length,
             packing=packing,
-            ability_N=np.repeat(np.arange(len(by_name)), [len(pool) for pool in by_name.values()]),
+            ability_N=np.repeat(np.arange(len(by_name), dtype=np.int16), [len(pool) for pool in by_name.values()]),
             index_N=joined([pool.index_N for pool in by_name.values()]),
-            uids_N=joined([pool.uids_N for pool in by_name.values()]),
+            uids_N=Uids.joined([pool.uids_N for pool in by_name.values()]),
             lengths_N=joined([pool.lengths_N for pool in by_name.values()]),
             supervised_N=joined([pool.supervised_N for pool in by_name.values()]),
             declared=any(pool.declared for pool in pools),
@@ -149,17 +150,60 @@ class Compiler:
         pools = self.pools_of(stage)
         part = _Part(self.plan, pools, self._offsets, stage, stage.policy or self._policy, self._seed)
         planned = part.compile()
+        steps = _Steps.joined(part.taken)
         if whole is not None:
-            passes = len(part.examples) / max(1, sum(planned.selected.values()))
+            passes = len(steps.example_E) / max(1, sum(planned.selected.values()))
             planned = replace(planned, stage=whole, num_epochs=passes)
-        rows, steps = np.cumsum([0, *part.row_sizes]), np.cumsum([0, *part.step_sizes])
-        segment = Segment(planned, np.array(part.examples, dtype=np.int64), rows, steps, stage_steps)
+        segment = Segment(planned, steps.example_E, _starts(steps.sizes_R), _starts(steps.rows_S), stage_steps)
         self.plan.append(segment)
         return segment
 
 
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """Optimizer steps as flat arrays.
+
+    Attributes:
+        example_E: Their examples, row after row.
+        sizes_R: Examples of each row.
+        rows_S: Rows of each step.
+    """
+
+    example_E: np.ndarray
+    sizes_R: np.ndarray
+    rows_S: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows_S)
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Steps]) -> _Steps:
+        """Several, one after another."""
+        if len(parts) == 1:
+            return parts[0]
+        arrays = zip(*((part.example_E, part.sizes_R, part.rows_S) for part in parts), strict=True)
+        return cls(*map(np.concatenate, arrays)) if parts else cls(*[np.empty(0, dtype=np.int64)] * 3)
+
+    def first(self, count: int) -> _Steps:
+        """The first ``count`` of them."""
+        if count >= len(self):
+            return self
+        sizes_R = self.sizes_R[: self.rows_S[:count].sum()]
+        return _Steps(self.example_E[: sizes_R.sum()], sizes_R, self.rows_S[:count])
+
+    def sums_S(self, of_N: np.ndarray) -> np.ndarray:
+        """What the examples of each step add up to, of a number that each has."""
+        ends_E = np.concatenate([[0], np.cumsum(of_N[self.example_E])])
+        return np.diff(ends_E[_starts(self.sizes_R)[_starts(self.rows_S)]])
+
+
+def _starts(sizes: np.ndarray) -> np.ndarray:
+    """Where each of some parts starts, and where the last one ends."""
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)])
+
+
 class _Part:
-    """One segment as flat lists of examples, row sizes and step sizes."""
+    """One segment: passes over a mixture, as steps, until the budget is spent."""
 
     def __init__(
         self,
@@ -173,11 +217,11 @@ class _Part:
         self.plan, self.pools, self.offsets, self.stage, self.policy = plan, pools, offsets, stage, policy
         before = [segment for segment in plan.segments if segment.planned.stage.name == stage.name]
         self.seed_names: tuple[object, ...] = (seed, stage.name, *(["segment", len(before)] if before else []))
-        trained_E = np.concatenate([np.empty(0, dtype=np.int64), *(segment.example_E for segment in before)])
-        self.trained_N = np.bincount(trained_E, minlength=len(plan.uids_N))
-        self.examples: list[int] = []
-        self.row_sizes: list[int] = []
-        self.step_sizes: list[int] = []
+        self.trained_N: np.ndarray | None = None
+        if before:
+            self.trained_N = sum(np.bincount(segment.example_E, minlength=len(plan.uids_N)) for segment in before)
+        self.taken: list[_Steps] = []
+        self.num_steps, self.index_type = 0, index_type(len(plan.uids_N))
 
     def compile(self) -> StagePlan:
         """Take epoch after epoch until the budget is spent."""
@@ -199,14 +243,15 @@ class _Part:
             taken = self._num_affordable(steps, supervised)
             num_epochs += part * taken / len(steps)
             if stage.curriculum != "shuffled":  # the examples that the budget allows, whatever their order
-                count = sum(len(row) for rows in steps[:taken] for row in rows)
-                steps = self._ordered(example_E[:count])
+                steps = self._ordered(example_E[: len(steps.first(taken).example_E)])
                 taken = len(steps)
-            supervised += self._take(steps[:taken])
+            self.taken.append(steps.first(taken))
+            self.num_steps += taken
+            supervised += int(self.plan.supervised_N[self.taken[-1].example_E].sum())
         return StagePlan(
             stage,
             self.plan.num_compiled_steps,
-            len(self.step_sizes),
+            self.num_steps,
             num_epochs,
             {pool.ability: len(pool) for pool in pools},
             {pool.ability: per_epoch.get(pool.ability, 0) for pool in pools},
@@ -219,7 +264,7 @@ class _Part:
         if self.stage.epochs is not None:
             return min(1.0, self.stage.epochs - num_epochs) if self.stage.epochs - num_epochs > 1e-9 else 0.0
         if self.stage.steps is not None:
-            return float(len(self.step_sizes) < self.stage.steps)
+            return float(self.num_steps < self.stage.steps)
         return float(supervised < (self.stage.supervised_tokens or 0))
 
     def _epoch(self, pools: Sequence[Pool], per_epoch: dict[str, int], epoch: int) -> np.ndarray:
@@ -228,32 +273,36 @@ class _Part:
         for pool in pools:
             count = per_epoch[pool.ability]
             first, offset = epoch * count if self.policy.resample else 0, self.offsets[pool.ability]
-            least_trained = np.argsort(self.trained_N[offset : offset + len(pool)], kind="stable")
-            chosen.append(offset + least_trained[(first + np.arange(count)) % len(pool)])
+            place_M = np.arange(first, first + count, dtype=self.index_type) % len(pool)
+            if self.trained_N is not None:
+                place_M = np.argsort(self.trained_N[offset : offset + len(pool)], kind="stable")[place_M]
+            chosen.append((offset + place_M).astype(self.index_type, copy=False))
         rng = np.random.default_rng(seed_from("shuffle", *self.seed_names, epoch))
         return rng.permutation(np.concatenate(chosen))
 
-    def _steps(self, example_E: np.ndarray, epoch: int) -> list[list[np.ndarray]]:
+    def _steps(self, example_E: np.ndarray, epoch: int) -> _Steps:
         """One epoch's examples as steps of packed rows; the last step holds what is left."""
-        batch = self.plan.batch
-        if batch.examples is not None:
-            size = batch.examples
-            groups = [example_E[i : i + size] for i in range(0, len(example_E), size)]
-            return [self._rows(group) for group in groups]
-        rows = self._rows(example_E)
+        if self.plan.batch.examples is not None:
+            return self._in_groups(example_E, self.plan.batch.examples)
+        steps = self._in_groups(example_E, len(example_E))
         rng = np.random.default_rng(seed_from("rows", *self.seed_names, epoch))
-        rows = [rows[i] for i in rng.permutation(len(rows))]
-        size = batch.rows or 1
-        return [rows[i : i + size] for i in range(0, len(rows), size)]
+        row_R = rng.permutation(len(steps.sizes_R))
+        sizes_R, starts_R1 = steps.sizes_R[row_R], _starts(steps.sizes_R)
+        moved_E = np.repeat((starts_R1[row_R] - _starts(sizes_R)[:-1]).astype(self.index_type), sizes_R)
+        moved_E += np.arange(len(moved_E), dtype=self.index_type)
+        size, num_rows = self.plan.batch.rows or 1, len(sizes_R)
+        rows_S = np.diff([*range(0, num_rows, size), num_rows])
+        return _Steps(steps.example_E[moved_E], sizes_R, rows_S)
 
-    def _rows(self, example_E: np.ndarray) -> list[np.ndarray]:
-        """Some examples as rows."""
+    def _in_groups(self, example_E: np.ndarray, size: int) -> _Steps:
+        """Examples in their order as steps of ``size``, each packed for itself."""
         if not self.plan.packing:
-            return list(example_E[:, None])
-        rows = pack(self.plan.lengths_N[example_E].tolist(), self.plan.max_length)
-        return [example_E[row] for row in rows]
+            rows_S = np.diff([*range(0, len(example_E), size), len(example_E)])
+            return _Steps(example_E, np.ones(len(example_E), dtype=np.int64), rows_S)
+        rows = pack_groups(self.plan.lengths_N[example_E], size, self.plan.max_length)
+        return _Steps(example_E[rows.item_E], rows.sizes_R, rows.rows_G)
 
-    def _ordered(self, example_E: np.ndarray) -> list[list[np.ndarray]]:
+    def _ordered(self, example_E: np.ndarray) -> _Steps:
         """Shuffled examples as steps in the order of the stage's curriculum."""
         plan, batch = self.plan, self.plan.batch
         blocks = np.zeros(len(plan.abilities), dtype=np.int64)
@@ -263,43 +312,30 @@ class _Part:
         ranks_E = blocks[plan.ability_N[example_E]]
         example_E = in_order(example_E, self.stage.curriculum, plan.lengths_N[example_E], losses_E, ranks_E)
         if batch.examples is not None:
-            return [self._rows(example_E[i : i + batch.examples]) for i in range(0, len(example_E), batch.examples)]
+            return self._in_groups(example_E, batch.examples)
         return self._full_steps(example_E, batch.rows or 1)
 
-    def _full_steps(self, example_E: np.ndarray, num_rows: int) -> list[list[np.ndarray]]:
+    def _full_steps(self, example_E: np.ndarray, num_rows: int) -> _Steps:
         """Examples in their order as steps of at most ``num_rows`` rows, each as long as they fit."""
-        ends_E, found, start = np.cumsum(self.plan.lengths_N[example_E]), [], 0
+        ends_E, found, start = np.cumsum(self.plan.lengths_N[example_E]), list[_Steps](), 0
         while start < len(example_E):
             room = num_rows * self.plan.max_length + (ends_E[start - 1] if start else 0)
             end = max(start + 1, int(np.searchsorted(ends_E, room, side="right")))
-            while len(rows := self._rows(example_E[start:end])) > num_rows:
+            while len((step := self._in_groups(example_E[start:end], end - start)).sizes_R) > num_rows:
                 end -= max(1, (end - start) // 50)
-            found.append(rows)
+            found.append(step)
             start = end
-        return found
+        return _Steps.joined(found)
 
-    def _num_affordable(self, steps: list[list[np.ndarray]], supervised: int) -> int:
+    def _num_affordable(self, steps: _Steps, supervised: int) -> int:
         """How many of some steps the budget allows, after a number of supervised tokens."""
-        stage = self.stage
-        for taken, rows in enumerate(steps):
-            if stage.steps is not None and len(self.step_sizes) + taken >= stage.steps:
-                return taken
-            if stage.supervised_tokens is not None and supervised >= stage.supervised_tokens:
-                return taken
-            supervised += self._supervised(rows)
-        return len(steps)
-
-    def _take(self, steps: list[list[np.ndarray]]) -> int:
-        """Append steps; returns their supervised tokens."""
-        for rows in steps:
-            for row in rows:
-                self.examples += row.tolist()
-                self.row_sizes.append(len(row))
-            self.step_sizes.append(len(rows))
-        return sum(self._supervised(rows) for rows in steps)
-
-    def _supervised(self, rows: list[np.ndarray]) -> int:
-        return sum(int(self.plan.supervised_N[row].sum()) for row in rows)
+        stage, affordable = self.stage, len(steps)
+        if stage.steps is not None:
+            affordable = min(affordable, stage.steps - self.num_steps)
+        if stage.supervised_tokens is not None:  # a step is begun as long as they are not reached
+            before_S = supervised + _starts(steps.sums_S(self.plan.supervised_N))[:-1]
+            affordable = min(affordable, int(np.searchsorted(before_S, stage.supervised_tokens, side="left")))
+        return affordable
 
 
 def _losses(pools: list[Pool]) -> np.ndarray | None:

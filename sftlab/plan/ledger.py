@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from sftlab.plan.plan import Plan, StagePlan
+from sftlab.plan.uids import Uids
 
 
 @dataclass(frozen=True)
@@ -55,20 +58,20 @@ def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
         if end <= stage.first_step:
             continue
         example_E = plan.example_E[plan.example_span(stage.first_step, end)]
-        sizes = {
-            "examples": np.ones(len(example_E), dtype=np.int64),
-            "tokens": plan.lengths_N[example_E],
-            "supervised_tokens": plan.supervised_N[example_E],
-        }
-        totals = {unit: max(1, int(size.sum())) for unit, size in sizes.items()}
+        times_N = np.bincount(example_E, minlength=len(plan.ability_N))
+        sizes = {"tokens": plan.lengths_N, "supervised_tokens": plan.supervised_N}
+        totals = {"examples": len(example_E), **{unit: int(times_N @ size_N) for unit, size_N in sizes.items()}}
+        totals = {unit: max(1, total) for unit, total in totals.items()}
         for ability, selected in stage.selected.items():
-            mine = plan.ability_N[example_E] == plan.abilities.index(ability)
-            counts = {unit: int(size[mine].sum()) for unit, size in sizes.items()}
+            mine_N = plan.ability_N == plan.abilities.index(ability)
+            times_M = times_N[mine_N]
+            counts = {"examples": int(times_M.sum())}
+            counts |= {unit: int(times_M @ size_N[mine_N]) for unit, size_N in sizes.items()}
             rows.append(
                 LedgerRow(
                     stage.stage.name,
                     ability,
-                    distinct_examples=len(np.unique(example_E[mine])),
+                    distinct_examples=int(np.count_nonzero(times_M)),
                     epochs=counts["examples"] / selected if selected else 0.0,
                     **counts,
                     share_examples=counts["examples"] / totals["examples"],
@@ -88,26 +91,51 @@ def loss_shares(plan: Plan, stage: StagePlan, normalise: str = "token") -> dict[
         normalise: What counts the same in the loss of a step: token, example or ability.
     """
     end = min(stage.end_step, plan.num_compiled_steps)
-    shares_A = np.zeros(len(plan.abilities))
-    for step in range(stage.first_step, end):
-        supervised_A = plan.supervised_A(step, step + 1)
-        units_A = {"token": supervised_A, "example": plan.examples_A(step, step + 1)}.get(normalise, supervised_A > 0)
-        parts_A = plan.loss_weights_A(step) * units_A
-        shares_A += parts_A / (parts_A.sum() or 1.0)
-    shares_A /= max(1, end - stage.first_step)
+    example_E = plan.example_E[plan.example_span(stage.first_step, end)]
+    cell_E = plan.ability_N[example_E] + len(plan.abilities) * (
+        _steps_E(plan, stage.first_step, end) - stage.first_step
+    )
+    shape = (end - stage.first_step, len(plan.abilities))
+    supervised_E = None if normalise == "example" else plan.supervised_N[example_E]
+    units_SA = np.bincount(cell_E, supervised_E, minlength=shape[0] * shape[1]).reshape(shape)
+    parts_SA = np.array([stage.stage.loss_weight(ability) for ability in plan.abilities]) * (
+        units_SA > 0 if normalise == "ability" else units_SA
+    )
+    sums_S = parts_SA.sum(axis=1, keepdims=True)
+    shares_A = (parts_SA / np.where(sums_S, sums_S, 1.0)).sum(axis=0) / max(1, shape[0])
     return {name: float(shares_A[plan.abilities.index(name)]) for name in stage.selected}
 
 
-def exposures(plan: Plan, num_steps: int | None = None) -> dict[str, list]:
-    """Every exposure of every example as columns ``uid, ability, stage, step``, in the order of training."""
+class Exposures(NamedTuple):
+    """Exposures of examples in the order of training.
+
+    Attributes:
+        uids_E: The examples.
+        ability_E: Their abilities, as numbers.
+        stage_E: The stages, as numbers.
+        step_E: The optimizer steps.
+    """
+
+    uids_E: Uids
+    ability_E: np.ndarray
+    stage_E: np.ndarray
+    step_E: np.ndarray
+
+
+def exposures(plan: Plan, num_steps: int | None = None, at_once: int = 1 << 18) -> Iterator[Exposures]:
+    """Every exposure of every example in the order of training, about ``at_once`` at a time, at least a step."""
     num_steps = plan.num_compiled_steps if num_steps is None else num_steps
-    example_E = plan.example_E[plan.example_span(0, num_steps)]
-    counts_S = np.diff(plan.row_starts_R1[plan.step_starts_S1[: num_steps + 1]])
-    step_E = np.repeat(np.arange(num_steps), counts_S)
-    stage_names = np.array([stage.stage.name for stage in plan.stages], dtype=object)
-    return {
-        "uid": plan.uids_N[example_E].tolist(),
-        "ability": np.array(plan.abilities, dtype=object)[plan.ability_N[example_E]].tolist(),
-        "stage": stage_names[np.searchsorted(plan.boundaries, step_E, side="right")].tolist(),
-        "step": step_E.tolist(),
-    }
+    ends_S1 = plan.row_starts_R1[plan.step_starts_S1[: num_steps + 1]]
+    first = 0
+    while first < num_steps:
+        end = max(first + 1, int(np.searchsorted(ends_S1, ends_S1[first] + at_once, side="right")) - 1)
+        example_E, step_E = plan.example_E[plan.example_span(first, end)], _steps_E(plan, first, end)
+        stage_E = np.searchsorted(plan.boundaries, step_E, side="right")
+        yield Exposures(plan.uids_N[example_E], plan.ability_N[example_E], stage_E, step_E)
+        first = end
+
+
+def _steps_E(plan: Plan, first_step: int, end_step: int) -> np.ndarray:
+    """The step of each example that the steps [first_step, end_step) train."""
+    counts_S = np.diff(plan.row_starts_R1[plan.step_starts_S1[first_step : end_step + 1]])
+    return np.repeat(np.arange(first_step, end_step), counts_S)

@@ -16,45 +16,156 @@ Position ids restart with every example, and no attention crosses from one to an
         c             x
         c             x x
         c             x x x
+
+Of rows with equal room, the one that an item was laid into last comes first. Two ways lead to the same rows: for one
+group items of equal length go in together, many at once; for many groups the n-th items of all groups do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from typing import NamedTuple
+
+import numpy as np
+
+from sftlab.plan.uids import index_type
+
+_MOST_ROOM = 1 << 24  # items of a group x items of all groups that are packed together
+_MANY_ITEMS, _FEW_GROUPS = 1024, 8  # groups of more, or fewer of them, are packed each for itself
+_CODES = {np.int32: "i", np.int64: "q"}
 
 
-def pack(lengths: Sequence[int], max_length: int) -> list[list[int]]:
+class Rows(NamedTuple):
+    """Items in rows.
+
+    Attributes:
+        item_E: Positions of the items, row after row.
+        sizes_R: Items of each row.
+        rows_G: Rows of each group.
+    """
+
+    item_E: np.ndarray
+    sizes_R: np.ndarray
+    rows_G: np.ndarray
+
+    def to_lists(self) -> list[list[int]]:
+        """The items of each row."""
+        return (
+            [row.tolist() for row in np.split(self.item_E, np.cumsum(self.sizes_R)[:-1])] if len(self.sizes_R) else []
+        )
+
+
+def pack(lengths_E: np.ndarray, max_length: int) -> Rows:
     """Lay items into as few rows as best-fit decreasing finds.
 
     Args:
-        lengths: Tokens of each item, each from 1 to ``max_length``.
+        lengths_E: Tokens of each item, each from 1 to ``max_length``.
         max_length: Tokens that a row holds.
-
-    Returns:
-        Rows, each a list of positions in ``lengths``; each position stands in exactly one row.
 
     Raises:
         ValueError: An item is longer than a row, or empty.
     """
-    rows: list[list[int]] = []
-    rows_with_room: dict[int, list[int]] = {}
-    rooms = 0  # bit r is set when some row has room for exactly r more tokens: the best fit is one bit trick away
-    for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        length = int(lengths[item])
-        if not 1 <= length <= max_length:
-            raise ValueError(f"item {item} has {length} tokens; a row holds 1 to {max_length}")
-        fitting = rooms >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            row = rows_with_room[room].pop()
-            if not rows_with_room[room]:
-                rooms &= ~(1 << room)
-        else:
-            room, row = max_length, len(rows)
-            rows.append([])
-        rows[row].append(item)
-        room -= length
-        if room:
-            rows_with_room.setdefault(room, []).append(row)
-            rooms |= 1 << room
-    return rows
+    lengths_E, kind = np.asarray(lengths_E), index_type(len(lengths_E))
+    _check(lengths_E, max_length)
+    order_E = _longest_first(lengths_E, max_length)
+    sorted_E = lengths_E[order_E]
+    starts = np.flatnonzero(np.diff(sorted_E, prepend=0)).tolist()
+    ends = [*starts, len(order_E)][1:]
+    row_E = np.empty(len(lengths_E), dtype=kind)
+    num_rows, rooms = 0, 0  # bit r of rooms is set when a row has room for exactly r more: one bit trick finds the best
+    rows_with_room: dict[int, array] = {}
+    for start, end, length in zip(starts, ends, sorted_E[starts].tolist(), strict=True):
+        while start < end:
+            fitting = rooms >> length
+            room = length + (fitting & -fitting).bit_length() - 1 if fitting else max_length
+            each = room // length  # the row that an item was laid into is the best fit of the next as long as it fits
+            count = -(-(end - start) // each)
+            if fitting:
+                waiting = rows_with_room[room]
+                taken = waiting[: -count - 1 : -1]
+                del waiting[-len(taken) :]
+                if not waiting:
+                    rooms &= ~(1 << room)
+            else:
+                taken = array(_CODES[kind], range(num_rows, num_rows + count))
+                num_rows += count
+            stop = min(end, start + each * len(taken))
+            row_E[start:stop] = np.repeat(np.frombuffer(taken, kind), each)[: stop - start]
+            last = stop - start - each * (len(taken) - 1)  # items of the last row
+            start = stop
+            for rows, left in ((taken[:-1], room - each * length), (taken[-1:], room - last * length)):
+                if left and rows:
+                    rows_with_room.setdefault(left, array(_CODES[kind])).extend(rows)
+                    rooms |= 1 << left
+    item_E = order_E[np.argsort(row_E, kind="stable")]
+    return Rows(item_E, np.bincount(row_E, minlength=num_rows), np.array([num_rows]))
+
+
+def pack_groups(lengths_E: np.ndarray, group_size: int, max_length: int) -> Rows:
+    """Lay items into rows, each ``group_size`` of them for themselves, as ``pack`` would; the last are those left.
+
+    Raises:
+        ValueError: An item is longer than a row, or empty.
+    """
+    _check(lengths_E, max_length)
+    width = min(group_size, len(lengths_E))
+    if not width or width > _MANY_ITEMS or len(lengths_E) < _FEW_GROUPS * width:
+        spans = [(start, start + group_size) for start in range(0, len(lengths_E), group_size)]
+        return _joined([(start, pack(lengths_E[start:end], max_length)) for start, end in spans], len(lengths_E))
+    at_once = max(1, _MOST_ROOM // width**2) * width
+    whole = len(lengths_E) // width * width
+    parts = []
+    for start in range(0, whole, at_once):
+        lengths_GW = lengths_E[start : min(whole, start + at_once)].reshape(-1, width)
+        parts.append((start, _side_by_side(lengths_GW, max_length)))
+    if whole < len(lengths_E):
+        parts.append((whole, pack(lengths_E[whole:], max_length)))
+    return _joined(parts, len(lengths_E))
+
+
+def _side_by_side(lengths_GW: np.ndarray, max_length: int) -> Rows:
+    """Pack groups of equal size; item W of all groups is laid before item W + 1 of any."""
+    num_groups, width = lengths_GW.shape
+    order_GW = _longest_first(lengths_GW, max_length)
+    lengths_WG = np.take_along_axis(lengths_GW, order_GW, axis=1).T.astype(np.int64)
+    # A row as one number: its room, when it was laid into last (late ones first), its place. The least one that has
+    # the room is the best fit.
+    bits = width.bit_length()
+    row_RG = np.zeros((width, num_groups), dtype=np.int64)  # 0: not begun, or full
+    rows_G = np.zeros(num_groups, dtype=np.int64)
+    row_WG = np.empty((width, num_groups), dtype=np.int16)
+    group_G, none = np.arange(num_groups), np.iinfo(np.int64).max
+    for item, length_G in enumerate(lengths_WG):
+        begun_RG = row_RG[: int(rows_G.max())]
+        best_G = np.where(begun_RG >= length_G << 2 * bits, begun_RG, none).min(axis=0, initial=none)
+        is_new_G = best_G == none
+        at_G = np.where(is_new_G, rows_G, best_G & ((1 << bits) - 1))
+        left_G = np.where(is_new_G, max_length, best_G >> 2 * bits) - length_G
+        row_RG[at_G, group_G] = (left_G << 2 * bits) | (width - item) << bits | at_G
+        row_WG[item] = at_G
+        rows_G += is_new_G
+    by_row_GW = np.argsort(row_WG.T, axis=1, kind="stable")
+    item_GW = np.take_along_axis(order_GW, by_row_GW, axis=1) + (group_G * width).astype(order_GW.dtype)[:, None]
+    number_WG = row_WG + (np.cumsum(rows_G) - rows_G)
+    return Rows(item_GW.ravel(), np.bincount(number_WG.ravel(), minlength=int(rows_G.sum())), rows_G)
+
+
+def _longest_first(lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """The stable order of the last axis from long to short; numbers of 16 bits are sorted several times as fast."""
+    left = (max_length - lengths).astype(np.uint16 if max_length < 2**16 else np.int64)
+    return np.argsort(left, kind="stable").astype(index_type(lengths.size))
+
+
+def _check(lengths_E: np.ndarray, max_length: int) -> None:
+    if len(wrong := np.flatnonzero((lengths_E < 1) | (lengths_E > max_length))):
+        item = int(wrong[0])
+        raise ValueError(f"item {item} has {int(lengths_E[item])} tokens; a row holds 1 to {max_length}")
+
+
+def _joined(parts: list[tuple[int, Rows]], num_items: int) -> Rows:
+    """Rows one after another; the items of each part count from a start."""
+    kind = index_type(num_items)
+    items = [np.empty(0, dtype=kind), *(rows.item_E.astype(kind) + kind(start) for start, rows in parts)]
+    none = np.empty(0, dtype=np.int64)
+    sizes, rows = [none, *(rows.sizes_R for _, rows in parts)], [none, *(rows.rows_G for _, rows in parts)]
+    return Rows(np.concatenate(items), np.concatenate(sizes), np.concatenate(rows))

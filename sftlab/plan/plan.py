@@ -20,6 +20,9 @@ from itertools import groupby
 import numpy as np
 
 from sftlab.plan.stage import Stage, StepSize
+from sftlab.plan.uids import Uids
+
+_HASHED_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +116,7 @@ class Plan:
     packing: bool
     ability_N: np.ndarray
     index_N: np.ndarray
-    uids_N: np.ndarray
+    uids_N: Uids
     lengths_N: np.ndarray
     supervised_N: np.ndarray
     declared: bool
@@ -159,7 +162,8 @@ class Plan:
             sizes = [np.zeros(1, dtype=np.int64), *(np.diff(starts_1) for starts_1 in starts)]
             return np.cumsum(np.concatenate(sizes), dtype=np.int64)
 
-        self.example_E = np.concatenate([np.empty(0, dtype=np.int64), *(part.example_E for part in self.segments)])
+        parts = [segment.example_E for segment in self.segments]
+        self.example_E = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype=np.int32), *parts])
         self.row_starts_R1 = joined([segment.row_starts_R1 for segment in self.segments])
         self.step_starts_S1 = joined([segment.step_starts_S1 for segment in self.segments])
         by_stage = groupby(self.segments, key=lambda segment: segment.planned.stage.name)
@@ -231,9 +235,10 @@ class Plan:
     def fingerprint(self) -> str:
         """Hash of what would be trained and when: equal plans train the same examples in the same steps."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update("\n".join(self.uids_N[self.example_E].tolist()).encode())
+        self.uids_N[self.example_E].add_to(digest)
         for array in (self.ability_N[self.example_E], self.row_starts_R1, self.step_starts_S1):
-            digest.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
+            for start in range(0, len(array), _HASHED_AT_ONCE):
+                digest.update(np.ascontiguousarray(array[start : start + _HASHED_AT_ONCE], dtype=np.int64))
         digest.update(repr((self.abilities, self.boundaries, self.max_length)).encode())
         return digest.hexdigest()
 

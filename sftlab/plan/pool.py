@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from sftlab.plan.uids import Uids, index_type
+
 Unit = Literal["examples", "tokens", "supervised_tokens"]
 
 
@@ -36,7 +38,7 @@ class Pool:
 
     ability: str
     index_N: np.ndarray
-    uids_N: np.ndarray
+    uids_N: Uids
     lengths_N: np.ndarray
     supervised_N: np.ndarray
     population: int
@@ -63,14 +65,14 @@ class Pool:
         ``index_N`` are their positions in the source; 0, 1, 2 ... by default. ``losses_N`` is the base's loss of each.
         """
         key = seed_from("rank", ability, seed).to_bytes(8, "little")
-        ranks = [hashlib.blake2b(uid.encode(), digest_size=16, key=key).digest() for uid in uids]
-        order_N = np.array(sorted(range(len(ranks)), key=ranks.__getitem__), dtype=np.int64)
+        uids_N = Uids.of(uids)
+        order_N = uids_N.order_by_hash(key)
         return cls(
             ability,
             order_N if index_N is None else np.asarray(index_N)[order_N],
-            np.array(uids, dtype=object)[order_N],
-            np.asarray(lengths_N, dtype=np.int64)[order_N],
-            np.asarray(supervised_N, dtype=np.int64)[order_N],
+            uids_N[order_N],
+            np.asarray(lengths_N, dtype=np.int32)[order_N],
+            np.asarray(supervised_N, dtype=np.int32)[order_N],
             population=len(uids),
             losses_N=None if losses_N is None else np.asarray(losses_N, dtype=np.float64)[order_N],
         )
@@ -78,9 +80,10 @@ class Pool:
     @classmethod
     def from_count(cls, ability: str, num_examples: int) -> Pool:
         """A pool of which only the size is known; it can be planned, not trained."""
-        index_N = np.arange(num_examples)
-        uids_N = np.array([f"{ability}#{i}" for i in index_N], dtype=object)
-        ones_N = np.ones(num_examples, dtype=np.int64)
+        index_N = np.arange(num_examples, dtype=index_type(num_examples))
+        numbers_N = index_N.astype(f"S{len(str(num_examples))}")
+        uids_N = Uids([np.strings.add(f"{ability}#".encode(), numbers_N)])
+        ones_N = np.ones(num_examples, dtype=np.int32)
         return cls(ability, index_N, uids_N, ones_N, ones_N, population=num_examples, declared=True)
 
     def first(self, count: int) -> Pool:

@@ -92,7 +92,7 @@ def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePla
     for array in (rows_R1 - rows_R1[0], steps_S1 - steps_S1[0]):
         order.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
     if module.neftune_alpha:  # seeded by uids, which two conversations of the same tokens do not share
-        order.update("\n".join(plan.uids_N[example_E].tolist()).encode())
+        plan.uids_N[example_E].add_to(order)
     for number, name in enumerate(plan.abilities):
         mine_M = plan.index_N[example_E[plan.ability_N[example_E] == number]]
         order.update(data.abilities[name].content(mine_M))

@@ -65,7 +65,7 @@ def test_a_step_of_rows_has_no_room_for_the_example_that_comes_next(num_rows):
     plan = plan_of("short_first", StepSize(rows=num_rows), epochs=1)
     lengths = [plan.lengths_N[np.concatenate(plan.rows(step))] for step in range(plan.num_steps)]
     for mine, others in itertools.pairwise(lengths):  # the next one is the shortest of the next step
-        assert len(pack([*mine, others.min()], 64)) > num_rows
+        assert len(pack([*mine, others.min()], 64).sizes_R) > num_rows
 
 
 def test_blocks_come_in_the_order_of_the_stage_again_in_each_pass():

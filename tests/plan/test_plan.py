@@ -197,11 +197,17 @@ def test_the_ledger_adds_up_to_the_plan():
 
 def test_exposures_name_every_step_of_every_example_up_to_where_training_came():
     plan = small()
-    seen = exposures(plan, 9)
-    wanted = [(plan.uids_N[n], step) for step in range(9) for row in plan.rows(step) for n in row]
-    assert list(zip(seen["uid"], seen["step"], strict=True)) == wanted
-    assert set(seen["stage"]) == {"specialised"}
-    assert len(exposures(plan)["uid"]) == len(plan.example_E)
+    wanted = [(plan.uids_N[n], plan.ability_N[n], step) for step in range(9) for row in plan.rows(step) for n in row]
+    for at_once in (1, 20, 1000):  # whatever is told together
+        parts = list(exposures(plan, 9, at_once))
+        seen = [row for part in parts for row in zip(part.uids_E, part.ability_E, part.step_E, strict=True)]
+        assert seen == wanted and not any(part.stage_E.any() for part in parts)
+        assert at_once > 1 or len(parts) == 9
+    assert sum(len(part.uids_E) for part in exposures(plan)) == len(plan.example_E)
+    stages = np.concatenate([part.stage_E for part in exposures(plan)])
+    assert np.array_equal(
+        stages, np.repeat([0, 1], [plan.example_span(0, plan.boundaries[0]).stop, (stages == 1).sum()])
+    )
 
 
 @pytest.mark.parametrize(
