@@ -30,8 +30,8 @@ from sftlab.callbacks.trainer_options import option_problems
 from sftlab.class_help import class_help
 from sftlab.config import find_problems, merged_config, option_pairs, read_yaml
 from sftlab.credentials import unresolved
-from sftlab.data.ability import global_seed
 from sftlab.data.mixture import MixtureData
+from sftlab.data.seed import global_seed
 from sftlab.files import write_text
 from sftlab.model.launcher import watch_ranks
 from sftlab.model.module import SFTModule

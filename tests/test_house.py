@@ -25,7 +25,7 @@ ORDER = """
     data.stream data.json_records data.columns data.records data.droplist data.split data.keys data.readers
     data.chat_template data.messages data.pieces data.survey
     data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
-    data.feed data.ability data.mixture
+    data.seed data.feed data.ability data.mixture
     model.contents model.attention model.adapter model.backbone model.freeze model.noise model.loss model.isolation
     model.limits model.muon model.optim
     model.checkpoint model.snapshot model.launcher model.parallel model.loading model.module model.memory model.needs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from sftlab.data.encoder import Encoder
 from sftlab.data.examples import Examples
 from sftlab.data.feed import PlanLoader
 from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader
+from sftlab.data.seed import global_seed
 from sftlab.data.source import LAB, DeclaredSource, FileSource, LabSource, Source
 from sftlab.data.split import Part, held_out
 from sftlab.data.template import checked_system, get_template
@@ -35,18 +35,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _VAL_ROWS = 8  # packed rows of a validation micro-batch
-
-
-def global_seed() -> int:
-    """What ``seed_everything`` was last told, where Lightning itself keeps it; 0 if it never was.
-
-    Raises:
-        ValueError: Somebody else has put something there that is no seed.
-    """
-    kept = os.environ.get("PL_GLOBAL_SEED", "0")
-    if not kept.isdecimal():
-        raise ValueError(f"the environment variable PL_GLOBAL_SEED: {kept!r} is no seed, a whole number from 0 on")
-    return int(kept)
 
 
 class PlannedData(LightningDataModule):

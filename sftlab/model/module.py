@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch import LightningModule
 
 from sftlab.bounds import within
-from sftlab.data.ability import global_seed
 from sftlab.data.feed import Batch
+from sftlab.data.seed import global_seed
 from sftlab.model import loading, parallel
 from sftlab.model.adapter import LiveAdapter, LoRA
 from sftlab.model.attention import attentions_to_try

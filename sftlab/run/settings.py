@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from sftlab.data.ability import global_seed
+from sftlab.data.seed import global_seed
 from sftlab.fingerprint import described
 from sftlab.plan.rate import Cosine
 
