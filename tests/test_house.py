@@ -16,7 +16,8 @@ ORDER = """
     stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict
     plan.hardware
-    plan.uids plan.pool plan.policy plan.adaptive plan.adaptive_policies plan.curriculum plan.rate plan.stage plan.packing
+    plan.uids plan.pool plan.policy plan.adaptive plan.adaptive_policies plan.curriculum plan.rate plan.stage
+    plan.packing
     plan.plan
     plan.compile plan.adapt plan.ledger plan.table
     lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
