@@ -219,7 +219,8 @@ class _Part:
         self.seed_names: tuple[object, ...] = (seed, stage.name, *(["segment", len(before)] if before else []))
         self.trained_N: np.ndarray | None = None
         if before:
-            self.trained_N = sum(np.bincount(segment.example_E, minlength=len(plan.uids_N)) for segment in before)
+            trained_E = np.concatenate([segment.example_E for segment in before])
+            self.trained_N = np.bincount(trained_E, minlength=len(plan.uids_N))
         self.taken: list[_Steps] = []
         self.num_steps, self.index_type = 0, index_type(len(plan.uids_N))
 

@@ -238,7 +238,7 @@ class Plan:
         self.uids_N[self.example_E].add_to(digest)
         for array in (self.ability_N[self.example_E], self.row_starts_R1, self.step_starts_S1):
             for start in range(0, len(array), _HASHED_AT_ONCE):
-                digest.update(np.ascontiguousarray(array[start : start + _HASHED_AT_ONCE], dtype=np.int64))
+                digest.update(array[start : start + _HASHED_AT_ONCE].astype(np.int64).tobytes())
         digest.update(repr((self.abilities, self.boundaries, self.max_length)).encode())
         return digest.hexdigest()
 
