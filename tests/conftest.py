@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from chat_stub import SECRET, Stub
+from fitting import RANK_VARIABLES
 from hypothesis import settings
 
 from sftlab.endpoint import client
@@ -23,7 +24,7 @@ def no_process_group_is_left() -> Iterator[None]:
     yield
     if "torch.distributed" in sys.modules and sys.modules["torch.distributed"].is_initialized():
         sys.modules["torch.distributed"].destroy_process_group()
-    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE"):
+    for name in RANK_VARIABLES:
         if name not in kept:
             os.environ.pop(name, None)
 

@@ -14,6 +14,14 @@ from forked import FORKING, Started
 from lightning.pytorch import Callback
 
 ROOT = Path(__file__).parents[1]
+RANK_VARIABLES = (
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "RANK",
+    "LOCAL_RANK",
+    "NODE_RANK",
+    "WORLD_SIZE",
+)  # a Trainer leaves them
 WORDS = ["apple", "river", "stone", "cloud", "house", "green", "music", "table", "light", "paper", "bread", "winter"]
 
 
@@ -74,8 +82,8 @@ def write_config(folder: Path, save_every_n_steps: int = 1, **changes: Any) -> P
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """One thread, a cache of the test's own."""
-    inherited = {key: value for key, value in os.environ.items() if key != "PL_GLOBAL_SEED"}
+    """One thread, a cache of the test's own, nothing that a Trainer left in this process's environment."""
+    inherited = {key: value for key, value in os.environ.items() if key not in (*RANK_VARIABLES, "PL_GLOBAL_SEED")}
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     return {**inherited, "OMP_NUM_THREADS": "1", "SFTLAB_CACHE": str(folder / "cache"), "PYTHONPATH": path}
 

@@ -39,6 +39,11 @@ def _ended_process(error: RuntimeError) -> str | None:
     import torch
 
     text = str(error)
+    if match := re.search(r"port: (\d+).*EADDRINUSE", text, re.DOTALL):
+        return (
+            f"port {match[1]}, over which this run's processes would find each other, is in use by another program "
+            "(MASTER_PORT=N names another one)."
+        )
     if match := re.search(r"DataLoader worker \(pid[^)]*\).*", text):
         return f"{' '.join(match[0].split()).rstrip('.')}: was it killed, or out of memory?"
     network = re.search(r"gloo|Connection (closed|reset)|Broken pipe|Socket", text)

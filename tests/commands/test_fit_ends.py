@@ -72,6 +72,10 @@ def test_interrupted_before_training_it_says_so_with_the_signals_status(ends, ca
         ),
         (RuntimeError("[/gloo/transport/tcp/pair.cc:547] Connection closed by peer"), "another process of this run"),
         (torch.distributed.DistNetworkError("The client socket has timed out"), "another process of this run"),
+        (
+            torch.distributed.DistNetworkError("failed to listen. port: 5053, useIpv6: false, name: EADDRINUSE"),
+            "port 5053, over which this run's processes would find each other, is in use",
+        ),
     ],
 )
 def test_the_end_of_a_worker_or_of_another_rank_is_one_message(ends, capsys, monkeypatch, error, said):
