@@ -145,8 +145,8 @@ class LiveAdapter:
         for name, layer in self.layers():
             generator = torch.Generator().manual_seed(int(digest(self._seed, stage, name, size=7), 16))
             a, b = getattr(layer, _A).weight, getattr(layer, _B).weight
-            whole = torch.empty(a.shape).uniform_(-1, 1, generator=generator) / math.sqrt(a.shape[1])
-            local(a).copy_(_part(whole, a))
+            drawn = torch.empty(a.shape).uniform_(-1, 1, generator=generator) / math.sqrt(a.shape[1])
+            local(a).copy_(_part(drawn, a))
             local(b).zero_()
 
     @torch.no_grad()
@@ -154,7 +154,7 @@ class LiveAdapter:
         """Add the adapter to the weights of the base."""
         self.is_base_changed = True
         for _, layer in self.layers():
-            a, b = (_whole(getattr(layer, name).weight) for name in (_A, _B))
+            a, b = (whole(getattr(layer, name).weight) for name in (_A, _B))
             weight = layer.weight
             rows = rows_of(weight)
             local(weight).copy_(merged(local(weight), a, b, self.lora.scale, is_turned(layer), rows))
@@ -275,7 +275,8 @@ def local(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.to_local() if isinstance(parameter, DTensor) else parameter
 
 
-def _whole(parameter: torch.Tensor) -> torch.Tensor:
+def whole(parameter: torch.Tensor) -> torch.Tensor:
+    """All rows of a parameter; call it on every rank."""
     return cast(torch.Tensor, parameter.full_tensor()) if isinstance(parameter, DTensor) else parameter
 
 

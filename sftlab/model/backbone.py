@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 LAB = "lab:"
+PEFT_PREFIX = "base_model.model."  # of names in an adapter's file
 ATTENTIONS = ("auto", "per_document", "sdpa", "flash_attention_2", "flex_attention", "eager")
 
 
@@ -187,8 +188,8 @@ def checked_base(folder: Path, base: str) -> str:
 
 @torch.no_grad()
 def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-    config, prefix = adapter_config(folder), "base_model.model."
-    weights = {name.removeprefix(prefix): weight for name, weight in load_file(folder / ADAPTER).items()}
+    config = adapter_config(folder)
+    weights = {name.removeprefix(PEFT_PREFIX): weight for name, weight in load_file(folder / ADAPTER).items()}
     changed = list(pairs(weights))
     if 2 * len(changed) != len(weights):
         raise ValueError(f"{folder / ADAPTER} holds weights other than those of LoRA")

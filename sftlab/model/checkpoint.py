@@ -176,15 +176,6 @@ def _load(state: dict[str, Any], path: Path, planner: ShardPlanner, is_alone: bo
         raise next((cause for cause in causes if isinstance(cause, ValueError)), causes[0]) from None
 
 
-def sharded_tensors(path: Path, prefix: str) -> dict[str, torch.Tensor]:
-    """The tensors of a folder of shards whose names begin so, whole, under the rest of their names."""
-    contents(path)
-    described = ShardReader(path).read_metadata().state_dict_metadata
-    wanted: dict[str, Any] = {name: _empty(entry) for name, entry in described.items() if name.startswith(prefix)}
-    load_shards(wanted, path, is_alone=True)
-    return {name.removeprefix(prefix): tensor for name, tensor in wanted.items()}
-
-
 def gathered(path: Path) -> dict[str, Any]:
     """A folder of shards as the checkpoint file that one process would have written.
 

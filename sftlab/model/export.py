@@ -5,25 +5,34 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch import Trainer
-from safetensors.torch import save_file
 
 from sftlab.data.ability import PlannedData
 from sftlab.data.records import HUB
 from sftlab.files import whole_folder
-from sftlab.model.adapter import is_adapter, is_turned, merged, pairs, peft_config
-from sftlab.model.backbone import generation_ends, hub_name, load_model, resolve_path
+from sftlab.model.adapter import is_adapter, peft_config, whole
+from sftlab.model.backbone import PEFT_PREFIX, checked_base, generation_ends, hub_name, load_model, resolve_path
 from sftlab.model.card import model_card
-from sftlab.model.checkpoint import load_file, sharded_tensors
-from sftlab.model.contents import ADAPTER, ADAPTER_CONFIG, contents, is_sharded
+from sftlab.model.contents import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    adapter_base,
+    adapter_config,
+    check_model_folder,
+    contents,
+)
 from sftlab.model.contents import ARCHITECTURE as ARCHITECTURE
 from sftlab.model.contents import NOTE_FILE as NOTE_FILE
+from sftlab.model.layout import Layout, of_base
 from sftlab.model.module import SFTModule
+from sftlab.model.weights import WeightFiles, Weights, copy, described, of_checkpoint, of_files
 from sftlab.plan.ledger import LedgerRow, ledger
 from sftlab.plan.plan import Plan
 
@@ -83,33 +92,45 @@ def _note(module: SFTModule, data: PlannedData) -> dict[str, Any]:
 def export_live(
     trainer: Trainer, module: SFTModule, folder: Path, architecture: Path, plan: Plan, num_steps: int
 ) -> None:
-    """Export the model in training, as it is after ``num_steps``; sharded weights are gathered on rank 0's CPU.
+    """Export the model in training, as it is after ``num_steps``; sharded weights are gathered one at a time.
 
     Call it on every rank. The folder appears under its name only when it is complete.
     """
-    weights, live = _full_weights(trainer, module), module.live_adapter
+    weights, live, strategy = _live_weights(module), module.live_adapter, trainer.strategy
+    is_sharded = getattr(module, "_device_mesh", None) is not None
+
+    def take(name: str) -> torch.Tensor:
+        if is_sharded:
+            strategy.broadcast(name)  # rank 0 says which weight comes next, and all ranks put it together
+        return weights.take(name).cpu()
+
     if trainer.is_global_zero:
         adapter = live.note() if live is not None else None
-        write_folder(folder, architecture, weights, ledger(plan, num_steps), adapter)
-    trainer.strategy.barrier("export")
+        try:
+            write_folder(folder, architecture, Weights(weights.shapes, take), ledger(plan, num_steps), adapter)
+        finally:
+            if is_sharded:
+                strategy.broadcast(None)
+    elif is_sharded:
+        while (name := strategy.broadcast(None)) is not None:
+            weights.take(name)
+    strategy.barrier("export")
 
 
-def _full_weights(trainer: Trainer, module: SFTModule) -> dict[str, torch.Tensor]:
+def _live_weights(module: SFTModule) -> Weights:
+    """Those of the model in training that a checkpoint would hold; all ranks take the same ones in the same order."""
     is_kept = module.live_adapter.is_kept if module.live_adapter is not None else lambda name: True
-    if getattr(module, "_device_mesh", None) is None:
-        held = module.backbone.state_dict() if trainer.is_global_zero else {}
-        return {name: tensor for name, tensor in held.items() if is_kept(name)}
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    gathered = cast(dict[str, Any], get_model_state_dict(cast(torch.nn.Module, module.net), options=options))
-    return {name.removeprefix("model."): tensor for name, tensor in gathered.items() if is_kept(name)}
+    for part in module.modules():  # a forward pass leaves the outermost weights gathered
+        if hasattr(part, "reshard"):
+            cast(Any, part).reshard()
+    held = {name: tensor for name, tensor in module.backbone.state_dict().items() if is_kept(name)}
+    return Weights({name: described(tensor) for name, tensor in held.items()}, lambda name: whole(held[name].detach()))
 
 
 def write_folder(
     folder: Path,
     architecture: Path,
-    weights: dict[str, torch.Tensor],
+    weights: Weights,
     rows: Sequence[LedgerRow],
     adapter: Mapping[str, Any] | None = None,
 ) -> None:
@@ -127,15 +148,16 @@ def write_folder(
     """
     note = json.loads((architecture / NOTE_FILE).read_text(encoding="utf-8"))
     with whole_folder(folder) as partial:
-        if adapter is None or not all(map(is_adapter, weights)):
-            _whole_model(architecture, weights, adapter).save_pretrained(partial)
+        if adapter is None or not all(map(is_adapter, weights.shapes)):
+            Layout(_empty(architecture), weights.shapes, adapter).write(partial, weights.take)
             note.pop("base_hash", None)
         else:
             place, revision = hub_name(resolve_path(note["base"]))
             base = str(Path(place).absolute()) if Path(place).is_dir() else place
             text = json.dumps({**peft_config(adapter, base), "revision": revision}, indent=1)
             (partial / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
-            save_file({f"base_model.model.{name}": t.contiguous() for name, t in weights.items()}, partial / ADAPTER)
+            named = weights.renamed(lambda name: f"{PEFT_PREFIX}{name}")
+            copy(named, WeightFiles(partial, named.shapes, sys.maxsize, Path(ADAPTER).stem))
         is_apart = (partial / ADAPTER).is_file()  # beside a config transformers takes an adapter for a whole model
         left_out = shutil.ignore_patterns("config.json") if is_apart else None
         shutil.copytree(architecture, partial, dirs_exist_ok=True, ignore=left_out)
@@ -143,23 +165,12 @@ def write_folder(
         (partial / "README.md").write_text(model_card(note, rows), encoding="utf-8")
 
 
-def _whole_model(
-    architecture: Path, weights: dict[str, torch.Tensor], adapter: Mapping[str, Any] | None
-) -> PreTrainedModel:
+def _empty(architecture: Path | str, **options: Any) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(architecture))
-    whole = {name: weight for name, weight in weights.items() if not is_adapter(name)}
-    for name, a, b in pairs(weights):
-        assert adapter is not None
-        turned = is_turned(model.get_submodule(name.rpartition(".")[0]))
-        whole[name] = merged(weights[name], a, b, adapter["lora_alpha"] / adapter["r"], turned)
-    missing, unexpected = model.load_state_dict(whole, strict=False, assign=True)
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(architecture), **options)
     model.tie_weights()
-    missing = [name for name in missing if model.get_parameter(name).is_meta]
-    if missing or unexpected:
-        raise ValueError(f"export: weights missing: {missing[:3]}, unknown: {list(unexpected)[:3]}")
     return model
 
 
@@ -169,16 +180,40 @@ def write_merged(folder: Path, adapter: Path) -> None:
     Raises:
         ValueError: The base is gone or has changed, or the adapter is damaged.
     """
-    model = load_model(str(adapter), None, torch.float32)
     note = json.loads((adapter / NOTE_FILE).read_text(encoding="utf-8"))
     note.pop("base_hash", None)
     with whole_folder(folder) as partial:
-        model.save_pretrained(partial)
+        if not _merge_by_weight(partial, adapter):
+            load_model(str(adapter), None, torch.float32).save_pretrained(partial)
         shutil.copytree(adapter, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER, ADAPTER_CONFIG))
         (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
 
 
-def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
+def _merge_by_weight(folder: Path, adapter: Path) -> bool:
+    """Merge one weight at a time; not of a base on the hub, or whose files have other weights than the model."""
+    base = adapter_base(adapter)
+    assert base is not None
+    place, config = Path(resolve_path(checked_base(adapter, base))), adapter_config(adapter)
+    if not (place / "config.json").is_file():
+        return False
+    check_model_folder(place)
+    model = _empty(place, dtype=torch.float32)
+    with ExitStack() as stack:
+        lora = of_files([adapter / ADAPTER], stack).renamed(lambda name: name.removeprefix(PEFT_PREFIX))
+        weights = of_base(of_files(sorted(place.glob("*.safetensors")), stack), lora, model.state_dict())
+        try:
+            layout = Layout(model, weights.shapes, config)
+        except ValueError:
+            return False
+        if layout.is_joined:
+            return False
+        layout.write(folder, weights.take)
+    model.config.dtype, model.config.architectures = "float32", [type(model).__name__]
+    model.config.save_pretrained(folder)
+    return True
+
+
+def checkpoint_weights(path: Path) -> Weights:
     """The model's weights from a checkpoint, a single file or a folder of FSDP2 shards, under Hugging Face names.
 
     Raises:
@@ -186,7 +221,4 @@ def checkpoint_weights(path: Path) -> dict[str, torch.Tensor]:
     """
     if not any(name.startswith(_PREFIX) for name in contents(path).weights):
         raise ValueError(f"checkpoint: {path} holds no weights of a staged run")
-    if is_sharded(path):
-        return sharded_tensors(path, f"state_dict.{_PREFIX}")
-    state = load_file(path)["state_dict"]
-    return {name.removeprefix(_PREFIX): tensor for name, tensor in state.items() if name.startswith(_PREFIX)}
+    return of_checkpoint(path, _PREFIX)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from sftlab.files import whole_folder
@@ -45,14 +47,13 @@ def rewrite_folder(
 
 def _write_weights(files: list[Path], folder: Path, dtype: str | None, max_shard_size: str | None) -> None:
     import torch
-    from huggingface_hub import save_torch_state_dict
-    from safetensors.torch import load_file, save_file
+
+    from sftlab.model.weights import MAX_FILE_BYTES, WeightFiles, copy, of_files, size_in_bytes
 
     wanted = getattr(torch, DTYPES[dtype]) if dtype is not None else None
-    weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
-    if wanted is not None:
-        weights = {name: w.to(wanted) if w.is_floating_point() else w for name, w in weights.items()}
-    if files[0].name == ADAPTER:
-        save_file(weights, folder / ADAPTER, metadata={"format": "pt"})
-    else:
-        save_torch_state_dict(weights, folder, max_shard_size=max_shard_size or "50GB")
+    most = size_in_bytes(max_shard_size) if max_shard_size is not None else MAX_FILE_BYTES
+    is_adapter = files[0].name == ADAPTER
+    with ExitStack() as stack:
+        weights = of_files(files, stack).to(wanted)
+        stem, size = (Path(ADAPTER).stem, sys.maxsize) if is_adapter else ("model", most)
+        copy(weights, WeightFiles(folder, weights.shapes, size, stem, {"format": "pt"}))

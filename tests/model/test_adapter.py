@@ -126,6 +126,9 @@ def test_merged_equals_the_adapter_in_transformers_in_peft_and_here(inputs, carr
         torch.testing.assert_close(other, live, atol=1e-5, rtol=1e-5)
     ours, exported = load_model(str(stage), None, torch.float32), load_file(whole / "model.safetensors")
     assert all(torch.equal(ours.state_dict()[name], weight) for name, weight in exported.items())
+    load_model(str(stage), None, torch.float32).save_pretrained(tmp_path / "at-once")
+    for name in ("model.safetensors", "config.json"):
+        assert (whole / name).read_bytes() == (tmp_path / "at-once" / name).read_bytes()
     again = tmp_path / "again"
     export(str(checkpoint(folder, "general")), str(again), merge=True)
     assert all(torch.equal(exported[name], weight) for name, weight in load_file(again / "model.safetensors").items())
