@@ -29,8 +29,8 @@ ORDER = """
     data.seed data.feed data.ability data.mixture
     model.contents model.attention model.adapter model.backbone model.freeze model.noise model.loss model.isolation
     model.limits model.muon model.optim
-    model.checkpoint model.weights model.layout model.snapshot model.launcher model.parallel model.loading model.module
-    model.memory model.needs model.card model.export model.rewrite model.hub
+    model.checkpoint model.weights model.layout model.snapshot model.behind model.launcher model.parallel model.loading
+    model.module model.memory model.needs model.card model.export model.rewrite model.hub
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
     tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.plain_numpy tasks.evalplus tasks.gsm8k

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 
 from sftlab.files import partial_name, publish_folder, remove_stale, removed_on_error
+from sftlab.model.behind import Behind
 from sftlab.model.checkpoint import load_file, load_shards, named_state
 from sftlab.model.contents import META, contents, is_sharded
 from sftlab.model.loss import SupervisedLoss
@@ -46,10 +47,15 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     Lightning's ``ModelParallelStrategy`` splits a node's devices by tensor parallelism unless told otherwise, which
     would train every rank on the same data; this one shards over data parallel ranks only.
+
+    Attributes:
+        saves_behind: Checkpoints are written while training goes on.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(data_parallel_size=1, tensor_parallel_size=1, **options)
+        self.saves_behind = False
+        self._behind: Behind | None = None
 
     @property
     def precision_plugin(self) -> Precision:
@@ -75,16 +81,37 @@ class FSDP2Strategy(ModelParallelStrategy):
         path = Path(self.broadcast(str(filepath)))
         if not self._save_distributed_checkpoint:
             return super().save_checkpoint(checkpoint, path, storage_options)
+        self.finish_saving()
         if self.is_global_zero:
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_stale(path.parent, path.name)
         partial = Path(self.broadcast(str(partial_name(path))))
+        if self.saves_behind:
+            self._behind = self._behind or Behind(self.is_global_zero)
+            optimizers = {f"optimizer_{n}": state for n, state in enumerate(checkpoint.pop("optimizer_states", []))}
+            self._behind.begin({"state_dict": checkpoint.pop("state_dict"), **optimizers}, checkpoint, partial, path)
+            return None
         with removed_on_error(partial, path):
             super().save_checkpoint(checkpoint, partial, storage_options)
             if self.is_global_zero:
                 publish_folder(partial, path)
         self.barrier("checkpoint")
         return None
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint that is being written is whole; call it on every rank.
+
+        Raises:
+            OSError: The disk is full or does not let itself be written.
+            ValueError: It could not be written for another reason.
+        """
+        if self._behind is not None:
+            self._behind.finish()
+
+    def remove_checkpoint(self, filepath: Any) -> None:
+        """Remove one; while another is being written, when that is whole."""
+        if not self.is_global_zero or self._behind is None or not self._behind.remove(Path(filepath)):
+            super().remove_checkpoint(filepath)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Load model and optimizers from shards or from one file; gives the rest of the checkpoint.
