@@ -174,7 +174,7 @@ class WeightFiles:
         assert (tensor.shape, tensor.dtype) == (shape.shape, shape.dtype), name
         with path.open("r+b") as file:
             file.seek(start)
-            file.write(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
     def close(self) -> None:
         """All have come."""
