@@ -96,30 +96,47 @@ def words_of(beliefs: Beliefs, space: Space, axes: Sequence[Axis]) -> str:
     if not beliefs.has_effect:
         reach = 100 * _hidden(beliefs, axes)
         return (
-            "**No effect of the composition was seen on any ability** (permutation tests, corrected for their number). "
-            f"A factor by itself may still change an ability by up to {reach:.0f} points; within that, any choice is "
-            "as good."
+            "**These runs show no effect of the composition on any ability** (permutation tests, corrected for their "
+            f"number). What they cannot rule out is that one factor by itself changes an ability by up to {reach:.0f} "
+            "points; within that, any choice is as good."
         )
     ranges = ranges_of(beliefs, axes)
     told = [_range_words(one) for one in ranges if not one["is_noise"]]
-    noise = [("share of " if one["is_share"] else "") + one["axis"] for one in ranges if one["is_noise"]]
+    noise = [_name(one) for one in ranges if one["is_noise"]]
     best = beliefs.best()
     low, high = middle(beliefs.utility_DC[:, best])
     guess = (
-        f"Best guess: {space.text(beliefs.candidates[best])}, weighted mean {beliefs.utility_DC[:, best].mean():.1%} "
-        f"({100 * low:.1f} to {100 * high:.1f})."
+        f"Best guess: {space.text(beliefs.candidates[best])}, with a weighted mean of "
+        f"{beliefs.utility_DC[:, best].mean():.1%} ({100 * low:.1f} to {100 * high:.1f}, 95 % interval)."
     )
     if not told:
-        return f"**No factor can be narrowed down: all are inside noise by themselves.** {guess}"
-    rest = f"; the rest is noise ({', '.join(noise)})" if noise else ""
-    return f"**{', '.join(told)}{rest}.** {guess}"
+        return (
+            "**No factor can be narrowed down by itself: at every value of each there is a composition that these runs "
+            f"cannot tell from the best.** {guess}"
+        )
+    rest = f" The rest is noise: these runs show no difference between values of {_and(noise)}." if noise else ""
+    together = (
+        " These are bounds of one factor at a time, and not every combination of values within them is good; the "
+        "candidates in the report tell which are."
+    )
+    return f"**Keep {_and(told)}.{rest}** {guess}{together if len(told) > 1 else ''}"
+
+
+def _name(one: dict[str, Any]) -> str:
+    return f"the share of {one['axis']}" if one["is_share"] else str(one["axis"])
+
+
+def _and(texts: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
 def _range_words(one: dict[str, Any]) -> str:
-    name = ("share of " if one["is_share"] else "") + one["axis"]
     if one["options"]:
-        return f"{name} {' or '.join(one['options'])}"
-    return f"{name} {one['low']}" if one["low"] == one["high"] else f"{name} between {one['low']} and {one['high']}"
+        return f"{_name(one)} at {' or '.join(one['options'])}"
+    if one["low"] == one["high"]:
+        return f"{_name(one)} at {one['low']}"
+    return f"{_name(one)} between {one['low']} and {one['high']}"
 
 
 def _hidden(beliefs: Beliefs, axes: Sequence[Axis]) -> float:

@@ -91,7 +91,7 @@ def test_without_any_effect_of_the_mixture_it_says_so(tmp_path):
     search.run()
     found = write_outcome(search)
     assert not found["has_effect"]
-    assert found["decision"].startswith("**No effect of the composition was seen on any ability**")
+    assert found["decision"].startswith("**These runs show no effect of the composition on any ability**")
     assert found["check"] is None and found["num_runs"] <= 21
     assert found["num_runs"] >= 15, "it looks on while it may"
 
