@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from sftlab.report.figures import Drawn, limit, percent, subplots
 from sftlab.report.spots import Spot, point_lines
 from sftlab.report.style import LOOKS
 from sftlab.report.text import short_count, shortened, with_interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def front_figure(
@@ -30,7 +34,7 @@ def front_figure(
     axes, behind, ahead = axes_11[0][0], LOOKS[6], LOOKS[0]
     front = sorted((p for p in points if p[3]), key=lambda p: p[1].value)
     axes.plot([p[1].value for p in front], [p[2].value for p in front], color=ahead.colour, zorder=2)
-    spots = []
+    spots, labels = [], []
     for label, x, y, on_front in points:
         bars = [np.nan_to_num([[max(0.0, p.value - p.low)], [max(0.0, p.high - p.value)]]) for p in (x, y)]
         how = ahead if on_front else behind
@@ -40,8 +44,8 @@ def front_figure(
         told = [f"{name}: {with_interval(p.value, p.low, p.high, 1)}" for name, p in ((xlabel, x), (ylabel, y))]
         spots.append(Spot(axes, x.value, y.value, [f"{what} {label}", *told, *point_lines("", y, 1)[2:3]]))
         shift, side = ((5, 5), "left") if on_front else ((-5, -11), "right")  # away from the line
-        place = (x.value, y.value)
-        axes.annotate(shortened(label, 24), place, shift, textcoords="offset points", fontsize=8.5, ha=side, zorder=5)
+        rank = (label != best_label, not on_front, -y.value)
+        labels.append((rank, shortened(label, 24), (x.value, y.value), shift, side))
         if label == best_label:
             axes.plot(x.value, y.value, "o", markersize=14, fillstyle="none", color=LOOKS[1].colour, zorder=4)
     axes.set_xlabel(shortened(xlabel, 60))
@@ -50,6 +54,7 @@ def front_figure(
         mine = [p[1] if number == 1 else p[2] for p in points]
         limit(setter, [v for p in mine for v in (p.value, p.low, p.high) if math.isfinite(v)], 1.0)
         percent(axis)
+    _name_points(axes, labels)
     return figure, spots
 
 
@@ -63,7 +68,7 @@ def budget_figure(points: Sequence[tuple[str, int, Point, bool]], best_label: st
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     figure, axes_11 = subplots(1, 1, 6.4, 3.7, 0)
-    axes, behind, ahead, spots = axes_11[0][0], LOOKS[6], LOOKS[0], []
+    axes, behind, ahead, spots, labels = axes_11[0][0], LOOKS[6], LOOKS[0], [], []
     steps = sorted((p for p in points if p[3]), key=lambda p: p[1])
     axes.step([p[1] for p in steps], [p[2].value for p in steps], where="post", color=ahead.colour, zorder=2)
     for label, tokens, y, is_best in points:
@@ -72,8 +77,8 @@ def budget_figure(points: Sequence[tuple[str, int, Point, bool]], best_label: st
         axes.errorbar(tokens, y.value, bars, color=how.colour, marker=how.marker, elinewidth=0.7, alpha=0.9, zorder=3)
         spots.append(Spot(axes, tokens, y.value, [*point_lines(label, y, 1)[:3], f"{tokens:,} tokens trained"]))
         if is_best:
-            place = (tokens, y.value)
-            axes.annotate(shortened(label, 28), place, (5, 6), textcoords="offset points", fontsize=8.5, zorder=5)
+            rank = (label != best_label, False, -y.value)
+            labels.append((rank, shortened(label, 28), (tokens, y.value), (5, 6), "left"))
         if label == best_label:
             axes.plot(tokens, y.value, "o", markersize=14, fillstyle="none", color=LOOKS[1].colour, zorder=4)
     axes.set_xlabel("tokens trained, all stages")
@@ -84,4 +89,29 @@ def budget_figure(points: Sequence[tuple[str, int, Point, bool]], best_label: st
     axes.set_xlim(low - 0.06 * (high - low), high + 0.22 * (high - low))
     limit(axes.set_ylim, [v for p in points for v in (p[2].value, p[2].low, p[2].high) if math.isfinite(v)], 1.0)
     percent(axes.yaxis)
+    _name_points(axes, labels)
     return figure, spots
+
+
+_Label = tuple[tuple[bool, bool, float], str, tuple[float, float], tuple[int, int], str]
+_FONT_SIZE = 8.5
+
+
+def _name_points(axes: Axes, labels: Sequence[_Label]) -> None:
+    """Write names beside points, the foremost first; one that would cover another is left to the table and the pointer.
+
+    Args:
+        axes: With the limits that they keep.
+        labels: Rank, text, place in data, shift in points, and which side of the text the place is on.
+    """
+    per_point = axes.figure.dpi / 72
+    taken: list[tuple[float, float, float, float]] = []
+    for _, text, place, shift, side in sorted(labels):
+        x, y = axes.transData.transform(place) / per_point + np.array(shift)
+        width, height = 0.56 * _FONT_SIZE * len(text), 1.15 * _FONT_SIZE
+        left = x if side == "left" else x - width
+        box = (left, y, left + width, y + height)
+        if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
+            continue
+        taken.append(box)
+        axes.annotate(text, place, shift, textcoords="offset points", fontsize=_FONT_SIZE, ha=side, zorder=5)

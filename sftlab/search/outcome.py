@@ -126,8 +126,8 @@ def _check(search: Search, observations: Sequence[Observation]) -> dict[str, Any
     interval = "" if math.isnan(whole.low) else f" ({100 * whole.low:+.1f} to {100 * whole.high:+.1f} over seeds)"
     seeds = ", ".join(map(str, pair[0].seeds))
     words = (
-        f"The best guess against {name}, the best anchor, both with fresh seeds ({seeds}): **{verdict}**, weighted mean "
-        f"{100 * whole.value:+.1f} points{interval}; {told}."
+        f"The best guess against {name}, the best anchor, both with fresh seeds ({seeds}): **{verdict}**, weighted "
+        f"mean {100 * whole.value:+.1f} points{interval}; {told}."
     )
     return {
         "anchor": name,

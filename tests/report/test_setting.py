@@ -8,7 +8,8 @@ import pytest
 from synthetic import Maker, k_study, leave_one_out_study
 
 from sftlab.report.beside import write_beside
-from sftlab.report.evidence import read_evidence
+from sftlab.report.evidence import Point, read_evidence
+from sftlab.report.fronts import budget_figure
 from sftlab.report.write import write_report
 
 
@@ -99,3 +100,17 @@ def test_studies_side_by_side(tmp_path: Path) -> None:
     (other / "results.jsonl").write_text(lines)
     with pytest.raises(ValueError, match="no score in common"):
         write_beside([a, other])
+
+
+def test_names_in_a_crowd_do_not_cover_each_other_and_the_best_is_named():
+    points = [
+        (f"setting number {i}", 1000 + 10 * i, Point(0.5 + i / 1000, 0.4, 0.6, 0.1, {1: 0.5}), True) for i in range(30)
+    ]
+    figure, spots = budget_figure(
+        [*points, ("cheap", 10, Point(0.1, 0.1, 0.1, 0.0, {1: 0.1}), True)], "setting number 7"
+    )
+    figure.canvas.draw()
+    texts = figure.axes[0].texts
+    boxes = [text.get_window_extent() for text in texts]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert {"setting number 7", "cheap"} <= {text.get_text() for text in texts} and len(spots) == 31

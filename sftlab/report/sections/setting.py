@@ -69,7 +69,8 @@ class BestSetting(Figure):
             ]
             caption = (
                 "Weighted mean of the scores, each divided by its best, against all tokens trained. The staircase "
-                f"joins the settings that no cheaper one beats. Ringed: the best. {interval_words(means)}"
+                "joins the settings that no cheaper one beats; names that would overlap are left out. Ringed: the "
+                f"best. {interval_words(means)}"
             )
             figure, spots = budget_figure(marks, chosen.best)
             return Drawing("setting", "What a budget buys", caption, figure, numbers, spots)
