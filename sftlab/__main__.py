@@ -9,7 +9,7 @@ import threading
 from functools import partial
 from importlib import import_module
 
-from sftlab.credentials import mask
+from sftlab.credentials import mask, secrets_of_environment
 from sftlab.files import explain
 from sftlab.screen import complain, never_fail_to_print, show
 
@@ -102,7 +102,7 @@ def _complain_of(error: BaseException) -> int:
         complain("Interrupted.")
         return 128 + signal.SIGINT
     if isinstance(error, ValueError):
-        complain(f"error: {mask(str(error), urls=True)}")
+        complain(f"error: {mask(str(error), *secrets_of_environment(), urls=True)}")
         return 2
     if isinstance(error, RecursionError):
         complain("error: something that was read is nested too deeply; SFTLAB_DEBUG=1 shows where")

@@ -12,17 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.enums import StrEnum
+from omegaconf.errors import OmegaConfBaseException
 
 from sftlab.callbacks import adaptive, interference, weight_change  # noqa: F401 - so that configs find them by name
 from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
+from sftlab.callbacks.monitors import refuse_callbacks
 from sftlab.callbacks.progress import ScreenProgress
 from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
@@ -76,6 +80,7 @@ class LabCLI(LightningCLI):
         sys.argv += _callbacks_of_earlier_configs(sys.argv[1:])
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
         register_strategies()
+        yaml.add_multi_representer(StrEnum, _as_text, yaml.SafeDumper)
         super().__init__(
             SFTModule,
             MixtureData,
@@ -88,6 +93,18 @@ class LabCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False},
             auto_configure_optimizers=False,
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Read the command line.
+
+        Raises:
+            ValueError: A reference such as ``${oc.env:NAME}`` cannot be resolved.
+        """
+        try:
+            super().parse_arguments(parser, args)
+        except OmegaConfBaseException as error:
+            told = " ".join(str(error).split())
+            raise ValueError(f"the config has a reference ${{...}} that cannot be resolved: {told}") from None
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -116,8 +133,14 @@ class LabCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with its run folder, loggers and callbacks."""
         config = self.config_init[self.subcommand] if self.subcommand else self.config_init
+        refuse_callbacks(_listed(config.trainer.callbacks))
         folder = self._run_folder(config)
-        trainer = super().instantiate_trainer(**kwargs, **run_options(config.trainer, folder, config.schedule))
+        try:
+            trainer = super().instantiate_trainer(**kwargs, **run_options(config.trainer, folder, config.schedule))
+        except TypeError as error:  # what Lightning says of devices that an accelerator cannot have
+            if "`devices`" not in str(error):
+                raise
+            raise ValueError(f"trainer.devices: {config.trainer.devices!r}: {error}") from error
         watch_ranks(trainer)
         return trainer
 
@@ -139,6 +162,11 @@ class LabCLI(LightningCLI):
         plan = self.datamodule.plan
         num_steps = None if plan.is_open else plan.num_steps
         end(Path(self.trainer.default_root_dir), self.trainer.global_step, num_steps)
+
+
+def _as_text(dumper: yaml.SafeDumper, value: StrEnum) -> yaml.Node:
+    """Arguments of some callbacks of Lightning's have such defaults, which jsonargparse writes as YAML."""
+    return dumper.represent_str(str(value.value))
 
 
 class SaveConfig(SaveConfigCallback):
@@ -282,6 +310,8 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     found = find_problems(config, ROOTS, ("seed_everything", "run", "ckpt_path", "weights_only"))
     if isinstance(config.get("trainer"), dict):
         found += option_problems(config["trainer"])
+    if type(seed := config.get("seed_everything")) is int and not 0 <= seed < 2**32:
+        found.append(f"seed_everything: {seed} must be between 0 and {2**32 - 1:,}")
     if "data" not in config or "schedule" not in config:
         found.append("a config needs data and schedule: start from one that comes with sftlab: --config sftlab:dmt")
     return found
@@ -300,8 +330,7 @@ def run_options(asked: Any, folder: Path, schedule: StageSchedule) -> dict[str, 
         folder: The run's.
         schedule: Its stages.
     """
-    given = asked.callbacks or []
-    given = given if isinstance(given, list) else [given]
+    given = _listed(asked.callbacks)
     callbacks = [*given, *_default_callbacks(given, asked), schedule]
     options: dict[str, Any] = {
         "default_root_dir": str(folder),
@@ -313,6 +342,10 @@ def run_options(asked: Any, folder: Path, schedule: StageSchedule) -> dict[str, 
     if any(isinstance(callback, ScreenProgress) for callback in callbacks):
         options["enable_progress_bar"] = True  # ours has another way to be without a bar
     return options
+
+
+def _listed(callbacks: Any) -> list[Callback]:
+    return callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
 
 
 def _loggers(given: Any, folder: Path) -> list[Logger]:

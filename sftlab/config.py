@@ -10,6 +10,7 @@ import difflib
 import functools
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -78,7 +79,7 @@ def read_yaml(path: Path, asked_by: str) -> Nested:
 
 
 class _Loader(yaml.SafeLoader):
-    """A key that stands twice is an error: YAML would let the first one go in silence."""
+    """A key that stands twice is an error: YAML would let the first one go in silence. ``1e-3`` is a number."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -90,6 +91,12 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+# PyYAML reads YAML 1.1, to which 1e-3 is a text: a factor would have texts for values.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
 
 
 def _check_size(content: Any) -> None:
@@ -115,7 +122,7 @@ def _check_size(content: Any) -> None:
 def scalar(value: str) -> Any:
     """A value of the command line as YAML reads it."""
     try:
-        return yaml.safe_load(value)
+        return yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return value
 
@@ -176,12 +183,23 @@ def _node(path: str, base: type, value: Any) -> list[str]:
         return [*found, _unknown(f"{path}.class_path: {value['class_path']}", base.__name__, sorted(names))]
     arguments = value.get("init_args") or {}
     found += _arguments(path, chosen, arguments)
+    found += _beside(path, chosen, value.get("dict_kwargs") or {})
     if not found and getattr(chosen, "is_checked_by_building", False) and "${" not in str(arguments):
         try:
             build(path, chosen, arguments)
         except ValueError as error:
             found.append(str(error))
     return found
+
+
+def _beside(path: str, cls: type, given: Mapping[str, Any]) -> list[str]:
+    """What of ``dict_kwargs`` a class does not take: it is for the ``**options`` of classes that have some."""
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(cls).parameters.values())
+    return (
+        []
+        if takes_any
+        else [_unknown(f"{path}.{key}", f"key of {cls.__name__}", list(parameter_types(cls))) for key in given]
+    )
 
 
 def build(where: str, cls: type[T], values: Mapping[str, Any]) -> T:
@@ -295,7 +313,12 @@ def _value(path: str, hint: Any, value: Any) -> list[str]:
     hints = (hint, *get_args(hint))
     items = {get_origin(h): cls for h in hints for cls in get_args(h) if is_ours(cls)}
     if isinstance(value, dict) and dict in items:
-        return [problem for name, item in value.items() for problem in _node(f"{path}.{name}", items[dict], item)]
+        odd = [
+            f"{path}: the key {name!r} is no text; write it in quotes" for name in value if not isinstance(name, str)
+        ]
+        return odd or [
+            problem for name, item in value.items() for problem in _node(f"{path}.{name}", items[dict], item)
+        ]
     if isinstance(value, list) and list in items:
         return [problem for i, item in enumerate(value) for problem in _node(f"{path}.{i}", items[list], item)]
     classes = [h for h in hints if is_ours(h)]

@@ -63,6 +63,28 @@ def unresolved(text: str, asked: Any) -> str:
     return text
 
 
+def kept_secrets(config: Any, option: str = "") -> Any:
+    """A config whose references to secrets OmegaConf leaves as they are, for a file that it is written to.
+
+    Args:
+        config: With references, such as ``${oc.env:NAME}``.
+        option: The key that it stands under.
+    """
+    if isinstance(config, Mapping):
+        return {key: kept_secrets(value, str(key)) for key, value in config.items()}
+    if isinstance(config, list):
+        return [kept_secrets(value, option) for value in config]
+    found = _REFERENCE.findall(config) if isinstance(config, str) else []
+    if option.lower() in _SECRET_OPTIONS or any(_NAME_OF_SECRET.search(name.upper()) for name in found):
+        return re.sub(r"(?<!\\)\$\{(?=\s*oc\.env:)", r"\\${", config) if found else config
+    return config
+
+
+def secrets_of_environment() -> list[str]:
+    """The values of variables whose names say that they hold secrets."""
+    return [value for name, value in os.environ.items() if _NAME_OF_SECRET.search(name.upper()) and is_secret(value)]
+
+
 def flat(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every setting of a config that has a value, by its dotted key, without credentials."""
     if isinstance(config, Mapping):

@@ -67,6 +67,11 @@ def test_all_problems_of_a_config_are_told_at_once_with_the_nearest_name(tmp_pat
         ({"schedule/init_args/steps": 5}, "one budget"),
         ({"model/attention": "fast"}, "per_document"),
         ({"data/abilities/math/init_args/path": "nowhere.jsonl"}, "no such file"),
+        ({"data/max_length": "${oc.env:NOT_THERE}"}, "a reference .* cannot be resolved: .*NOT_THERE"),
+        ({"data/max_length": "${data.max_length}"}, "a reference .* cannot be resolved"),
+        ({"data/abilities/math/dict_kwargs": {"fractoin": 1}}, "no such key of MathData; did you mean fraction"),
+        ({"data/abilities": {False: {"class_path": "MathData"}}}, "the key False is no text; write it in quotes"),
+        ({"seed_everything": -1}, "seed_everything: -1 must be between 0"),
     ],
 )
 def test_a_users_mistake_ends_in_one_message(tmp_path, monkeypatch, change, said):

@@ -40,3 +40,13 @@ def test_good_files_stay_as_they_are(tmp_path):
 
 def test_words_that_are_no_yaml_are_texts():
     assert [scalar(word) for word in ("1", "[a", "[" * 5000, "2024-99-99")] == [1, "[a", "[" * 5000, "2024-99-99"]
+
+
+@pytest.mark.parametrize(("word", "number"), [("1e-3", 1e-3), ("-2E5", -2e5), ("1.e+2", 100.0), ("1.5e-05", 1.5e-5)])
+def test_powers_of_ten_are_numbers(word, number):
+    assert scalar(word) == number and isinstance(scalar(word), float)
+
+
+@pytest.mark.parametrize("word", ["e5", "1e", "v1e5", "1e5x", "1-e5"])
+def test_what_only_looks_like_one_stays_a_text(word):
+    assert scalar(word) == word

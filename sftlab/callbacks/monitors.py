@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -27,6 +28,21 @@ REFUSED = {
 _OURS = ("train/", "val/", "stage/", "data/", "perf/")
 
 
+def refuse_callbacks(callbacks: Iterable[Callback]) -> None:
+    """Look at callbacks before there is a Trainer: some do their work, or fail, when it sets them up.
+
+    Raises:
+        ValueError: Some are refused: says all of them.
+    """
+    if problems := [words for callback in callbacks if (words := _refused(callback))]:
+        raise ValueError("\n  ".join(problems))
+
+
+def _refused(callback: Callback) -> str:
+    words = next((REFUSED[cls.__name__] for cls in type(callback).__mro__ if cls.__name__ in REFUSED), "")
+    return words and f"trainer.callbacks: {type(callback).__name__} is refused: {words}"
+
+
 def check_callbacks(context: RunContext, validates_inside: bool) -> None:
     """Look at the callbacks before training.
 
@@ -40,9 +56,8 @@ def check_callbacks(context: RunContext, validates_inside: bool) -> None:
     problems = []
     for callback in cast(Any, context.trainer).callbacks:
         name = type(callback).__name__
-        refused = next((REFUSED[c.__name__] for c in type(callback).__mro__ if c.__name__ in REFUSED), None)
-        if refused:
-            problems.append(f"trainer.callbacks: {name} is refused: {refused}")
+        if words := _refused(callback):
+            problems.append(words)
         elif (monitor := getattr(callback, "monitor", None)) and (problem := _unknown(context, str(monitor))):
             problems.append(f"trainer.callbacks: {name}.monitor: {problem}")
         elif isinstance(callback, EarlyStopping):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftlab.data.conversation import Turn
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-RULES = 2  # version of how pieces become ids and masks: raise it when other ones come out
+RULES = 3  # version of how pieces become ids and masks: raise it when other ones come out
 _SPECIAL = ("bos", "eos", "pad", "unk")
 _OPTIONS = ("add_bos_token", "add_eos_token", "add_prefix_space", "legacy", "clean_up_tokenization_spaces")
 _PROBES = (
@@ -67,6 +67,7 @@ class Encoder:
         self._bos: list[int] = tokenizer("")["input_ids"][:1] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
         self._prefix_after_special = self._probe()
+        self._keeps_texts = _keeps_texts(json.loads(self._source))
 
     def _probe(self) -> bool:
         """Whether the tokenizer itself puts its prefix after a special token too, as LLaMA's first one does."""
@@ -115,6 +116,21 @@ class Encoder:
         """The ids of the texts of a conversation, each with and without the tokenizer's prefix as it has it there."""
         found = zip(pieces, self._prefixes(pieces), encoded.parts, strict=True)
         return {(piece.text, prefix): ids for piece, prefix, ids in found if not piece.special}
+
+    def changes(self, pieces: Sequence[Piece], encoded: Encoded) -> list[str]:
+        """What the tokenizer does to the texts of a conversation, by the name that it is counted under."""
+        if self._keeps_texts:
+            return []
+        unknown, found = self.tokenizer.unk_token_id, set()
+        for piece, ids in zip(pieces, encoded.parts, strict=True):
+            if piece.special:
+                continue
+            back = self._inside.decode(ids.tolist(), skip_special_tokens=False)
+            if unknown is not None and unknown in ids:
+                found.add("changed by the tokenizer: characters that it has no token for")
+            elif piece.text not in (back, f" {back}") and f" {piece.text}" != back:
+                found.add("changed by the tokenizer: it gives a text back otherwise")
+        return sorted(found)
 
     def encode_again(self, pieces: Sequence[Piece], known: dict[tuple[str, bool], array]) -> Encoded:
         """Encode a part of a conversation; only texts that are not yet known are tokenised, and then are known."""
@@ -196,6 +212,39 @@ def _plain(source: str, ends: Sequence[str]) -> Tokenizer:
     tokenizer.post_processor = None  # it would add special tokens and copy
     tokenizer.encode_special_tokens = True
     return tokenizer
+
+
+def _keeps_texts(whole: dict[str, Any]) -> bool:
+    """Whether a tokenizer's JSON shows that every text comes back as it was, so that none need be looked at.
+
+    It does where bytes stand for what has no token, nothing is normalised beyond composed characters (NFC) and the
+    mark for spaces, and no splitter takes its delimiters away.
+    """
+    from tokenizers import pre_tokenizers
+
+    vocabulary = whole["model"].get("vocab") or {}
+    names = vocabulary.keys() if isinstance(vocabulary, dict) else {name for name, _ in vocabulary}
+    splitters, normalizers = (list(_parts(whole.get(part))) for part in ("pre_tokenizer", "normalizer"))
+    has_bytes = any(part["type"] == "ByteLevel" for part in splitters)
+    has_bytes &= names >= set(pre_tokenizers.ByteLevel.alphabet())
+    has_bytes |= bool(whole["model"].get("byte_fallback")) and all(f"<0x{byte:02X}>" in names for byte in range(256))
+    marks = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
+    kinds = ("ByteLevel", "Metaspace", "Split", "Digits", "Punctuation")
+    return (
+        has_bytes
+        and all(part["type"] in ("Prepend", "NFC") or part == marks for part in normalizers)
+        and all(part["type"] in kinds and part.get("behavior") != "Removed" for part in splitters)
+    )
+
+
+def _parts(node: Any) -> Iterator[dict[str, Any]]:
+    """A part of a tokenizer's JSON, or those of a sequence."""
+    inner = (node or {}).get("normalizers") or (node or {}).get("pretokenizers")
+    if inner:
+        for one in inner:
+            yield from _parts(one)
+    elif node:
+        yield node
 
 
 def _without_prefix(source: str) -> str:

@@ -98,6 +98,7 @@ class Fitter:
             return Fitted(talk.uid, [], [], rendered)
         rules = list(rendered.rules)
         texts = [next(encoded) for _ in rendered.texts]
+        rules += {rule for text in zip(rendered.texts, texts, strict=True) for rule in self.encoder.changes(*text)}
         if all(len(text.ids) <= self.max_length for text in texts):
             parts = texts
         elif self.overlong == "drop":

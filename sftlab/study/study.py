@@ -26,13 +26,14 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sftlab.config import merge_config, read_yaml, set_key
+from sftlab.credentials import kept_secrets
 from sftlab.files import MAX_NAME_BYTES, checked_name
 from sftlab.report.named import figures_of
 from sftlab.shipped import config_path
@@ -136,9 +137,9 @@ def read_study(
         if unknown := sorted(set(map(str, entry)) - _ENTRY_KEYS):
             raise ValueError(f"{path}, runs.{key}: an entry has set, grid and seeds, not {', '.join(unknown)}")
         changed = deepcopy(base)
-        _apply(changed, _mapping(path, f"runs.{key}.set", entry.get("set")))
+        _apply(changed, _set_of_run(path, f"runs.{key}.set", entry.get("set")))
         grid = entry["grid"] if "grid" in entry else content.get("grid")
-        checked = {**_checked_grid(path, config_name, grid or {}), **budget}
+        checked = _checked_grid(path, config_name, grid, budget)
         mine = _seeds(path, entry["seeds"], base) if "seeds" in entry else seeds
         runs += factors.combinations(config_name, changed, checked, mine)
         if len(runs) > _MOST_RUNS:
@@ -161,7 +162,9 @@ def read_study(
 def _mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value or {}, dict):
         raise ValueError(f"{path}, {key}: give keys and values, not {value!r}")
-    return value or {}
+    if odd := [name for name in value or {} if type(name) not in (str, int)]:  # to YAML, no and on are truth values
+        raise ValueError(f"{path}, {key}: the key {odd[0]!r} is no text; write it in quotes")
+    return {str(name): inner for name, inner in (value or {}).items()}
 
 
 def _seeds(path: Path, given: Any, base: Mapping[str, Any]) -> tuple[int, ...]:
@@ -239,20 +242,42 @@ def plain_number(value: Any) -> Any:
     return int(match[1]) / int(match[2]) if match else value
 
 
-def _checked_grid(path: Path, config_name: str, grid: Any) -> dict[str, dict[str, Any]]:
+def _set_of_run(path: Path, key: str, given: Any) -> dict[str, Any]:
+    changes = _mapping(path, key, given)
+    _refuse_seed(f"{path}, {key}", changes)
+    return changes
+
+
+def _checked_grid(
+    path: Path, config_name: str, grid: Any, budget: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     where = f"{path}, grid of {config_name}"
-    if not isinstance(grid, dict):
-        raise ValueError(f"{where}: give factors by name, not {grid!r}")
+    owners: dict[str, str] = {}  # of each key of the config, the factor that sets it
+    grid = _mapping(path, f"grid of {config_name}", grid)
     for name, factor in grid.items():
         values = factor.get("values") if isinstance(factor, dict) else None
-        listed = isinstance(values, list) and _are_texts(factor.get("keys")) and set(factor) == {"keys", "values"}
+        keys = factor.get("keys") if isinstance(factor, dict) else None
+        listed = isinstance(values, list) and _are_texts(keys) and keys and set(factor) == {"keys", "values"}
         named = isinstance(values, dict) and set(factor) == {"values"} and all(type(v) is dict for v in values.values())
         if not values or not (listed or named):
             raise ValueError(
                 f"{where}: {name} needs keys: [...] of the config with values: [...], or values with names, "
                 f"each with its keys: {{small: {{model.path: lab-small}}}}; it is {factor!r}"
             )
-    return grid
+        set_here = list(keys or []) if listed else [key for changes in values.values() for key in changes]
+        _refuse_seed(f"{where}: {name}", set_here)
+        for key in {str(key).replace(".init_args.", ".") for key in set_here}:
+            if (other := owners.setdefault(key, name)) != name:
+                raise ValueError(f"{where}: {other} and {name} both set {key}, so one would do nothing; take one away")
+    if budget.keys() & grid.keys():
+        raise ValueError(f"{where}: budget is a factor already, by its own key; rename one")
+    return grid | budget
+
+
+def _refuse_seed(where: str, keys: Iterable[str]) -> None:
+    """Each run gets one of ``seeds``: what a run or a factor says of it would be lost."""
+    if "seed_everything" in keys:
+        raise ValueError(f"{where}: seed_everything is what seeds says: [1, 2, 3], of the study or of a run")
 
 
 def _are_texts(values: Any) -> bool:
@@ -293,20 +318,20 @@ class _Factors:
         """
         checked_name(f"{self.path}, grid", name)
         known, written = self.values.setdefault(name, []), self.written.setdefault(name, [])
-        levels, mine = [], []
+        numbers = {(type(value) is bool, value): number for number, value in enumerate(known)}
+        levels, mine = [], set()
         for given in factor["values"]:
             is_named = isinstance(factor["values"], dict)
             value = str(given) if is_named and not isinstance(given, (int, float)) else _scalar(plain_number(given))
             if (kind := (type(value) is bool, value)) in mine:
                 raise ValueError(f"{self.path}, grid of {name}: {given!r} stands there twice")
-            mine.append(kind)
-            numbers = [i for i, other in enumerate(known) if (type(other) is bool, other) == kind]
-            if not numbers:
+            mine.add(kind)
+            if kind not in numbers:
+                numbers[kind] = len(known)
                 known.append(value)
                 written.append(given if isinstance(given, str) else _text(given))
-                numbers = [len(known) - 1]
             changes = factor["values"][given] if is_named else dict.fromkeys(factor["keys"], given)
-            levels.append((numbers[0], changes))
+            levels.append((numbers[kind], changes))
         return levels
 
 
@@ -334,11 +359,13 @@ def _short(name: str, end: str) -> str:
 
 
 def _resolved(config: dict[str, Any]) -> dict[str, Any]:
-    """References resolved last, so that a swept value reaches all that refer to it."""
+    """References resolved last, so that a swept value reaches all that refer to it; those to secrets stay."""
+    if "${" not in str(config):
+        return config
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     try:
-        return OmegaConf.to_container(OmegaConf.create(config), resolve=True)  # type: ignore[return-value]
+        return OmegaConf.to_container(OmegaConf.create(kept_secrets(config)), resolve=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise ValueError(f"base: {' '.join(str(error).split())}") from None

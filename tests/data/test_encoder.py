@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from sftlab.data.conversation import Turn
+from sftlab.data.conversation import Conversation, Turn
 from sftlab.data.encoder import Encoder
+from sftlab.data.fitter import Fitter
 from sftlab.data.readers import AlpacaReader, MathReader, ShareGPTReader
 from sftlab.data.records import read_records
 from sftlab.data.template import VICUNA_SYSTEM, get_template
@@ -268,3 +269,42 @@ def test_flags_change_masks_and_never_ids(tokenizer, turns, name, flags):
     end = tokenizer.convert_tokens_to_ids(encoder.template.end_of_turn)
     assert sum(token == end for token, one in zip(ids, mask, strict=True) if one) == sum(flags[: last // 2 + 1])
     assert encoder.prompt_ids(flagged[:last]) == encoder.prompt_ids(turns[:last])
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_where_no_change_is_counted_a_text_comes_back(tokenizer, text):
+    encoder = encoder_of(tokenizer, "vicuna_short")
+    pieces = encoder.template.render([Turn("user", text), Turn("assistant", text)])
+    (encoded,) = encoder.encode([pieces])
+    assert encoder.changes(pieces, encoded) == []
+    back = "".join(tokenizer.backend_tokenizer.decode(encoded.ids.tolist(), skip_special_tokens=False).split("</s>"))
+    assert "".join(back.split()) == "".join(f"<s>USER: {text} ASSISTANT: {text}".split())
+
+
+def words(normalizer=None, **special) -> PreTrainedTokenizerFast:
+    """A tokenizer that knows eight words and has no bytes for what it does not know."""
+    names = ["USER:", "ASSISTANT:", "one", "two", "a", "b", "</s>", "<unk>"]
+    made = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    made.pre_tokenizer, made.normalizer = pre_tokenizers.WhitespaceSplit(), normalizer
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", **special)
+
+
+UNKNOWN, OTHERWISE = "characters that it has no token for", "it gives a text back otherwise"
+
+
+@pytest.mark.parametrize(
+    ("made", "answer", "change"),
+    [
+        (words(unk_token="<unk>"), "one two", None),
+        (words(unk_token="<unk>"), "one three", UNKNOWN),
+        (words(unk_token="<unk>"), "one\n    two", OTHERWISE),  # spaces are no part of its words
+        (words(normalizers.Replace("1", "one"), unk_token="<unk>"), "1 two", OTHERWISE),
+    ],
+)
+def test_what_a_tokenizer_cannot_write_is_counted(made, answer, change):
+    (fitted,) = Fitter(Encoder(made, get_template("vicuna_short", made)), 64, "split").fitted(
+        [Conversation((Turn("user", "a"), Turn("assistant", answer)), "g")]
+    )
+    found = [rule for rule in fitted.rules if rule.startswith("changed by the tokenizer: ")]
+    assert found == ([f"changed by the tokenizer: {change}"] if change else [])

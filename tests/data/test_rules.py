@@ -20,7 +20,7 @@ RULES = {
     "sftlab.data.readers": 2,
     "sftlab.data.own_template": 1,
     "sftlab.data.template": 2,
-    "sftlab.data.encoder": 2,
+    "sftlab.data.encoder": 3,
     "sftlab.data.fitter": 1,
     "sftlab.data.prepare": 1,
 }

@@ -68,6 +68,25 @@ def test_several_bases_are_merged_and_the_last_word_is_the_command_lines(tmp_pat
     assert [(run.seed, run.config["data"]["max_length"]) for run in changed.runs] == [(9, 8)]
 
 
+def test_powers_of_ten_are_numbers_however_they_are_written(tmp_path):
+    study(tmp_path)
+    text = (tmp_path / "my.yaml").read_text()
+    (tmp_path / "my.yaml").write_text(
+        f"{text}\ngrid: {{rate: {{keys: [model.learning_rate], values: [1e-3, 5E-5]}}}}\n"
+    )
+    found = read_study(tmp_path / "my.yaml")
+    assert found.factors["rate"] == [0.001, 5e-5]
+    assert {run.config["model"]["learning_rate"] for run in found.runs} == {0.001, 5e-5}
+
+
+def test_a_secret_of_the_environment_is_never_resolved_into_the_configs_of_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("SERVICE_KEY", "sk-0123456789abcdef")
+    monkeypatch.setenv("WHERE", "/data/of/mine")
+    asked = {"a": "${oc.env:WHERE}", "b": ["Bearer ${oc.env:SERVICE_KEY}"], "api_key": "${oc.env:MINE}"}
+    (run,) = study(tmp_path, set={"data.more": asked}).runs
+    assert run.config["data"]["more"] == {**asked, "a": "/data/of/mine"}
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -90,7 +109,25 @@ def test_several_bases_are_merged_and_the_last_word_is_the_command_lines(tmp_pat
         ({"runs": ["a", "b"]}, "runs: give keys and values"),
         ({"set": ["a"]}, "set: give keys and values"),
         ({"grid": {"a/b": {"keys": ["schedule.k"], "values": [1]}}}, "is no path"),
-        ({"grid": {f"k{i}": {"keys": ["schedule.k"], "values": list(range(9))} for i in range(5)}}, "10,000 comb"),
+        ({"grid": {f"k{i}": {"keys": [f"schedule.k{i}"], "values": list(range(9))} for i in range(5)}}, "10,000 comb"),
+        ({"runs": {False: {}}}, "runs: the key False is no text"),
+        ({"grid": {None: {"keys": ["schedule.k"], "values": [1]}}}, "the key None is no text"),
+        ({"grid": {"k": {"keys": [], "values": [1, 2]}}}, "k needs keys"),
+        (
+            {
+                "grid": {
+                    "k": {"keys": ["schedule.k"], "values": [1, 2]},
+                    "l": {"values": {"a": {"schedule.init_args.k": 3}}},
+                }
+            },
+            "k and l both set schedule.k",
+        ),
+        ({"grid": {"s": {"keys": ["seed_everything"], "values": [1, 2]}}}, "seed_everything is what seeds says"),
+        ({"runs": {"a": {"set": {"seed_everything": 5}}}}, "runs.a.set: seed_everything is what seeds says"),
+        (
+            {"grid": {"budget": {"keys": ["schedule.k"], "values": [1]}}, "runs": {"a": {}}, "budget": {"of": "a"}},
+            "budget is a factor already",
+        ),
         ({"needs": [{"rm": {"to": "/"}}]}, "none of the commands"),
         ({"needs": [{"tag": {"config": "x"}}]}, "none of the commands"),
     ],
