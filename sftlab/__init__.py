@@ -52,6 +52,7 @@ _PLACES = {
     "tasks.task": "Answer ModelTask Problem Sampling Score Task Verdict",
     "tasks.gsm8k": "GSM8K",
     "tasks.humaneval": "HumanEval MBPP",
+    "tasks.evalplus": "HumanEvalPlus MBPPPlus",
     "tasks.mtbench": "MTBench",
     "tasks.likelihood": "Likelihood",
     "tasks.lab": "LabTask",

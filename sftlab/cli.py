@@ -170,13 +170,11 @@ def _as_text(dumper: yaml.SafeDumper, value: StrEnum) -> yaml.Node:
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the config into the run's folder, without the secrets that it takes from the environment."""
+    """Writes the config into the run's folder."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write it whole; it is a config of fit, too."""
-        asked = [merged_config(sys.argv[2:]), sys.argv]
-        written = unresolved(self.parser.dump(self.config, skip_none=False), asked)
-        write_text(Path(trainer.default_root_dir) / CONFIG_FILE, written)
+        write_text(Path(trainer.default_root_dir) / CONFIG_FILE, self.parser.dump(self.config, skip_none=False))
 
 
 class PlannedObjects(LabCLI):
@@ -249,7 +247,11 @@ def quieten() -> None:
 
 
 class _Parser(LightningArgumentParser):
-    """Errors without usage and without the dump of what was tried."""
+    """Errors without usage and without the dump of what was tried; configs without secrets of the environment."""
+
+    def dump(self, *arguments: Any, **options: Any) -> str:
+        """As jsonargparse's, for a run's folder and ``--print_config``."""
+        return unresolved(super().dump(*arguments, **options), [merged_config(sys.argv[1:]), sys.argv])
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         raise ValueError(" ".join(_told(message)) or message)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sftlab.config import read_yaml
-from sftlab.run.folder import FOLDER_VARIABLE, LOGS, begin, end, new_run_folder, release, resumed
+from sftlab.run.folder import FOLDER_VARIABLE, LOGS, begin, end, is_follower, new_run_folder, release, resumed
 from sftlab.run.record import Run, StudyRuns
 from sftlab.shipped import config_path
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from sftlab import MixtureData, PlannedData, SFTModule, StageSchedule
 
 Config = str | Path | Mapping[str, Any]
+_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")  # as Lightning tells its processes
+_num_trainings = 0  # of this process
 
 
 def fit(
@@ -43,6 +45,9 @@ def fit(
     seed: int = 0,
 ) -> Run:
     """Train, from a config or from objects, with all that the command ``fit`` gives a run.
+
+    On several devices the other processes of a config are commands of their own. Those of objects run the script again
+    up to this call, and end in it: what follows is done once, and such a training is the first of its script.
 
     Args:
         config: A file, ``sftlab:dmt``, a mapping, or a list of these, merged in their order.
@@ -64,7 +69,9 @@ def fit(
     objects = (data, schedule, model)
     if (config is None) == all(part is None for part in objects):
         raise ValueError("fit: give a config, or data, schedule and model")
-    with _own_folder():
+    global _num_trainings
+    _num_trainings += 1
+    with _own_folder(), _own_processes():
         if config is not None:
             if trainer:
                 raise ValueError('fit: with a config, options of the Trainer are changes: {"trainer.devices": 2}')
@@ -127,10 +134,45 @@ def _fit_objects(
     options.update(run_options(asked, folder, schedule))
     made = Trainer(**options)
     watch_ranks(made)
+    if made.world_size > 1 and _num_trainings > 1 and not _launched_before(made):
+        end(folder, 0, None)
+        raise ValueError(
+            "fit: other processes run this script again from its beginning, and it has trained before: train objects "
+            'on several devices in a script of their own, or from a config: fit("my.yaml", {"trainer.devices": 2})'
+        )
     made.fit(model, datamodule=data, ckpt_path=str(found.checkpoint) if found else None)
+    if is_follower() and _is_started_by_us():
+        raise SystemExit(0)  # the script's first process goes on alone
     plan = data.plan
     end(folder, made.global_step, None if plan.is_open else plan.num_steps)
     return Run(folder)
+
+
+def _launched_before(trainer: Any) -> bool:
+    """Whether all processes of a training are there already: started by torchrun, srun or hand."""
+    return bool(trainer.strategy.cluster_environment.creates_processes_externally)
+
+
+def _is_started_by_us() -> bool:
+    """Whether this process runs a script again for the one that began the run, which hands it the folder."""
+    return FOLDER_VARIABLE in os.environ and "LOCAL_RANK" in os.environ
+
+
+@contextmanager
+def _own_processes() -> Iterator[None]:
+    """What Lightning starts and notes for one training is not there for the next."""
+    outer = {name: os.environ.get(name) for name in _RANKS}
+    try:
+        yield
+    finally:
+        if outer["LOCAL_RANK"] is None and "LOCAL_RANK" in os.environ:
+            import torch.distributed
+
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
+            for name, value in outer.items():
+                os.environ.pop(name, None)
+                os.environ.update({} if value is None else {name: value})
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Credentials of a config: taken back to where they came from before anything is written, hidden in what is shown."""
 
+import pytest
 import yaml
 
 from sftlab.credentials import HIDDEN, flat, unresolved
@@ -29,3 +30,17 @@ def test_settings_are_listed_by_dotted_key_without_credentials():
         "a.b": 1, "a.rates": "[0.9, 0.999]", "c.0.api_key": HIDDEN, "c.0.on": True, "c.1.x": "y",
         "url": f"https://{HIDDEN}@host/v1?api_key={HIDDEN}", "password": "",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ["--print_config", "--print_config=skip_default"])
+def test_a_printed_config_has_references_in_the_place_of_secrets(how, monkeypatch, capsys, tmp_path):
+    from sftlab.cli import LabCLI
+
+    monkeypatch.setenv("DATA_TOKEN", "hf_0123456789abcdefghij")
+    words = ["fit", "--config", "sftlab:dmt", "--data.abilities.math.path", "folder/${oc.env:DATA_TOKEN}", how]
+    monkeypatch.setattr("sys.argv", ["sftlab", *words])
+    with pytest.raises(SystemExit):
+        LabCLI()
+    printed = capsys.readouterr().out
+    assert "hf_0123456789abcdefghij" not in printed
+    assert yaml.safe_load(printed)["data"]["abilities"]["math"]["init_args"]["path"] == "folder/${oc.env:DATA_TOKEN}"

@@ -1,9 +1,11 @@
 """From Python: fit gives back a run, whose folder is data frames, models and figures."""
 
 import os
+import subprocess
+import sys
 
 import pytest
-from fitting import write_config, write_records
+from fitting import environment, write_config, write_records
 from small import MODEL, small_fit, small_mixture
 from synthetic import k_study
 
@@ -60,6 +62,45 @@ def test_objects_give_a_run_too_and_hand_its_folder_back(here, capsys):
     assert (found.folder.name, found.state) == ("dmt", "stopped")
     assert FOLDER_VARIABLE not in os.environ and len(found.metrics) >= 1
     assert "This Trainer has no" not in capsys.readouterr().out
+
+
+SCRIPT = """
+import sftlab
+from sftlab import GeneralData, MathData, MixtureData, MultiTask, SFTModule
+
+how = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "precision": "32-true", "max_steps": 1}
+
+config = {
+    "data": {"abilities": {"math": {"class_path": "MathData", "init_args": {"path": "lab", "num_examples": 16}}},
+             "template": "vicuna_short", "max_length": 192, "batch": {"examples": 8}},
+    "schedule": {"class_path": "MultiTask", "init_args": {"steps": 2}},
+    "model": {"config": {"vocab_size": 1024, "hidden_size": 32, "num_hidden_layers": 1}, "tokenizer": "lab-base"},
+}
+
+def objects():
+    abilities = {"math": MathData(num_examples=16), "general": GeneralData(num_examples=16)}
+    data = MixtureData(abilities, template="vicuna_short", max_length=192, batch={"examples": 8})
+    model = SFTModule(config={"vocab_size": 1024, "hidden_size": 32, "num_hidden_layers": 1}, tokenizer="lab-base")
+    return sftlab.fit(data=data, schedule=MultiTask(steps=2), model=model, trainer=how, run="objects")
+
+print("AFTER", objects().folder, flush=True)
+run = sftlab.fit(config, {f"trainer.{name}": value for name, value in how.items()}, run="from_config")
+print("AFTER", run.folder, run.state, flush=True)
+try:
+    objects()
+except ValueError as error:
+    print("REFUSED", error)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_on_several_processes_goes_on_as_one(here):
+    (here / "script.py").write_text(SCRIPT)
+    command = [sys.executable, "script.py"]
+    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=500, env=environment(here))
+    told = [line for line in done.stdout.splitlines() if line.startswith(("AFTER", "REFUSED"))]
+    assert told[:-1] == ["AFTER lightning_logs/objects", "AFTER lightning_logs/from_config stopped"], done.stderr
+    assert "other processes run this script again" in told[-1] and done.returncode == 0
 
 
 def test_a_trainer_by_hand_trains_and_says_what_it_lacks(here, tmp_path, capsys):

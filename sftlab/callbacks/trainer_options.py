@@ -6,11 +6,12 @@ is refused; so is one that would have no effect, since nothing is passed over in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import MLFlowLogger
 
 from sftlab.bounds import within
 
@@ -171,8 +172,17 @@ def refuse_options(trainer: Trainer) -> None:
         kept = {name: kept[name] for name in ("fast_dev_run", "barebones")}
     kept["accumulate_grad_batches"] = trainer.accumulate_grad_batches
     kept["strategy"] = _strategy_of(trainer)
-    if problems := option_problems(kept):
+    if problems := [*option_problems(kept), *_logger_problems(trainer.loggers)]:
         raise ValueError("\n  ".join(problems))
+
+
+def _logger_problems(loggers: Sequence[Any]) -> list[str]:
+    """MLflow's store of files has a file for each metric, and train/loss cannot be one and a folder too."""
+    is_lost = any(isinstance(logger, MLFlowLogger) and logger.save_dir is not None for logger in loggers)
+    what = (
+        "MLflow's store of files cannot hold train/loss beside train/loss/math; give tracking_uri: sqlite:///mlflow.db"
+    )
+    return [f"trainer.logger: {what}, or a server's address"] if is_lost else []
 
 
 def _strategy_of(trainer: Trainer) -> str:

@@ -1,8 +1,11 @@
-"""Tasks of EleutherAI's lm-evaluation-harness by name, through its own API: ``pip install lm-eval``."""
+"""Tasks of EleutherAI's lm-evaluation-harness by name, through its own API: ``pip install 'sftlab[lm-eval]'``."""
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -19,8 +22,10 @@ class LMEval(ModelTask):
         task: Its name in the harness, such as ``arc_easy``, ``ifeval`` or ``mmlu``.
         num_fewshot: Examples before each question; the task's own number when left out.
         num_problems: The first so many of each of its parts; all when left out.
-        chat: Ask through the model's chat template.
+        chat: Ask through the template that the model was trained with.
         batch_size: Requests side by side.
+        revision: Commit, branch or tag of the task's data set on the hub. Name a commit where scores must be had again:
+            without one it is whatever the hub has today.
 
     Raises:
         ValueError: A number is out of bounds.
@@ -35,6 +40,7 @@ class LMEval(ModelTask):
         num_problems: int | None = None,
         chat: bool = True,
         batch_size: int = 8,
+        revision: str | None = None,
     ) -> None:
         for key, value, least in (("num_fewshot", num_fewshot, 0), ("num_problems", num_problems, 1)):
             if value is not None:
@@ -42,6 +48,7 @@ class LMEval(ModelTask):
         within("lm_eval.batch_size", batch_size, 1, 100_000, is_whole=True)
         self.name, self.task = f"lm_eval_{task}", task
         self.num_fewshot, self.num_problems, self.chat, self.batch_size = num_fewshot, num_problems, chat, batch_size
+        self.revision = revision
 
     def problems(self) -> list[Problem]:
         """None.
@@ -56,38 +63,51 @@ class LMEval(ModelTask):
         try:
             return import_module("lm_eval")
         except ModuleNotFoundError as error:
-            raise ValueError(f"{self.name}: {error}; install the harness: pip install lm-eval") from None
+            raise ValueError(f"{self.name}: {error}; install the harness: pip install 'sftlab[lm-eval]'") from None
 
     def grading(self) -> dict[str, Any]:
         """What the harness is asked."""
-        return {"num_fewshot": self.num_fewshot, "num_problems": self.num_problems, "chat": self.chat}
+        asked = {"num_fewshot": self.num_fewshot, "num_problems": self.num_problems, "chat": self.chat}
+        return {**asked, **({"revision": self.revision} if self.revision else {})}
 
     def measure(self, model: Any) -> list[Score]:
         """Every metric of the harness; of a group, the group's own come first.
 
         Raises:
-            ValueError: The model is behind a server, or the harness knows no such task or gives no number.
+            ValueError: The model is behind a server, or the harness knows no such task, cannot run it or gives no
+                number.
         """
         if not hasattr(model, "model"):
             raise ValueError(f"{self.name}: the harness needs the model itself, not a server")
         harness = self._harness()
         wrapped = import_module("lm_eval.models.huggingface").HFLM(
-            pretrained=model.model, tokenizer=model.encoder.tokenizer, batch_size=self.batch_size
+            pretrained=model.model, tokenizer=self._tokenizer(model.encoder), batch_size=self.batch_size
         )
         try:
-            found = harness.simple_evaluate(
-                model=wrapped,
-                tasks=[self.task],
-                num_fewshot=self.num_fewshot,
-                limit=self.num_problems,
-                apply_chat_template=self.chat,
-            )
+            with _revision(self.revision):
+                found = harness.simple_evaluate(
+                    model=wrapped,
+                    tasks=[self.task],
+                    num_fewshot=self.num_fewshot,
+                    limit=self.num_problems,
+                    apply_chat_template=self.chat,
+                )
         except KeyError as error:
             raise ValueError(f"{self.name}: the harness knows no task {error}") from None
+        except (AssertionError, ValueError, OSError) as error:  # a data set that cannot be had, a prompt too long
+            raise ValueError(f"{self.name}: the harness ended with {type(error).__name__}: {error}") from error
         scores = self._scores(found)
         if not scores:
             raise ValueError(f"{self.name}: the harness gave no number")
         return scores
+
+    def _tokenizer(self, encoder: Any) -> Any:
+        """One for the harness, which changes it, with the template and the end of turn that were trained."""
+        tokenizer = copy.deepcopy(encoder.tokenizer)
+        if self.chat:
+            tokenizer.chat_template = encoder.template.chat_template()
+            tokenizer.eos_token = encoder.template.end_of_turn
+        return tokenizer
 
     def _scores(self, found: dict[str, Any]) -> list[Score]:
         scores = []
@@ -107,3 +127,18 @@ class LMEval(ModelTask):
                 name = f"{shown}/{rule}" if rule not in ("", "none") else shown
                 scores.append(Score(self.name, name, count, float(value), error, *normal(float(value), error)))
         return scores
+
+
+@contextmanager
+def _revision(revision: str | None) -> Iterator[None]:
+    """Let the harness load data sets of this revision; its tasks have no option for it that adds to their own."""
+    if revision is None:
+        yield
+        return
+    datasets: Any = import_module("datasets")
+    load = datasets.load_dataset
+    datasets.load_dataset = lambda *args, **options: load(*args, **{"revision": revision, **options})
+    try:
+        yield
+    finally:
+        datasets.load_dataset = load

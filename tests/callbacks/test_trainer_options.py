@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 from fitting import write_records
 from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from small import small_fit, small_mixture
 
@@ -120,3 +121,13 @@ def test_all_other_options_together_train_what_the_ledger_says(tmp_path, monkeyp
     (checkpoint,) = (tmp_path / "checkpoints").glob("*.ckpt")
     assert checkpoint.name == "step=000003.ckpt"
     assert json.dumps(lines, allow_nan=False)
+
+
+@pytest.mark.parametrize(("uri", "is_refused"), [("file:./mlruns", True), ("sqlite:///mlflow.db", False)])
+def test_a_store_that_cannot_hold_our_names_is_refused_before_training(uri, is_refused):
+    logger = MLFlowLogger.__new__(MLFlowLogger)  # made without the package mlflow, which nothing here calls
+    logger._tracking_uri = uri
+    trainer = Trainer(accelerator="cpu", max_epochs=-1, logger=False, **{"use_distributed_sampler": False})
+    trainer.loggers = [logger]
+    with pytest.raises(ValueError, match=r"sqlite:///mlflow\.db") if is_refused else nullcontext():
+        refuse_options(trainer)

@@ -96,6 +96,8 @@ def test_studies_side_by_side(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="named twice"):
         write_beside([a, a / "."])
     other = leave_one_out_study(tmp_path / "c")
+    nothing_shared = write_beside([a, other]).read_text()
+    assert nothing_shared.count("has no setting in common with") == 2, "above, and under its own title"
     lines = (other / "results.jsonl").read_text().replace('"task": "lab_', '"task": "other_')
     (other / "results.jsonl").write_text(lines)
     with pytest.raises(ValueError, match="no score in common"):
