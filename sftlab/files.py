@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,31 @@ def remove_folder(path: Path, inside: Path) -> None:
     if path.is_symlink() or not place.is_relative_to(owner) or place == owner or ".." in path.parts:
         raise ValueError(f"{path} does not lie inside {inside}: it is not deleted")
     shutil.rmtree(place)
+
+
+def copy_folder(source: Path, target: Path, left_out: Sequence[str] = ()) -> None:
+    """Copy what is in a folder into another; a stranger's links do not bring files from elsewhere along.
+
+    Args:
+        source: The folder. In a hub's cache its files are links to ``blobs`` beside ``snapshots``: those are copied.
+        target: Made if it is not there.
+        left_out: Patterns of names.
+
+    Raises:
+        ValueError: A link leads out of the folder.
+    """
+    owners = [source.resolve()]
+    owners += [owners[0].parents[1] / "blobs"] if owners[0].parent.name == "snapshots" else []
+
+    def ignored(place: str, names: list[str]) -> set[str]:
+        for path in (Path(place, name) for name in names):
+            if path.is_symlink() and not any(path.resolve().is_relative_to(owner) for owner in owners):
+                raise ValueError(
+                    f"{path} is a link to a file elsewhere, which is not copied; put the file itself there"
+                )
+        return shutil.ignore_patterns(*left_out)(place, names)
+
+    shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignored)
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sftlab.files import (
     checked_name,
+    copy_folder,
     cut_jsonl,
     explain,
     read_jsonl,
@@ -228,3 +229,32 @@ def test_deleting_stays_inside_and_follows_no_link(tmp_path):
     remove_folder(logs / "absent", logs)
     remove_folder(logs / "run", logs)
     assert not (logs / "run").exists() and (outside / "deep" / "file").read_text() == "work"
+
+
+def test_a_copied_folder_holds_what_is_inside_and_no_file_from_elsewhere(tmp_path):
+    (tmp_path / "key").write_text("secret")
+    model = tmp_path / "model"
+    (model / "inner").mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "inner" / "again").symlink_to("../config.json")
+    copy_folder(model, tmp_path / "copy", ("nothing*",))
+    copied = tmp_path / "copy" / "inner" / "again"
+    assert copied.read_text() == "{}" and not copied.is_symlink()
+    for link in (model / "notes.txt", model / "inner" / "notes.txt"):
+        link.symlink_to(tmp_path / "key")
+        with pytest.raises(ValueError, match=r"notes.txt is a link to a file elsewhere"):
+            copy_folder(model, tmp_path / link.parent.name)
+        link.unlink()
+    (model / "folder").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="folder is a link"):
+        copy_folder(model, tmp_path / "third")
+
+
+def test_of_a_hubs_cache_the_files_behind_the_links_are_copied(tmp_path):
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "abc"
+    (tmp_path / "models--a--b" / "blobs").mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--a--b" / "blobs" / "1").write_text("{}")
+    (snapshot / "config.json").symlink_to("../../blobs/1")
+    copy_folder(snapshot, tmp_path / "copy")
+    assert (tmp_path / "copy" / "config.json").read_text() == "{}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from lightning.pytorch import Trainer
 
 from sftlab.data.ability import PlannedData
 from sftlab.data.records import HUB
-from sftlab.files import whole_folder
+from sftlab.files import copy_folder, whole_folder
 from sftlab.model.adapter import is_adapter, peft_config, whole
 from sftlab.model.backbone import PEFT_PREFIX, checked_base, generation_ends, hub_name, load_model, resolve_path
 from sftlab.model.card import model_card
@@ -159,8 +158,7 @@ def write_folder(
             named = weights.renamed(lambda name: f"{PEFT_PREFIX}{name}")
             copy(named, WeightFiles(partial, named.shapes, sys.maxsize, Path(ADAPTER).stem))
         is_apart = (partial / ADAPTER).is_file()  # beside a config transformers takes an adapter for a whole model
-        left_out = shutil.ignore_patterns("config.json") if is_apart else None
-        shutil.copytree(architecture, partial, dirs_exist_ok=True, ignore=left_out)
+        copy_folder(architecture, partial, ("config.json",) if is_apart else ())
         (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
         (partial / "README.md").write_text(model_card(note, rows), encoding="utf-8")
 
@@ -185,7 +183,7 @@ def write_merged(folder: Path, adapter: Path) -> None:
     with whole_folder(folder) as partial:
         if not _merge_by_weight(partial, adapter):
             load_model(str(adapter), None, torch.float32).save_pretrained(partial)
-        shutil.copytree(adapter, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(ADAPTER, ADAPTER_CONFIG))
+        copy_folder(adapter, partial, (ADAPTER, ADAPTER_CONFIG))
         (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
 
 

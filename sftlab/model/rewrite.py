@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from sftlab.files import whole_folder
+from sftlab.files import copy_folder, whole_folder
 from sftlab.model.contents import ADAPTER
 
 DTYPES = {"float32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -35,7 +34,7 @@ def rewrite_folder(
         raise ValueError(f"--checkpoint: {source} holds no weights as safetensors")
     with whole_folder(folder) as partial:
         kept = _WEIGHTS if dtype is not None or max_shard_size is not None else ()
-        shutil.copytree(source, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns("README.md", *kept))
+        copy_folder(source, partial, ("README.md", *kept))
         if kept:
             _write_weights(files, partial, dtype, max_shard_size)
         config = partial / "config.json"

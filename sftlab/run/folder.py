@@ -52,7 +52,10 @@ def state_of(folder: Path) -> RunState:
     try:
         content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         state = RunState(**{key: content[key] for key in RunState.__dataclass_fields__ if key in content})
-    except (OSError, ValueError, TypeError):
+        numbers = (state.turn, state.step, state.num_steps or 0, state.process)
+        if not isinstance(state.status, str) or any(type(number) is not int for number in numbers):
+            return RunState()  # damaged
+    except (OSError, ValueError, TypeError, RecursionError):
         return RunState()
     return state if state.status != "running" or is_running(folder) else replace(state, status="stopped")
 

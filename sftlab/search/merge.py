@@ -6,13 +6,12 @@ Averaging as in model soups (Wortsman et al., arXiv 2203.05482); as a proxy of a
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sftlab.files import read_jsonl, write_text
+from sftlab.files import copy_folder, read_jsonl, write_text
 from sftlab.run.opening import finished_stages
 from sftlab.screen import tell_progress
 from sftlab.search.factors import Shares
@@ -109,7 +108,7 @@ def merge_weights(parts: Mapping[Path, float], to: Path) -> None:
 
     used = {folder: weight for folder, weight in parts.items() if weight > 0}
     first = next(iter(used))
-    shutil.copytree(first, to)
+    copy_folder(first, to)
     for file in sorted(first.glob("*.safetensors")):
         total: dict[str, torch.Tensor] = {}
         types: dict[str, torch.dtype] = {}

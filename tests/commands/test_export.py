@@ -68,6 +68,20 @@ def test_a_run_a_stage_and_a_checkpoint_give_the_same_folder(folder, tmp_path):
         assert other == one
 
 
+@pytest.mark.parametrize("place", ["stages/1-general", "architecture"])
+def test_a_link_in_a_strangers_run_brings_no_file_of_ones_own_along(folder, tmp_path, place):
+    (tmp_path / "key").write_text(SECRET)
+    link = folder / place / "notes.txt"
+    link.symlink_to(tmp_path / "key")
+    name = folder / place if place.startswith("stages") else next((folder / "checkpoints").glob("*-general.ckpt"))
+    try:
+        with pytest.raises(ValueError, match="is a link to a file elsewhere"):
+            main(["--checkpoint", str(name), "--to", str(tmp_path / "out")])
+    finally:
+        link.unlink()
+    assert not (tmp_path / "out").exists()
+
+
 def test_weights_are_cut_into_files_of_a_size(folder, tmp_path):
     main(["--checkpoint", str(folder), "--to", str(tmp_path / "out"), "--max_shard_size", "100KB"])
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 1

@@ -84,7 +84,7 @@ def outcome(name: str, folder) -> str:
             encoder = Encoder(made, get_template(template, made))
             for overlong in ("split", "truncate", "drop"):
                 table = source.examples("math", encoder, 160, overlong)
-                found.append([table.content_hash(), table.groups])
+                found.append([table.content_hash(), list(table.groups)])
     return digest(found, size=8)
 
 

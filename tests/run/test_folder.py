@@ -9,7 +9,7 @@ import pytest
 from checkpoints import write_checkpoint
 
 from sftlab.run import folder as folders
-from sftlab.run.folder import LOGS, complete_checkpoints, new_run_folder, resumed, state_of
+from sftlab.run.folder import LOGS, RunState, complete_checkpoints, new_run_folder, release, resumed, state_of
 
 ROOT = Path(__file__).parents[2]
 CLAIM = """
@@ -85,6 +85,18 @@ def test_a_folder_has_one_process_at_a_time():
     first.kill()
     first.communicate()
     assert resumed("tiny", "last").folder == LOGS / "tiny"
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", '{"turn": "x"}', '{"turn": null}', '{"status": 3}', '{"step": [1]}', "[" * 5000, "\x00"]
+)
+def test_a_damaged_state_of_another_run_stops_no_new_one(content):
+    (LOGS / "other").mkdir(parents=True)
+    (LOGS / "other" / "state.json").write_text(content)
+    assert state_of(LOGS / "other") == RunState()
+    release(new_run_folder("mine"))
+    with pytest.raises(ValueError, match="no whole checkpoint"):
+        resumed("other", "last")
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "", ".", "-x", "a\nb", "x" * 101])
