@@ -4,8 +4,9 @@ The model's own code runs once, forward and backward, over the plan's largest mi
 and no memory (FakeTensorMode). A dispatch mode sees every storage come and go, so the peak of activations, logits and
 gradients is counted, not fitted. Parameters, optimizer state and what FSDP2 gathers are arithmetic on top:
 
-    held      = (parameters + AdamW's two moments) / ranks
-    gathered  = the outermost weights whole, two layers and a copy of one on the way        FSDP2 alone
+    held      = (parameters + what the optimizer keeps) / ranks
+    gathered  = the outermost weights whole, two layers and a copy of one on the way        FSDP2 alone, of bf16-mixed
+                                                                                            in bf16
     forward   = held + gathered + gradients of the step before + what the pass keeps
     backward  = held + gathered + gradients so far + what the pass still keeps
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +28,10 @@ from torch.utils._pytree import tree_iter
 from sftlab.data.feed import Batch
 from sftlab.model.adapter import LoRA, attach
 from sftlab.model.attention import PER_DOCUMENT, register_attention
+from sftlab.model.freeze import freeze
 from sftlab.model.loss import SupervisedLoss
 from sftlab.model.module import SFTModule
+from sftlab.model.moments import kept_bytes, kinds
 from sftlab.model.parallel import decoder_layers
 from sftlab.plan.plan import Plan
 
@@ -65,6 +68,11 @@ class Setup:
         """Among how many weights are divided."""
         return self.world if self.is_sharded else 1
 
+    @property
+    def gathers_in_bf16(self) -> bool:
+        """Whether weights are kept in fp32 and used in bf16."""
+        return self.is_sharded and self.precision == "bf16-mixed"
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -74,7 +82,7 @@ class Estimate:
         num_tokens: Of the largest micro-batch.
         parameters: Weights that the device holds.
         gradients: Theirs, at the peak.
-        optimizer: AdamW's moments.
+        optimizer: What the optimizer keeps, of stages' the largest.
         gathered: What FSDP2 holds beside, of other devices' weights.
         activations: What the backward pass needs, without logits.
         logits: Logits and what their loss needs.
@@ -111,7 +119,8 @@ def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
     config = module.load_config()
     register_attention()
     _register_counted()
-    dtype = torch.bfloat16 if setup.precision == "bf16-true" else torch.float32
+    dtype = torch.bfloat16 if setup.precision == "bf16-true" or setup.gathers_in_bf16 else torch.float32
+    choices = [module.optimizer_of(planned.stage) for planned in plan.stages] or [module.optimizer]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
             name = PER_DOCUMENT if setup.is_cpu else _AS_FLASH
@@ -120,19 +129,27 @@ def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
             model.train()
             if setup.adapter is not None:
                 attach(setup.adapter, model, decoder_layers(model))
+            freeze(model, module.frozen)
             if setup.checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
             net = SupervisedLoss(model, setup.chunk_tokens)
+            net.in_bf16 = setup.gathers_in_bf16
             batch = _largest(plan, setup, model.config.get_text_config())
-            return _counted(net, decoder_layers(model), batch, setup)
+            found = _counted(net, decoder_layers(model), batch, setup)
+            trained = [(p.numel(), kind) for p, kind in kinds(net)]
     except (UnsupportedFakeTensorException, NotImplementedError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
         raise ValueError(f"--hardware: {config.model_type} cannot be counted by its shapes alone ({reason})") from error
+    kept_in = torch.bfloat16 if setup.precision == "bf16-true" else torch.float32
+    kept = [kept_bytes(choice, kept_in) for choice in choices]
+    optimizer = max(sum(size * bytes_of[kind] for size, kind in trained) for bytes_of in kept)
+    return replace(found, optimizer=int(optimizer) // setup.ranks)
 
 
 def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Setup) -> Estimate:
     """Run the step on tensors without memory."""
     adapter, ranks = setup.adapter, setup.ranks
+    kept = 2 if setup.gathers_in_bf16 else 1  # bytes that are kept, in fp32, for one of those that compute
     inside = {id(p) for p in layers.parameters()}
     trained = [p for p in net.parameters() if p.requires_grad]
     counts = [(p, p.numel() * p.element_size()) for p in net.parameters()]
@@ -142,14 +159,15 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
     )
     outer = sum(size for p, size in counts if id(p) not in inside)
     layer = max(sum(p.numel() * p.element_size() for p in one.parameters()) for one in layers)
-    gradients = sum(p.numel() * p.element_size() for p in trained)
+    gradients = kept * sum(p.numel() * p.element_size() for p in trained)
     live = _Live(net)
-    share = 1 / ranks if setup.accumulate == 1 else 0.0
+    share = kept / ranks if setup.accumulate == 1 else 0.0
     for p in trained:
         if (ranks > 1 and id(p) in inside) or setup.accumulate > 1:
             size = p.numel() * p.element_size()
             p.register_post_accumulate_grad_hook(lambda _, size=size: live.forget(size * (1 - share)))
-    cast = torch.autocast("cpu", torch.bfloat16) if setup.precision == "bf16-mixed" else nullcontext()
+    is_autocast = setup.precision == "bf16-mixed" and not setup.gathers_in_bf16
+    cast = torch.autocast("cpu", torch.bfloat16) if is_autocast else nullcontext()
     before = gradients / ranks  # of the step, or the micro-batches, before
     with live:
         with cast:
@@ -157,15 +175,15 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
         forward = (live.peak + before, live.peak, live.logits_at_peak)
         live.peak = live.live
         loss.backward()
-    kept = before if setup.accumulate > 1 else 0.0
-    peak, passing, logits = max(forward, (live.peak + kept, live.peak, live.logits_at_peak))
-    grads = peak - passing if peak == forward[0] else min(kept + live.gradients_at_peak, peak)
-    gathered = outer + 3 * layer if ranks > 1 else 0
+    waiting = before if setup.accumulate > 1 else 0.0
+    peak, passing, logits = max(forward, (live.peak + waiting, live.peak, live.logits_at_peak))
+    grads = peak - passing if peak == forward[0] else min(waiting + live.gradients_at_peak, peak)
+    gathered = outer + 3 * layer if setup.is_sharded and (ranks > 1 or kept > 1) else 0
     return Estimate(
         num_tokens=len(batch.ids_T),
-        parameters=held // ranks,
+        parameters=kept * held // ranks,
         gradients=int(grads),
-        optimizer=2 * gradients // ranks,
+        optimizer=0,  # what it keeps is no matter of the pass
         gathered=gathered,
         activations=int(peak - grads - logits),
         logits=int(logits),

@@ -18,7 +18,7 @@ from sftlab.plan.plan import Plan
 _WORDS = {
     "parameters": "weights on this device",
     "gradients": "at the peak of a step",
-    "optimizer": "AdamW's two moments",
+    "optimizer": "what it keeps of each weight that is trained",
     "gathered": "of other devices' weights, by FSDP2",
     "activations": "of the largest micro-batch",
     "logits": "and what their loss keeps",
@@ -101,7 +101,7 @@ def _costs(
     apart = module.adapter is not None and not module.adapter.changes_base
     size = 2 if setup.precision == "bf16-true" else 4
     kept = found.num_trained if apart else found.num_parameters
-    state = kept * size + 2 * found.num_trained * size
+    state = kept * size + found.optimizer * setup.ranks
     export = kept * size
     together = len(plan.stages) * (state + export) + state
     yield (

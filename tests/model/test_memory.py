@@ -14,6 +14,7 @@ from sftlab.model.adapter import LoRA
 from sftlab.model.memory import Setup, _Live, estimate
 from sftlab.model.module import SFTModule
 from sftlab.model.needs import changes, needs_screen, setup_of
+from sftlab.model.optim import BETAS, build_optimizer
 from sftlab.plan.hardware import GIB, Device, Hardware, read_hardware
 
 CPU = Setup(precision="32-true", is_cpu=True)
@@ -65,6 +66,55 @@ def test_memory_knobs_do_what_they_are_for(small, whole):
     least = estimate(module, plan, dataclasses.replace(CPU, **knobs))
     assert least.num_trained < 0.1 * least.num_parameters and least.optimizer < 0.1 * whole.optimizer
     assert least.activations < whole.activations and least.logits < whole.logits / 2
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "bytes_each"),
+    [(None, 8), ("SGD", 0), ({"class_path": "SGD", "init_args": {"momentum": 0.9}}, 4), ("AdamWScheduleFree", 8)],
+)
+def test_what_an_optimizer_keeps_is_weighed(small, optimizer, bytes_each):
+    module = SFTModule(None, config=small[0].config, tokenizer="lab-base", optimizer=optimizer)
+    found = estimate(module, small[2], CPU)
+    assert found.optimizer == bytes_each * found.num_parameters
+    net = small[0].net or (small[0].configure_model(), small[0].net)[1]
+    made = build_optimizer(net, module.optimizer, 0.0, BETAS)
+    getattr(made, "train", lambda: None)()
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    made.step()
+    held = [v for state in made.state.values() for v in state.values() if isinstance(v, torch.Tensor) and v.numel() > 1]
+    assert sum(v.numel() * v.element_size() for v in held) == found.optimizer
+    net.zero_grad()
+
+
+def test_muon_keeps_one_moment_of_matrices_inside_and_two_of_the_rest(small):
+    module = SFTModule(None, config=small[0].config, tokenizer="lab-base", optimizer="Muon")
+    found = estimate(module, small[2], CPU)
+    matrices = sum(p.numel() for name, p in small[0].net.named_parameters() if ".layers." in name and p.ndim == 2)
+    assert found.optimizer == 8 * found.num_parameters - 4 * matrices
+
+
+def test_frozen_weights_need_neither_gradients_nor_optimizer(small, whole):
+    module = SFTModule(None, config=small[0].config, tokenizer="lab-base", frozen=["model.embed_tokens", "lm_head"])
+    found = estimate(module, small[2], CPU)
+    left = found.num_parameters - 2 * 1024 * 32
+    assert found.num_trained == left and found.optimizer == 8 * left
+    assert found.parameters == whole.parameters and found.activations < whole.activations
+
+
+def test_a_stages_own_optimizer_counts(small):
+    module = SFTModule(None, config=small[0].config, tokenizer="lab-base", optimizer="SGD")
+    schedule = MultiTask(steps=6, per_stage={"all": {"optimizer": "AdamW"}})
+    found = estimate(module, schedule.compile(small[1], module), CPU)
+    assert found.optimizer == 8 * found.num_parameters
+
+
+def test_bf16_under_fsdp2_halves_what_is_gathered_and_computed_and_keeps_fp32(small):
+    module, _, plan = small
+    sharded = dataclasses.replace(CPU, world=2, is_sharded=True)
+    full, mixed = (estimate(module, plan, dataclasses.replace(sharded, precision=p)) for p in ("32-true", "bf16-mixed"))
+    assert (mixed.parameters, mixed.optimizer) == (full.parameters, full.optimizer)
+    assert mixed.gathered == full.gathered // 2 and mixed.activations < 0.7 * full.activations
 
 
 def text_of(screen) -> str:
