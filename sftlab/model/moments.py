@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -22,7 +22,7 @@ def kinds(net: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
     """The weights that are trained, and of which kind each is to an optimizer."""
     outer = {id(p) for module in net.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     for module in net.modules():
-        if hasattr(module, "get_output_embeddings") and (head := module.get_output_embeddings()) is not None:
+        if (get_head := getattr(module, "get_output_embeddings", None)) and (head := cast(Any, get_head)()) is not None:
             outer |= {id(p) for p in head.parameters()}
     for p in net.parameters():
         if p.requires_grad:
