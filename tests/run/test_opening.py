@@ -102,6 +102,17 @@ def test_a_sharded_checkpoint_never_runs_code(inputs, tmp_path, monkeypatch):
     assert not Path("code-ran").exists()
 
 
+def test_shards_that_another_python_wrote_are_read(inputs, tmp_path):
+    mine = complete_checkpoints(inputs / "lightning_logs" / "two")[-1]
+    shutil.copytree(mine, tmp_path / "theirs.ckpt")
+    plain = pickle.dumps(pickle.loads((mine / ".metadata").read_bytes()), protocol=2)
+    theirs = plain.replace(b"cpathlib\nPosixPath", b"cpathlib._local\nPosixPath")
+    assert b"cpathlib._local\nPosixPath" in theirs, "Python 3.13's name for it"
+    (tmp_path / "theirs.ckpt" / ".metadata").write_bytes(theirs)
+    weights = [gathered(folder)["state_dict"] for folder in (mine, tmp_path / "theirs.ckpt")]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)
+
+
 def test_a_value_among_the_shards_never_runs_code(inputs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evil = tmp_path / "evil.ckpt"
