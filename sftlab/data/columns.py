@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sftlab.data.stream import MAX_RECORD, BrokenRecord, one_line, text_lines
+from sftlab.data.stream import MAX_RECORD, BrokenRecord, byte_blocks, check_kind, one_line, text_lines
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,6 +106,9 @@ def parquet_rows(file: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     size, num_rows = file.stat().st_size, 0
+    start = next(byte_blocks(file), b"")
+    if not start.startswith(b"PAR1"):
+        check_kind(file, start)
     try:
         table = pq.ParquetFile(file, page_checksum_verification=True)
         for batch in table.iter_batches(_ROWS):

@@ -1,8 +1,8 @@
 """What records and messages say beside their texts: what each key means, so that none is passed over in silence.
 
     trained or not   weight, loss, loss_mask, loss_weight, loss_scale, train, trained, training, trainable: 0 or 1,
-                     false or true; masked is their opposite. In a turn it is about the turn, in a record about its
-                     answers that say nothing themselves
+                     false or true, no or yes; masked is their opposite. In a turn it is about the turn, in a record
+                     about its answers that say nothing themselves
     thoughts         reasoning_content, reasoning, thinking
     tools, calls     tools, functions; tool_calls, function_call: lists, or the same as JSON
     what comes first system, system_prompt; history (of a question and its answer)
@@ -34,7 +34,10 @@ _NO_TEXT = frozenset(("image", "images", "video", "videos", "audio", "audios"))
 _UNCLEAR = frozenset(
     "mask training_detail train_detail channel refusal documents chat_template_kwargs function_calls".split()
 ).union((HISTORY,), _FLAGS, _SYSTEM, _TOOLS, _CALLS, _REASONING)
-_ABOUT_TRAINING = frozenset("train trained training trainable loss losses mask masks masked weight weights".split())
+_ABOUT_TRAINING = frozenset(
+    "train trained training trainable loss losses mask masks masked weight weights learn learned learnable supervise "
+    "supervised ignore ignored".split()
+)
 HARMLESS = frozenset(
     "id _id idx index uid uuid hash conversation_id conv_id prompt_id question_id source dataset split category topic "
     "tags language lang model url license date timestamp".split()
@@ -44,7 +47,7 @@ OF_ANSWERS = frozenset(_REASONING)
 _TOOL_NAME = ("name", "tool_name")
 _OF_TURNS = frozenset((*_FLAGS, *_REASONING, *_CALLS))
 _OF_TOOL_TURNS = frozenset((*_TOOL_NAME, "tool_call_id", *_FLAGS))
-_FLAG_TEXTS = {"0": False, "false": False, "0.0": False, "1": True, "true": True, "1.0": True}
+_FLAG_TEXTS = dict.fromkeys("0 0.0 false no off".split(), False) | dict.fromkeys("1 1.0 true yes on".split(), True)
 
 
 def said(fields: Mapping[str, Any], key: str) -> Any:
@@ -80,8 +83,10 @@ def passed_over(fields: Mapping[str, Any], known: Collection[str], of: str = "")
             continue
         if key in _NO_TEXT:
             raise BadRecord(f"key {key!r}{of}: it is no text")
-        is_flag = not isinstance(value, str) and not _ABOUT_TRAINING.isdisjoint(_words(key))
-        if key in _UNCLEAR or is_flag or (key in ("label", "kto_tag") and value is False):
+        flag = _FLAG_TEXTS.get(value.strip().lower()) if isinstance(value, str) else value
+        is_flag = flag is not None and not _ABOUT_TRAINING.isdisjoint(_words(key))
+        is_rejected = (key == "label" and value is False) or (key == "kto_tag" and flag in (False, 0))
+        if key in _UNCLEAR or is_flag or is_rejected:
             raise BadRecord(f"key {shortened(key)}{of}: it may change what is trained, and is not understood")
         causes.append(f"passed over: key {shortened(key)}{of}")
     return causes

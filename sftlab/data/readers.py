@@ -26,7 +26,7 @@ from sftlab.data.conversation import (
 from sftlab.data.records import BrokenRecord, read_records
 from sftlab.data.split import group_by_id
 
-RULES = 2  # version of how our readers read records (keys too): raise it when other turns or groups come out
+RULES = 3  # version of how our readers read records (keys too): raise it when other turns or groups come out
 
 
 class Reader(ABC):

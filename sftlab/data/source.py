@@ -12,7 +12,7 @@ from sftlab.data.encoder import Encoder
 from sftlab.data.examples import Examples
 from sftlab.data.prepare import BadLimit, prepare
 from sftlab.data.readers import Reader, read_conversations
-from sftlab.data.records import content_hash
+from sftlab.data.records import HUB, content_hash
 from sftlab.fingerprint import code_of, described
 from sftlab.lab.abilities import LAB_VERSION, lab_conversations
 from sftlab.lab.options import LabOptions
@@ -64,7 +64,7 @@ class FileSource(Source):
         max_bad_share: Fail when more than this part of the records is bad.
 
     Raises:
-        ValueError: ``on_bad_record`` has no such value.
+        ValueError: ``on_bad_record`` has no such value, or no file is named.
     """
 
     def __init__(
@@ -72,6 +72,8 @@ class FileSource(Source):
     ) -> None:
         if on_bad_record not in ("skip", "fail"):
             raise ValueError(f"on_bad_record: {on_bad_record!r} is not skip or fail")
+        if not paths or not all(path.strip() for path in paths):
+            raise ValueError(f"path: {paths!r} names no file; give one, a list of some, or {HUB}<owner>/<name>")
         self.paths, self.reader = paths, reader
         self.on_bad_record, self.max_bad_share = on_bad_record, max_bad_share
 

@@ -27,6 +27,9 @@ _OTHER_KINDS = {
     b"\xfd7zXZ": "is packed by xz: unpack it, or pack it by gzip or zstd",
     b"BZh": "is packed by bzip2: unpack it, or pack it by gzip or zstd",
     b"\xff\xfe": "is UTF-16, not UTF-8 at byte 0 (0xff): convert it, for example with iconv -f utf-16 -t utf-8",
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself: fetch it, for example with git lfs pull",
+    b"<!doctype html": "is a web page: what was downloaded is an answer of the server, not the data",
+    b"<html": "is a web page: what was downloaded is an answer of the server, not the data",
     b"\xfe\xff": "is UTF-16, not UTF-8 at byte 0 (0xfe): convert it, for example with iconv -f utf-16 -t utf-8",
 }
 
@@ -148,16 +151,23 @@ def text_blocks(file: Path) -> Iterator[str]:
     position = 0
     for block in _unpacked_blocks(file):
         if not position:
-            _check_kind(file, block)
+            check_kind(file, block)
         yield _decoded(file, decoder, block, position)
         position += len(block)
     yield _decoded(file, decoder, b"", position)
 
 
-def _check_kind(file: Path, start: bytes) -> None:
+def check_kind(file: Path, start: bytes) -> None:
+    """Refuse a file whose first bytes say that it holds something else than its name says.
+
+    Raises:
+        ValueError: Says what it is, and what to do.
+    """
     for magic, said in _OTHER_KINDS.items():
-        if start.startswith(magic):
+        if start[: len(magic)].lower() == magic.lower():
             raise ValueError(f"{file}: {said}")
+    if start[257:262] == b"ustar":
+        raise ValueError(f"{file}: is a tar archive: unpack it")
     if (position := start[:4].find(0)) >= 0:
         raise ValueError(f"{file}: no text at byte {position} (0x00): is it UTF-16, or damaged?")
 

@@ -16,6 +16,7 @@ from sftlab.data.readers import (
     ShareGPTReader,
     read_conversations,
 )
+from sftlab.data.source import FileSource
 
 
 def share(*turns, **more):
@@ -135,6 +136,12 @@ def test_bad_records_are_skipped_counted_and_numbered(tmp_path):
     assert len(found) == 97 and found[1][0] == Place(0, 5)
     assert sum(count for cause, count in audit.counts.items() if cause.startswith("dropped")) == 3
     assert audit.first["dropped: not valid JSON"] == [Place(0, 3)]
+
+
+@pytest.mark.parametrize("paths", [[], [""], ["a.jsonl", " "]])
+def test_a_source_without_a_file_is_told(paths):
+    with pytest.raises(ValueError, match="names no file"):
+        FileSource(paths, GSM8KReader())
 
 
 def test_too_many_bad_records_or_any_when_told_end_in_a_message(tmp_path):

@@ -34,8 +34,8 @@ def turns_of(record, reader=None):
 
 
 FLAGS = ["weight", "loss", "loss_mask", "loss_weight", "loss_scale", "train", "trained", "training", "trainable"]
-NO = [0, 0.0, False, "0", "false", "False"]
-YES = [1, 1.0, True, "1", "true", None, ""]
+NO = [0, 0.0, False, "0", "false", "False", "no", "off"]
+YES = [1, 1.0, True, "1", "true", "Yes", "on", None, ""]
 
 
 @pytest.mark.parametrize("key", [*FLAGS, "masked"])
@@ -301,6 +301,13 @@ def test_other_keys_of_a_turn_are_counted_or_make_the_record_bad():
         ("mask", 1),
         ("history", [["a", "b"]]),
         ("audio", {"id": 1}),
+        ("train_on_turn", "False"),
+        ("is_masked", "yes"),
+        ("ignore", True),
+        ("supervised", 0),
+        ("learn", "off"),
+        ("kto_tag", 0),
+        ("kto_tag", "false"),
     ):
         with pytest.raises(BadRecord, match=f"key '{key}' of a turn"):
             MessagesReader().read(answered({key: value}))
@@ -315,6 +322,12 @@ def test_other_keys_of_a_turn_are_counted_or_make_the_record_bad():
     ):
         with pytest.raises(BadRecord, match="no text"):
             MessagesReader().read(answered({"content": [part]}))
+
+
+def test_words_about_training_that_are_no_flags_are_counted():
+    assert turns_of(answered({"loss_note": "too high", "kto_tag": 1, "ignore": "", "trained_by": "Ann"}))[2] == [
+        f"passed over: key {key!r} of a turn" for key in ("kto_tag", "loss_note", "trained_by")
+    ]
 
 
 def test_keys_from_data_cannot_flood_or_break_the_counts(tmp_path):
