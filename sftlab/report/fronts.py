@@ -105,12 +105,15 @@ def _name_points(axes: Axes, labels: Sequence[_Label]) -> None:
         labels: Rank, text, place in data, shift in points, and which side of the text the place is on.
     """
     per_point = axes.figure.dpi / 72
+    edge = axes.transAxes.transform((0, 0))[0] / per_point
     taken: list[tuple[float, float, float, float]] = []
     for _, text, place, shift, side in sorted(labels):
-        x, y = axes.transData.transform(place) / per_point + np.array(shift)
+        x, y = axes.transData.transform(place) / per_point
         width, height = 0.56 * _FONT_SIZE * len(text), 1.15 * _FONT_SIZE
-        left = x if side == "left" else x - width
-        box = (left, y, left + width, y + height)
+        if side == "right" and x + shift[0] - width < edge:  # it would cover the axis
+            side, shift = "left", (-shift[0], shift[1])
+        left = x + shift[0] - (0 if side == "left" else width)
+        box = (left, y + shift[1], left + width, y + shift[1] + height)
         if any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in taken):
             continue
         taken.append(box)

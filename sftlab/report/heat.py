@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from sftlab.report.figures import Drawn, subplots
 from sftlab.report.spots import Spot
 from sftlab.report.style import GRID, INK, SCORES
 from sftlab.report.text import shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,14 +47,14 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
     height = sum(len(b.rows) + gap for b, gap in zip(blocks, gaps, strict=True))
     named = [row for b in blocks if len(b.rows) > 1 for row in b.rows]  # the one stage of a block needs no name
     wide = [max(len(shortened(b.name)) for b in blocks), max((len(shortened(name)) for name in named), default=0)]
-    figure, axes_11 = subplots(1, 1, 1.15 * len(columns) + 0.075 * sum(wide) + 0.6, 0.31 * height + 0.45, 0)
+    inches = [_INCHES_PER_LETTER * letters for letters in wide]
+    figure, axes_11 = subplots(1, 1, 1.15 * len(columns) + sum(inches) + 0.4, 0.31 * height + 0.45, 0)
     axes, y, spots = axes_11[0][0], 0.0, []
     for block, gap in zip(blocks, gaps, strict=True):
-        place = (-0.25 - 0.072 * wide[1], y + len(block.rows) / 2)
-        axes.text(*place, shortened(block.name), ha="right", va="center", weight="bold")
+        _beside(axes, y + len(block.rows) / 2, shortened(block.name), 0.2 + inches[1], "bold")
         for i, row in enumerate(block.rows):
             if len(block.rows) > 1:
-                axes.text(-0.1, y + 0.5, shortened(row), ha="right", va="center")
+                _beside(axes, y + 0.5, shortened(row), 0.1, "normal")
             for j in range(len(columns)):
                 share = float(block.share_RC[i, j])
                 face = colours(share) if math.isfinite(share) else "none"
@@ -64,6 +68,15 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
     for j, column in enumerate(columns):
         axes.text(j + 0.5, -0.15, shortened(column, 16), ha="center", va="bottom", weight="bold")
     axes.set_xlim(0, len(columns))
-    axes.set_ylim(y - 0.3, 0)
+    axes.set_ylim(y - gaps[-1], 0)
     axes.set_axis_off()
     return figure, spots
+
+
+_INCHES_PER_LETTER = 0.098  # of the bold names
+
+
+def _beside(axes: Axes, y: float, text: str, inches: float, weight: str) -> None:
+    """Write left of the cells, so many inches from them whatever size they come to have."""
+    shift = (-72 * inches, 0)
+    axes.annotate(text, (0, y), shift, textcoords="offset points", ha="right", va="center", weight=weight)

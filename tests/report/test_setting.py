@@ -1,15 +1,18 @@
 """Which setting is best, for any study, weights and budget; values as written; studies side by side."""
 
 import csv
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from synthetic import Maker, k_study, leave_one_out_study
 
 from sftlab.report.beside import write_beside
 from sftlab.report.evidence import Point, read_evidence
 from sftlab.report.fronts import budget_figure
+from sftlab.report.heat import HeatBlock, heat_figure
 from sftlab.report.write import write_report
 
 
@@ -116,3 +119,15 @@ def test_names_in_a_crowd_do_not_cover_each_other_and_the_best_is_named():
     boxes = [text.get_window_extent() for text in texts]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert {"setting number 7", "cheap"} <= {text.get_text() for text in texts} and len(spots) == 31
+
+
+@pytest.mark.parametrize(("name", "row", "count"), [("dmt k=1/256", "specialised", 6), ("b" * 48, "s" * 48, 1)])
+def test_a_heat_map_holds_its_names_and_all_of_its_rows(name, row, count):
+    blocks = [HeatBlock(name, [row] * 2, np.full((2, 3), 0.5), [["80.5*"] * 3] * 2) for _ in range(count)]
+    figure, _ = heat_figure([*blocks, HeatBlock("one", ["all"], np.full((1, 3), 0.5), [["1"] * 3])], ["a", "b", "c"])
+    figure.savefig(io.BytesIO(), format="png")
+    axes = figure.axes[0]
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert min(box.x0 for box in boxes) >= 0 and max(box.x1 for box in boxes) <= figure.bbox.width
+    cells = [patch.get_y() + patch.get_height() for patch in axes.patches]
+    assert axes.get_ylim()[0] >= max(cells) - 1e-9
