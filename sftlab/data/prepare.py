@@ -10,9 +10,9 @@ the versions of our own rules, so that an edit that changes no output leaves it 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,12 +163,14 @@ def _build(folder: Path, source: Source, fit: Fitter, limit: BadLimit) -> None:
     """Write a cache entry."""
     audit = Audit()
     with whole_folder(folder) as partial:
-        write_examples(partial, _chunks(source(audit), fit, audit, limit), audit)
+        # Closed here: left to the collector, its threads might end it themselves, and would wait for themselves.
+        with closing(_chunks(source(audit), fit, audit, limit)) as chunks:
+            write_examples(partial, chunks, audit)
 
 
 def _chunks(
     conversations: Iterator[tuple[Place, Conversation]], fit: Fitter, audit: Audit, limit: BadLimit
-) -> Iterator[list[Row]]:
+) -> Generator[list[Row], None, None]:
     """Uid, group and encoding of each example, chunk by chunk; threads work on later chunks meanwhile.
 
     Raises:

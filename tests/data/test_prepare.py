@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -98,6 +99,19 @@ def test_an_error_in_a_late_chunk_is_told_and_leaves_no_entry(cache, monkeypatch
     assert not [path for path in cache.iterdir() if path.is_dir() and not path.name.startswith(".")]
     template.bad = "never said"
     assert len(prepare(source(talks), {"bad": where}, Encoder(lab_tokenizer(), template), 60)) == 60
+
+
+def test_a_full_disk_leaves_no_thread_that_prepares(cache, monkeypatch):
+    def full(_folder, chunks, _audit):
+        next(chunks)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(example, "write_examples", full)
+    talks = [talk([(5, 9)], number) for number in range(1000)]
+    with pytest.raises(OSError, match="No space") as caught:
+        prepare(source(talks), {"many": 1}, encoder(), 60)
+    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert caught and not left
 
 
 def uneven():
