@@ -162,10 +162,9 @@ class _Refusals:
 def _build(folder: Path, source: Source, fit: Fitter, limit: BadLimit) -> None:
     """Write a cache entry."""
     audit = Audit()
-    with whole_folder(folder) as partial:
-        # Closed here: left to the collector, its threads might end it themselves, and would wait for themselves.
-        with closing(_chunks(source(audit), fit, audit, limit)) as chunks:
-            write_examples(partial, chunks, audit)
+    # Closed here: left to the collector, its threads might end it themselves, and would wait for themselves.
+    with whole_folder(folder) as partial, closing(_chunks(source(audit), fit, audit, limit)) as chunks:
+        write_examples(partial, chunks, audit)
 
 
 def _chunks(

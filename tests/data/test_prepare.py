@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_no_thread_that_prepares(cache, monkeypatch):
 
     monkeypatch.setattr(example, "write_examples", full)
     talks = [talk([(5, 9)], number) for number in range(1000)]
-    with pytest.raises(OSError, match="No space") as caught:
+    with pytest.raises(ValueError, match="the disk is full") as caught:
         prepare(source(talks), {"many": 1}, encoder(), 60)
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
     assert caught and not left
