@@ -26,6 +26,7 @@ from sftlab.callbacks import adaptive, interference, weight_change  # noqa: F401
 from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
+from sftlab.callbacks.micro_batches import PlannedTrainer
 from sftlab.callbacks.monitors import refuse_callbacks
 from sftlab.callbacks.progress import ScreenProgress
 from sftlab.callbacks.schedule import StageSchedule
@@ -85,6 +86,7 @@ class LabCLI(LightningCLI):
             SFTModule,
             MixtureData,
             run=run,
+            trainer_class=PlannedTrainer,
             seed_everything_default=0,
             parser_class=_Parser,
             trainer_defaults=TRAINER_DEFAULTS,
@@ -296,7 +298,7 @@ def _callbacks_of_earlier_configs(arguments: list[str]) -> list[str]:
     return words
 
 
-ROOTS = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "trainer": Trainer}
+ROOTS = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "trainer": PlannedTrainer}
 
 
 def show_help_of_classes(arguments: list[str]) -> None:

@@ -115,8 +115,9 @@ def _config_file(config: Config, written: Path) -> Path:
 def _fit_objects(
     data: Any, schedule: Any, model: Any, options: dict[str, Any], run: str, ckpt_path: str | None, seed: int
 ) -> Run:
-    from lightning.pytorch import Trainer, seed_everything
+    from lightning.pytorch import seed_everything
 
+    from sftlab.callbacks.micro_batches import PlannedTrainer
     from sftlab.cli import TRAINER_DEFAULTS, quieten, run_options
     from sftlab.model.launcher import watch_ranks
     from sftlab.model.parallel import register_strategies
@@ -132,7 +133,7 @@ def _fit_objects(
     asked = Namespace(**{"logger": None, "callbacks": None, "precision": None, "enable_progress_bar": None,
                          "enable_checkpointing": None, **options})  # fmt: skip
     options.update(run_options(asked, folder, schedule))
-    made = Trainer(**options)
+    made = PlannedTrainer(**options)
     watch_ranks(made)
     if made.world_size > 1 and _num_trainings > 1 and not _launched_before(made):
         end(folder, 0, None)

@@ -48,7 +48,7 @@ ORDER = """
     run.folder run.settings run.identity run.opening run.results run.record
     callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.adaptation callbacks.finite
     callbacks.keep_best callbacks.tail_average callbacks.monitors
-    callbacks.signals
+    callbacks.signals callbacks.micro_batches
     callbacks.optimizers callbacks.conductor callbacks.schedule callbacks.adaptive
     callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.measured
     callbacks.scores

@@ -15,6 +15,7 @@ from sftlab.callbacks.adaptation import ADAPTATION, Observer, decide, write_deci
 from sftlab.callbacks.base_loss import measure_base
 from sftlab.callbacks.conductor import Conductor, StopEarly
 from sftlab.callbacks.context import RunContext, data_of, module_of
+from sftlab.callbacks.micro_batches import choose_micro_batches
 from sftlab.config import build_chosen
 from sftlab.data.ability import PlannedData
 from sftlab.model.limits import limit_problems
@@ -160,6 +161,7 @@ class StageSchedule(Callback):
             how = (self.val_every_n_steps, self.stop_early, self.keep_best, self.average_last_n_steps)
             _tell_lacking(trainer)
             self._conductor = Conductor(trainer, module, plan, self.extend, *how)
+            choose_micro_batches(self._conductor.context)
             self._observer = Observer(self._conductor.context, self._adaptation) if self._adaptation else None
             # Last but for checkpoints: what others ask of a step is heard, and what they add to it is saved.
             all_callbacks = cast(Any, trainer).callbacks

@@ -6,6 +6,7 @@ is refused; so is one that would have no effect, since nothing is passed over in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 
 from sftlab.bounds import within
+
+AUTO = r"auto(?::(\d{1,6}(?:\.\d{1,3})?)GiB)?"  # of accumulate_grad_batches, with the memory of a process
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Option:
         least: The smallest number that makes sense.
         most: The largest.
         is_whole: Only whole numbers make sense.
+        pattern: Texts that are taken too.
     """
 
     words: str
@@ -35,6 +39,7 @@ class Option:
     least: float | None = None
     most: float = 10**9
     is_whole: bool = True
+    pattern: str | None = None
 
     @property
     def is_refused(self) -> bool:
@@ -49,6 +54,9 @@ class Option:
             return f"trainer.{name}: {value!r} is refused: {self.words}" if asks else None
         if self.least is None or value is None:
             return None
+        if self.pattern is not None and isinstance(value, str):
+            is_taken = re.fullmatch(self.pattern, value) is not None
+            return None if is_taken else f"trainer.{name}: {value!r} is neither a number nor auto nor auto:8GiB"
         try:
             within(f"trainer.{name}", value, self.least, self.most, self.is_whole)
         except ValueError as error:
@@ -101,7 +109,10 @@ OPTIONS: dict[str, Option] = {
     "enable_checkpointing": Option("false writes no checkpoint inside a stage; a stage's end has one always."),
     "enable_progress_bar": Option("false shows the plan and the results, and nothing between them."),
     "enable_model_summary": Option("As in Lightning; false by default."),
-    "accumulate_grad_batches": Option("Micro-batches of a step: less memory, never another step.", least=1, most=10**6),
+    "accumulate_grad_batches": Option(
+        "Micro-batches of a step: less memory, never another step. auto: as few as fit by the estimate; auto:8GiB "
+        "states the memory of a process.", least=1, most=10**6, pattern=AUTO,
+    ),
     "gradient_clip_val": Option("As in Lightning; 1.0 by default, 0 for none.", least=0, is_whole=False),
     "gradient_clip_algorithm": Option("As in Lightning."),
     "deterministic": Option("As in Lightning."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -72,10 +73,44 @@ def _verdict(module: SFTModule, plan: Plan, setup: Setup, found: Estimate, room:
     yield "No memory knob alone mends that: take more devices, or model.adapter: LoRA, or a smaller data.max_length."
 
 
+def fewest_micro_batches(module: SFTModule, plan: Plan, setup: Setup, room: int) -> tuple[Setup, int]:
+    """The setup with as few micro-batches of a step as fit, else with one row in each.
+
+    Args:
+        module: The model.
+        plan: What is trained, as far as it is compiled.
+        setup: How, but for the micro-batches.
+        room: Bytes that a device has.
+
+    Returns:
+        The setup, and the bytes that it needs by the estimate.
+
+    Raises:
+        ValueError: The architecture cannot be estimated.
+    """
+
+    @functools.cache
+    def needs(number: int) -> int:
+        return estimate(module, plan, replace(setup, accumulate=number)).total
+
+    low, chosen = 1, _most_micro_batches(plan, setup)
+    if needs(1) <= room:
+        chosen = 1
+    while chosen - low > 1:  # low do not fit
+        middle = (low + chosen) // 2
+        low, chosen = (low, middle) if needs(middle) <= room else (middle, chosen)
+    return replace(setup, accumulate=chosen), needs(chosen)
+
+
+def _most_micro_batches(plan: Plan, setup: Setup) -> int:
+    """One row in each."""
+    rows = max(1, int((plan.step_starts_S1[1:] - plan.step_starts_S1[:-1]).max()))
+    return max(1, -(-rows // setup.world))
+
+
 def changes(plan: Plan, setup: Setup) -> Iterator[tuple[str, Setup]]:
     """What saves memory and never changes the step, the cheapest first."""
-    rows = max(1, int((plan.step_starts_S1[1:] - plan.step_starts_S1[:-1]).max()))
-    most = max(1, -(-rows // setup.world))  # one row a micro-batch
+    most = _most_micro_batches(plan, setup)
     yield f"trainer.accumulate_grad_batches: {most}", replace(setup, accumulate=most)
     chunked = replace(setup, accumulate=most, chunk_tokens=1024)
     yield f"trainer.accumulate_grad_batches: {most} and model.chunk_tokens: 1024", chunked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import re
@@ -90,3 +91,12 @@ def _this() -> Hardware:
         return Hardware(torch.cuda.device_count(), Device(about.name, gib, peak, "this machine"))
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
     return Hardware(1, Device("CPU", gib, None, "this machine"))
+
+
+def available_bytes() -> int:
+    """Memory of this machine that processes could have now; all of it where the system does not say."""
+    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as lines:
+        for line in lines:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,91 @@
+"""``trainer.accumulate_grad_batches: auto``: as few micro-batches as the memory estimate says fit.
+
+A memory knob: it never changes the step. The memory is what is free on the GPU before the model is there; on a CPU the
+machine's, divided among the processes on it. ``auto:8GiB`` states it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch import distributed
+
+from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.trainer_options import AUTO
+from sftlab.model.memory import Setup
+from sftlab.model.needs import fewest_micro_batches
+from sftlab.model.parallel import FSDP2Strategy
+from sftlab.plan.hardware import GIB, USABLE, available_bytes
+from sftlab.screen import show
+
+
+class PlannedTrainer(Trainer):
+    """Lightning's Trainer, whose micro-batches may be chosen once the plan is known.
+
+    Args:
+        arguments: Of Lightning's Trainer.
+        accumulate_grad_batches: Micro-batches of a step: a number, ``auto``, or ``auto:8GiB`` with the memory of each
+            process.
+        options: Of Lightning's Trainer.
+    """
+
+    def __init__(self, *arguments: Any, accumulate_grad_batches: int | str = 1, **options: Any) -> None:
+        self.micro_batches_asked = accumulate_grad_batches
+        number = accumulate_grad_batches if isinstance(accumulate_grad_batches, int) else 1
+        super().__init__(*arguments, accumulate_grad_batches=number, **options)
+
+
+def choose_micro_batches(context: RunContext) -> None:
+    """Give the Trainer of a run the number of micro-batches that it asked to be chosen; call it on every rank.
+
+    Raises:
+        ValueError: The architecture cannot be estimated.
+    """
+    trainer = context.trainer
+    match = re.fullmatch(AUTO, str(getattr(trainer, "micro_batches_asked", "")))
+    if match is None:
+        return
+    room = _room(trainer, match[1])
+    try:
+        setup, needed = fewest_micro_batches(context.module, context.plan, setup_of(context), room)
+    except ValueError as error:
+        reason = str(error).removeprefix("--hardware: ")
+        raise ValueError(f"trainer.accumulate_grad_batches: auto: {reason}; give a number") from error
+    trainer.accumulate_grad_batches = setup.accumulate
+    if trainer.is_global_zero:
+        fits = "" if needed <= room else ": one row at a time, and by the estimate even that does not fit"
+        sizes = f"{needed / GIB:,.2f} GiB of {room / GIB:,.2f}"
+        show(f"Micro-batches of a step: {setup.accumulate}, by the estimate {sizes}{fits}")
+
+
+def setup_of(context: RunContext) -> Setup:
+    """How a run is computed, in one micro-batch."""
+    trainer, module = context.trainer, context.module
+    return Setup(
+        world=trainer.world_size,
+        is_sharded=isinstance(trainer.strategy, FSDP2Strategy),
+        precision=str(trainer.precision),
+        is_cpu=trainer.strategy.root_device.type == "cpu",
+        checkpointing=module.activation_checkpointing,
+        chunk_tokens=module.chunk_tokens,
+        adapter=module.adapter,
+    )
+
+
+def _room(trainer: Trainer, stated: str | None) -> int:
+    """Bytes that a process may use, on the rank that has the least."""
+    device = trainer.strategy.root_device
+    if stated is not None:
+        room = int(float(stated) * GIB)
+    elif device.type == "cuda":
+        room = int(torch.cuda.mem_get_info(device)[0] * USABLE)
+    else:
+        room = available_bytes() // trainer.num_devices
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return room
+    rooms: list[Any] = [None] * trainer.world_size
+    distributed.all_gather_object(rooms, room)
+    return min(rooms)
