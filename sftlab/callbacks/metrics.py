@@ -17,7 +17,10 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
+from sftlab.config import read_yaml
+from sftlab.credentials import flat
 from sftlab.files import cut_jsonl
+from sftlab.run.folder import CONFIG_FILE
 
 
 class JsonlLogger(Logger):
@@ -95,6 +98,8 @@ class Metrics(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, JsonlLogger):
                 logger.forget_after(context.step)
+            elif not isinstance(logger, TensorBoardLogger):  # whose HParams stand beside the final scores
+                logger.log_hyperparams(hyperparameters(context))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -151,3 +156,13 @@ def log_text(trainer: Trainer, tag: str, text: str, step: int) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             logger.experiment.add_text(tag, text, step)
+
+
+def hyperparameters(context: RunContext) -> dict[str, Any]:
+    """The settings of a run by dotted key: of a config all, of plain Python those that are compared most."""
+    module, plan = context.module, context.plan
+    about = {"model.path": module.path, "model.learning_rate": module.learning_rate, "data.seed": context.data.seed}
+    fractions = {f"{s.stage.name}/{ability}": x for s in plan.stages for ability, x in s.stage.fractions.items()}
+    config = context.folder / CONFIG_FILE
+    written = dict(flat(read_yaml(config, "config"))) if config.is_file() else {}
+    return {**about, **written, "steps": plan.num_steps, **fractions}

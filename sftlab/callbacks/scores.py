@@ -18,10 +18,8 @@ from rich.table import Table
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.measured import measured_table
-from sftlab.callbacks.metrics import log_text
+from sftlab.callbacks.metrics import hyperparameters, log_text
 from sftlab.callbacks.progress import say
-from sftlab.config import read_yaml
-from sftlab.credentials import flat
 from sftlab.data.ability import PlannedData
 from sftlab.data.source import LabSource
 from sftlab.evaluate.local import LocalModel
@@ -31,7 +29,6 @@ from sftlab.model.parallel import patience
 from sftlab.plan.plan import StagePlan
 from sftlab.results.score import Score, ScoreRow
 from sftlab.results.verdict import missing_lines
-from sftlab.run.folder import CONFIG_FILE
 from sftlab.stats.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
 from sftlab.tasks import registry  # noqa: F401 - so that configs find its tasks by class name
 from sftlab.tasks.lab import MAX_PROBLEMS, LabTask
@@ -111,19 +108,19 @@ class ScoreAbilities(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the matrix and give the final scores to HParams."""
         rows = [row for row in self._rows if not row.inside and row.headline and row.best is not None]
-        if not rows or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
         context = RunContext.of(trainer)
+        if not rows:
+            _give_to_hparams(context, {f"val/loss/{name}": loss for name, loss in context.module.val_losses.items()})
+            return
         full = {planned.stage.name: planned.stage.full_abilities for planned in context.plan.stages}
         say(trainer, score_table(rows, full))
         if (beside := measured_table(context)) is not None:
             say(trainer, beside)
         _log_matrix(context, score_matrix(rows, full))
         final = {f"score/{r.ability}/{r.task}": r.score().value for r in rows if r.stage == rows[-1].stage}
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(_hyperparameters(context), final, step=trainer.global_step)
-                logger.save()
+        _give_to_hparams(context, final)
 
     def _score_live(self, context: RunContext, stage: str, inside: bool) -> None:
         """Score the model in training, exported for that time alone."""
@@ -232,11 +229,9 @@ def _as_markdown(samples: list[tuple[tuple[str, ...], tuple[str, ...], str]]) ->
     return "\n\n---\n\n".join(parts)
 
 
-def _hyperparameters(context: RunContext) -> dict[str, Any]:
-    """The settings of a run by dotted key: of a config all, of plain Python those that are compared most."""
-    module, plan = context.module, context.plan
-    about = {"model.path": module.path, "model.learning_rate": module.learning_rate, "data.seed": context.data.seed}
-    fractions = {f"{s.stage.name}/{ability}": x for s in plan.stages for ability, x in s.stage.fractions.items()}
-    config = context.folder / CONFIG_FILE
-    written = dict(flat(read_yaml(config, "config"))) if config.is_file() else {}
-    return {**about, **written, "steps": plan.num_steps, **fractions}
+def _give_to_hparams(context: RunContext, final: Mapping[str, float]) -> None:
+    """TensorBoard's table of runs: settings beside what came out, once there is something."""
+    for logger in context.trainer.loggers if final else ():
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(hyperparameters(context), dict(final), step=context.step)
+            logger.save()
