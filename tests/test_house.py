@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
-    moved screen files fingerprint bounds credentials shipped config stats.interval stats.fits stats.tradeoff
+    moved screen files processes fingerprint bounds credentials shipped config stats.interval stats.fits stats.tradeoff
     stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict
     plan.hardware
@@ -36,7 +36,8 @@ ORDER = """
     tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.plain_numpy tasks.evalplus tasks.gsm8k
     tasks.judge_prompts tasks.mtbench tasks.lab
     tasks.likelihood tasks.harness tasks.registry
-    evaluate.backend evaluate.decoding evaluate.local evaluate.server evaluate.run evaluate.folder
+    evaluate.backend evaluate.decoding evaluate.local evaluate.server evaluate.engine evaluate.spread
+    evaluate.run evaluate.folder
     report.text report.style report.page report.exhibit report.rows report.evidence report.paper_numbers
     report.spots
     report.svg report.figures report.heat report.fronts report.surfaces report.section report.verdicts report.lines
@@ -59,7 +60,7 @@ ORDER = """
     analysis.tags.rules analysis.tags.tagging analysis.tags.llm_tagger
     analysis.words analysis.leaks.problems analysis.leaks.find
     analysis.card.minhash analysis.card.composition analysis.card.text analysis.card.page
-    study.study study.freed study.graph study.keep study.reuse study.job study.results study.executors
+    study.study study.freed study.graph study.keep study.reuse study.job study.nodes study.results study.executors
     study.overview
     search.factors search.space search.design search.surface search.effect search.observation search.spec
     search.proposal search.decision search.search search.site search.outcome search.merge

@@ -22,21 +22,22 @@ from sftlab.callbacks.metrics import hyperparameters, log_text
 from sftlab.callbacks.progress import say
 from sftlab.data.ability import PlannedData
 from sftlab.data.source import LabSource
-from sftlab.evaluate.local import LocalModel
+from sftlab.evaluate.backend import Backend
+from sftlab.evaluate.engine import check_engine
 from sftlab.evaluate.run import read_scores, run_task
+from sftlab.evaluate.spread import first_rank_asks
 from sftlab.files import checked_name, write_text
-from sftlab.model.parallel import patience
 from sftlab.plan.plan import StagePlan
 from sftlab.results.score import Score, ScoreRow
 from sftlab.results.verdict import missing_lines
 from sftlab.stats.forgetting import BEFORE, ScoreMatrix, forgetting, forward_transfer, gain, table_rows
 from sftlab.tasks import registry  # noqa: F401 - so that configs find its tasks by class name
 from sftlab.tasks.lab import MAX_PROBLEMS, LabTask
-from sftlab.tasks.task import Task
+from sftlab.tasks.task import ModelTask, Task
 
 
 class ScoreAbilities(Callback):
-    """Answers each ability's problems with the exported model and grades them.
+    """Answers each ability's problems with the exported model, each rank a part of them, and grades them.
 
     Args:
         tasks: The task of each ability that is to be scored: GSM8K, HumanEval, MBPP, MTBench, LabTask or your own, each
@@ -44,7 +45,12 @@ class ScoreAbilities(Callback):
         num_problems: Problems of a lab task, where ``tasks`` is left out.
         every_n_steps: Score inside stages too; the dip right after a switch is itself of interest.
         before: Score before training too: what forward transfer and the gain over the base are measured against.
-        batch_size: Prompts decoded side by side.
+        batch_size: Prompts that a rank decodes side by side.
+        engine: Command that serves a stage to OpenAI-compatible clients, which is asked in the place of the ranks:
+            ``vllm serve {model} --port {port}``. It is started for each scoring and ended after it.
+
+    Raises:
+        ValueError: A number is out of bounds, the command is none, or a task needs the model itself.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class ScoreAbilities(Callback):
         every_n_steps: int | None = None,
         before: bool = False,
         batch_size: int = 128,
+        engine: str | None = None,
     ) -> None:
         within("num_problems", num_problems, 1, MAX_PROBLEMS, is_whole=True)
         within("batch_size", batch_size, 1, 1_000_000, is_whole=True)
@@ -64,7 +71,14 @@ class ScoreAbilities(Callback):
         for ability, task in (tasks or {}).items():
             if of_name[task.name] > 1:  # each has files of its own
                 task.name = f"{task.name}_{ability}"
+        if engine is not None:
+            check_engine(engine)
+            if inside := [ability for ability, task in (tasks or {}).items() if isinstance(task, ModelTask)]:
+                raise ValueError(
+                    f"tasks.{inside[0]}: {tasks[inside[0]].name} looks into the model: no engine can answer"
+                )
         self.every_n_steps, self.before, self.batch_size = every_n_steps, before, batch_size
+        self.engine = engine
         self._rows: list[ScoreRow] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -131,18 +145,18 @@ class ScoreAbilities(Callback):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _score(self, context: RunContext, model: Path, stage: str, inside: bool) -> None:
-        """Rank 0 scores; the others wait. Scores count the whole run's steps."""
+        """All ranks answer, rank 0 asks and grades. Scores count the whole run's steps."""
         trainer = context.trainer
-        with patience():
-            if trainer.is_global_zero:
-                backend = LocalModel.from_folder(model, self.batch_size, str(trainer.strategy.root_device))
+        device = str(trainer.strategy.root_device)
+        with first_rank_asks(model, self.batch_size, device, self.engine or "") as backend:
+            if backend is not None:
                 for ability, task in self.tasks_of(context.data).items():
                     self._score_ability(context, ability, task, backend, stage, inside)
                 lines = "".join(json.dumps(row.to_dict()) + "\n" for row in self._rows)
                 write_text(context.folder / "scores.jsonl", lines)
 
     def _score_ability(
-        self, context: RunContext, ability: str, task: Task, backend: LocalModel, stage: str, inside: bool
+        self, context: RunContext, ability: str, task: Task, backend: Backend, stage: str, inside: bool
     ) -> None:
         trainer, step = context.trainer, context.step
         folder = context.folder / "answers" / f"step={step:06d}-{stage.replace(' ', '-')}"

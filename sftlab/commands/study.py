@@ -55,8 +55,12 @@ def add_executor_options(parser: CommandParser) -> None:
         metavar="auto",
         help="a cluster's address; left out, one is started on this machine",
     )
-    parser.add_argument("--num_cpus", type=number(0, 1e4), default=1.0, metavar="1", help="ray: cores of one job")
-    parser.add_argument("--num_gpus", type=number(0, 1e4), default=0.0, metavar="0", help="ray: GPUs of one job")
+    parser.add_argument(
+        "--num_cpus", type=number(0, 1e4), default=1.0, metavar="1", help="ray: cores of one job, a node"
+    )
+    parser.add_argument(
+        "--num_gpus", type=number(0, 1e4), default=0.0, metavar="0", help="ray: GPUs of one job, a node"
+    )
 
 
 PARSER = CommandParser(

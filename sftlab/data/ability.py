@@ -30,6 +30,7 @@ from sftlab.plan.plan import Plan
 from sftlab.plan.policy import MixturePolicy, Proportional
 from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
+from sftlab.plan.uids import index_type
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -331,7 +332,7 @@ class AbilityData(PlannedData):
         return pool.first(math.ceil(self.max_examples * self.val_fraction / (1 - self.val_fraction)))
 
     def _pool(self, chosen_N: np.ndarray, seed: int) -> Pool:
-        index_M = np.flatnonzero(chosen_N)
+        index_M = np.flatnonzero(chosen_N).astype(index_type(len(chosen_N)))
         table = self.examples
         uids = table.uids[index_M]
         losses_M = None if self.base_losses_I is None else self.base_losses_I[index_M]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TABLE, AUDIT = "examples.arrow", "audit.json"
 _WRITTEN_AT_ONCE = 4096  # rows of a record batch: many small ones take long to open
-_READ_AT_ONCE = 1 << 18  # rows of a column that are copied together
+_HASHED_AT_ONCE = 1 << 18  # rows
 CONTENT_BYTES = 16
 Row = tuple[str, str, "Encoded"]  # uid, group, ids and runs
 
@@ -45,7 +45,6 @@ class Examples:
         groups: What must stay together in a split, by example.
         lengths_N: Tokens of each example.
         supervised_N: Supervised tokens of each example.
-        content_NB: Hash of each example's uid, token ids and mask, 16 bytes: equal hashes train the same.
         audit: What happened to the records on the way.
         folder: Its place in the cache.
 
@@ -58,17 +57,22 @@ class Examples:
 
         audit = _checked_audit(folder)
         table = pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
-        self.uids = _uids(table["uid"])
+        self.uids = _uids(folder / TABLE, len(table))
         self.groups: Sequence[str] = _Texts(table["group"])
         self.lengths_N, self.supervised_N = (
-            np.concatenate([np.zeros(0, np.int32), *map(_ints, table[name].chunks)])
+            np.concatenate([np.zeros(0, np.int32), *(_ints(batch[name]) for batch in _columns(folder / TABLE, name))])
             for name in ("length", "supervised")
         )
-        parts = [np.frombuffer(chunk.buffers()[1], np.uint8) for chunk in table["content"].chunks if len(chunk)]
-        self.content_NB = np.concatenate([np.zeros(0, np.uint8), *parts]).reshape(-1, CONTENT_BYTES)
         self._ids, self._runs = _lists(table["ids"]), _lists(table["runs"])
         self._starts = np.cumsum([0, *(len(chunk) for chunk in table["ids"].chunks)]).tolist()
         self.audit, self.folder = Audit(**audit), folder
+
+    @functools.cached_property
+    def content_NB(self) -> np.ndarray:
+        """Hash of each example's uid, token ids and mask, 16 bytes: equal hashes train the same."""
+        parts = [batch["content"] for batch in _columns(self.folder / TABLE, "content")]
+        bytes_B = [np.frombuffer(part.buffers()[1], np.uint8) for part in parts if len(part)]
+        return np.concatenate([np.zeros(0, np.uint8), *bytes_B]).reshape(-1, CONTENT_BYTES)
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -93,8 +97,8 @@ class Examples:
         content_NB = self.content_NB if index_M is None else self.content_NB[np.asarray(index_M, dtype=np.int64)]
         digest = hashlib.blake2b(digest_size=16)
         order_N = digest_order(content_NB)
-        for start in range(0, len(order_N), _READ_AT_ONCE):
-            digest.update(content_NB[order_N[start : start + _READ_AT_ONCE]])
+        for start in range(0, len(order_N), _HASHED_AT_ONCE):
+            digest.update(content_NB[order_N[start : start + _HASHED_AT_ONCE]])
         return digest.hexdigest()
 
     def _item(self, lists: list[tuple[np.ndarray, np.ndarray]], index: int) -> np.ndarray:
@@ -127,19 +131,33 @@ class _Texts(Sequence[str]):
     __hash__ = None  # type: ignore[assignment]
 
 
-def _uids(column: Any) -> Uids:
-    """A column of texts as bytes."""
-    stores = []
-    for start in range(0, len(column), _READ_AT_ONCE):
-        chunk = column.slice(start, _READ_AT_ONCE).combine_chunks()
-        starts = np.frombuffer(chunk.buffers()[1], np.int32, len(chunk) + 1, offset=4 * chunk.offset)
-        data = np.frombuffer(chunk.buffers()[2] or b"", np.uint8)[starts[0] : starts[-1]]
+def _columns(path: Path, name: str) -> Iterator[Any]:
+    """A column batch by batch, read and not mapped: what is copied from a mapped file stays in memory twice."""
+    import pyarrow as pa
+
+    with pa.OSFile(str(path)) as file:
+        place = pa.ipc.open_file(file).schema.get_field_index(name)
+        reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=[place]))
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
+def _uids(path: Path, count: int) -> Uids:
+    """The uids of a table as bytes."""
+    names_NB, start = np.zeros((count, 1), dtype=np.uint8), 0
+    for batch in _columns(path, "uid"):
+        column = batch["uid"]
+        starts = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, offset=4 * column.offset)
         widths_N = np.diff(starts)
-        width = max(1, int(widths_N.max()))
-        names_NB = np.zeros((len(chunk), width), dtype=np.uint8)
-        names_NB[np.arange(width) < widths_N[:, None]] = data
-        stores.append(names_NB.view(f"S{width}").ravel())
-    return Uids([np.concatenate(stores)] if stores else [])
+        if (width := int(widths_N.max(initial=1))) > names_NB.shape[1]:
+            wider_NB = np.zeros((count, width), dtype=np.uint8)
+            wider_NB[:start, : names_NB.shape[1]] = names_NB[:start]
+            names_NB = wider_NB
+        data = np.frombuffer(column.buffers()[2] or b"", np.uint8)[starts[0] : starts[-1]]
+        end = start + len(column)
+        names_NB[start:end][np.arange(names_NB.shape[1]) < widths_N[:, None]] = data
+        start = end
+    return Uids([names_NB.view(f"S{names_NB.shape[1]}").ravel()])
 
 
 def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> None:

@@ -7,9 +7,7 @@ keep a bf16 copy of every weight until the backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from datetime import timedelta
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -193,20 +191,6 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     outer = [found for name, found in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
     assert outer, f"{type(model).__name__} has no decoder layers"
     return max(outer, key=len)
-
-
-@contextmanager
-def patience() -> Iterator[None]:
-    """At its end every rank waits for all, for days if need be: NCCL's barrier would give up while one rank scores."""
-    from torch import distributed
-
-    if not (distributed.is_available() and distributed.is_initialized()):
-        yield
-        return
-    group = distributed.new_group(backend="gloo")  # connects now: a network that cannot is told before the work
-    yield
-    distributed.monitored_barrier(group, timeout=timedelta(days=7))
-    distributed.destroy_process_group(group)
 
 
 def best_precision() -> str:

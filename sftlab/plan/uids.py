@@ -94,7 +94,7 @@ class Uids(Sequence[str]):
     def order_by_hash(self, key: bytes) -> np.ndarray:
         """The order [N] in which blake2b hashes of 16 bytes, with a key, rise; equal uids stay in theirs."""
         keyed = hashlib.blake2b(digest_size=16, key=key)
-        digests = bytearray()
+        digest_NB, start = np.empty((len(self), 16), dtype=np.uint8), 0
 
         def hashed(name: bytes) -> bytes:
             digest = keyed.copy()
@@ -102,8 +102,10 @@ class Uids(Sequence[str]):
             return digest.digest()
 
         for names in self.chunks():
-            digests += b"".join(map(hashed, names))
-        return digest_order(np.frombuffer(digests, np.uint8).reshape(-1, 16)).astype(index_type(len(self)))
+            digests = np.frombuffer(b"".join(map(hashed, names)), np.uint8).reshape(-1, 16)
+            digest_NB[start : start + len(names)] = digests
+            start += len(names)
+        return digest_order(digest_NB).astype(index_type(len(self)))
 
     def _bytes(self, place_M: np.ndarray) -> np.ndarray:
         if len(self._stores) == 1:

@@ -23,6 +23,7 @@ from typing import Any
 
 from sftlab.study.graph import Job
 from sftlab.study.job import Outcome, carry_out
+from sftlab.study.nodes import Node, lead, nodes_of
 
 Tell = Callable[[Job, Outcome | None], None]  # None when the job starts
 _SKIPPED = "not started: {} failed"
@@ -158,12 +159,12 @@ class Local(Executor):
 
 
 class Ray(Executor):
-    """Tasks of a Ray cluster whose nodes share this folder.
+    """Tasks of a Ray cluster whose nodes share this folder; a run with ``trainer.num_nodes`` above 1 takes as many.
 
     Args:
         address: Of the cluster (``auto``, ``ray://host:10001``); empty starts one on this machine.
-        num_cpus: Cores that one job takes.
-        num_gpus: GPUs that one job takes.
+        num_cpus: Cores that one job takes, on each of its nodes.
+        num_gpus: GPUs that one job takes, on each of its nodes.
     """
 
     def __init__(self, address: str = "", num_cpus: float = 1.0, num_gpus: float = 0.0) -> None:
@@ -185,17 +186,35 @@ class Ray(Executor):
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ValueError(f"--ray_address: no cluster at {self.address!r}: {error}") from None
         where, threads = os.getcwd(), str(max(1, int(self.num_cpus)))
+        share = {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
 
         def in_folder(content: dict[str, Any]) -> Outcome:
             os.chdir(where)
-            return carry_out(Job.from_dict(content), {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads})
+            return carry_out(Job.from_dict(content), share)
 
-        self._ray = ray
-        self._task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=0)(in_folder)
+        self._ray, self._where, self._share = ray, where, share
+        self._groups: dict[Hashable, Any] = {}  # of the jobs over several nodes
+        self._takes = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+        self._task = ray.remote(**self._takes, max_retries=0)(in_folder)
 
     def start(self, job: Job) -> Hashable:
-        """A task for the job."""
-        return self._task.remote(job.to_dict())
+        """A task for the job, with an actor on each further node."""
+        nodes = nodes_of(job)
+        if nodes.count == 1:
+            return self._task.remote(job.to_dict())
+        from ray.util.placement_group import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        takes = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        bundle = {name: number for name, number in takes.items() if number}
+        group = placement_group([bundle] * nodes.count, strategy="SPREAD")
+        places = [PlacementGroupSchedulingStrategy(group, number) for number in range(nodes.count)]
+        node, first = self._ray.remote(**self._takes)(Node), self._ray.remote(**self._takes, max_retries=0)(lead)
+        others = [node.options(scheduling_strategy=place).remote() for place in places[1:]]
+        task = first.options(scheduling_strategy=places[0])
+        handle: Hashable = task.remote(job.to_dict(), self._where, nodes, others, self._share)
+        self._groups[handle] = group
+        return handle
 
     def first_done(self, handles: Sequence[Hashable]) -> Hashable:
         """The first task that ends."""
@@ -203,7 +222,11 @@ class Ray(Executor):
 
     def outcome(self, handle: Any) -> Outcome:
         """Of the task."""
-        return self._ray.get(handle)
+        try:
+            return self._ray.get(handle)
+        finally:
+            if (group := self._groups.pop(handle, None)) is not None:
+                self._ray.util.remove_placement_group(group)
 
     def close(self) -> None:
         """Leave the cluster."""

@@ -13,18 +13,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from sftlab.files import remove_folder, whole_folder
+from sftlab.processes import end_process
 from sftlab.run.folder import FOLDER_VARIABLE, LOGS, complete_checkpoints
 from sftlab.study.freed import is_done
 from sftlab.study.graph import Job
 from sftlab.study.reuse import take_over
 
 _TAIL_LINES = 12
-_GRACE_S = 30.0  # a process that was asked to end and does not is killed
+# The command that does what ``python -m`` does with some words, here and elsewhere, with the variables of its process.
+Launch = Callable[[Sequence[str], Mapping[str, str]], AbstractContextManager[list[str]]]
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,21 @@ class Outcome:
     seconds: float
 
 
-def carry_out(job: Job, environment: Mapping[str, str], stop: threading.Event | None = None) -> Outcome:
+def here(words: Sequence[str], variables: Mapping[str, str]) -> AbstractContextManager[list[str]]:
+    """One process of this machine."""
+    return nullcontext([sys.executable, "-m", *words])
+
+
+def carry_out(
+    job: Job, environment: Mapping[str, str], stop: threading.Event | None = None, launch: Launch = here
+) -> Outcome:
     """Do a job; what a killed earlier try had finished is kept.
 
     Args:
         job: What to do.
         environment: Variables of the process that trains, such as threads and devices, beside this process's own.
         stop: Set by another thread to end the training early; its last checkpoint stays.
+        launch: How the training is started.
     """
     start = time.perf_counter()
     folder = Path(job.folder)
@@ -60,7 +71,7 @@ def carry_out(job: Job, environment: Mapping[str, str], stop: threading.Event | 
         if done < job.num_shared:
             take_over(folder, Path(job.source), job.stages[: job.num_shared], job.num_shared == len(job.stages))
             done = job.num_shared
-        error = "" if done == len(job.stages) else _fit(job, folder, environment, stop, lock.fileno())
+        error = "" if done == len(job.stages) else _fit(job, folder, environment, stop, lock.fileno(), launch)
     return Outcome(job.name, error, time.perf_counter() - start)
 
 
@@ -69,41 +80,38 @@ def _num_done(job: Job, folder: Path) -> int:
     return next((i for i, complete in enumerate(have) if not complete), len(have))
 
 
-def _fit(job: Job, folder: Path, environment: Mapping[str, str], stop: threading.Event | None, lock: int) -> str:
+def _fit(
+    job: Job, folder: Path, environment: Mapping[str, str], stop: threading.Event | None, lock: int, launch: Launch
+) -> str:
     """Train up to the job's last stage; the last lines of the log where that fails."""
     checkpoints = complete_checkpoints(folder)
     if not checkpoints:
         remove_folder(folder, inside=LOGS)
-    command = [sys.executable, "-m", "sftlab", "fit", "--config", job.config_file]
-    command += ["--trainer.max_steps", str(job.stages[-1].end_step)]
-    command += ["--ckpt_path", str(checkpoints[-1])] if checkpoints else []
+    words = ["sftlab", "fit", "--config", job.config_file, "--trainer.max_steps", str(job.stages[-1].end_step)]
+    words += ["--ckpt_path", str(checkpoints[-1])] if checkpoints else []
     log = folder.parents[1] / "logs" / f"{job.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     inherited = {key: value for key, value in os.environ.items() if key != "PL_GLOBAL_SEED"}
-    inherited[FOLDER_VARIABLE] = str(folder)
-    with log.open("wb") as file:
+    variables = {**environment, FOLDER_VARIABLE: str(folder)}
+    with log.open("wb") as file, launch(words, variables) as command:
         process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**inherited, **environment}, pass_fds=[lock], start_new_session=True
+            command, stdout=file, stderr=file, env={**inherited, **variables}, pass_fds=[lock], start_new_session=True
         )
         while process.poll() is None:
             if stop is not None and stop.wait(0.1):
-                _end(process)
+                end_process(process)
                 return "interrupted"
             if stop is None:
                 process.wait()
     if process.returncode == 0:
         return ""
+    return last_lines(log, process.returncode)
+
+
+def last_lines(log: Path, status: int) -> str:
+    """How a process failed: its exit status and the last lines of its log."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join([f"exit status {process.returncode}; the whole log is {log}", *lines[-_TAIL_LINES:]])
-
-
-def _end(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        process.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    return "\n".join([f"exit status {status}; the whole log is {log}", *lines[-_TAIL_LINES:]])
 
 
 def write_jobs(jobs: list[Job], folder: Path) -> None:

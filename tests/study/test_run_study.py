@@ -9,7 +9,7 @@ import time
 
 import pytest
 import yaml
-from fitting import environment, losses, run, start, write_config, write_records
+from fitting import alike, environment, losses, run, start, write_config, write_records
 
 WEIGHTS = "model.safetensors"
 
@@ -139,3 +139,18 @@ def test_a_ray_cluster_gives_the_same_results(finished, tmp_path):
     pytest.importorskip("ray")
     run(tmp_path, "study", "--config", write_study(tmp_path), "--executor", "ray")
     assert results(tmp_path / "lightning_logs" / "tiny") == results(finished[0] / "lightning_logs" / "tiny")
+
+
+@pytest.mark.slow
+def test_a_run_over_two_nodes_of_a_ray_cluster_trains_what_one_process_does(tmp_path):
+    pytest.importorskip("ray")
+    short = {"schedule.steps": 3, "schedule.epochs": None, "model.config.attention_dropout": 0.0}
+    nodes = {"trainer.num_nodes": 2, "trainer.devices": 1, "trainer.strategy": "ddp"}
+    config = write_study(tmp_path, runs={"wide": {"set": {**short, **nodes}}}, figures=[])
+    run(tmp_path, "study", "--config", config, "--executor", "ray")
+    study = tmp_path / "lightning_logs" / "tiny"
+    assert (study / "logs" / "wide-seed=3.node1.txt").is_file()
+    one = [f"--{key}={value}" for key, value in {"trainer.num_nodes": 1, "trainer.strategy": "auto"}.items()]
+    run(tmp_path, "fit", "--config", study / "configs" / "wide-seed=3.yaml", "--run", "one", *one)
+    pairs = zip(losses(study / "runs" / "wide-seed=3"), losses(tmp_path / "lightning_logs" / "one"), strict=True)
+    assert all(alike(mine, theirs) for mine, theirs in pairs)

@@ -1,0 +1,110 @@
+"""Answers by all ranks: the first hands out problems, and each answers its part with a model of its own.
+
+    rank 0   run a task:  problems -> parts -> own part  -> all answers      grade      ... -> over
+    rank 1                            part  -> its part  -^              (waits)              <- over
+
+An answer does not depend on what is decoded beside it, so they are those of one process. Ranks that do not see the
+model's folder, on a node without the disk, leave their part to the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from sftlab.evaluate.backend import Backend
+from sftlab.evaluate.engine import running_engine
+from sftlab.evaluate.local import LocalModel
+from sftlab.tasks.task import Answer, Problem, Sampling
+
+_BATCHES = 4  # of a rank, before its answers are handed on and kept
+_LONGEST = timedelta(days=7)  # that ranks wait: a judge may be slow, and NCCL's own barrier would give up
+
+
+@contextmanager
+def first_rank_asks(folder: Path, batch_size: int, device: str, engine: str = "") -> Iterator[Backend | None]:
+    """On the first rank a model that all ranks answer for; None on the others, when the first is done.
+
+    Args:
+        folder: The model, a Hugging Face folder.
+        batch_size: Prompts that a rank decodes side by side.
+        device: This rank's.
+        engine: Command of an engine that answers in the place of all ranks.
+    """
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        with running_engine(engine, folder) if engine else nullcontext() as asked:
+            yield asked or LocalModel.from_folder(folder, batch_size, device)
+        return
+    group = distributed.new_group(backend="gloo", timeout=_LONGEST)  # connects now: a network that cannot is told
+    rank, seen = distributed.get_rank(), [False] * distributed.get_world_size()
+    distributed.all_gather_object(seen, folder.is_dir(), group)
+    if rank == 0:
+        with running_engine(engine, folder) if engine else nullcontext() as asked:
+            yield asked or SpreadModel.over(group, seen, folder, batch_size, device)
+        distributed.broadcast_object_list([None, None], 0, group)
+    else:
+        _follow(folder, batch_size, device, group)
+        yield None
+    distributed.destroy_process_group(group)
+
+
+class SpreadModel(LocalModel):
+    """A model in this process, of which other ranks have copies.
+
+    Attributes:
+        group: All ranks.
+        ranks: Those that answer.
+    """
+
+    group: Any = None
+    ranks: Sequence[int] = (0,)
+
+    @classmethod
+    def over(cls, group: Any, seen: Sequence[bool], folder: Path, batch_size: int, device: str) -> SpreadModel:
+        """A model for those ranks of a group that see its folder."""
+        model = cls.from_folder(folder, batch_size, device)
+        assert isinstance(model, SpreadModel)
+        model.group, model.ranks = group, [rank for rank, sees in enumerate(seen) if sees]
+        return model
+
+    def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
+        """Answer a part here and the others' there, some problems at a time."""
+        at_once = max(1, _BATCHES * self.batch_size // sampling.num_samples) * len(self.ranks)
+        for start in range(0, len(problems), at_once):
+            some = problems[start : start + at_once]
+            parts = {rank: some[place :: len(self.ranks)] for place, rank in enumerate(self.ranks)}
+            yield list(chain(*_exchange(self.group, [parts, sampling], super().answer) or ()))
+
+
+def _follow(folder: Path, batch_size: int, device: str, group: Any) -> None:
+    """Answer what the first rank hands out, until it is done."""
+    model: LocalModel | None = None
+
+    def answer(problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
+        nonlocal model
+        model = model or LocalModel.from_folder(folder, batch_size, device)
+        return model.answer(problems, sampling)
+
+    while _exchange(group, [None, None], answer) is not None:
+        pass
+
+
+def _exchange(group: Any, asked: list[Any], answer: Any) -> list[list[Answer]] | None:
+    """One round: the first rank's ``asked`` goes to all, the answers of all to the first; None when it is over."""
+    from torch import distributed
+
+    distributed.broadcast_object_list(asked, 0, group)
+    parts, sampling = asked
+    if parts is None:
+        return None
+    rank = distributed.get_rank()
+    mine = list(chain(*answer(parts[rank], sampling))) if parts.get(rank) else []
+    gathered: list[list[Answer]] = [[]] * distributed.get_world_size()
+    distributed.gather_object(mine, gathered if rank == 0 else None, 0, group)
+    return gathered
