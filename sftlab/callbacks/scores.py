@@ -73,10 +73,9 @@ class ScoreAbilities(Callback):
                 task.name = f"{task.name}_{ability}"
         if engine is not None:
             check_engine(engine)
-            if inside := [ability for ability, task in (tasks or {}).items() if isinstance(task, ModelTask)]:
-                raise ValueError(
-                    f"tasks.{inside[0]}: {tasks[inside[0]].name} looks into the model: no engine can answer"
-                )
+            for ability, task in (tasks or {}).items():
+                if isinstance(task, ModelTask):
+                    raise ValueError(f"tasks.{ability}: {task.name} looks into the model: no engine can answer")
         self.every_n_steps, self.before, self.batch_size = every_n_steps, before, batch_size
         self.engine = engine
         self._rows: list[ScoreRow] = []

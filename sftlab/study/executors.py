@@ -192,10 +192,11 @@ class Ray(Executor):
             os.chdir(where)
             return carry_out(Job.from_dict(content), share)
 
-        self._ray, self._where, self._share = ray, where, share
+        self._ray: Any = ray  # its overloads know no options that are computed
+        self._where, self._share = where, share
         self._groups: dict[Hashable, Any] = {}  # of the jobs over several nodes
         self._takes = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
-        self._task = ray.remote(**self._takes, max_retries=0)(in_folder)
+        self._task = self._ray.remote(**self._takes, max_retries=0)(in_folder)
 
     def start(self, job: Job) -> Hashable:
         """A task for the job, with an actor on each further node."""

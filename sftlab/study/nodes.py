@@ -15,8 +15,9 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from sftlab.config import read_yaml
 from sftlab.processes import end_process
@@ -26,7 +27,8 @@ from sftlab.study.job import Outcome, carry_out, last_lines
 _LOOK_EVERY_S = 1.0  # whether the other nodes still work
 
 
-class Nodes(NamedTuple):
+@dataclass(frozen=True)
+class Nodes:
     """What a run needs.
 
     Attributes:
