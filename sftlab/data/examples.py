@@ -60,7 +60,9 @@ class Examples:
         self.uids = _uids(folder / TABLE, len(table))
         self.groups: Sequence[str] = _Texts(table["group"])
         self.lengths_N, self.supervised_N = (
-            np.concatenate([np.zeros(0, np.int32), *(_ints(batch[name]) for batch in _columns(folder / TABLE, name))])
+            np.concatenate(
+                [np.zeros(0, np.int32), *(_ints(part[name]).copy() for part in _columns(folder / TABLE, name))]
+            )
             for name in ("length", "supervised")
         )
         self._ids, self._runs = _lists(table["ids"]), _lists(table["runs"])
@@ -70,8 +72,8 @@ class Examples:
     @functools.cached_property
     def content_NB(self) -> np.ndarray:
         """Hash of each example's uid, token ids and mask, 16 bytes: equal hashes train the same."""
-        parts = [batch["content"] for batch in _columns(self.folder / TABLE, "content")]
-        bytes_B = [np.frombuffer(part.buffers()[1], np.uint8) for part in parts if len(part)]
+        parts = (batch["content"] for batch in _columns(self.folder / TABLE, "content"))
+        bytes_B = [np.frombuffer(part.buffers()[1], np.uint8).copy() for part in parts if len(part)]
         return np.concatenate([np.zeros(0, np.uint8), *bytes_B]).reshape(-1, CONTENT_BYTES)
 
     def __len__(self) -> int:
@@ -132,7 +134,7 @@ class _Texts(Sequence[str]):
 
 
 def _columns(path: Path, name: str) -> Iterator[Any]:
-    """A column batch by batch, read and not mapped: what is copied from a mapped file stays in memory twice."""
+    """A column batch by batch, to be copied; read and not mapped, for pages of a mapped file would stay beside."""
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as file:

@@ -59,19 +59,23 @@ def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
             continue
         example_E = plan.example_E[plan.example_span(stage.first_step, end)]
         times_N = np.bincount(example_E, minlength=len(plan.ability_N))
-        sizes = {"tokens": plan.lengths_N, "supervised_tokens": plan.supervised_N}
-        totals = {"examples": len(example_E), **{unit: int(times_N @ size_N) for unit, size_N in sizes.items()}}
-        totals = {unit: max(1, total) for unit, total in totals.items()}
-        for ability, selected in stage.selected.items():
+        counts_of, distinct = dict[str, dict[str, int]](), dict[str, int]()
+        for ability in stage.selected:
             mine_N = plan.ability_N == plan.abilities.index(ability)
             times_M = times_N[mine_N]
-            counts = {"examples": int(times_M.sum())}
-            counts |= {unit: int(times_M @ size_N[mine_N]) for unit, size_N in sizes.items()}
+            sizes = {"tokens": plan.lengths_N[mine_N], "supervised_tokens": plan.supervised_N[mine_N]}
+            counts_of[ability] = {"examples": int(times_M.sum())}
+            counts_of[ability] |= {unit: int(times_M @ size_M) for unit, size_M in sizes.items()}
+            distinct[ability] = int(np.count_nonzero(times_M))
+        units = ("examples", "tokens", "supervised_tokens")
+        totals = {unit: max(1, sum(counts[unit] for counts in counts_of.values())) for unit in units}
+        for ability, selected in stage.selected.items():
+            counts = counts_of[ability]
             rows.append(
                 LedgerRow(
                     stage.stage.name,
                     ability,
-                    distinct_examples=int(np.count_nonzero(times_M)),
+                    distinct_examples=distinct[ability],
                     epochs=counts["examples"] / selected if selected else 0.0,
                     **counts,
                     share_examples=counts["examples"] / totals["examples"],
