@@ -91,6 +91,14 @@ class Uids(Sequence[str]):
         for number, names in enumerate(self.chunks()):
             digest.update(b"\n" * bool(number) + b"\n".join(names))
 
+    def buffers(self) -> tuple[np.ndarray, np.ndarray]:
+        """All as Arrow holds texts: where each starts and the last one ends (int32), and their bytes."""
+        names_N = self._bytes(self._place_N)
+        names_NB = names_N.view(np.uint8).reshape(len(names_N), names_N.dtype.itemsize)
+        filled_NB = names_NB != 0  # what pads a short one
+        starts_N1 = np.concatenate([[0], np.cumsum(filled_NB.sum(axis=1))]).astype(np.int32)
+        return starts_N1, names_NB[filled_NB]
+
     def order_by_hash(self, key: bytes) -> np.ndarray:
         """The order [N] in which blake2b hashes of 16 bytes, with a key, rise; equal uids stay in theirs."""
         keyed = hashlib.blake2b(digest_size=16, key=key)

@@ -1,6 +1,7 @@
 """Uids as bytes: they read as the texts that they are, and rank as their hashes do."""
 
 import hashlib
+import itertools
 
 import numpy as np
 from hypothesis import given
@@ -23,6 +24,9 @@ def test_they_are_the_texts_that_they_were_made_of(parts, data):
     whole, parted = hashlib.blake2b("\n".join(some).encode()), hashlib.blake2b()
     some.add_to(parted)
     assert parted.digest() == whole.digest()
+    starts, data = some.buffers()
+    parts = [bytes(data[start:end]) for start, end in itertools.pairwise(starts.tolist())]
+    assert [part.decode() for part in parts] == list(some)
 
 
 @given(TEXTS, st.binary(min_size=1, max_size=8))
