@@ -57,6 +57,18 @@ def test_what_leaks_is_refused_and_trains_exactly_one_example_a_row(name):
         torch.testing.assert_close(nll, reference_nll(model, doc), atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("packing", [True, False])
+def test_positions_that_the_longest_of_a_batch_scales_are_told_with_the_length_that_is_safe(packing):
+    model = tiny("llama", max_position_embeddings=64, rope_scaling={"rope_type": "dynamic", "factor": 4.0})
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(8 if weight.dim() > 1 else 1)  # as sure of itself as a trained model
+    net = SupervisedLoss(model)
+    with pytest.raises(ValueError, match=r"scales its positions.*data\.max_length: 64 or less"):
+        use_isolating_attention(net, TRIED, 200, packing, CPU)
+    use_isolating_attention(net, TRIED, 64, packing, CPU)
+
+
 def test_an_architecture_that_looks_ahead_is_refused_either_way():
     net = SupervisedLoss(tiny("bert"))
     for packing in (True, False):
