@@ -273,7 +273,7 @@ def named_object(name: str) -> Any:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             return None
         raise ValueError(f"class_path {name}: {module} does not import: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a guard ends the program that imports it
         raise ValueError(f"class_path {name}: {module} does not import: {type(error).__name__}: {error}") from None
 
 

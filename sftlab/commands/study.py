@@ -23,7 +23,7 @@ from sftlab.commands.options import (
     wants_help,
     whole_number,
 )
-from sftlab.config import scalar
+from sftlab.config import named_object, scalar
 from sftlab.screen import complain, screen, show
 
 if TYPE_CHECKING:
@@ -137,11 +137,9 @@ def executor_of(options: Namespace, own: dict[str, Any]) -> Executor | None:
             "print": lambda: None,
         }
         return made[name]()
-    module, _, attribute = name.rpartition(".")
-    try:
-        chosen = getattr(import_module(module), attribute) if module else None
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--executor: {name} cannot be imported: {error}") from None
+    chosen = named_object(name) if "." in name else None
+    if chosen is None and "." in name:
+        raise ValueError(f"--executor: {name} cannot be imported: there is no such module, or it has no such class")
     if not (isinstance(chosen, type) and issubclass(chosen, Executor)):
         near = difflib.get_close_matches(name, shipped, n=1)
         hint = f"did you mean {near[0]}?" if near else "give local, ray, print or the class path of an Executor"

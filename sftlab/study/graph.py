@@ -23,7 +23,7 @@ from sftlab.files import checked_name, write_text
 from sftlab.plan.ledger import ledger
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import apportion
-from sftlab.run.folder import LOGS
+from sftlab.run.folder import LOGS, STATE_FILE
 from sftlab.screen import complain
 from sftlab.study.freed import has_checkpoint, is_done
 from sftlab.study.study import Run, Study
@@ -159,8 +159,15 @@ def check_run_folder(folder: Path) -> None:
 
 
 def study_folder(study: Study) -> Path:
-    """Where a study lives."""
-    return LOGS / study.name
+    """Where a study lives.
+
+    Raises:
+        ValueError: A run lives there.
+    """
+    folder = LOGS / study.name
+    if (folder / STATE_FILE).is_file():
+        raise ValueError(f"study: {folder} is the folder of a run; give the study another name, such as by --name")
+    return folder
 
 
 def plan_runs(study: Study) -> Iterator[PlannedRun]:

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftlab.commands.study import main
-from sftlab.run.folder import checkpoint_path
+from sftlab.run.folder import checkpoint_path, new_run_folder, release
 from sftlab.study.executors import Executor, Local, commands
-from sftlab.study.graph import Job, PlannedRun, StageNode, jobs_of
+from sftlab.study.graph import Job, PlannedRun, StageNode, jobs_of, study_folder
 from sftlab.study.job import Outcome, read_job
-from sftlab.study.study import Run
+from sftlab.study.study import Run, Study
 
 
 def planned_runs(folder: Path, chains: list[list[int]]) -> list[PlannedRun]:
@@ -194,11 +194,23 @@ def test_a_local_executor_can_run_again(tmp_path, monkeypatch):
         (["--executor", "lokal"], "did you mean local"),
         (["--executor", "no.such.Thing"], "cannot be imported"),
         (["--executor", "test_graph.Job"], "is no executor"),
+        (["--executor", "broken.Thing"], "broken does not import: NameError"),
+        (["--executor", "script.Thing"], "script does not import: SystemExit: 3"),
         (["--executor", "test_graph.Recorder", "--executor.nte", "x"], "unexpected keyword argument 'nte'"),
         (["--executor.note", "x"], "takes no arguments of that form"),
     ],
 )
 def test_a_wrong_executor_is_one_message(tmp_path, monkeypatch, words, said):
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "broken.py").write_text("no_such_name\n")
+    (tmp_path / "script.py").write_text("raise SystemExit(3)\n")
     with pytest.raises(ValueError, match=said):
         main(["--config", "study.yaml", *words])
+
+
+def test_a_study_never_goes_into_the_folder_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    release(new_run_folder("mine"))
+    with pytest.raises(ValueError, match="mine is the folder of a run"):
+        study_folder(Study("mine", "", "", (), {}, {}, (), ()))
