@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from fitting import alike, losses, run, start, write_config, write_records
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sftlab.evaluate.local import LocalModel
+from sftlab.tasks.gsm8k import GSM8K
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +179,14 @@ def test_a_sharded_run_resumes_and_may_change_its_number_of_processes(tmp_path):
     stages = {"epochs": 1, "per_stage": {"specialised": {"optimizer": "SGD"}}}
     stages = {f"schedule/init_args/{name}": value for name, value in stages.items()}
     config = write_config(tmp_path, save_every_n_steps=5, **stages)
+    gold = [{"question": f"What is {i} plus {i}?", "answer": f"#### {2 * i}"} for i in range(7)]
+    (tmp_path / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in gold))
+    task = GSM8K(str(tmp_path / "gold.jsonl"), max_new_tokens=6)
+    content = yaml.safe_load(config.read_text())
+    options = {"path": "gold.jsonl", "max_new_tokens": 6}
+    scores = {"tasks": {"math": {"class_path": "GSM8K", "init_args": options}}, "batch_size": 2}
+    content["trainer"]["callbacks"].append({"class_path": "ScoreAbilities", "init_args": scores})
+    config.write_text(yaml.safe_dump(content))
     args = ["--config", config, "--model.config.attention_dropout", "0.0", "--trainer.strategy", "fsdp2"]
     run(tmp_path, "fit", *args, "--run", "whole", "--trainer.devices", "2")
     run(tmp_path, "fit", *args, "--run", "cut", "--trainer.devices", "2", "--trainer.max_steps", "13")
@@ -183,6 +195,11 @@ def test_a_sharded_run_resumes_and_may_change_its_number_of_processes(tmp_path):
     logs = tmp_path / "lightning_logs"
     for mine, theirs in zip(losses(logs / "cut"), losses(logs / "whole"), strict=True):
         assert alike(mine, theirs), (mine, theirs)
+    (answered,) = logs.glob("whole/answers/*-general/gsm8k.answers.jsonl")  # by two processes, as one would
+    by_two = {row["uid"]: row["texts"] for row in map(json.loads, answered.read_text().splitlines()[1:])}
+    alone = LocalModel.from_folder(logs / "whole" / "stages" / "1-general", 2, "cpu")
+    by_one = {one.uid: [*one.texts] for some in alone.answer(task.problems(), task.sampling) for one in some}
+    assert by_two == by_one and len(by_one) == 7
     mine, theirs = weights(logs / "cut"), weights(logs / "whole")
     for name in theirs:
         torch.testing.assert_close(mine[name], theirs[name], atol=1e-4, rtol=1e-3)

@@ -59,57 +59,116 @@ def held_out(parts: Sequence[Part]) -> list[np.ndarray]:
     """
     if not any(part.val_fraction for part in parts):
         return [np.zeros(len(part.uids), dtype=bool) for part in parts]
-    settled = [_settled(part) for part in parts]
-    links = _Links()
-    for part, groups in zip(parts, settled, strict=True):
-        for uid, group in zip(part.uids, groups, strict=True):
-            links.add(base_uid(uid), group)
-    first: dict[_Group, tuple[str, str]] = {}  # of the groups that are linked, the one whose hash decides
-    fractions: dict[_Group, float] = {}
-    for part, groups in zip(parts, settled, strict=True):
-        for group in set(groups):
-            root, named = links.root(group), (part.ability, group[1])
-            first[root] = min(first.get(root, named), named)
-            fractions[root] = max(fractions.get(root, 0.0), part.val_fraction)
-    out = {root: seed_from("held out", *named) < int(fractions[root] * 2**64) for root, named in first.items()}
-    return [np.fromiter((out[links.root(group)] for group in groups), bool, len(groups)) for groups in settled]
+    places = sorted(range(len(parts)), key=lambda place: parts[place].ability)
+    ordered = [parts[place] for place in places]  # so that a group's first example is in the ability that names it
+    settled = [_Settled(part) for part in ordered]
+    _, first_G, group_E = _numbered([found.group_N for found in settled])
+    root_G = _linked(len(first_G), group_E, np.concatenate([found.talk_N for found in settled]))
+    root_E, sizes = root_G[group_E], [len(part.uids) for part in ordered]
+    fractions_G = np.zeros(len(first_G))
+    np.maximum.at(fractions_G, root_E, np.repeat([part.val_fraction for part in ordered], sizes))
+    out_G, starts = np.zeros(len(first_G), dtype=bool), np.cumsum([0, *sizes])
+    number_G = _numbers_by_name(ordered, settled, first_G, root_G)
+    for fraction in np.unique(fractions_G).tolist():
+        limit = int(fraction * 2**64)
+        out_G |= (fractions_G == fraction) & (True if limit == 2**64 else number_G < np.uint64(limit))
+    found = {place: out_G[root_E[starts[i] : starts[i + 1]]] for i, place in enumerate(places)}
+    return [found[place] for place in range(len(parts))]
 
 
-_Group = tuple[str, str]  # ability where ids name it, or nothing; name
+class _Settled:
+    """The groups of a part, with it settled what ids say: pieces of a conversation are one, counted records are not.
+
+    Attributes:
+        group_N: A hash of each example's group.
+        talk_N: A hash of each example's conversation.
+        is_named_N: Whether it is the id that names the group; else what stands after it, or all of it.
+    """
+
+    def __init__(self, part: Part) -> None:
+        names, others, marks, firsts, talks = ([np.empty(0, kind)] for kind in (_KEY, _KEY, bool, bool, _KEY))
+        for uids, groups in _chunks(part):
+            cut = [group.partition(BY_ID) for group in groups]
+            names.append(_hashed(name for name, _, _ in cut))
+            others.append(_hashed(other or name for name, _, other in cut))
+            marks.append(np.array([bool(marked) for _, marked, _ in cut]))
+            firsts.append(np.array(["/" not in uid or uid.partition("#")[0].endswith("/0") for uid in uids]))
+            talks.append(_hashed(map(base_uid, uids)))
+        name_N, other_N, marked_N, first_N, self.talk_N = map(np.concatenate, (names, others, marks, firsts, talks))
+        records, num_records = np.unique(name_N[marked_N & first_N], return_counts=True)
+        num_names = len(records) + len(np.unique(name_N[~marked_N]))
+        most = 1 if num_names == 1 else max(_MOST_PIECES - 1, num_names)
+        self.is_named_N = marked_N & ~np.isin(name_N, records[num_records > most])
+        of_ability = np.uint64(seed_from("ids of", part.ability))
+        self.group_N = np.where(self.is_named_N, name_N ^ of_ability, other_N)
 
 
-def _settled(part: Part) -> list[_Group]:
-    """The groups, with it settled what ids say: pieces of a conversation are one, counted records are not."""
-    by_id = [group.partition(BY_ID) for group in part.groups]
-    is_first = ("/" not in uid or uid.partition("#")[0].endswith("/0") for uid in part.uids)
-    records = Counter(name for (name, marked, _), first in zip(by_id, is_first, strict=True) if marked and first)
-    num_names = len(records) + len({name for name, marked, _ in by_id if not marked})
-    most = 1 if num_names == 1 else max(_MOST_PIECES - 1, num_names)
-    counts = {name for name, num_records in records.items() if num_records > most}
-    return [
-        (part.ability, name) if marked and name not in counts else ("", otherwise or name)
-        for name, marked, otherwise in by_id
-    ]
+_KEY = np.uint64
+_CHUNK = 1 << 16  # examples whose texts are in memory at once
 
 
-class _Links:
-    """Groups that equal conversations link."""
+def _chunks(part: Part) -> Iterator[tuple[list[str], list[str]]]:
+    uids, groups = iter(part.uids), iter(part.groups)
+    while chunk := list(islice(uids, _CHUNK)):
+        yield chunk, list(islice(groups, _CHUNK))
 
-    def __init__(self) -> None:
-        self._above: dict[_Group, _Group] = {}
-        self._group_of: dict[str, _Group] = {}  # by conversation
 
-    def add(self, conversation: str, group: _Group) -> None:
-        """Link a group with the other groups of a conversation."""
-        other = self._group_of.setdefault(conversation, group)
-        if other != group:
-            low, high = sorted((self.root(other), self.root(group)))
-            if low != high:
-                self._above[high] = low
+def _hashed(texts: Iterable[str], before: str = "") -> np.ndarray:
+    """The numbers that ``seed_from`` makes of texts, after what stands before each."""
+    start = hashlib.blake2b(before.encode(), digest_size=8)
 
-    def root(self, group: _Group) -> _Group:
-        """The group that stands for all that this one is linked with."""
-        while (above := self._above.get(group, group)) != group:
-            self._above[group] = self._above.get(above, above)
-            group = above
+    def digest(text: str) -> bytes:
+        found = start.copy()
+        found.update(text.encode())
+        return found.digest()
+
+    return np.frombuffer(b"".join(map(digest, texts)), "<u8").astype(_KEY)
+
+
+def _numbered(keys: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct keys, where each stands first, and the number of each key among them."""
+    return np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
+
+
+def _linked(num_groups: int, group_E: np.ndarray, talk_E: np.ndarray) -> np.ndarray:
+    """For each group the one that stands for all that it is linked with by equal conversations."""
+    order_E = np.argsort(talk_E, kind="stable")
+    talks_E, groups_E = talk_E[order_E], group_E[order_E]
+    links = np.flatnonzero((talks_E[1:] == talks_E[:-1]) & (groups_E[1:] != groups_E[:-1]))
+    above: dict[int, int] = {}
+
+    def root(group: int) -> int:
+        while (over := above.get(group, group)) != group:
+            above[group] = above.get(over, over)
+            group = over
         return group
+
+    for one, other in zip(groups_E[links].tolist(), groups_E[links + 1].tolist(), strict=True):
+        low, high = sorted((root(one), root(other)))
+        if low != high:
+            above[high] = low
+    root_G = np.arange(num_groups)
+    for group in above:
+        root_G[group] = root(group)
+    return root_G
+
+
+def _numbers_by_name(
+    parts: Sequence[Part], settled: Sequence[_Settled], first_G: np.ndarray, root_G: np.ndarray
+) -> np.ndarray:
+    """The number that decides about each root: of the first name, by ability and text, of the groups it stands for."""
+    number_G, start = np.zeros(len(root_G), dtype=_KEY), 0
+    group_of = {int(first_G[group]): int(group) for group in np.flatnonzero(np.bincount(root_G)[root_G] > 1)}
+    several: dict[int, tuple[str, str]] = {}
+    order_G = np.argsort(first_G)  # groups as they come
+    for part, found in zip(parts, settled, strict=True):
+        for _, groups in _chunks(part):
+            begin, end = np.searchsorted(first_G, [start, start + len(groups)], sorter=order_G)
+            mine = order_G[begin:end]
+            texts = []
+            for place in (first_G[mine] - start).tolist():
+                name, _, other = groups[place].partition(BY_ID)
+                texts.append(name if found.is_named_N[start - found.start + place] else other or name)
+            number_G[mine] = _hashed(texts, "\x1f".join(("held out", part.ability, "")))
+            start += len(groups)
+    return number_G
