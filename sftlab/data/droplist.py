@@ -25,7 +25,6 @@ NOT_FOUND = "drop list: uid that no conversation has"
 ELSEWHERE = "drop list: line for another ability"
 _MOST_REASONS = 100  # told apart: more than that nobody reads
 _KEYS = ("uid", "reason", "ability")
-_BASE = re.compile(r"[/#].*")
 _PIECE = re.compile(r"/\d+")
 
 
@@ -39,7 +38,7 @@ class Drop(NamedTuple):
 
 def base_uid(uid: str) -> str:
     """A conversation's uid from an example's: without the ``/n`` of a piece and the ``#n`` of a repeat."""
-    return _BASE.sub("", uid)
+    return uid.partition("/")[0].partition("#")[0]
 
 
 class DropList:

@@ -9,8 +9,9 @@ conversation) and equal conversations, wherever they stand. Linked examples lie 
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +63,8 @@ def held_out(parts: Sequence[Part]) -> list[np.ndarray]:
     places = sorted(range(len(parts)), key=lambda place: parts[place].ability)
     ordered = [parts[place] for place in places]  # so that a group's first example is in the ability that names it
     settled = [_Settled(part) for part in ordered]
-    _, first_G, group_E = _numbered([found.group_N for found in settled])
+    groups = np.concatenate([found.group_N for found in settled])
+    _, first_G, group_E = np.unique(groups, return_index=True, return_inverse=True)
     root_G = _linked(len(first_G), group_E, np.concatenate([found.talk_N for found in settled]))
     root_E, sizes = root_G[group_E], [len(part.uids) for part in ordered]
     fractions_G = np.zeros(len(first_G))
@@ -88,12 +90,17 @@ class _Settled:
     def __init__(self, part: Part) -> None:
         names, others, marks, firsts, talks = ([np.empty(0, kind)] for kind in (_KEY, _KEY, bool, bool, _KEY))
         for uids, groups in _chunks(part):
-            cut = [group.partition(BY_ID) for group in groups]
-            names.append(_hashed(name for name, _, _ in cut))
-            others.append(_hashed(other or name for name, _, other in cut))
-            marks.append(np.array([bool(marked) for _, marked, _ in cut]))
-            firsts.append(np.array(["/" not in uid or uid.partition("#")[0].endswith("/0") for uid in uids]))
             talks.append(_hashed(map(base_uid, uids)))
+            marks.append(np.array([BY_ID in group for group in groups]))
+            if marks[-1].any():
+                cut = [group.partition(BY_ID) for group in groups]
+                names.append(_hashed(name for name, _, _ in cut))
+                others.append(_hashed(other or name for name, _, other in cut))
+                firsts.append(np.array(["/" not in uid or uid.partition("#")[0].endswith("/0") for uid in uids]))
+            else:
+                names.append(_hashed(groups))
+                others.append(names[-1])
+                firsts.append(np.zeros(len(uids), dtype=bool))
         name_N, other_N, marked_N, first_N, self.talk_N = map(np.concatenate, (names, others, marks, firsts, talks))
         records, num_records = np.unique(name_N[marked_N & first_N], return_counts=True)
         num_names = len(records) + len(np.unique(name_N[~marked_N]))
@@ -125,11 +132,6 @@ def _hashed(texts: Iterable[str], before: str = "") -> np.ndarray:
     return np.frombuffer(b"".join(map(digest, texts)), "<u8").astype(_KEY)
 
 
-def _numbered(keys: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct keys, where each stands first, and the number of each key among them."""
-    return np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
-
-
 def _linked(num_groups: int, group_E: np.ndarray, talk_E: np.ndarray) -> np.ndarray:
     """For each group the one that stands for all that it is linked with by equal conversations."""
     order_E = np.argsort(talk_E, kind="stable")
@@ -157,18 +159,22 @@ def _numbers_by_name(
     parts: Sequence[Part], settled: Sequence[_Settled], first_G: np.ndarray, root_G: np.ndarray
 ) -> np.ndarray:
     """The number that decides about each root: of the first name, by ability and text, of the groups it stands for."""
-    number_G, start = np.zeros(len(root_G), dtype=_KEY), 0
-    group_of = {int(first_G[group]): int(group) for group in np.flatnonzero(np.bincount(root_G)[root_G] > 1)}
-    several: dict[int, tuple[str, str]] = {}
-    order_G = np.argsort(first_G)  # groups as they come
+    number_G, order_G, start = np.zeros(len(root_G), dtype=_KEY), np.argsort(first_G), 0
+    is_linked_G = np.bincount(root_G)[root_G] > 1
+    named: dict[int, tuple[str, str]] = {}  # roots that stand for others too
     for part, found in zip(parts, settled, strict=True):
+        offset = start
         for _, groups in _chunks(part):
             begin, end = np.searchsorted(first_G, [start, start + len(groups)], sorter=order_G)
-            mine = order_G[begin:end]
-            texts = []
+            mine, texts = order_G[begin:end], []
             for place in (first_G[mine] - start).tolist():
                 name, _, other = groups[place].partition(BY_ID)
-                texts.append(name if found.is_named_N[start - found.start + place] else other or name)
+                texts.append(name if found.is_named_N[start - offset + place] else other or name)
             number_G[mine] = _hashed(texts, "\x1f".join(("held out", part.ability, "")))
+            for at in np.flatnonzero(is_linked_G[mine]).tolist():
+                root, name_of = int(root_G[mine[at]]), (part.ability, texts[at])
+                named[root] = min(named.get(root, name_of), name_of)
             start += len(groups)
+    for root, name_of in named.items():
+        number_G[root] = seed_from("held out", *name_of)
     return number_G
