@@ -113,8 +113,8 @@ def test_a_full_disk_leaves_no_thread_that_prepares(cache, monkeypatch):
     talks = [talk([(5, 9)], number) for number in range(1000)]
     with pytest.raises(ValueError, match="the disk is full"):
         prepare(source(talks), {"many": 1}, encoder(), 60)
-    gc.enable()
     left = [thread.name for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    gc.enable()
     assert not left
 
 
