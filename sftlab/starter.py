@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from sftlab.config import scalar
 from sftlab.data.encoder import Encoder
 from sftlab.data.fitter import Fitter
 from sftlab.data.readers import AlpacaReader, GSM8KReader, PairReader, Reader, RFTReader, ShareGPTReader
@@ -294,6 +295,7 @@ def _name_of(file: Survey, taken: Mapping[str, Any]) -> str:
     if stem.lower() in ("train", "data", "dataset", "records") and path.parent.name:
         stem = path.parent.name
     name = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") or "more"
+    name = name if isinstance(scalar(name), str) else f"data_{name}"  # to YAML, no and 1 are no texts
     return name if name not in taken else f"{name}_{len(taken) + 1}"
 
 

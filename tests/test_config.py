@@ -47,6 +47,8 @@ def test_powers_of_ten_are_numbers(word, number):
     assert scalar(word) == number and isinstance(scalar(word), float)
 
 
-@pytest.mark.parametrize("word", ["e5", "1e", "v1e5", "1e5x", "1-e5"])
-def test_what_only_looks_like_one_stays_a_text(word):
+@pytest.mark.parametrize("word", ["e5", "1e", "v1e5", "1e5x", "1-e5", "1e5.jsonl", "2e3/4"])
+def test_what_only_looks_like_one_stays_a_text(tmp_path, word):
     assert scalar(word) == word
+    (tmp_path / "c.yaml").write_text(f"a: {word}\n")
+    assert read_yaml(tmp_path / "c.yaml", "--config") == {"a": word}

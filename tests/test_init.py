@@ -45,6 +45,20 @@ def test_a_folder_of_files_becomes_a_config_whose_plan_is_shown(here, capsys):
     assert all("#" in line for line in (here / "sft.yaml").read_text().splitlines() if "  max_length" in line)
 
 
+def test_files_whose_names_mean_something_in_a_config_are_names_or_told(here, capsys):
+    pairs = [("question", "answer"), ("prompt", "response"), ("instruction", "output")]
+    names = ["math.jsonl", "no.jsonl", "1e5.jsonl"]
+    for name, (ask, answer) in zip(names, pairs, strict=True):
+        write(here / name, [{ask: f"{i} apples + 1?", answer: f"#### {i}"} for i in range(4)])
+    assert main(names) == 0
+    abilities = yaml.safe_load((here / "sft.yaml").read_text())["data"]["abilities"]
+    assert all(isinstance(name, str) for name in abilities) and len(abilities) == 3
+    trap = write(here / "${oc.env:HOME}.jsonl", [{"question": "1 + 1?", "answer": "#### 2"}])
+    with pytest.raises(ValueError, match=r"begins a reference to something else: rename the file"):
+        main([trap, "--to", "new.yaml"])
+    assert not (here / "new.yaml").exists()
+
+
 def test_nothing_is_overwritten_unasked_and_nothing_written_without_data(here):
     write_records(here)
     (here / "sft.yaml").write_text("mine")

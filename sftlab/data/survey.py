@@ -100,6 +100,8 @@ def find_files(folder: Path, most: int = 200, depth: int = 4) -> list[Path]:
 def survey(path: str) -> Survey:
     """Look at a file: at all of a small one, at the first records of a large one. What is wrong is told, not raised."""
     is_hub = path.startswith(HUB)
+    if "${" in path:
+        return Survey(path, trouble="${ in a config begins a reference to something else: rename the file")
     try:
         size = None if is_hub else Path(path).stat().st_size
         packed = "" if is_hub else kind_of(Path(path))[1]
