@@ -95,7 +95,7 @@ class _Loader(yaml.SafeLoader):
 
 # PyYAML reads YAML 1.1, to which 1e-3 is a text: a factor would have texts for values.
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
 )
 
 
