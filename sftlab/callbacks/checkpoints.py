@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,11 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Into the run's folder, whatever loggers there are."""
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
-        super().setup(trainer, pl_module, stage)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "Checkpoint directory .* exists and is not empty"
+            )  # of a run that goes on
+            super().setup(trainer, pl_module, stage)
         if self.asynchronous and not isinstance(trainer.strategy, FSDP2Strategy) and trainer.is_global_zero:
             show("RunCheckpoint.asynchronous: only under strategy: fsdp2; here training waits for each checkpoint")
 

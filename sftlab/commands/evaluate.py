@@ -15,6 +15,7 @@ from sftlab.evaluate.run import run_task
 from sftlab.evaluate.server import ServerModel
 from sftlab.results.score import ScoreRow
 from sftlab.results.verdict import missing_lines
+from sftlab.run.results import path_named
 from sftlab.screen import screen, show, tell_progress
 from sftlab.tasks.registry import TASKS, build_task, option_names
 from sftlab.tasks.task import Task
@@ -34,8 +35,8 @@ PARSER.add_argument(
     "--checkpoint",
     required=True,
     metavar="PATH",
-    help="a run folder (its last stage), an exported stage, a .ckpt file or folder inside a run, or any Hugging Face "
-    "folder or id",
+    help="a run (its last stage), run/stage, an exported stage, a .ckpt file or folder inside a run, or any Hugging "
+    "Face folder or id",
 )
 PARSER.add_argument(
     "--server",
@@ -59,6 +60,8 @@ def main(arguments: list[str]) -> int:
     if not options.tasks:
         raise ValueError("--tasks: name one; see evaluate --help")
     tasks = _tasks(options.tasks, dotted(rest))
+    if not options.server:
+        options.checkpoint = path_named(options.checkpoint)
     with ExitStack() as stack:
         backend, about, model = _backend(options.checkpoint, options.server, options.batch_size, stack)
         folder = Path(options.to) if options.to else default_folder(options.checkpoint, model, about)

@@ -9,6 +9,7 @@ from argparse import ArgumentTypeError
 from pathlib import Path
 
 from sftlab.commands.options import CommandParser, wants_help
+from sftlab.run.results import path_named
 from sftlab.screen import show
 
 DTYPES = ("float32", "bf16", "fp16")
@@ -32,7 +33,7 @@ PARSER.add_argument(
     "--checkpoint",
     required=True,
     metavar="PATH",
-    help="a run folder (its last stage), an exported stage, or lightning_logs/<run>/checkpoints/step=....ckpt",
+    help="a run (its last stage), run/stage, an exported stage, or lightning_logs/<run>/checkpoints/step=....ckpt",
 )
 PARSER.add_argument("--to", default="", metavar="FOLDER", help="the folder to write; it must not exist")
 PARSER.add_argument("--merge", action="store_true", help="of a run with an adapter, write the whole model")
@@ -73,6 +74,7 @@ def main(arguments: list[str]) -> int:
     if wants_help(arguments, PARSER):
         return 0
     options = PARSER.parse(arguments)
+    options.checkpoint = path_named(options.checkpoint)
     how = (options.merge, options.dtype, options.max_shard_size)
     if not options.push:
         if options.dry_run or not options.to:

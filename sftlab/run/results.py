@@ -103,6 +103,18 @@ def find_stage(name: str) -> RunStage:
     raise ValueError(f"{name}: no run or stage of that name in {LOGS}/; {hint}")
 
 
+def path_named(name: str) -> str:
+    """The folder of a run or stage that is named as ``runs`` lists it; what is a path, a model or nothing stays.
+
+    Raises:
+        ValueError: The run has no such stage.
+    """
+    if Path(name).exists() or not any(is_run(LOGS / place) for place in (Path(name), Path(name).parent)):
+        return name
+    found = find_stage(name)
+    return str(found.export if found.stage else found.run)
+
+
 def model_named(name: str, stack: ExitStack, tell: Callable[[str], None] | None = None) -> str:
     """The Hugging Face folder, or the hub id, that a name means: of a run, a stage, a checkpoint, any model.
 

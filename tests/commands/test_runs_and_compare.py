@@ -6,6 +6,7 @@ import os
 import pytest
 
 from sftlab.commands import compare, runs
+from sftlab.run.results import path_named
 
 TASKS = ("gsm8k", "lab_general")
 
@@ -101,3 +102,11 @@ def test_answers_of_evaluate_are_found_too(here, capsys):
 def test_what_cannot_be_compared_is_told(here, a, b, said):
     with pytest.raises(ValueError, match=said):
         compare.main([a, b])
+
+
+def test_a_run_or_stage_has_one_name_for_every_command(here):
+    assert path_named("dmt") == "lightning_logs/dmt" and path_named("lightning_logs/dmt") == "lightning_logs/dmt"
+    assert path_named("dmt/general") == "lightning_logs/dmt/stages/1-general"
+    assert [path_named(name) for name in ("org/model", "lab:base", "dtm")] == ["org/model", "lab:base", "dtm"]
+    with pytest.raises(ValueError, match="no finished stage generl; it has specialised, general"):
+        path_named("dmt/generl")
