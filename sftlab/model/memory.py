@@ -293,16 +293,18 @@ def _register_counted() -> None:
 
 
 def training_flops(plan: Plan, found: Estimate, config: Any, setup: Setup) -> float:
-    """Operations of a whole plan: 2 a weight and token forward, 2 for inputs' and 2 for weights' gradients.
+    """Operations of a whole plan; of declared counts, of a billion tokens in examples that fill a row.
 
-    Attention adds 2 x layers x width x length^2 an example forward (half of a square, two products), twice that
-    backward; weights that are not trained need no gradient; activations that are computed again cost a forward pass.
+    2 a weight and token forward, 2 for inputs' and 2 for weights' gradients. Attention adds 2 x layers x width x
+    length^2 an example forward (half of a square, two products), twice that backward; weights that are not trained need
+    no gradient; activations that are computed again cost a forward pass.
     """
-    sizes = plan.lengths_N[plan.example_E].astype(np.float64)
+    lengths = [plan.max_length] if plan.declared else plan.lengths_N[plan.example_E]
+    sizes = np.asarray(lengths, dtype=np.float64)
     config = config.get_text_config()
     passes = 2 + (found.num_trained / found.num_parameters) + (1 if setup.checkpointing else 0)
     products = 2 * found.num_parameters * float(sizes.sum()) * passes
     attention = (
         2 * config.num_hidden_layers * config.hidden_size * float((sizes**2).sum()) * (4 if setup.checkpointing else 3)
     )
-    return products + attention
+    return (products + attention) * (1e9 / plan.max_length if plan.declared else 1)

@@ -125,14 +125,16 @@ def _costs(
 ) -> Iterator[str]:
     flops = training_flops(plan, found, module.load_config(), setup)
     peak = hardware.device.bf16_tflops
+    whole = ""
     if plan.declared:
-        yield "Counts alone are declared: one full row a micro-batch is assumed, and there are no hours."
-    elif peak is None:
+        yield "Counts alone are declared: one full row a micro-batch is assumed, and a billion tokens."
+        whole = " for a billion tokens"
+    if peak is None:
         yield f"Arithmetic: {flops:.2e} FLOP; nobody states this device's peak, so no hours."
     else:
         hours = flops / (setup.world * peak * 1e12 * mfu) / 3600
         at = f"{mfu:.0%} of {peak:,.0f} TFLOP/s ({hardware.device.source})"
-        yield f"Arithmetic: {flops:.2e} FLOP, {hours:,.1f} hours at {at}."
+        yield f"Arithmetic: {flops:.2e} FLOP, {hours:,.1f} hours{whole} at {at}."
     apart = module.adapter is not None and not module.adapter.changes_base
     size = 2 if setup.precision == "bf16-true" else 4
     kept = found.num_trained if apart else found.num_parameters
