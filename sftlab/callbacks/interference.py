@@ -24,11 +24,8 @@ from sftlab.data.ability import AbilityData, PlannedData
 from sftlab.data.feed import Batch, collate
 from sftlab.evaluate.run import read_jsonl
 from sftlab.model.module import SFTModule
-from sftlab.plan.compile import compile_plan
+from sftlab.plan.compile import one_pass
 from sftlab.plan.plan import Plan, StagePlan
-from sftlab.plan.policy import Proportional
-from sftlab.plan.pool import Pool
-from sftlab.plan.stage import Stage, StepSize
 
 _TAG = "interference"
 Dots = dict[tuple[str, str, str], float]  # group, ability, ability -> dot product of their gradients
@@ -109,7 +106,7 @@ class Interference(Callback):
             chosen = pool.first(wanted)
             wanted -= len(chosen)
             if len(chosen):
-                plan = _rows_of(chosen, data.max_length)
+                plan = one_pass("probe", chosen, 1, data.max_length)
                 batches += [collate(step, plan.rows(step), plan, tables) for step in range(plan.num_steps)]
         return batches
 
@@ -225,9 +222,3 @@ def _local(parameter: nn.Parameter) -> torch.Tensor:
     gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
     local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
     return local.detach().cpu().flatten()
-
-
-def _rows_of(pool: Pool, max_length: int) -> Plan:
-    """A plan whose steps are the packed rows of a pool."""
-    stage = Stage("probe", {pool.ability: 1.0}, epochs=1)
-    return compile_plan([pool], [stage], Proportional(), StepSize(rows=1), max_length)

@@ -25,11 +25,11 @@ from sftlab.data.split import Part, held_out
 from sftlab.data.template import checked_system, get_template
 from sftlab.fingerprint import digest
 from sftlab.lab.options import LabOptions
-from sftlab.plan.compile import compile_plan
+from sftlab.plan.compile import one_pass
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import MixturePolicy, Proportional
 from sftlab.plan.pool import Pool
-from sftlab.plan.stage import Stage, StepSize
+from sftlab.plan.stage import StepSize
 from sftlab.plan.uids import index_type
 
 if TYPE_CHECKING:
@@ -136,18 +136,17 @@ class PlannedData(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader for each ability that has held-out examples, in the order of ``val_abilities``."""
-        return [self._loader(self._val_plan(n), {n: self.abilities[n].examples}, 1) for n in self.val_abilities()]
+        assert self.trainer is not None
+        num_rows, loaders = _VAL_ROWS * self.trainer.world_size, []
+        for name in self.val_abilities():
+            ability = self.abilities[name]
+            plan = one_pass("validation", ability.val_pool(), num_rows, self.max_length, self.packing)
+            loaders.append(self._loader(plan, {name: ability.examples}, 1))
+        return loaders
 
     def val_abilities(self) -> list[str]:
         """Abilities with held-out examples."""
         return [name for name, ability in self.abilities.items() if ability.num_held_out]
-
-    def _val_plan(self, name: str) -> Plan:
-        assert self.trainer is not None
-        batch = StepSize(rows=_VAL_ROWS * self.trainer.world_size)
-        stage = Stage("validation", {name: 1.0}, epochs=1)
-        pools = [self.abilities[name].val_pool()]
-        return compile_plan(pools, [stage], Proportional(), batch, self.max_length, packing=self.packing)
 
     def _loader(self, plan: Plan, tables: dict[str, Any], accumulate: int) -> PlanLoader:
         assert self.trainer is not None
@@ -267,7 +266,7 @@ class AbilityData(PlannedData):
             return
         drops = self._drop_list()  # a malformed one is told before anything is tokenised
         self._examples = self.source.examples(self.name, encoder, max_length, overlong, self.system)
-        self.hold_out(*held_out([self.part()]))
+        self._held_out_N = np.zeros(len(self._examples), dtype=bool)  # until it is decided for all together
         self._kept_N = ~drops.dropped(self._examples.uids)
         if not self._kept_N.any():
             raise ValueError(f"data.abilities.{self.name}: no usable example in {self.source}: {self.audit_counts()}")

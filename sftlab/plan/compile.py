@@ -11,7 +11,7 @@ import numpy as np
 from sftlab.plan.curriculum import in_order
 from sftlab.plan.packing import pack_groups
 from sftlab.plan.plan import Plan, Segment, StagePlan
-from sftlab.plan.policy import MixturePolicy
+from sftlab.plan.policy import MixturePolicy, Proportional
 from sftlab.plan.pool import Pool, seed_from
 from sftlab.plan.stage import Stage, StepSize
 from sftlab.plan.uids import Uids, index_type
@@ -46,6 +46,12 @@ def compile_plan(
         compiler.append(stage)
     compiler.plan.is_open = False
     return compiler.plan
+
+
+def one_pass(name: str, pool: Pool, num_rows: int, max_length: int, packing: bool = True) -> Plan:
+    """A plan that goes once through a pool, ``num_rows`` rows a step; ``name`` seeds their order."""
+    stage = Stage(name, {pool.ability: 1.0}, epochs=1)
+    return compile_plan([pool], [stage], Proportional(), StepSize(rows=num_rows), max_length, packing=packing)
 
 
 def check_stages(compiler: Compiler, stages: Sequence[Stage]) -> None:

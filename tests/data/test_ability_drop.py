@@ -14,8 +14,6 @@ from rich.console import Console
 from sftlab.cli import parse_objects
 from sftlab.data.ability import GeneralData, MathData
 from sftlab.data.droplist import ELSEWHERE, NOT_FOUND, Drop, base_uid, read_drops, write_drops
-from sftlab.data.encoder import Encoder
-from sftlab.data.template import get_template
 from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.plan.table import plan_screen
 
@@ -31,7 +29,8 @@ def shared_cache(tmp_path_factory):
 
 
 def loaded(data, max_length=64):
-    data.load_examples(Encoder(lab_tokenizer(), get_template("vicuna_short", lab_tokenizer())), max_length, "split")
+    data.template, data.max_length = "vicuna_short", max_length
+    data.load(lab_tokenizer())
     return data
 
 

@@ -71,17 +71,15 @@ def test_the_order_of_a_file_changes_nothing(order):
 
 def test_of_max_examples_their_part_is_validated_on_and_the_rest_is_told(tmp_path, monkeypatch):
     from sftlab import MathData
-    from sftlab.data.encoder import Encoder
-    from sftlab.data.template import get_template
     from sftlab.lab.tokenizer import lab_tokenizer
 
     monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "math.jsonl"
     path.write_text("".join(json.dumps({"query": f"What is {i}?", "response": f"{i}"}) + "\n" for i in range(400)))
-    encoder = Encoder(lab_tokenizer(), get_template("vicuna_short", lab_tokenizer()))
     whole, some = (MathData(str(path), val_fraction=0.2, max_examples=n) for n in (None, 40))
     for data in (whole, some):
-        data.load_examples(encoder, 64, "split")
+        data.template, data.max_length = "vicuna_short", 64
+        data.load(lab_tokenizer())
     assert (len(some.pool(1)), some.num_held_out) == (40, 10)
     assert set(some.val_pool().uids_N) < set(whole.val_pool().uids_N)
     assert not set(some.val_pool().uids_N) & set(whole.pool(1).uids_N)
