@@ -137,7 +137,7 @@ class PlannedData(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         """One loader for each ability that has held-out examples, in the order of ``val_abilities``."""
         assert self.trainer is not None
-        num_rows, loaders = _VAL_ROWS * self.trainer.world_size, []
+        num_rows, loaders = _VAL_ROWS * self.trainer.world_size, list[DataLoader]()
         for name in self.val_abilities():
             ability = self.abilities[name]
             plan = one_pass("validation", ability.val_pool(), num_rows, self.max_length, self.packing)
