@@ -33,7 +33,7 @@ from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.callbacks.trainer_options import option_problems
 from sftlab.class_help import class_help
-from sftlab.config import find_problems, merged_config, option_pairs, read_yaml
+from sftlab.config import config_files, find_problems, merged_config, option_pairs, read_yaml
 from sftlab.credentials import unresolved
 from sftlab.data.mixture import MixtureData
 from sftlab.data.seed import global_seed
@@ -148,9 +148,10 @@ class LabCLI(LightningCLI):
 
     def _run_folder(self, config: Any) -> Path:
         """Where this run lives; a resumed run goes on in its own folder, a new one never enters an old one's."""
-        name = config.run or (_name_of(Path(str(config.config[0]))) if config.config else "run")
+        files = config_files(sys.argv[2:])  # jsonargparse forgets them where a config has references
+        name = config.run or (_name_of(Path(files[0])) if files else "run")
         if config.ckpt_path:
-            own = own_folder(str(config.config[0]) if config.config else "")
+            own = own_folder(files[0] if files else "")
             found = resumed(name, config.ckpt_path, is_exact=bool(config.run), own=own)
             config.ckpt_path = self.config[self.subcommand].ckpt_path = str(found.checkpoint)
             if found.folder is not None:
@@ -286,7 +287,7 @@ def _refuse_problems(arguments: list[str]) -> None:
 
 def _callbacks_of_earlier_configs(arguments: list[str]) -> list[str]:
     """Words that add the callbacks of all configs but the last that has some: lists of several configs are joined."""
-    files = [read_yaml(Path(value), "--config") for name, value in option_pairs(arguments) if name in ("config", "c")]
+    files = [read_yaml(Path(file), "--config") for file in config_files(arguments)]
     lists = [found for file in files if (found := (file.get("trainer") or {}).get("callbacks"))]
     known = [item for found in lists[-1:] for item in (found if isinstance(found, list) else [found])]
     words = []

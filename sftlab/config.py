@@ -55,6 +55,11 @@ def option_pairs(arguments: list[str]) -> Iterable[tuple[str, str]]:
         yield name, value
 
 
+def config_files(arguments: list[str]) -> list[str]:
+    """The config files of a command line, in their order."""
+    return [value for name, value in option_pairs(arguments) if name in ("config", "c")]
+
+
 def read_yaml(path: Path, asked_by: str) -> Nested:
     """The keys and values of a YAML file; ``asked_by`` begins what is said of a bad one.
 

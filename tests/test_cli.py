@@ -4,6 +4,7 @@ import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,8 +12,9 @@ from fitting import ROOT, run, write_config, write_records
 from jsonargparse import ArgumentParser
 from lightning.pytorch import loggers
 
-from sftlab.cli import parse_objects, told_in_a_message
+from sftlab.cli import LabCLI, parse_objects, told_in_a_message
 from sftlab.plan.table import as_fraction
+from sftlab.run.folder import release
 
 CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.yaml")) if not {"studies", "searches"} & {*path.parts}]
 OVERLAYS = {"13b", "33b", "batch16", "counts", "scores"}
@@ -83,6 +85,18 @@ def test_a_users_mistake_ends_in_one_message(tmp_path, monkeypatch, change, said
         objects = parse_objects(["--config", str(config)])
         objects.schedule.compile(objects.data, objects.model)
         objects.model.configure_model()
+
+
+def test_a_run_is_named_by_its_config_where_that_has_references_too(tmp_path, monkeypatch):
+    write_records(tmp_path)
+    config = write_config(tmp_path, **{"data/max_length": "${oc.env:LENGTH}"})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LENGTH", "96")
+    monkeypatch.setattr(sys, "argv", ["sftlab", "fit", "--config", str(config)])
+    monkeypatch.setattr(LabCLI, "_run_subcommand", lambda *_: None)
+    cli = LabCLI()
+    release(Path(cli.trainer.default_root_dir))
+    assert (cli.trainer.default_root_dir, cli.datamodule.max_length) == ("lightning_logs/small", 96)
 
 
 def test_a_runs_own_config_is_a_config_and_a_study_is_none(tmp_path, monkeypatch):
