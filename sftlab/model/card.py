@@ -13,6 +13,7 @@ from typing import Any
 from sftlab.plan.ledger import LedgerRow
 from sftlab.results.score import ScoreRow
 
+FROM_SCRATCH = "a LLaMA from scratch"  # the base of a model that had none
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -27,6 +28,7 @@ def model_card(note: Mapping[str, Any], rows: Sequence[LedgerRow], scores: Seque
     import yaml
 
     base = str(note.get("base", "a model of unknown origin"))
+    start = "Trained from scratch" if base == FROM_SCRATCH else f"Fine-tuned from `{_shown(base)}`"
     head: dict[str, Any] = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -42,7 +44,7 @@ def model_card(note: Mapping[str, Any], rows: Sequence[LedgerRow], scores: Seque
         yaml.safe_dump(head, sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        f"Fine-tuned from `{_shown(base)}` with sftlab, conversation template `{note.get('template', 'unknown')}`.",
+        f"{start} with sftlab, conversation template `{note.get('template', 'unknown')}`.",
         "",
         *_trained(rows),
         *_settings(note.get("training", {})),

@@ -18,7 +18,7 @@ from sftlab.data.records import HUB
 from sftlab.files import copy_folder, whole_folder
 from sftlab.model.adapter import is_adapter, peft_config, whole
 from sftlab.model.backbone import PEFT_PREFIX, checked_base, generation_ends, hub_name, load_model, resolve_path
-from sftlab.model.card import model_card
+from sftlab.model.card import FROM_SCRATCH, model_card
 from sftlab.model.contents import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -80,8 +80,9 @@ def _note(module: SFTModule, data: PlannedData) -> dict[str, Any]:
         "tokens in a row": data.max_length,
         "seed": data.seed,
     }
+    is_from_scratch = module.path is None or (module.config is not None and module.adapter is None)
     return {
-        "base": module.path or "a LLaMA from scratch",
+        "base": FROM_SCRATCH if is_from_scratch else module.path,
         "template": data.template,
         "datasets": sorted({match[1] for match in named if match}),
         "training": training,

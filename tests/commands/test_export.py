@@ -96,6 +96,7 @@ def test_the_card_tells_what_was_trained_and_scored_up_to_that_stage(folder, tmp
     for name in ("0-specialised", "1-general"):
         main(["--checkpoint", str(folder / "stages" / name), "--to", str(tmp_path / name)])
     first, second = ((tmp_path / name / "README.md").read_text() for name in ("0-specialised", "1-general"))
+    assert "Trained from scratch with sftlab" in first and "Fine-tuned" not in first
     assert "| specialised | math |" in first and "| general | general |" not in first
     assert "| specialised | math |" in second and "| general | general |" in second
     assert "0.5000" in first and "1.0000" in second and "0.5000" not in second
