@@ -48,7 +48,7 @@ class RunState:
 
 
 def state_of(folder: Path) -> RunState:
-    """How the run in a folder stands; one that was killed is stopped."""
+    """How the run in a folder stands; one that was killed is stopped, unless it had come to its end before."""
     try:
         content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         state = RunState(**{key: content[key] for key in RunState.__dataclass_fields__ if key in content})
@@ -57,7 +57,10 @@ def state_of(folder: Path) -> RunState:
             return RunState()  # damaged
     except (OSError, ValueError, TypeError, RecursionError):
         return RunState()
-    return state if state.status != "running" or is_running(folder) else replace(state, status="stopped")
+    if state.status != "running" or is_running(folder):
+        return state
+    is_at_end = state.num_steps is not None and state.step >= state.num_steps
+    return replace(state, status="finished" if is_at_end else "stopped")
 
 
 def is_running(folder: Path) -> bool:

@@ -9,7 +9,17 @@ import pytest
 from checkpoints import write_checkpoint
 
 from sftlab.run import folder as folders
-from sftlab.run.folder import LOGS, RunState, complete_checkpoints, new_run_folder, release, resumed, state_of
+from sftlab.run.folder import (
+    LOGS,
+    RunState,
+    begin,
+    complete_checkpoints,
+    end,
+    new_run_folder,
+    release,
+    resumed,
+    state_of,
+)
 
 ROOT = Path(__file__).parents[2]
 CLAIM = """
@@ -85,6 +95,17 @@ def test_a_folder_has_one_process_at_a_time():
     first.kill()
     first.communicate()
     assert resumed("tiny", "last").folder == LOGS / "tiny"
+
+
+@pytest.mark.parametrize(("step", "status"), [(5, "finished"), (3, "stopped")])
+def test_a_resume_that_is_refused_leaves_a_run_as_it_stood(step, status):
+    folder = new_run_folder("mine")
+    end(folder, step, 5)
+    release(folder)
+    begin(folder)
+    assert state_of(folder).status == "running"
+    release(folder)
+    assert state_of(folder).status == status
 
 
 @pytest.mark.parametrize(
