@@ -3,10 +3,12 @@
 import importlib.util
 import json
 import shutil
+import sys
 
 import pytest
 import torch
 import yaml
+from engine import ENGINE
 from fitting import run, write_config, write_records
 from small import small_fit, small_mixture, trained
 
@@ -135,3 +137,16 @@ def test_every_problem_of_a_tasks_config_is_told_with_the_nearest_name(records):
         "trainer.callbacks.3.class_path: ScoreAbilites: no such Callback; did you mean ScoreAbilities?",
     ):
         assert said in str(caught.value)
+
+
+def test_an_engine_answers_for_the_stage_that_was_exported(records):
+    (records / "engine.py").write_text(ENGINE)
+    task = {"math": GSM8K(str(records / "gold.jsonl"), num_problems=2, max_new_tokens=8)}
+    scores = ScoreAbilities(task, engine=f"{sys.executable} {records / 'engine.py'} {{model}} {{port}}")
+    folder = records / "run"
+    small_fit(folder, Sequential(order=["math"], steps=1), small_mixture(records), scores)
+    (answers,) = folder.rglob("gsm8k.answers.jsonl")
+    texts = [json.loads(line)["texts"][0] for line in answers.read_text().splitlines()[1:]]
+    place = (folder / "stages" / "0-math").resolve()
+    assert texts == [f"name of {place}: {row['question']}" for row in GOLD[:2]]
+    assert score_rows(folder)[0]["num_problems"] == 2

@@ -6,41 +6,12 @@ import time
 from pathlib import Path
 
 import pytest
+from engine import ENGINE
 
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.evaluate.engine import running_engine
 from sftlab.tasks.likelihood import Likelihood
 from sftlab.tasks.task import Problem, Sampling
-
-ENGINE = """
-import json, os, sys, time
-from http.server import BaseHTTPRequestHandler, HTTPServer
-
-folder, port = sys.argv[1], int(sys.argv[2])
-if os.fork() == 0:
-    time.sleep(1000)
-
-class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send({"data": [{"id": "name of " + folder}]})
-
-    def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = asked["model"] + ": " + asked["messages"][-1]["content"]
-        self.send({"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]})
-
-    def send(self, content):
-        data = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_):
-        pass
-
-HTTPServer(("127.0.0.1", port), Handler).serve_forever()
-"""
 
 
 def started_in(folder: Path) -> list[str]:
