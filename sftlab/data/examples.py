@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sftlab.data.encoder import Encoded
 
 TABLE, AUDIT = "examples.arrow", "audit.json"
-_WRITTEN_AT_ONCE = 4096  # rows of a record batch: many small ones take long to open
+_MOST_ROWS, _MOST_TOKENS = 4096, 1 << 20  # of a record batch: many small ones take long to open, large ones memory
 _HASHED_AT_ONCE = 1 << 18  # rows
 CONTENT_BYTES = 16
 Row = tuple[str, str, "Encoded"]  # uid, group, ids and runs
@@ -172,12 +172,13 @@ def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> N
         | {"ids": numbers, "runs": numbers, "content": pa.binary(CONTENT_BYTES)}
     )
     with pa.OSFile(str(folder / TABLE), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        waiting: list[Row] = []
+        waiting, num_tokens = list[Row](), 0
         for rows in chunks:
             waiting += rows
-            if len(waiting) >= _WRITTEN_AT_ONCE:
+            num_tokens += sum(len(part.ids) for _, _, part in rows)
+            if len(waiting) >= _MOST_ROWS or num_tokens >= _MOST_TOKENS:
                 writer.write_batch(_record_batch(waiting, schema))
-                waiting = []
+                waiting, num_tokens = [], 0
         writer.write_batch(_record_batch(waiting, schema))
     about = {**audit.to_dict(), "table": _file_hash(folder / TABLE)}
     (folder / AUDIT).write_text(json.dumps(about), encoding="utf-8")
