@@ -347,6 +347,13 @@ def test_only_the_ratios_of_loss_weights_count():
     assert key(math=2) == key(math=3, code=1.5, general=1.5) != key(math=4)
 
 
+def test_an_adapter_that_the_stage_before_merges_makes_another_stage():
+    keys = [last_key(module={"adapter": LoRA(stages={stage: "merged"})}) for stage in ("specialised", "general")]
+    carried = last_key(module={"adapter": LoRA()})
+    assert keys[0].trained != carried.trained
+    assert keys[1].trained == carried.trained, "merged when a stage begins that does not come"
+
+
 def test_the_seed_of_random_weights_counts():
     assert_effect(TRAINED, last_key(seed=1), last_key(seed=2))
 
@@ -418,6 +425,9 @@ def test_what_changed_is_said_with_both_values_and_only_where_something_trained_
     was = identity()
     assert differences(was, identity(attention="eager", chunk_tokens=4)) == []
     assert differences(was, identity(learning_rate=0.5)) == ["model.learning_rate (2e-05, now 0.5)"]
+    for name, value in (("lr_schedule", Linear()), ("optimizer", "SGD"), ("warmup_steps", 1)):
+        [said] = differences(was, identity(**{name: value}))
+        assert said.startswith(f"model.{name}")
     assert differences({**was, "data of math": "other"}, was) == []
     own = {**was, "whole": "other", "trainer.callbacks of yours": "[1]"}
     assert differ_in_own_callbacks(own, was) and differ_in_own_callbacks(was, own)
