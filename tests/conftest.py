@@ -18,12 +18,14 @@ settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)
-def no_process_group_is_left() -> Iterator[None]:
-    """What a Trainer with a strategy leaves in this process would be found by the next test and by what it starts."""
+def nothing_of_a_trainer_is_left() -> Iterator[None]:
+    """What a Trainer leaves in this process would be found by the next test and by what it starts."""
     kept = dict(os.environ)
     yield
     if "torch.distributed" in sys.modules and sys.modules["torch.distributed"].is_initialized():
         sys.modules["torch.distributed"].destroy_process_group()
+    if "torch" in sys.modules:
+        sys.modules["torch"].use_deterministic_algorithms(False)
     for name in RANK_VARIABLES:
         if name not in kept:
             os.environ.pop(name, None)
