@@ -21,6 +21,7 @@ RANK_VARIABLES = (
     "LOCAL_RANK",
     "NODE_RANK",
     "WORLD_SIZE",
+    "SFTLAB_FIRST_RANK",
 )  # a Trainer leaves them
 WORDS = ["apple", "river", "stone", "cloud", "house", "green", "music", "table", "light", "paper", "bread", "winter"]
 

@@ -17,6 +17,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from sftlab.__main__ import main
 from sftlab.files import is_alive
 from sftlab.model.launcher import RankLauncher, watch_ranks
+from sftlab.run.folder import LAUNCHER_VARIABLE
 
 
 class Interrupted(Callback):
@@ -43,6 +44,7 @@ def ends(monkeypatch, signals):
         fake = types.ModuleType("sftlab.cli")
         fake.LabCLI, fake.freeze_imports, fake.told_in_a_message = train, lambda: None, contextlib.nullcontext
         monkeypatch.setitem(sys.modules, "sftlab.cli", fake)
+        monkeypatch.delenv(LAUNCHER_VARIABLE, raising=False)  # of a run that this process began: it would end with it
         return main(["fit"])
 
     return fit
