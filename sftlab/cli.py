@@ -38,13 +38,13 @@ from sftlab.credentials import unresolved
 from sftlab.data.mixture import MixtureData
 from sftlab.data.seed import global_seed
 from sftlab.files import write_text
-from sftlab.model.launcher import watch_ranks
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
 from sftlab.plan import adaptive_policies  # noqa: F401 - as above
 from sftlab.plan.plan import Plan
 from sftlab.run.folder import CONFIG_FILE, begin, end, is_follower, new_run_folder, own_folder, resumed
 from sftlab.run.identity import StageKey, stage_keys
+from sftlab.run.launcher import watch_ranks
 from sftlab.run.settings import Settings
 from sftlab.screen import show
 from sftlab.shipped import with_paths

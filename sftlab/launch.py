@@ -119,8 +119,8 @@ def _fit_objects(
 
     from sftlab.callbacks.micro_batches import PlannedTrainer
     from sftlab.cli import TRAINER_DEFAULTS, quieten, run_options
-    from sftlab.model.launcher import watch_ranks
     from sftlab.model.parallel import register_strategies
+    from sftlab.run.launcher import watch_ranks
 
     quieten()
     register_strategies()

@@ -29,7 +29,7 @@ ORDER = """
     data.seed data.feed data.ability data.mixture
     model.contents model.attention model.adapter model.backbone model.freeze model.noise model.loss model.isolation
     model.limits model.muon model.optim model.moments
-    model.checkpoint model.weights model.layout model.snapshot model.behind model.launcher model.parallel model.loading
+    model.checkpoint model.weights model.layout model.snapshot model.behind model.parallel model.loading
     model.module model.memory model.needs model.card model.export model.rewrite model.hub
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
@@ -46,7 +46,7 @@ ORDER = """
     report.sections.strategies report.sections.leave_one_out report.sections.curve report.sections.setting
     report.sections.forgetting report.sections.exhibits report.sections.cost report.sections.search
     report.named report.write report.beside
-    run.folder run.settings run.identity run.opening run.results run.record
+    run.folder run.launcher run.settings run.identity run.opening run.results run.record
     callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.adaptation callbacks.finite
     callbacks.keep_best callbacks.tail_average callbacks.monitors
     callbacks.signals callbacks.micro_batches

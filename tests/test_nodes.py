@@ -42,7 +42,8 @@ def wait_for(*paths: Path, processes: list[Started]) -> None:
     """Until these are there."""
     until = time.monotonic() + 120
     while not all(path.exists() for path in paths):
-        assert not any(process.poll() is not None for process in processes), processes[0].communicate()[1][-3000:]
+        ended = [process for process in processes if process.poll() is not None]
+        assert not ended, ended[0].communicate()[1][-3000:]
         assert time.monotonic() < until
         time.sleep(0.02)
 

@@ -13,8 +13,9 @@ def main(arguments: list[str]) -> int:
     """Train; the arguments are LightningCLI's and are read from ``sys.argv``, so that launched ranks get them too."""
     from sftlab.run.folder import LAUNCHER_VARIABLE, is_follower
 
-    if is_follower() and LAUNCHER_VARIABLE in os.environ:
-        _end_with(int(os.environ[LAUNCHER_VARIABLE]))
+    launcher = os.environ.pop(LAUNCHER_VARIABLE, "")
+    if is_follower() and launcher:
+        _end_with(int(launcher))
     from sftlab.cli import LabCLI, freeze_imports, told_in_a_message
 
     freeze_imports()

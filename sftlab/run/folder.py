@@ -18,7 +18,7 @@ LOGS = Path("lightning_logs")
 STATE_FILE = "state.json"
 CONFIG_FILE = "config.yaml"  # in a run's folder: what it was made with, a config of fit itself
 FOLDER_VARIABLE = "SFTLAB_RUN_FOLDER"  # how a process tells those that it starts which folder is theirs
-LAUNCHER_VARIABLE = "SFTLAB_FIRST_RANK"  # set by a run's first process: its id, for ranks that it launches
+LAUNCHER_VARIABLE = "SFTLAB_FIRST_RANK"  # told by a run's first process to the ranks that it launches: its id
 _LAUNCHED = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set for processes that a launcher starts side by side
 _LOCK_FILE = ".lock"
 _HELD: dict[Path, int] = {}  # folders that this process runs in, with the descriptor of the lock
@@ -88,7 +88,7 @@ def begin(folder: Path, is_trial: bool = False) -> None:
         state = state_of(folder)
         raise ValueError(f"{folder} is in use by process {state.process} on {state.host}: wait for its end, or end it")
     _HELD[folder.resolve()] = lock
-    os.environ[FOLDER_VARIABLE], os.environ[LAUNCHER_VARIABLE] = str(folder), str(os.getpid())
+    os.environ[FOLDER_VARIABLE] = str(folder)
     for place in (folder, folder / "checkpoints", folder / "stages"):
         remove_stale(place)
     turn = 1 + max((state_of(other).turn for other in folder.parent.iterdir() if other.is_dir()), default=0)

@@ -16,8 +16,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 from sftlab.__main__ import main
 from sftlab.files import is_alive
-from sftlab.model.launcher import RankLauncher, watch_ranks
-from sftlab.run.folder import LAUNCHER_VARIABLE
+from sftlab.run.launcher import RankLauncher, watch_ranks
 
 
 class Interrupted(Callback):
@@ -44,7 +43,6 @@ def ends(monkeypatch, signals):
         fake = types.ModuleType("sftlab.cli")
         fake.LabCLI, fake.freeze_imports, fake.told_in_a_message = train, lambda: None, contextlib.nullcontext
         monkeypatch.setitem(sys.modules, "sftlab.cli", fake)
-        monkeypatch.delenv(LAUNCHER_VARIABLE, raising=False)  # of a run that this process began: it would end with it
         return main(["fit"])
 
     return fit
@@ -112,8 +110,7 @@ from sftlab.run.folder import begin
 folder = pathlib.Path("lightning_logs", "r")
 folder.mkdir(parents=True)
 begin(folder)
-if sys.argv[2] == "gone":  # before the rank has come so far as to notice
-    os.environ["SFTLAB_FIRST_RANK"] = "1234567"
+os.environ["SFTLAB_FIRST_RANK"] = "1234567" if sys.argv[2] == "gone" else str(os.getpid())
 rank = subprocess.Popen([sys.executable, "-c", sys.argv[1]], env={**os.environ, "LOCAL_RANK": "1"})
 print(rank.pid, flush=True)
 time.sleep(60)
@@ -146,7 +143,7 @@ def _runs(process):
 
 LAUNCHES = """
 import subprocess, sys, threading, time
-from sftlab.model import launcher
+from sftlab.run import launcher
 launcher.LOOK_EVERY_S = launcher.GRACE_S = 0.05
 ranks = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
 threading.Thread(target=launcher.watch, args=(ranks,), daemon=True).start()
@@ -166,6 +163,16 @@ def test_a_launched_rank_that_dies_ends_all_in_one_message():
     assert f"error: process {ranks[1]} of this run, its rank 2, has ended (by SIGKILL" in said
     assert len(said.splitlines()) == 1 and "--ckpt_path last" in said
     assert not any(_runs(rank) for rank in ranks)
+
+
+def test_only_ranks_are_told_of_the_one_that_launched_them(monkeypatch):
+    seen = []
+    trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_checkpointing=False)
+    watch_ranks(trainer)
+    launcher = trainer.strategy.launcher
+    monkeypatch.setattr(launcher, "_call_children_scripts", lambda: seen.append(dict(os.environ)))
+    assert launcher.launch(lambda: dict(os.environ)).get("SFTLAB_FIRST_RANK") is None
+    assert seen[0]["SFTLAB_FIRST_RANK"] == str(os.getpid())
 
 
 @pytest.mark.parametrize("devices", [1, 2])

@@ -18,6 +18,7 @@ from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
+from sftlab.run.folder import LAUNCHER_VARIABLE
 from sftlab.screen import complain
 
 LOOK_EVERY_S = 0.5
@@ -31,7 +32,9 @@ class RankLauncher(_SubprocessScriptLauncher):
         """Start the ranks, then call the function in this one."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
+            os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
             self._call_children_scripts()
+            del os.environ[LAUNCHER_VARIABLE]  # what else this process starts is no rank of this run
             threading.Thread(target=watch, args=(self.procs,), name="ranks", daemon=True).start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **options)
