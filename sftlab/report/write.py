@@ -20,6 +20,7 @@ from sftlab.report.sections.cost import Cost, Failures
 from sftlab.report.sections.curve import Curve
 from sftlab.report.sections.exhibits import exhibit_sections
 from sftlab.report.sections.forgetting import Forgetting
+from sftlab.report.sections.search import Search
 from sftlab.report.sections.setting import BestSetting
 from sftlab.report.style import style
 from sftlab.report.svg import save
@@ -61,8 +62,8 @@ def sections_of(evidence: Evidence, figures: Sequence[Figure]) -> list[Section]:
 
 
 def is_choice(figure: Figure, evidence: Evidence) -> bool:
-    """Whether a figure already says which setting of the study is the best."""
-    return isinstance(figure, Curve) and figure.covers(evidence)
+    """Whether a figure already says which setting is the best; a search's says it under the search's constraints."""
+    return isinstance(figure, Search) or (isinstance(figure, Curve) and figure.covers(evidence))
 
 
 def write_page(folder: Path, sections: Sequence[Section], about: Mapping[str, str]) -> Path:

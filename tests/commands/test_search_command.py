@@ -65,6 +65,7 @@ def test_it_is_a_study_with_a_report_of_its_own(finished):
     assert yaml.safe_load((finished / "study.yaml").read_text())["base"] == ["../../base.yaml"]
     page = (finished / "report" / "index.html").read_text()
     assert "What the search found" in page and "proportional" in page
+    assert "Which setting" not in page, "a second answer, without the constraints"
     drawn = {path.stem for path in (finished / "report").glob("search-*.png")}
     assert drawn == {"search-ternary", "search-slices", "search-changes", "search-front"}
     assert found["decision"].replace("**", "").split(".")[0] in page.replace("<b>", "").replace("</b>", "")
