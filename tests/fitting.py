@@ -22,6 +22,7 @@ RANK_VARIABLES = (
     "NODE_RANK",
     "WORLD_SIZE",
     "SFTLAB_FIRST_RANK",
+    "SFTLAB_RUN_FOLDER",
 )  # a Trainer leaves them
 WORDS = ["apple", "river", "stone", "cloud", "house", "green", "music", "table", "light", "paper", "bread", "winter"]
 

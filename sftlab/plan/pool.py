@@ -82,7 +82,7 @@ class Pool:
         """A pool of which only the size is known; it can be planned, not trained."""
         index_N = np.arange(num_examples, dtype=index_type(num_examples))
         numbers_N = index_N.astype(f"S{len(str(num_examples))}")
-        uids_N = Uids([np.strings.add(f"{ability}#".encode(), numbers_N)])
+        uids_N = Uids([np.char.add(f"{ability}#".encode(), numbers_N)])
         ones_N = np.ones(num_examples, dtype=np.int32)
         return cls(ability, index_N, uids_N, ones_N, ones_N, population=num_examples, declared=True)
 
