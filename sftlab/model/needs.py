@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from sftlab.model.adapter import LoRA
 from sftlab.model.memory import Estimate, Setup, estimate, training_flops
 from sftlab.model.module import SFTModule
 from sftlab.plan.hardware import GIB, Hardware
@@ -70,7 +71,11 @@ def _verdict(module: SFTModule, plan: Plan, setup: Setup, found: Estimate, room:
         if (other := estimate(module, plan, changed)).total <= room:
             yield f"It would with {words} ({other.total / GIB:,.1f} GiB)."
             return
-    yield "No memory knob alone mends that: take more devices, or model.adapter: LoRA, or a smaller data.max_length."
+    for words, changed in other_trainings(plan, setup):
+        if (other := estimate(module, plan, changed)).total <= room:
+            yield f"No memory knob alone mends that. Another training would fit, {other.total / GIB:,.1f} GiB: {words}."
+            return
+    yield "No memory knob alone mends that: take more devices, or a smaller data.max_length."
 
 
 def fewest_micro_batches(module: SFTModule, plan: Plan, setup: Setup, room: int) -> tuple[Setup, int]:
@@ -118,6 +123,17 @@ def changes(plan: Plan, setup: Setup) -> Iterator[tuple[str, Setup]]:
         f"trainer.accumulate_grad_batches: {most}, model.activation_checkpointing: true and model.chunk_tokens: 1024"
     )
     yield words, replace(chunked, checkpointing=True)
+
+
+def other_trainings(plan: Plan, setup: Setup) -> Iterator[tuple[str, Setup]]:
+    """What saves memory and trains something else, with every knob that does not: few weights, then these in bf16."""
+    *_, (knobs, least) = changes(plan, setup)
+    words = [] if setup.adapter else ["model.adapter: LoRA"]
+    few = replace(least, adapter=setup.adapter or LoRA())
+    if words:
+        yield ", ".join([*words, knobs]), few
+    if setup.precision != "bf16-true":
+        yield ", ".join([*words, "trainer.precision: bf16-true", knobs]), replace(few, precision="bf16-true")
 
 
 def _costs(

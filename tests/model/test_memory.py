@@ -13,7 +13,7 @@ from sftlab.data.feed import collate
 from sftlab.model.adapter import LoRA
 from sftlab.model.memory import Setup, _Live, estimate
 from sftlab.model.module import SFTModule
-from sftlab.model.needs import changes, needs_screen, setup_of
+from sftlab.model.needs import changes, needs_screen, other_trainings, setup_of
 from sftlab.model.optim import BETAS, build_optimizer
 from sftlab.plan.hardware import GIB, Device, Hardware, read_hardware
 
@@ -139,7 +139,20 @@ def test_what_to_change_is_tried_before_it_is_said(small, whole):
     fits = said(whole.total + 1000)
     assert "It fits" in fits and "hours at 50% of 100 TFLOP/s (nowhere)" in fits
     assert "It would with trainer.accumulate_grad_batches" in said(enough + 1000)
-    assert "No memory knob alone" in said(whole.parameters)
+    *_, (_, least) = changes(plan, CPU)
+    few = estimate(module, plan, dataclasses.replace(least, adapter=LoRA())).total
+    assert few < estimate(module, plan, least).total and "would fit" in (words := said(few + 1000))
+    assert "model.adapter: LoRA, trainer.accumulate_grad_batches" in words and "bf16-true" not in words
+    assert "take more devices" in said(1000)
+
+
+def test_who_trains_few_weights_already_is_told_of_their_type(small):
+    module, _, plan = small
+    setup = dataclasses.replace(CPU, adapter=LoRA(), precision="bf16-mixed")
+    [(_, changed)] = other_trainings(plan, setup)
+    hardware = Hardware(1, Device("CPU", (estimate(module, plan, changed).total + 1000) / GIB / 0.92, None, "nowhere"))
+    words = text_of(needs_screen(module, plan, setup, hardware, 0.5))
+    assert "trainer.precision: bf16-true" in words and "model.adapter" not in words
 
 
 def test_hardware_is_read_by_name(small):
