@@ -115,7 +115,8 @@ def main(arguments: list[str]) -> int:
             return status
         return _run(study, options, executor)
     except KeyboardInterrupt:
-        complain("\nInterrupted. What is finished stays; the same command goes on.")
+        stays = "" if options.dry_run else " What is finished stays; the same command goes on."
+        complain(f"\nInterrupted.{stays}")
         return status_when_interrupted()
 
 
@@ -174,6 +175,8 @@ def _meet_needs(study: Study, options: Namespace, executor: Executor | None, abo
         words = [word for key, value in arguments.items() for word in (f"--{key}", str(value))]
         show(f"{study.name} needs: {shlex.join(['python', '-m', 'sftlab', command, *words])}")
         if options.dry_run or executor is None:
+            if options.dry_run:
+                show("Without --dry-run that runs first; only then the study can be planned.")
             return 0
         if status := int(import_module(f"sftlab.commands.{command}").main(words) or 0):
             return status

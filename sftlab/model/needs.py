@@ -49,10 +49,8 @@ def needs_screen(module: SFTModule, plan: Plan, setup: Setup, hardware: Hardware
     """The table of what one device needs, the verdict, time and disk."""
     found, room = estimate(module, plan, setup), hardware.device.usable_bytes
     how = "sharded by FSDP2" if setup.is_sharded else "each whole" if setup.world > 1 else "one process"
-    title = (
-        f"On each of {hardware} ({how}, {setup.precision}, {setup.accumulate} micro-batches a "
-        f"step, the largest of {found.num_tokens:,} tokens)"
-    )
+    batches = f"{setup.accumulate} micro-batch{'es' * (setup.accumulate != 1)} a step"
+    title = f"On each of {hardware} ({how}, {setup.precision}, {batches}, the largest of {found.num_tokens:,} tokens)"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for name, justify in (("memory", "left"), ("GiB", "right"), ("what", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
