@@ -116,6 +116,7 @@ def _serve() -> dict | None:
 def _become(asked: dict) -> None:
     """This process is now the one that was asked for."""
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
     for number, name in enumerate((os.devnull, f"{asked['streams']}/out", f"{asked['streams']}/err")):
         os.dup2(os.open(name, os.O_RDWR | os.O_CREAT), number)
     sys.stdin = os.fdopen(0, closefd=False)
