@@ -149,7 +149,7 @@ def run_bare(folder: Path, precision: str) -> tuple[int, float]:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(plan, step, 1e-3, 0.03, Cosine())
+            group["lr"] = learning_rate_at(plan, step, 1e-3, (0.03, None), Cosine())
         optimizer.step()
         optimizer.zero_grad()
     return int(plan.lengths_N[plan.example_E].sum()), time.perf_counter() - start
