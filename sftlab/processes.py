@@ -1,13 +1,21 @@
-"""Processes of others that we started: how they are ended."""
+"""Processes of others that we start: a port for them to meet at, and how they are ended."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 from contextlib import suppress
 
 _GRACE_S = 30.0  # a process that was asked to end and does not is killed
+
+
+def free_port(host: str = "") -> int:
+    """A port of this machine that nobody listens at now."""
+    with socket.socket() as found:
+        found.bind((host, 0))
+        return int(found.getsockname()[1])
 
 
 def end_process(process: subprocess.Popen) -> None:

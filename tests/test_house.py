@@ -27,8 +27,8 @@ ORDER = """
     data.chat_template data.messages data.pieces data.survey
     data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
     data.seed data.feed data.ability data.mixture
-    model.contents model.attention model.adapter model.backbone model.freeze model.noise model.loss model.isolation
-    model.limits model.muon model.optim model.moments
+    model.contents model.attention model.sharded model.adapter model.backbone model.freeze model.noise model.loss
+    model.isolation model.limits model.muon model.optim model.moments
     model.checkpoint model.weights model.layout model.snapshot model.behind model.parallel model.loading
     model.module model.memory model.needs model.card model.export model.rewrite model.hub
     endpoint.replies endpoint.response endpoint.client

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from fitting import environment, run, write_config, write_records
 from forked import FORKING, Started
 
 from sftlab.files import read_jsonl
+from sftlab.processes import free_port
 from sftlab.run.folder import complete_checkpoints
 
 SHARDED = ["--trainer.strategy", "fsdp2", "--trainer.devices"]
@@ -69,10 +69,7 @@ def kill(folder: Path) -> None:
 
 def nodes(inputs: Path, *words: str) -> list[Started]:
     """Two 'nodes' of one process each, launched one by one."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port("127.0.0.1"))}
     words = ("-m", "sftlab", "fit", "--config", "small.yaml", *words, "--trainer.num_nodes", "2", *SHARDED, "1")
     return [
         FORKING.start(list(words), inputs, {**environment(inputs), **together, "NODE_RANK": str(rank)})

@@ -40,10 +40,8 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Into the run's folder, whatever loggers there are."""
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
-        with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "Checkpoint directory .* exists and is not empty"
-            )  # of a run that goes on
+        with warnings.catch_warnings():  # of a run that goes on
+            warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
         if self.asynchronous and not isinstance(trainer.strategy, FSDP2Strategy) and trainer.is_global_zero:
             show("RunCheckpoint.asynchronous: only under strategy: fsdp2; here training waits for each checkpoint")

@@ -13,7 +13,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from sftlab.callbacks.context import RunContext
@@ -24,6 +23,7 @@ from sftlab.data.ability import AbilityData, PlannedData
 from sftlab.data.feed import Batch, collate
 from sftlab.evaluate.run import read_jsonl
 from sftlab.model.module import SFTModule
+from sftlab.model.sharded import divide_again, local
 from sftlab.plan.compile import one_pass
 from sftlab.plan.plan import Plan, StagePlan
 
@@ -145,8 +145,7 @@ def gradient_dots(trainer: Trainer, module: SFTModule, probes: Mapping[str, list
     when no gradient is being accumulated: it leaves none behind.
     """
     net, dots = cast(nn.Module, module.net), defaultdict[tuple[str, str, str], float](float)
-    if isinstance(net, FSDPModule):
-        net.reshard()  # after a validation the outermost weights are still whole, and their gradients would not be seen
+    divide_again(net)  # after a validation the outermost gradients would not be seen
     parameters = [(group_of(name), p) for name, p in net.named_parameters() if p.requires_grad]
     kept: dict[str, list[torch.Tensor]] = {}
     with _undisturbed(module, net):
@@ -220,5 +219,4 @@ def _backward(trainer: Trainer, net: nn.Module, batches: list[Batch]) -> None:
 def _local(parameter: nn.Parameter) -> torch.Tensor:
     """This rank's part of a gradient [elements], in main memory; zeros where the loss does not reach it."""
     gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-    local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-    return local.detach().cpu().flatten()
+    return local(gradient).detach().cpu().flatten()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sftlab.evaluate.server import ServerModel
-from sftlab.processes import end_process
+from sftlab.processes import end_process, free_port
 
 _PLACES = ("{model}", "{port}")
 _STARTS_WITHIN_S = 1800.0  # an engine loads a large model and compiles for it
@@ -56,9 +55,7 @@ def running_engine(command: str, model: Path) -> Iterator[ServerModel]:
     Raises:
         ValueError: It ends, does not answer in time, or serves no model.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1")
     words = [
         word.replace("{port}", str(port)).replace("{model}", str(model.resolve())) for word in shlex.split(command)
     ]

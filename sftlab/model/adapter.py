@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from sftlab.bounds import within
 from sftlab.fingerprint import digest
+from sftlab.model.sharded import local, rows_of, whole
 from sftlab.plan.plan import StagePlan
 
 if TYPE_CHECKING:
@@ -268,26 +268,6 @@ def is_linear(layer: nn.Module) -> bool:
 def is_turned(layer: nn.Module) -> bool:
     """Whether the weight of a layer is [in, out]."""
     return type(layer).__name__ == _TURNED
-
-
-def local(parameter: torch.Tensor) -> torch.Tensor:
-    """This rank's rows of a parameter."""
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
-
-
-def whole(parameter: torch.Tensor) -> torch.Tensor:
-    """All rows of a parameter; call it on every rank."""
-    return cast(torch.Tensor, parameter.full_tensor()) if isinstance(parameter, DTensor) else parameter
-
-
-def rows_of(parameter: torch.Tensor) -> slice:
-    """Which rows of a parameter this rank has."""
-    if not isinstance(parameter, DTensor):
-        return slice(None)
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    shape, start = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return slice(start[0], start[0] + shape[0])
 
 
 def _part(whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:

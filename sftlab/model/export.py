@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from sftlab.data.ability import PlannedData
 from sftlab.data.records import HUB
 from sftlab.files import copy_folder, whole_folder
-from sftlab.model.adapter import is_adapter, peft_config, whole
+from sftlab.model.adapter import is_adapter, peft_config
 from sftlab.model.backbone import PEFT_PREFIX, checked_base, generation_ends, hub_name, load_model, resolve_path
 from sftlab.model.card import FROM_SCRATCH, model_card
 from sftlab.model.contents import (
@@ -31,6 +31,7 @@ from sftlab.model.contents import ARCHITECTURE as ARCHITECTURE
 from sftlab.model.contents import NOTE_FILE as NOTE_FILE
 from sftlab.model.layout import Layout, of_base
 from sftlab.model.module import SFTModule
+from sftlab.model.sharded import divide_again, whole
 from sftlab.model.weights import WeightFiles, Weights, copy, described, of_checkpoint, of_files
 from sftlab.plan.ledger import LedgerRow, ledger
 from sftlab.plan.plan import Plan
@@ -120,9 +121,7 @@ def export_live(
 def _live_weights(module: SFTModule) -> Weights:
     """Those of the model in training that a checkpoint would hold; all ranks take the same ones in the same order."""
     is_kept = module.live_adapter.is_kept if module.live_adapter is not None else lambda name: True
-    for part in module.modules():  # a forward pass leaves the outermost weights gathered
-        if hasattr(part, "reshard"):
-            cast(Any, part).reshard()
+    divide_again(module)
     held = {name: tensor for name, tensor in module.backbone.state_dict().items() if is_kept(name)}
     return Weights({name: described(tensor) for name, tensor in held.items()}, lambda name: whole(held[name].detach()))
 

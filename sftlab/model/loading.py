@@ -19,10 +19,11 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from sftlab.model.adapter import is_adapter, local, rows_of
+from sftlab.model.adapter import is_adapter
 from sftlab.model.attention import register_attention
 from sftlab.model.backbone import load_config, resolve_path
 from sftlab.model.contents import adapter_base, check_model_folder
+from sftlab.model.sharded import local, rows_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -21,6 +21,7 @@ from sftlab.model.behind import Behind
 from sftlab.model.checkpoint import load_file, load_shards, named_state
 from sftlab.model.contents import META, contents, is_sharded
 from sftlab.model.loss import SupervisedLoss
+from sftlab.model.sharded import divide_again
 
 
 class ShardedPrecision(MixedPrecision):
@@ -118,15 +119,12 @@ class FSDP2Strategy(ModelParallelStrategy):
             ValueError: It is damaged, or holds objects that only running code could build.
         """
         from torch.distributed.checkpoint import state_dict as states
-        from torch.distributed.fsdp import FSDPModule
 
         path = Path(self.broadcast(str(checkpoint_path)))
         contents(path)
         model, is_file = self.model, not is_sharded(path)
         assert model is not None and self.lightning_module is not None
-        for part in model.modules():  # a forward pass before this leaves the outermost parameters gathered
-            if isinstance(part, FSDPModule):
-                part.reshard()
+        divide_again(model)
         checkpoint = load_file(path if is_file else path / META)
         module = cast(Any, self.lightning_module)
         if self.optimizers and checkpoint.get("optimizer") != getattr(module, "_optimizer_in_use", None):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from sftlab.files import whole_file
+from sftlab.model.sharded import divide_again, local
 
 
 def write_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
@@ -69,11 +70,9 @@ def remove_snapshots(folder: Path, but: set[int]) -> None:
 
 def changing(net: nn.Module) -> dict[str, torch.Tensor]:
     """The trained parameters, of sharded ones this process's part, and the buffers."""
-    for part in net.modules():  # a forward pass leaves the outermost parameters of FSDP2 gathered
-        if hasattr(part, "reshard"):
-            cast(Any, part).reshard()
+    divide_again(net)
     named: list[tuple[str, Any]] = [
         *((name, p) for name, p in net.named_parameters() if p.requires_grad),
         *net.named_buffers(),
     ]
-    return {name: value.to_local() if hasattr(value, "to_local") else value.data for name, value in named}
+    return {name: local(value).data for name, value in named}

@@ -164,14 +164,18 @@ class Stage:
         """How much a supervised token of an ability counts in the loss; 1 unless said otherwise."""
         return float((self.loss_weights or {}).get(ability, 1.0))
 
+    def warmup(self, model_ratio: float, model_steps: int | None) -> tuple[float | None, int | None]:
+        """Ratio and steps of warm-up, the stage's own or the model's; where there are steps, these count."""
+        own = (self.warmup_ratio, self.warmup_steps)
+        return own if own != (None, None) else (model_ratio, model_steps)
+
     def num_warmup_steps(self, num_steps: int, model_ratio: float, model_steps: int | None) -> int:
-        """Steps of warm-up among the stage's; its own ratio or number comes before the model's.
+        """Steps of warm-up among the stage's.
 
         Raises:
             ValueError: They leave no step at the peak.
         """
-        own = (self.warmup_ratio, self.warmup_steps)
-        ratio, steps = own if own != (None, None) else (model_ratio, model_steps)
+        ratio, steps = self.warmup(model_ratio, model_steps)
         if steps is None:
             return int((ratio or 0.0) * num_steps)  # a stage of three steps has no warm-up at 3 %
         if steps >= num_steps:

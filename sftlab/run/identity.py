@@ -116,8 +116,7 @@ def _how(module: SFTModule, plan: Plan, planned: StagePlan) -> list[Any]:
     """The learning rate of a stage, its optimizer state, its loss and its adapter."""
     stage = planned.stage
     peak = module.learning_rate if stage.learning_rate is None else stage.learning_rate
-    own = (stage.warmup_ratio, stage.warmup_steps)
-    ratio, steps = own if own != (None, None) else (module.warmup_ratio, module.warmup_steps)
+    ratio, steps = stage.warmup(module.warmup_ratio, module.warmup_steps)
     content: list[Any] = [peak, ratio if steps is None else f"{steps} steps", stage.fresh_optimizer]
     if stage.weighs_abilities:
         weights = {name: stage.loss_weight(name) for name in stage.fractions}

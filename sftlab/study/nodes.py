@@ -9,7 +9,6 @@ A run says so by ``trainer.num_nodes``; the nodes share the study's folder, as t
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sftlab.config import read_yaml
-from sftlab.processes import end_process
+from sftlab.processes import end_process, free_port
 from sftlab.study.graph import Job
 from sftlab.study.job import Outcome, carry_out, last_lines
 
@@ -94,10 +93,7 @@ def lead(
 
     @contextmanager
     def launched(words: Sequence[str], variables: Mapping[str, str]) -> Iterator[list[str]]:
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = free.getsockname()[1]
-        at = ["--nnodes", nodes.count, "--nproc-per-node", nodes.num_processes, "--master-port", port]
+        at = ["--nnodes", nodes.count, "--nproc-per-node", nodes.num_processes, "--master-port", free_port()]
         common = [*map(str, at), "--master-addr", ray.util.get_node_ip_address()]
         log = Path(job.folder).parents[1].resolve() / "logs"
 

@@ -102,13 +102,9 @@ class Held(Callback):
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SFTLAB_CACHE", str(folder / "cache"))
-        write_records(folder)
-        register_strategies()
-        yield folder
+def records(module_records):
+    register_strategies()
+    return module_records
 
 
 def sharded(records, folder, *callbacks, asynchronous=True, keep_last=1, **how):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from fitting import write_records
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Timer
 from safetensors.torch import load_file
@@ -81,13 +80,9 @@ class Deletes(Callback):
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SFTLAB_CACHE", str(folder / "cache"))
-        write_records(folder)
-        (folder / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOLD))
-        yield folder
+def records(module_records):
+    (module_records / "gold.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOLD))
+    return module_records
 
 
 def fit(records, folder, last="math", **more):

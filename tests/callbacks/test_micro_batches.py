@@ -4,7 +4,6 @@ import re
 
 import pytest
 import torch
-from fitting import write_records
 from lightning.pytorch import Callback
 from small import MODEL, small_mixture
 
@@ -21,13 +20,10 @@ CPU = Setup(precision="32-true", is_cpu=True)
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("auto")
+def inputs(module_records):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SFTLAB_CACHE", str(folder / "cache"))
-        patch.chdir(folder)
-        write_records(folder)
-        yield folder
+        patch.chdir(module_records)
+        yield module_records
 
 
 def module() -> SFTModule:
