@@ -16,7 +16,7 @@ from sftlab.data.pieces import Piece, Template
 from sftlab.fingerprint import digest
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 RULES = 3  # version of how pieces become ids and masks: raise it when other ones come out
@@ -72,8 +72,9 @@ class Encoder:
     def _probe(self) -> bool:
         """Whether the tokenizer itself puts its prefix after a special token too, as LLaMA's first one does."""
         end = self.template.end_of_turn
-        after = self.tokenizer.backend_tokenizer.encode(f"{end}a", add_special_tokens=False).ids
-        return bool(after[1:] == self._first.encode("a", add_special_tokens=False).ids)
+        (after,) = _encoded(self.tokenizer.backend_tokenizer, [f"{end}a"])
+        (alone,) = _encoded(self._first, ["a"])
+        return bool(after.ids[1:] == alone.ids)
 
     @property
     def stop_ids(self) -> list[int]:
@@ -103,13 +104,14 @@ class Encoder:
             return str(error)
 
     def encode(self, rendered: Sequence[Sequence[Piece]]) -> list[Encoded]:
-        """Encode rendered conversations, all pieces of all of them in one call that works outside of Python's lock."""
+        """Encode rendered conversations, all pieces of all of them in one call that works outside of Python's lock.
+
+        Raises:
+            ValueError: The tokenizer has no token for a text, nor one for what it does not know.
+        """
         texts = self._texts(rendered)
         tokenizers = (self._first, self._inside)
-        first, inside = (
-            iter(tokenizer.encode_batch_fast(some, add_special_tokens=False) if some else ())
-            for tokenizer, some in zip(tokenizers, texts, strict=True)
-        )
+        first, inside = (iter(_encoded(tokenizer, some)) for tokenizer, some in zip(tokenizers, texts, strict=True))
         return [self._joined(pieces, lambda _, prefix: next(first if prefix else inside).ids) for pieces in rendered]
 
     def known(self, pieces: Sequence[Piece], encoded: Encoded) -> dict[tuple[str, bool], array]:
@@ -138,7 +140,7 @@ class Encoder:
         def ids_of(text: str, prefix: bool) -> array:
             if (text, prefix) not in known:
                 tokenizer = self._first if prefix else self._inside
-                known[text, prefix] = array("I", tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+                known[text, prefix] = array("I", _encoded(tokenizer, [text])[0].ids)
             return known[text, prefix]
 
         return self._joined(pieces, ids_of)
@@ -197,6 +199,18 @@ class Encoder:
         text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).rstrip("\ufffd")
         prefix = self.template.answer_prefix
         return "" if prefix.startswith(text) else text.removeprefix(prefix)
+
+
+def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Sequence[Encoding]:
+    """Ids of texts; the library tells of one that it cannot encode by an error of no class."""
+    try:
+        return tokenizer.encode_batch_fast(texts, add_special_tokens=False) if texts else ()
+    except Exception as error:
+        if len(texts) == 1:
+            raise ValueError(f"tokenizer: it cannot encode {texts[0][:60]!r}: {error}; use one that can") from error
+    for text in texts:  # one at a time, to name the one
+        _encoded(tokenizer, [text])
+    raise ValueError("tokenizer: it failed on texts together that it encodes one by one")
 
 
 def _plain(source: str, ends: Sequence[str]) -> Tokenizer:

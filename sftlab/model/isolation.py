@@ -80,6 +80,7 @@ def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, devi
             plain = _plain_nll(net, name, docs[1:], device)
             _set_attention(net, name)
             _try_head(net, docs[-1], rounding, device)
+            fresh = torch.cat([_nll(net, [doc], packing, device) for doc in docs[1:]])
             together, otherwise = (_nll(net, examples, packing, device) for examples in (docs, other))
             alone = torch.cat([_nll(net, [doc], packing, device) for doc in docs[1:]])
             _nll(net, [docs[0].repeat(max_length)[:max_length]], packing, device)  # the longest that may come
@@ -95,6 +96,8 @@ def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, devi
         return f"what stands in another example, or later, changes a token's loss by {leak:.1e}"
     if (apart := _largest(together[first:] - alone)) > rounding:
         return f"in company a token's loss differs by {apart:.1e} from that of the example alone"
+    if (after := _largest(fresh - alone)) > rounding:
+        return f"a token's loss differs by {after:.1e} after a longer example was computed"
     if plain is not None and (changed := _largest(plain - alone)) > rounding:
         return f"it is another attention than the architecture's own: a token's loss differs by {changed:.1e}"
     return ""

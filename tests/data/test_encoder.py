@@ -308,3 +308,12 @@ def test_what_a_tokenizer_cannot_write_is_counted(made, answer, change):
     )
     found = [rule for rule in fitted.rules if rule.startswith("changed by the tokenizer: ")]
     assert found == ([f"changed by the tokenizer: {change}"] if change else [])
+
+
+def test_a_text_that_the_tokenizer_cannot_encode_is_named():
+    vocabulary = {name: i for i, name in enumerate(["a", "b", "\n", *"usertin", "<|im_start|>", "<|im_end|>"])}
+    backend = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))  # a token that it does not have
+    backend.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
+    with pytest.raises(ValueError, match=r"tokenizer: it cannot encode 'user\\nabz': .*<unk>"):
+        encoder_of(tokenizer, "chatml").prompt_ids([Turn("user", "abz")])
