@@ -171,6 +171,11 @@ def _observation(evidence: Evidence, trial: Trial, seed: int) -> Observation:
             f"others of {', '.join(expected) or 'none'}; a search needs a score of each: give ScoreAbilities in "
             "trainer.callbacks"
         )
+    if unmeasured := [ability for ability in expected if first[ability].value is None]:
+        raise ValueError(
+            f"{evidence.folder}: no problem of {', '.join(unmeasured)} could be graded in {trial.name} with seed {seed}, "
+            "which is no score of 0: see what its answers lack, grade them again, and start the search again"
+        )
     values = {ability: float(first[ability].value or 0.0) / float(first[ability].best or 1.0) for ability in expected}
     problems = {a: (str(first[a].problems), first[a].metric) for a in expected if first[a].problems}
     return Observation(trial.name, seed, values, problems)

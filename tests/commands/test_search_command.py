@@ -106,6 +106,15 @@ def test_killed_while_it_runs_it_goes_on_and_finds_the_same(finished, tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_an_ability_that_could_not_be_graded_has_no_score_of_zero(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(Instant, "ungraded", "code")
+    with pytest.raises(ValueError, match=r"no problem of code could be graded in \w+ with seed 1"):
+        main(["--config", str(write_search(tmp_path)), *MINE])
+
+
 def test_jobs_can_be_printed_for_a_scheduler(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
