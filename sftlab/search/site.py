@@ -14,7 +14,7 @@ import yaml
 from rich.console import Console
 
 from sftlab.files import write_text
-from sftlab.report.evidence import Evidence, read_evidence
+from sftlab.report.evidence import read_evidence
 from sftlab.report.rows import HELD_OUT, Result
 from sftlab.run.folder import LOGS
 from sftlab.screen import complain, show
@@ -103,9 +103,30 @@ class StudySite(Site):
         return study, planned, jobs_of(planned, others)
 
     def observations(self, trials: Sequence[Trial]) -> list[Observation]:
-        """The last stage's headline score of each ability, of each run."""
+        """The last stage's headline score of each ability, of each run.
+
+        Raises:
+            ValueError: An ability that the search weighs has no score in some run.
+        """
         evidence = read_evidence(self.folder)
-        return [_observation(evidence, trial, seed) for trial in trials for seed in trial.seeds]
+        rows = [r for r in evidence.results if r.last_stage and not r.inside and r.headline and r.task != HELD_OUT]
+        found = {(trial, seed): _first_scores(rows, trial, seed) for trial in trials for seed in trial.seeds}
+        weighed = {ability for ability, weight in self.spec.weights.items() if weight > 0}
+        weighed |= {constraint.ability for constraint in self.spec.constraints}
+        for (trial, seed), first in found.items():
+            run = f"{evidence.folder}: {trial.name} with seed {seed}"
+            if none := [ability for ability in self.spec.weights if ability in weighed and ability not in first]:
+                raise ValueError(
+                    f"{run} has no score of {', '.join(none)}, which the search weighs: give ScoreAbilities in "
+                    "trainer.callbacks a task for it, or leave it out of the search file's weights"
+                )
+            if none := [ability for ability, row in first.items() if ability in weighed and row.value is None]:
+                raise ValueError(
+                    f"{run} has no graded answer of {', '.join(none)}, which is no score of 0: see why in its run "
+                    "folder's scores.jsonl, or leave it out of the search file's weights"
+                )
+        known = [ability for ability in next(iter(found.values()), {}) if all(_has(r, ability) for r in found.values())]
+        return [_observation(trial, seed, first, known) for (trial, seed), first in found.items()]
 
     def study(self, trials: Sequence[Trial]) -> Study:
         """The study of these trials; its file is written."""
@@ -159,25 +180,22 @@ def _part(study: Study, runs: Sequence[Run]) -> Study:
     return Study(**{**vars(study), "runs": tuple(runs)})
 
 
-def _observation(evidence: Evidence, trial: Trial, seed: int) -> Observation:
-    rows = [r for r in evidence.final if r.config == trial.name and r.seed == seed and r.task != HELD_OUT]
+def _first_scores(rows: Sequence[Result], trial: Trial, seed: int) -> dict[str, Result]:
+    """The first score of each ability of a run."""
     first: dict[str, Result] = {}
     for row in rows:
-        first.setdefault(row.ability, row)
-    expected = evidence.abilities
-    if not rows or set(first) != set(expected):
-        raise ValueError(
-            f"{evidence.folder}: {trial.name} with seed {seed} has scores of {', '.join(first) or 'no ability'}, "
-            f"others of {', '.join(expected) or 'none'}; a search needs a score of each: give ScoreAbilities in "
-            "trainer.callbacks"
-        )
-    if unmeasured := [ability for ability in expected if first[ability].value is None]:
-        raise ValueError(
-            f"{evidence.folder}: no problem of {', '.join(unmeasured)} could be graded in {trial.name} with seed {seed}, "
-            "which is no score of 0: see what its answers lack, grade them again, and start the search again"
-        )
-    values = {ability: float(first[ability].value or 0.0) / float(first[ability].best or 1.0) for ability in expected}
-    problems = {a: (str(first[a].problems), first[a].metric) for a in expected if first[a].problems}
+        if row.config == trial.name and row.seed == seed:
+            first.setdefault(row.ability, row)
+    return first
+
+
+def _has(first: Mapping[str, Result], ability: str) -> bool:
+    return ability in first and first[ability].value is not None
+
+
+def _observation(trial: Trial, seed: int, first: Mapping[str, Result], abilities: Sequence[str]) -> Observation:
+    values = {a: float(first[a].value or 0.0) / float(first[a].best or 1.0) for a in abilities}
+    problems = {a: (str(first[a].problems), first[a].metric) for a in abilities if first[a].problems}
     return Observation(trial.name, seed, values, problems)
 
 
