@@ -31,6 +31,7 @@ COMMANDS = {
     "chat": "talk with a stage of a run, or with two side by side",
     "serve": "serve a stage to OpenAI-compatible clients",
     "runs": "list runs: state, stage, scores, age, size",
+    "docs": "print a page of the documentation",
 }
 """What each command does; each is the module of its name in ``commands``."""
 
@@ -50,7 +51,7 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "python -m sftlab COMMAND --help tells more.",
+            "python -m sftlab COMMAND --help tells more, python -m sftlab docs: the manual.",
         ]
     )
 

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -53,6 +53,7 @@ HEADER = """Trains the stages of a schedule over a mixture of abilities.
 
 The keys that most runs change: data.abilities (files and fractions), data.batch, schedule (class_path and k),
 model.path, model.learning_rate, trainer.devices. Any key of the config can be given here too: --schedule.k 0.25.
+Whether it fits into memory: sftlab plan --config FILE --hardware 8xA100-80GB (plan --help lists the devices).
 """
 _FIT_HELP = {"description": HEADER, "usage": "python -m sftlab fit --config FILE [options]"}
 TRAINER_DEFAULTS = {
@@ -79,7 +80,8 @@ class LabCLI(LightningCLI):
         show_help_of_classes(sys.argv[1:])
         _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
         sys.argv += _callbacks_of_earlier_configs(sys.argv[1:])
-        set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=True)
+        settings = {"docstring_parse_attribute_docstrings": _only_shows(sys.argv[1:])}  # they take a second
+        set_parsing_settings(omegaconf_absolute_to_relative_paths=True, **settings)
         register_strategies()
         yaml.add_multi_representer(StrEnum, _as_text, yaml.SafeDumper)
         super().__init__(
@@ -183,8 +185,17 @@ class SaveConfig(SaveConfigCallback):
 class PlannedObjects(LabCLI):
     """Data, schedule and model of a config, without trainer and run folder."""
 
+    _made: ClassVar[LightningArgumentParser | None] = None  # to make it takes longer than to plan a small run
+
     def __init__(self) -> None:
         super().__init__(run=False)
+
+    def setup_parser(self, *arguments: Any) -> None:
+        """The parser of the first config serves all."""
+        if PlannedObjects._made is None:
+            super().setup_parser(*arguments)
+            PlannedObjects._made = self.parser
+        self.parser = PlannedObjects._made
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """A run's own config.yaml holds keys that only fit has a use for."""
@@ -267,13 +278,18 @@ def _told(message: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(noise)]
 
 
+def _only_shows(arguments: list[str]) -> bool:
+    """Whether help or the whole config is asked for, which need no config of their own, but all docstrings."""
+    return "-h" in arguments or any(word.startswith(("--help", "--print_config")) for word in arguments)
+
+
 def _refuse_problems(arguments: list[str]) -> None:
     """Tell all problems of a config at once.
 
     Raises:
         ValueError: There are some.
     """
-    if {"-h", "--help"} & set(arguments) or any(word.startswith(("--help", "--print_config")) for word in arguments):
+    if _only_shows(arguments):
         return
     config = merged_config(arguments)
     if "base" in config and "data" not in config:

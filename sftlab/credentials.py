@@ -19,6 +19,7 @@ _USUAL_NAME = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)+|[A-Z_]*(KEY|TOKEN|SECRET)
 _USER_OF_URL = re.compile(r"(\b[a-z][a-z0-9+.-]*://)[^\s/?#@'\"]*@", re.I)
 _KEY_OF_URL = re.compile(r"([?&](?:api[_-]?key|key|token|secret|password|sig)=)[^\s&#'\"]+", re.I)
 _REFERENCE = re.compile(r"\$\{\s*oc\.env:\s*([A-Za-z_][A-Za-z0-9_]*)")
+_ONE_REFERENCE = re.compile(r"\$\{\s*oc\.env:\s*[A-Za-z_][A-Za-z0-9_]*\s*\}")
 _NAME_OF_SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS(WORD|WD|PHRASE)?$|CREDENTIAL")
 _SECRET_OPTIONS = {"api_key", "apikey", "password", "secret", "token", "auth_token", "access_token", "hf_token"}
 
@@ -86,7 +87,7 @@ def secrets_of_environment() -> list[str]:
 
 
 def flat(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a config that has a value, by its dotted key, without credentials."""
+    """Every setting of a config that has a value, by its dotted key, without credentials; references to them stay."""
     if isinstance(config, Mapping):
         items: Iterable[tuple[Any, Any]] = config.items()
     elif isinstance(config, list) and any(isinstance(item, (Mapping, list)) for item in config):
@@ -98,7 +99,7 @@ def flat(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in items:
         where = f"{path}.{key}" if path else str(key)
         if str(key).lower() in _SECRET_OPTIONS and value:
-            yield where, HIDDEN
+            yield where, value if isinstance(value, str) and _ONE_REFERENCE.fullmatch(value) else HIDDEN
         else:
             yield from flat(value, where)
 

@@ -7,6 +7,7 @@ and characters that a terminal cannot encode; all of them end here.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -51,12 +52,21 @@ def complain(message: object) -> None:
     show(message, file=sys.stderr)
 
 
+_SECONDS_IN_A_FILE = 10.0
+_told_at = [0.0]  # when a line of progress was last written to a file
+
+
 def tell_progress(what: str, done: int, total: int | None = None) -> None:
-    """Progress on one line of a terminal; in a file only its end."""
-    is_last = total is not None and done >= total
-    if is_last or sys.stderr.isatty():
-        of = "" if total is None else f" of {total:,}"
-        print(f"\r{visible(what)}: {done:,}{of}", end="\n" if is_last else "", file=sys.stderr, flush=True)
+    """Progress on one line of a terminal; in a file its end, and a line now and then."""
+    is_last, is_terminal = total is not None and done >= total, sys.stderr.isatty()
+    if done <= 1:
+        _told_at[0] = time.monotonic()
+    is_due = time.monotonic() - _told_at[0] >= _SECONDS_IN_A_FILE
+    if is_last or is_terminal or is_due:
+        _told_at[0] = time.monotonic()
+        of, start = "" if total is None else f" of {total:,}", "\r" if is_terminal else ""
+        end = "\n" if is_last or not is_terminal else ""
+        print(f"{start}{visible(what)}: {done:,}{of}", end=end, file=sys.stderr, flush=True)
 
 
 def never_fail_to_print() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ _LEAST_LENGTH, _MOST_LENGTH = 128, {"cpu": 1024, "gpu": 4096}  # tokens of a row
 _MOST_TOKENS = 300  # conversations of each file whose tokens are counted
 _ROWS = {"cpu": 4, "gpu": 8}  # packed rows of a micro-batch
 _BYTES_PER_PARAMETER = 16  # weights, gradients and two moments in fp32
+_SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M"
 _STEPS = 50  # optimizer steps of an epoch of the smallest stage, where there is data enough
 
 
@@ -193,6 +195,12 @@ class Starter:
         memory = sum(gib for _, gib in self.machine.gpus) if self.machine.gpus else self.machine.memory_gib
         needs = self.model.training_gib
         said = []
+        if self.model.path.startswith("lab"):
+            said.append(
+                f"{self.model.path} comes with sftlab and has read generated text alone ({self.model.num_parameters:,} "
+                "parameters): it shows that everything works, and learns next to nothing of real text. For that name a "
+                f"model, by a folder or a hub id: --model {_SMALL_MODEL} (a small one)."
+            )
         if needs > 0.8 * memory:
             said.append(
                 f"Full fine-tuning of {self.model.path} takes about {needs:,.0f} GiB before activations, and this "
@@ -209,9 +217,9 @@ class Starter:
         rate = "3.0e-3" if self.model.path.startswith("lab") else "2.0e-5"
         multi = [_line("  strategy: fsdp2", "weights and optimizer state shared out over the GPUs")]
         lines = [
-            "# A first config, from what sftlab init found; every key is explained in docs/configuration.md.",
+            "# A first config, from what sftlab init found; every key is explained by: sftlab docs configuration",
             f"# Machine: {self.machine}. Model: {self.model.num_parameters / 1e6:,.1f}M parameters.",
-            *(f"# Warning: {warning}" for warning in self.warnings),
+            *(f"# {line}" for warning in self.warnings for line in textwrap.wrap(f"Warning: {warning}", 110)),
             _line("seed_everything: 1", "subsets, order and initial weights"),
             "data:",
             "  abilities:",

@@ -36,6 +36,7 @@ def small_fit(
     data: MixtureData,
     *callbacks: Callback,
     ckpt_path: Path | None = None,
+    log_every: int = 1,
     **trainer: Any,
 ) -> tuple[SFTModule, list[dict[str, Any]]]:
     """Train a LLaMA of two layers with dropout; the module and the lines of metrics.jsonl."""
@@ -43,7 +44,7 @@ def small_fit(
     model = SFTModule(path=None, config=MODEL, tokenizer="lab-base", attention="sdpa", learning_rate=1e-2)
     settings = {"logger": JsonlLogger(str(folder)), "accelerator": "cpu", "devices": 1, "enable_progress_bar": False,
                 "enable_model_summary": False, "num_sanity_val_steps": 0, "enable_checkpointing": False}  # fmt: skip
-    both = [*callbacks, Metrics(every_n_steps=1), schedule]
+    both = [*callbacks, Metrics(every_n_steps=log_every), schedule]
     Trainer(callbacks=both, default_root_dir=folder, **{**settings, **trainer}).fit(
         model, datamodule=data, ckpt_path=ckpt_path
     )

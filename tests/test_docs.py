@@ -99,17 +99,49 @@ def test_the_page_of_the_trainers_options_is_what_the_code_says():
     assert not [name for name, words in cells.items() if f"`{name}`" not in text or words not in text]
 
 
-# The options of LLaMA-Factory's SFT examples, full and LoRA (llama3 and qwen3, plain, sharded and on Ray).
+# The options of LLaMA-Factory's SFT examples: full, LoRA and QLoRA, plain, sharded, on Ray and KTransformers.
 LLAMA_FACTORY = """
     model_name_or_path trust_remote_code attn enable_liger_kernel rope_scaling torch_compile torch_compile_backend
     stage do_train finetuning_type deepspeed include_mfu lora_rank lora_target
     dataset dataset_dir template cutoff_len max_samples mask_history overwrite_cache preprocessing_num_workers
     dataloader_num_workers dataloader_prefetch_factor dataloader_persistent_workers dataloader_pin_memory
     output_dir logging_steps save_steps plot_loss overwrite_output_dir save_only_model report_to
-    ray_num_workers ray_init_kwargs
+    ray_num_workers ray_init_kwargs ray_run_name ray_storage_path placement_strategy resources_per_worker
+    quantization_bit quantization_method double_quantization
+    image_max_pixels video_max_pixels freeze_vision_tower freeze_multi_modal_projector freeze_language_model
+    pad_to_multiple_of use_v1_kernels use_kt kt_optimize_rule cpu_infer chunk_size fp16
     per_device_train_batch_size gradient_accumulation_steps learning_rate num_train_epochs lr_scheduler_type
     warmup_ratio weight_decay max_grad_norm bf16 pure_bf16 gradient_checkpointing ddp_timeout resume_from_checkpoint
     eval_dataset val_size per_device_eval_batch_size eval_strategy eval_steps
+""".split()
+# All of TRL's SFTConfig, 1.x, beyond TrainingArguments; then what people set most of these.
+TRL = """
+    model_init_kwargs chat_template_path dataset_text_field dataset_kwargs dataset_num_proc eos_token pad_token
+    max_length truncation_mode shuffle_dataset packing packing_strategy padding_free pad_to_multiple_of eval_packing
+    completion_only_loss assistant_only_loss loss_type activation_offloading learning_rate
+    output_dir per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps num_train_epochs
+    max_steps lr_scheduler_type lr_scheduler_kwargs warmup_ratio warmup_steps weight_decay adam_beta1 adam_beta2
+    adam_epsilon max_grad_norm optim optim_args bf16 fp16 tf32 gradient_checkpointing gradient_checkpointing_kwargs
+    logging_steps logging_strategy logging_first_step report_to run_name save_strategy save_steps save_total_limit
+    save_only_model load_best_model_at_end metric_for_best_model greater_is_better eval_strategy eval_steps seed
+    data_seed dataloader_num_workers group_by_length neftune_noise_alpha label_smoothing_factor use_liger_kernel
+    torch_compile deepspeed fsdp fsdp_config ddp_timeout resume_from_checkpoint push_to_hub hub_model_id
+    auto_find_batch_size average_tokens_across_devices disable_tqdm
+    train_dataset eval_dataset peft_config processing_class formatting_func data_collator compute_metrics callbacks
+""".split()
+# The options of axolotl's examples for Llama 3 (full, LoRA, QLoRA, FSDP, kernels).
+AXOLOTL = """
+    base_model model_type tokenizer_type tokenizer_config trust_remote_code load_in_8bit load_in_4bit strict plugins
+    liger_rope liger_rms_norm liger_glu_activation liger_fused_linear_cross_entropy chat_template datasets
+    dataset_prepared_path val_set_size output_dir adapter lora_model_dir lora_r lora_alpha lora_dropout
+    lora_target_modules lora_target_linear lora_modules_to_save lora_fan_in_fan_out
+    lora_mlp_kernel lora_qkv_kernel lora_o_kernel sequence_len sample_packing eval_sample_packing pad_to_sequence_len
+    wandb_project wandb_entity wandb_watch wandb_name wandb_log_model gradient_accumulation_steps micro_batch_size
+    num_epochs optimizer lr_scheduler learning_rate train_on_inputs group_by_length bf16 fp16 tf32
+    gradient_checkpointing gradient_checkpointing_kwargs early_stopping_patience resume_from_checkpoint local_rank
+    logging_steps xformers_attention flash_attention s2_attention warmup_steps warmup_ratio evals_per_epoch
+    eval_table_size eval_max_new_tokens saves_per_epoch save_first_step debug deepspeed weight_decay fsdp fsdp_config
+    special_tokens loss_watchdog_threshold loss_watchdog_patience hub_model_id
 """.split()
 _OURS = re.compile(r"`((?:data|model|schedule|trainer)(?:\.\w+)+|run|ckpt_path|seed_everything|\w+ --[\w-]+)`")
 
@@ -150,13 +182,12 @@ def test_every_option_of_ours_that_the_page_for_newcomers_names_is_there():
     assert not is_ours("model.lr_scheduler") and not is_ours("trainer.max_epochs") and not is_ours("export --pull")
 
 
-def test_every_option_of_llama_factorys_examples_is_told():
+@pytest.mark.parametrize(("page", "options"), [("LLaMA-Factory", LLAMA_FACTORY), ("TRL", TRL), ("axolotl", AXOLOTL)])
+def test_every_option_of_theirs_is_told_and_what_is_not_here_says_why(page, options):
     text = (ROOT / "docs" / "coming-from.md").read_text()
-    part = text.split("## LLaMA-Factory")[1].split("\n## ")[0]
-    told = {
-        name
-        for line in part.splitlines()
-        if line.startswith("| `")
-        for name in re.findall(r"`(\w+)", line.split("|")[1])
-    }
-    assert not sorted(set(LLAMA_FACTORY) - told)
+    rows = [line.split("|")[1:-1] for line in text.split(f"## {page}")[1].split("\n## ")[0].splitlines()]
+    rows = [row for row in rows if row and row[0].startswith(" `")]
+    told = [name for row in rows for name in re.findall(r"`(\w+)", row[0])]
+    assert not sorted(set(options) - set(told))
+    assert all(len(row) == 3 for row in rows)
+    assert not [row[0] for row in rows if row[1].strip() == "-" and len(row[2].split()) < 2], "not here, and no reason"

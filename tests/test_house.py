@@ -68,7 +68,7 @@ ORDER = """
     commands.interrupt commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     commands.report commands.study commands.search commands.tag commands.leaks commands.card commands.init
-    commands.runs commands.chat commands.serve
+    commands.runs commands.chat commands.serve commands.docs
     launch
     __main__
 """.split()

@@ -42,6 +42,10 @@ def test_a_folder_of_files_becomes_a_config_whose_plan_is_shown(here, capsys):
     assert config["schedule"]["class_path"] == "DMT" and "Plan: " in out and "Plan fingerprint" in out
     assert "scores.jsonl: no reader fits; its keys are model, value" in out
     assert "math_test.jsonl: its name says that it is there to evaluate with" in out
+    assert "Warning: lab:base comes with sftlab" in out and "--model HuggingFaceTB/SmolLM2-135M" in " ".join(
+        out.split()
+    )
+    assert "# Warning: lab:base comes" in (here / "sft.yaml").read_text()
     assert all("#" in line for line in (here / "sft.yaml").read_text().splitlines() if "  max_length" in line)
 
 

@@ -3,12 +3,13 @@
 import io
 import subprocess
 import sys
+import time
 
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from sftlab.screen import screen, visible
+from sftlab.screen import screen, tell_progress, visible
 
 
 @given(st.text(st.characters(codec=None), max_size=50))
@@ -41,3 +42,12 @@ def test_a_terminal_without_the_characters_gets_escapes_instead_of_an_error():
     environment = {"PYTHONIOENCODING": "ascii", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "\\u4f60" in done.stdout
+
+
+def test_progress_in_a_file_is_its_end_and_a_line_now_and_then(monkeypatch, capsys):
+    now = iter(range(0, 400, 4))
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    for done in range(1, 7):
+        tell_progress("planned", done, 6)
+    lines = capsys.readouterr().err.split("\n")
+    assert lines[-2:] == ["planned: 6 of 6", ""] and 2 <= len(lines) <= 5

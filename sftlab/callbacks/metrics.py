@@ -10,7 +10,9 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -19,8 +21,10 @@ from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.config import read_yaml
 from sftlab.credentials import flat
-from sftlab.files import cut_jsonl
+from sftlab.files import cut_jsonl, write_text
 from sftlab.run.folder import CONFIG_FILE
+
+_SUMS = "sftlab_train_loss"  # of a checkpoint
 
 
 class JsonlLogger(Logger):
@@ -73,11 +77,12 @@ class JsonlLogger(Logger):
 
 
 class Metrics(Callback):
-    """Logs each optimizer step's loss, by ability, with data seen and speed.
+    """Logs the loss of training, by ability, with data seen and speed.
 
-    ``train/loss`` is the mean over the step's supervised tokens, whatever the loss is normalised by; ``data/share``
-    counts the supervised tokens trained so far in the stage; ``data/examples_seen`` counts the whole run;
-    ``perf/tokens_per_second`` counts tokens of examples, not padding, over all ranks.
+    ``train/loss`` is the mean over the supervised tokens of all optimizer steps since the line before, whatever the
+    loss is normalised by: no step is left out between two lines. ``data/share`` counts the supervised tokens trained so
+    far in the stage; ``data/examples_seen`` counts the whole run; ``perf/tokens_per_second`` counts tokens of examples,
+    not padding, over all ranks. ``train/gradient_norm`` and ``train/learning_rate`` are those of the last step.
 
     Args:
         every_n_steps: Log every so many optimizer steps, and at stage ends; the Trainer's log_every_n_steps by default.
@@ -87,41 +92,65 @@ class Metrics(Callback):
         if every_n_steps is not None:
             within("Metrics.every_n_steps", every_n_steps, 0, is_whole=True)
         self.every_n_steps = every_n_steps
-        self._nll_A = torch.zeros(0)  # sums of the running optimizer step, per ability
+        self._nll_A = torch.zeros(0)  # with the next, sums over the steps since the last log line, per ability
+        self._supervised_A = np.zeros(0, np.int64)
+        self._resumed: dict[str, list[float]] = {}
         self._seen = (0, 0.0)  # step and time of the last log line
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepare the sums that log lines are made of."""
-        context = RunContext.of(trainer)
-        self._nll_A = torch.zeros(len(context.plan.abilities), device=trainer.strategy.root_device)
+        """Prepare the sums that log lines are made of; a resumed run goes on with those of its checkpoint."""
+        context, device = RunContext.of(trainer), trainer.strategy.root_device
+        sums_A2 = np.array([self._resumed.get(name, [0.0, 0.0]) for name in context.plan.abilities])
+        mine_A = sums_A2[:, 0] if trainer.is_global_zero else np.zeros(len(sums_A2))  # of all ranks, so one has them
+        is_exact = device.type != "mps"  # which has no double precision
+        self._nll_A = torch.tensor(mine_A, dtype=torch.float64 if is_exact else torch.float32, device=device)
+        self._supervised_A = sums_A2[:, 1].astype(np.int64)
         self._seen = (context.step, time.perf_counter())
         for logger in trainer.loggers:
             if isinstance(logger, JsonlLogger):
                 logger.forget_after(context.step)
-            elif not isinstance(logger, TensorBoardLogger):  # whose HParams stand beside the final scores
+            elif isinstance(logger, TensorBoardLogger):
+                begin_hparams(logger, context)
+            else:
                 logger.log_hyperparams(hyperparameters(context))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add to the step's sums; log at its last micro-batch and empty them."""
+        """Add to the sums; log where it is time, and empty them."""
         self._nll_A += outputs["nll_A"]
         context = RunContext.of(trainer)
         if not context.ends_step(batch_idx):
             return
+        self._supervised_A += context.plan.supervised_A(context.step - 1, context.step)
         every = cast(Any, trainer).log_every_n_steps if self.every_n_steps is None else self.every_n_steps
         if (every and context.step % every == 0) or context.plan.stage_ending_at(context.step) is not None:
-            nll_A = self._nll_A
-            if trainer.world_size > 1:
-                nll_A = trainer.strategy.reduce(nll_A.clone(), reduce_op="sum")  # type: ignore[assignment]
-            metrics = self._metrics(context, nll_A.tolist())
+            metrics = self._metrics(context, self._total(trainer))
             trainer.callback_metrics.update({k: torch.tensor(v) for k, v in metrics.items()})
             context.log(metrics)
-        self._nll_A.zero_()
+            self._nll_A.zero_()
+            self._supervised_A[:] = 0
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the sums of the steps since the last log line, so that a resumed run logs what a whole one does."""
+        names = RunContext.of(trainer).plan.abilities
+        sums = zip(names, self._total(trainer), self._supervised_A.tolist(), strict=False)  # none before training
+        checkpoint[_SUMS] = {name: [nll, float(count)] for name, nll, count in sums if count}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take them up again."""
+        self._resumed = checkpoint.get(_SUMS, {})
+
+    def _total(self, trainer: Trainer) -> list[float]:
+        """Negative log likelihoods of all ranks by ability."""
+        if trainer.world_size == 1:
+            return list(self._nll_A.tolist())
+        total_A: Any = trainer.strategy.reduce(self._nll_A.clone(), reduce_op="sum")
+        return list(total_A.tolist())
 
     def _metrics(self, context: RunContext, nll_A: list[float]) -> dict[str, float]:
         plan, step, module, now = context.plan, context.step, context.module, time.perf_counter()
-        supervised_A, stage = plan.supervised_A(step - 1, step), context.stage
+        supervised_A, stage = self._supervised_A, context.stage
         trained_A, examples_A = plan.supervised_A(stage.first_step, step), plan.examples_A(0, step)
         metrics = {
             "train/loss": sum(nll_A) / max(1, int(supervised_A.sum())),
@@ -151,6 +180,22 @@ def _peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
+def begin_hparams(logger: TensorBoardLogger, context: RunContext) -> None:
+    """The settings for hparams.yaml and for TensorBoard's table of runs, where values fill in while they are logged.
+
+    Lightning writes the file before there is a plan, and at the end only where there is none. Its own words to
+    TensorBoard hold a list of columns too, and of many runs the first one's list would stand for all.
+    """
+    if not context.trainer.is_global_zero:
+        return
+    from torch.utils.tensorboard.summary import hparams
+
+    settings = hyperparameters(context)
+    write_text(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE, yaml.safe_dump(settings, allow_unicode=True))
+    _, start, _ = hparams({key: value for key, value in settings.items() if value is not None}, {})
+    logger.experiment._get_file_writer().add_summary(start, context.step)
+
+
 def log_text(trainer: Trainer, tag: str, text: str, step: int) -> None:
     """Add a Markdown text to TensorBoard, where a run has it."""
     for logger in trainer.loggers:
@@ -165,4 +210,4 @@ def hyperparameters(context: RunContext) -> dict[str, Any]:
     fractions = {f"{s.stage.name}/{ability}": x for s in plan.stages for ability, x in s.stage.fractions.items()}
     config = context.folder / CONFIG_FILE
     written = dict(flat(read_yaml(config, "config"))) if config.is_file() else {}
-    return {**about, **written, "steps": plan.num_steps, **fractions}
+    return {**about, **(written or fractions), "steps": plan.num_steps}  # other stages are other columns of a table

@@ -85,6 +85,8 @@ class ScreenProgress(ProgressBar):
             f"Stage {number} of {len(plan.stages)}, {stage.stage.name}: steps {stage.first_step + 1:,} to "
             f"{stage.end_step:,}, {optimizer} optimizer state"
         )
+        if self._bar is not None:
+            self._bar.update(self._task, description=f"stage {stage.stage.name}", numbers="")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -101,7 +103,8 @@ class ScreenProgress(ProgressBar):
             self._last_line = time.perf_counter()
             per_step = (self._last_line - self._first[1]) / (step - self._first[0])
             left = (plan.num_steps - step) * per_step
-            self.print(f"step {step:,}/{plan.num_steps:,}  {numbers}  about {left:,.0f} s left")
+            words = [f"step {step:,}/{plan.num_steps:,}", context.stage.stage.name, numbers]
+            self.print("  ".join([*filter(None, words), f"about {left:,.0f} s left"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bar away."""
@@ -178,8 +181,9 @@ def model_line(trainer: Trainer, module: SFTModule) -> str:
 
 
 def _numbers(context: RunContext) -> str:
+    """Losses and speed of the last log line; nothing before a stage's first, for that line is of the stage before."""
     metrics = context.trainer.callback_metrics
-    if "train/loss" not in metrics:
+    if "train/loss" not in metrics or int(metrics["stage/index"]) != context.plan.stages.index(context.stage):
         return ""
     parts = [f"loss {metrics['train/loss']:.3f}"]
     parts += [f"{a} {metrics[t]:.3f}" for a in context.stage.selected if (t := f"train/loss/{a}") in metrics]

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.table import Table
 
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.measured import measured_table
-from sftlab.callbacks.metrics import hyperparameters, log_text
+from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
 from sftlab.data.ability import PlannedData
 from sftlab.data.source import LabSource
@@ -119,21 +118,16 @@ class ScoreAbilities(Callback):
         self._score(context, context.stage_folder(stage), stage.stage.name, inside=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the matrix and give the final scores to HParams."""
+        """Print the matrix."""
         rows = [row for row in self._rows if not row.inside and row.headline and row.best is not None]
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or not rows:
             return
         context = RunContext.of(trainer)
-        if not rows:
-            _give_to_hparams(context, {f"val/loss/{name}": loss for name, loss in context.module.val_losses.items()})
-            return
         full = {planned.stage.name: planned.stage.full_abilities for planned in context.plan.stages}
         say(trainer, score_table(rows, full))
         if (beside := measured_table(context)) is not None:
             say(trainer, beside)
         _log_matrix(context, score_matrix(rows, full))
-        final = {f"score/{r.ability}/{r.task}": r.score().value for r in rows if r.stage == rows[-1].stage}
-        _give_to_hparams(context, final)
 
     def _score_live(self, context: RunContext, stage: str, inside: bool) -> None:
         """Score the model in training, exported for that time alone."""
@@ -240,11 +234,3 @@ def _as_markdown(samples: list[tuple[tuple[str, ...], tuple[str, ...], str]]) ->
             lines += ["**user**", textwrap.indent(prompt, "    "), "**model**", textwrap.indent(text, "    ")]
         parts.append("\n\n".join([*lines, f"*{reason}*"]))
     return "\n\n---\n\n".join(parts)
-
-
-def _give_to_hparams(context: RunContext, final: Mapping[str, float]) -> None:
-    """TensorBoard's table of runs: settings beside what came out, once there is something."""
-    for logger in context.trainer.loggers if final else ():
-        if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(hyperparameters(context), dict(final), step=context.step)
-            logger.save()

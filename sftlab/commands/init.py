@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,11 @@ PARSER.add_argument(
     "working folder is searched",
 )
 PARSER.add_argument(
-    "--model", default="", metavar="PATH", help="the base: a folder or hub id (the first in models/, else lab:base)"
+    "--model",
+    default="",
+    metavar="PATH",
+    help="the base: a folder or hub id. Left out, the first in models/, else lab:base, which comes with sftlab and is "
+    "too small for real text",
 )
 PARSER.add_argument("--to", default="sft.yaml", metavar="FILE", help="the config to write (sft.yaml)")
 PARSER.add_argument("--overwrite", action="store_true", help="write it though there is one")
@@ -58,7 +63,7 @@ def main(arguments: list[str]) -> int:
         f"Machine: {starter.machine}. Model: {starter.model.path}.",
     )
     for warning in starter.warnings:
-        show(f"Warning: {warning}")
+        show(textwrap.fill(f"Warning: {warning}", 80, subsequent_indent="  ", break_on_hyphens=False))
     write_text(to, starter.text())
     show(f"Wrote {to}. Its plan:", "")
     from sftlab.commands.plan import main as plan
@@ -68,7 +73,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-_OWN_READER = "What no reader fits takes a reader of your own, a few lines: docs/extending/ability.md"
+_OWN_READER = "What no reader fits takes a reader of your own, a few lines: sftlab docs extending/ability"
 
 
 def _surveyed(given: Sequence[str]) -> tuple[list[Survey], list[str]]:

@@ -36,7 +36,7 @@ class CommandParser(argparse.ArgumentParser):
     def __init__(self, command: str, description: str, takes_config: bool = False, notes: str = "") -> None:
         super().__init__(
             prog=f"python -m sftlab {command}",
-            description=_wrapped(description),
+            description=_wrapped(description.replace("\n", " ") if "  " not in description else description),
             epilog=_wrapped((("options of the config:" + _CONFIG) if takes_config else "") + notes),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sftlab.commands.options import CommandParser, number, wants_help
-from sftlab.plan.hardware import read_hardware
+from sftlab.plan.hardware import NAMES, read_hardware
 from sftlab.screen import screen
 
 PARSER = CommandParser(
@@ -18,7 +18,7 @@ PARSER.add_argument(
     default="",
     metavar="8xA100-80GB",
     help="also estimate memory by device, hours and disk on such devices, or on this machine (this); by the model's "
-    "config alone, no weights",
+    f"config alone, no weights. Devices: {', '.join(NAMES)}",
 )
 PARSER.add_argument(
     "--mfu", type=number(0.01, 1), default=0.4, metavar="0.4", help="the part of the peak arithmetic that hours assume"

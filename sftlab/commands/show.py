@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sftlab.commands.options import CommandParser, wants_help, whole_number
@@ -16,7 +19,8 @@ if TYPE_CHECKING:
 PARSER = CommandParser(
     "show",
     "Prints the first examples in rank of each ability (or of one), token by token: supervised tokens are green\n"
-    "(without colours: between [[ and ]]), the rest is dim. What is not green is not trained.",
+    "(without colours: between [[ and ]]), the rest is dim. What is not green is not trained. Lines are those of the\n"
+    "text: a terminal breaks long ones.",
     takes_config=True,
 )
 PARSER.add_argument("--ability", default="", metavar="NAME", help="only this one")
@@ -37,10 +41,45 @@ def main(arguments: list[str]) -> int:
     data.load(data_and_model.model.tokenizer)
     for name, ability in data.abilities.items():
         if options.ability in ("", name):
-            for index in ability.pool(data.seed).index_N[: options.num_examples]:
-                console.rule(f"{name}: {ability.examples.uids[index]}", align="left")
-                console.print(coloured(ability, int(index), data.encoder, console.color_system is not None))
+            indices = ability.pool(data.seed).index_N[: options.num_examples].tolist()
+            uids = [ability.examples.uids[index] for index in indices]
+            places = places_of(ability, uids)
+            for index, uid in zip(indices, uids, strict=True):
+                console.rule(f"{name}: {places.get(uid, uid)}", align="left")
+                text = coloured(ability, index, data.encoder, console.color_system is not None)
+                console.print(text, soft_wrap=True)  # the terminal breaks long lines, and a file has none but its own
     return 0
+
+
+def places_of(ability: AbilityData, uids: Sequence[str], max_seconds: float = 10.0) -> dict[str, str]:
+    """Where examples come from, as a user finds them: record and file, and which piece of it.
+
+    Args:
+        ability: Their ability, whose source is read again.
+        uids: Of its examples.
+        max_seconds: What is not found until then keeps its uid alone; large files take long to read.
+    """
+    from sftlab.data.conversation import Audit
+
+    wanted = {uid: _parts(uid) for uid in uids}
+    missing, seen, found = set(uids), Counter[str](), dict[str, str]()
+    names, until = ability.source.names, time.monotonic() + max_seconds
+    for place, talk in ability.source.conversations(ability.name, Audit()):
+        seen[talk.uid] += 1
+        for uid in [uid for uid in missing if wanted[uid][::2] == (talk.uid, seen[talk.uid])]:
+            piece = wanted[uid][1]
+            found[uid] = f"record {place.number:,} of {names[place.file]}" + (f", piece {piece}" if piece else "")
+            missing.remove(uid)
+        if not missing or time.monotonic() > until:
+            break
+    return found
+
+
+def _parts(uid: str) -> tuple[str, str, int]:
+    """The conversation of an example, its piece (from 1) and which of the equal ones it is (from 1)."""
+    name, _, number = uid.partition("#")
+    talk, _, piece = name.partition("/")
+    return talk, str(int(piece) + 1) if piece.isdigit() else piece, int(number or 1)
 
 
 def coloured(ability: AbilityData, index: int, encoder: Encoder, colours: bool) -> Text:

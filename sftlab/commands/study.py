@@ -24,7 +24,7 @@ from sftlab.commands.options import (
     whole_number,
 )
 from sftlab.config import named_object, scalar
-from sftlab.screen import complain, screen, show
+from sftlab.screen import complain, screen, show, tell_progress
 
 if TYPE_CHECKING:
     from sftlab.study.executors import Executor
@@ -201,11 +201,14 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
     from sftlab.study.executors import commands
     from sftlab.study.graph import jobs_of, other_studies, plan_runs, save_stages, study_folder
     from sftlab.study.job import write_jobs
-    from sftlab.study.overview import Teller, overview
+    from sftlab.study.overview import Teller, overview, uncounted_words
+    from sftlab.study.results import uncounted_runs
 
     console, folder = screen(), study_folder(study)
-    with console.status(f"Planning {len(study.runs)} runs"):
-        planned = list(plan_runs(study))
+    planned: list[PlannedRun] = []
+    for run in plan_runs(study):
+        planned.append(run)
+        tell_progress(f"{study.name}, runs planned", len(planned), len(study.runs))
     declared = any(run.declared for run in planned)
     others = [] if declared else other_studies(study, [stage.key for run in planned for stage in run.stages])
     jobs = jobs_of(planned, others)
@@ -215,6 +218,7 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
         show(f"{needed_by} needs {study.name} first:")
     console.print(overview(study, planned, jobs, getattr(executor, "num_slots", None) or 1))
     after = f"# then: the same study command {'goes on' if needed_by else 'gathers the results and writes the report'}"
+    show(*uncounted_words(folder, uncounted_runs(folder, planned)))
     if options.dry_run:
         show(*([f"{needed_by} itself can be planned once {study.name} has run."] if needed_by else []))
         return 0
@@ -248,11 +252,11 @@ def _finish(
     folder: Path, study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], outcomes: Sequence[Outcome]
 ) -> int:
     """Gather and report; exit status 1 where a run failed."""
-    from sftlab.study.results import write_results
+    from sftlab.study.results import uncounted_runs, write_results
 
     run_of = {job.name: job.run for job in jobs}
     errors = {run_of[outcome.job]: outcome.error for outcome in outcomes if outcome.error}
-    write_results(study, planned, folder, errors)
+    write_results(study, planned, folder, errors, uncounted_runs(folder, planned))
     from sftlab.commands.report import main as report
 
     for run, error in errors.items():

@@ -48,6 +48,7 @@ _ROWS = (
     ("RTX3090", 24, 71, "NVIDIA GA102 architecture whitepaper"),
     ("MI300X", 192, 1307, "AMD Instinct MI300X data sheet"),
 )
+NAMES = tuple(row[0] for row in _ROWS)
 DEVICES = {row[0].lower(): Device(*row) for row in _ROWS}
 
 
@@ -75,7 +76,7 @@ def read_hardware(name: str) -> Hardware:
     device = DEVICES.get(match[2].lower()) if match else None
     if match is None or device is None or match[1] == "0":
         near = difflib.get_close_matches(name.rpartition("x")[2].lower(), DEVICES, n=1)
-        hint = f"did you mean {DEVICES[near[0]].name}?" if near else f"there are {', '.join(d[0] for d in _ROWS)}, this"
+        hint = f"did you mean {DEVICES[near[0]].name}?" if near else f"there are {', '.join(NAMES)}, this"
         raise ValueError(f"--hardware: no device {name!r}; {hint}")
     return Hardware(int(match[1] or 1), device)
 

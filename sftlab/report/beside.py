@@ -105,6 +105,10 @@ def _settings(named: Named, panels: list[Panel]) -> Section:
     header = ["study", "setting", *map(panel_title, panels), "weighted mean", *NAMES.values()]
     section.parts.append(Table("settings-table", "Settings of all studies", header, cells, [], numbers))
     top = rows[0]
+    if len(rows) > 1 and top[4].value - rows[-1][4].value < 1e-12:
+        same = f"all {len(rows)} settings have the same weighted mean, {number(top[4].value, 1)}"
+        section.findings.append(f"Nothing can be chosen for {weight_words(named[0][1])}: {same}.")
+        return section
     section.findings.append(
         f"Best setting of all for {weight_words(named[0][1])}: **{top[2]}** of {top[0]} ({number(top[4].value, 1)})."
     )

@@ -50,8 +50,16 @@ class Chosen:
 
     @property
     def best(self) -> str:
-        """Label of the best."""
-        return self.settings[self.choice.index].label
+        """Label of the best; empty where all are equal."""
+        return "" if self.choice.is_tie else self.settings[self.choice.index].label
+
+    @property
+    def nothing_to_choose(self) -> str:
+        """Why there is no best, where there is none."""
+        value = float(self.choice.utility_K[0])
+        reason = "train longer, or ask easier or more problems" if value < 0.5 else "ask harder or more problems"
+        same = f"all {len(self.settings)} have the same weighted mean, {value:.1%}"
+        return f"{same}: {reason}" if self.choice.is_tie else ""
 
     def doubts(self, before: str = "") -> str:
         """How sure the choice is, and what else is in question; ``before`` stands before the others' labels."""

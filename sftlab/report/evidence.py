@@ -82,6 +82,7 @@ class Evidence:
     Attributes:
         written: The values of each factor as the user wrote them, in the order of ``factors``.
         weights: What each ability counts for who reads the report; 1 where left out.
+        uncounted: Finished runs in the folder that the study no longer has, so that none of their scores is here.
     """
 
     folder: Path
@@ -96,6 +97,7 @@ class Evidence:
     results: list[Result]
     costs: list[RunCost]
     weights: Mapping[str, float] = field(default_factory=dict)
+    uncounted: Sequence[str] = ()
 
     @cached_property
     def final(self) -> list[Result]:

@@ -89,6 +89,7 @@ class Head:
     Attributes:
         factors: Values of each factor, in order.
         written: The same values as the user wrote them.
+        uncounted: Finished runs in the folder that the study no longer has.
     """
 
     study: str
@@ -99,6 +100,7 @@ class Head:
     seeds: tuple[int, ...]
     runs: tuple[str, ...]
     written: dict[str, list] = field(default_factory=dict)
+    uncounted: tuple[str, ...] = ()
 
 
 def read_head(folder: Path) -> Head:

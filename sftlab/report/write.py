@@ -26,6 +26,8 @@ from sftlab.report.style import style
 from sftlab.report.svg import save
 from sftlab.report.text import slug
 
+_MOST_NAMED = 6
+
 
 def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Path:
     """Write <folder>/report/: index.html, and PNG, SVG, CSV and Markdown of everything in it.
@@ -46,14 +48,22 @@ def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Pa
     with style():
         seeds = ", ".join(map(str, evidence.seeds))
         facts = f"{len(evidence.runs)} runs \u00b7 seed{'s' * (len(evidence.seeds) != 1)} {seeds}"
+        if evidence.uncounted:
+            facts += f" \u00b7 in its folder and not counted, for the study no longer has them: {_named(evidence)}"
         about = {"name": evidence.study, "title": evidence.title, "question": evidence.question, "facts": facts}
         return write_page(folder / "report", sections_of(evidence, figures), about)
+
+
+def _named(evidence: Evidence) -> str:
+    more = len(evidence.uncounted) - _MOST_NAMED
+    return ", ".join(evidence.uncounted[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def sections_of(evidence: Evidence, figures: Sequence[Figure]) -> list[Section]:
     """What the study's figures show, then what every report has, unless it is named among the figures."""
     sections = [figure.section(evidence) for figure in figures]
-    always = [Forgetting(), *([] if any(is_choice(figure, evidence) for figure in figures) else [BestSetting()])]
+    is_chosen = any(is_choice(figure, evidence) for figure in figures) or has_specialists_alone(evidence)
+    always = [Forgetting(), *([] if is_chosen else [BestSetting()])]
     named = {type(figure) for figure in figures}
     sections += [one.section(evidence) for one in reversed(always) if type(one) not in named]
     sections += exhibit_sections(evidence)
@@ -64,6 +74,12 @@ def sections_of(evidence: Evidence, figures: Sequence[Figure]) -> list[Section]:
 def is_choice(figure: Figure, evidence: Evidence) -> bool:
     """Whether a figure already says which setting is the best; a search's says it under the search's constraints."""
     return isinstance(figure, Search) or (isinstance(figure, Curve) and figure.covers(evidence))
+
+
+def has_specialists_alone(evidence: Evidence) -> bool:
+    """Whether every setting trains one ability, and not all the same: they are no choice, unless they are weighed."""
+    trained = {frozenset(r.ability for r in evidence.results_of(g) if r.full) for g in evidence.groups}
+    return not evidence.weights and len(trained) > 1 and all(len(abilities) == 1 for abilities in trained)
 
 
 def write_page(folder: Path, sections: Sequence[Section], about: Mapping[str, str]) -> Path:

@@ -80,7 +80,8 @@ class Choice:
 
     Attributes:
         utility_K: Weighted mean of the abilities' scores, each divided by its best.
-        share_best_K: Part of the resamples in which each is the best: how far the choice is noise.
+        share_best_K: Part of the resamples in which each is the best: how far the choice is noise. Those that share the
+            first place of a resample share its count.
     """
 
     utility_K: np.ndarray
@@ -90,6 +91,11 @@ class Choice:
     def index(self) -> int:
         """Of the best."""
         return int(np.argmax(self.utility_K))
+
+    @property
+    def is_tie(self) -> bool:
+        """Whether all are equal, as where every score is 0: then there is no best."""
+        return len(self.utility_K) > 1 and float(np.ptp(self.utility_K)) < 1e-12
 
 
 def best_choice(scores_KA: np.ndarray, errors_KA: np.ndarray, weight_A: np.ndarray) -> Choice:
@@ -102,6 +108,6 @@ def best_choice(scores_KA: np.ndarray, errors_KA: np.ndarray, weight_A: np.ndarr
     """
     share_A = weight_A / weight_A.sum()
     draws_BKA = np.clip(normal_draws(scores_KA, np.nan_to_num(errors_KA), RESAMPLES), 0, 1)
-    winners_B = (draws_BKA @ share_A).argmax(1)
-    counts_K = np.bincount(winners_B, minlength=len(scores_KA))
-    return Choice(scores_KA @ share_A, counts_K / RESAMPLES)
+    utility_BK = draws_BKA @ share_A
+    first_BK = utility_BK >= utility_BK.max(1, keepdims=True) - 1e-12
+    return Choice(scores_KA @ share_A, (first_BK / first_BK.sum(1, keepdims=True)).mean(0))

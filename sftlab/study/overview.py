@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -73,6 +74,18 @@ def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_workers: i
 def _unit(planned: Sequence[PlannedRun]) -> str:
     """What the sizes count: examples where a config declares counts alone."""
     return "examples" if any(run.declared for run in planned) else "tokens"
+
+
+def uncounted_words(folder: Path, names: Sequence[str], most: int = 6) -> list[str]:
+    """That finished runs lie there which the study file no longer has; nothing where there are none."""
+    if not names:
+        return []
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    which = f"{', '.join(names[:most])}{more}"
+    return [
+        f"Not counted: {len(names):,} finished run{'s' * (len(names) != 1)} in {folder / 'runs'} that the study does "
+        f"not name: {which}. Give their seeds, values or names back, and they count again without training."
+    ]
 
 
 class Teller:

@@ -19,13 +19,28 @@ from typing import Any
 from sftlab.files import read_jsonl, whole_file, write_text
 from sftlab.results.score import ScoreRow
 from sftlab.run.identity import reused_stages
+from sftlab.run.opening import finished_stages
+from sftlab.study.freed import FREED_FILE
 from sftlab.study.graph import PlannedRun, StageNode
 from sftlab.study.study import Study
 
 HELD_OUT = "held_out"  # the task whose value is the loss on held-out examples
 
 
-def write_results(study: Study, planned: Sequence[PlannedRun], folder: Path, errors: Mapping[str, str]) -> None:
+def uncounted_runs(folder: Path, planned: Sequence[PlannedRun]) -> list[str]:
+    """Names of runs in a study's folder that have finished a stage and are none of the study's any more."""
+    mine = {run.run.name for run in planned}
+    others = sorted(path for path in folder.glob("runs/*") if path.is_dir() and path.name not in mine)
+    return [path.name for path in others if finished_stages(path) or (path / FREED_FILE).is_file()]
+
+
+def write_results(
+    study: Study,
+    planned: Sequence[PlannedRun],
+    folder: Path,
+    errors: Mapping[str, str],
+    uncounted: Sequence[str] = (),
+) -> None:
     """Write the tables from what the runs' folders hold.
 
     Args:
@@ -33,12 +48,13 @@ def write_results(study: Study, planned: Sequence[PlannedRun], folder: Path, err
         planned: Its runs.
         folder: Gets ``study.json``, ``results.jsonl``, ``results.parquet`` and ``costs.jsonl``.
         errors: What was said of runs that failed.
+        uncounted: Finished runs that lie in the folder and are none of the study's: the report names them.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows = [row for run in planned for row in _result_rows(study, run, folder)]
-    write_text(folder / "study.json", json.dumps(study.to_dict(), indent=1))
+    write_text(folder / "study.json", json.dumps(study.to_dict() | {"uncounted": list(uncounted)}, indent=1))
     write_text(folder / "results.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     costs = [_cost_row(run, errors.get(run.run.name)) for run in planned]
     write_text(folder / "costs.jsonl", "".join(json.dumps(row) + "\n" for row in costs))

@@ -114,7 +114,7 @@ def mean_over_problems(task: str, metric: str, verdicts: Sequence[Verdict], bina
 class Task(ABC):
     """Problems and how answers to them are graded; the class to write for a task of one's own.
 
-    docs/extending/task.md shows one whole. It is used by its class path. In a config, as the task of an ability::
+    ``sftlab docs extending/task`` shows one whole. It is used by its class path. As the task of an ability::
 
         {class_path: ScoreAbilities, init_args: {tasks: {general: {class_path: my_tasks.Capitals}}}}
 

@@ -15,7 +15,6 @@ from small import small_fit, small_mixture, trained
 from sftlab.callbacks.schedule import Sequential
 from sftlab.callbacks.scores import ScoreAbilities, score_table
 from sftlab.cli import parse_objects
-from sftlab.credentials import HIDDEN
 from sftlab.results.score import ScoreRow
 from sftlab.stats.forgetting import BEFORE
 from sftlab.tasks.gsm8k import GSM8K
@@ -105,7 +104,9 @@ def test_tasks_of_a_config_score_a_set_number_of_problems_and_hparams_hold_the_c
         assert key.encode() in events
     (theirs,) = (records / "csv").rglob("hparams.yaml")
     hparams = yaml.safe_load(theirs.read_text())
-    assert (hparams["schedule.init_args.k"], hparams["trainer.logger.init_args.api_key"]) == (0.1, HIDDEN)
+    key = hparams["trainer.logger.init_args.api_key"]
+    assert (hparams["schedule.init_args.k"], key) == (0.1, "${oc.env:SERVICE_KEY}")
+    assert yaml.safe_load((folder / "hparams.yaml").read_text()) == hparams
     files = [path for place in ("lightning_logs", "csv") for path in (records / place).rglob("*") if path.is_file()]
     assert not [path for path in files if secret.encode() in path.read_bytes()]
 

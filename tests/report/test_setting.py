@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -131,3 +132,39 @@ def test_a_heat_map_holds_its_names_and_all_of_its_rows(name, row, count):
     assert min(box.x0 for box in boxes) >= 0 and max(box.x1 for box in boxes) <= figure.bbox.width
     cells = [patch.get_y() + patch.get_height() for patch in axes.patches]
     assert axes.get_ylim()[0] >= max(cells) - 1e-9
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+@pytest.mark.parametrize("figures", [[], ["k"]])
+def test_nothing_is_chosen_where_all_settings_score_the_same(tmp_path: Path, score: float, figures: list[str]) -> None:
+    maker = Maker("flat", figures, {"k": [0.0, 0.25, 1.0]}, [1, 2])
+    for k in maker.head["factors"]["k"]:
+        for seed in (1, 2):
+            truth = dict.fromkeys(("math", "code", "general"), score)
+            maker.run("dmt", seed, {"k": k}, [("all", ["general"], truth)], 50, noise=0)
+    study = maker.write(tmp_path / "a")
+    page = write_report(study)
+    text = page.read_text()
+    assert f"have the same weighted mean, {score:.1%}: {'train longer' if score == 0 else 'ask harder'}" in text
+    assert "can be chosen" in text and not re.search("Best (setting|k)|Pareto|Ringed", text)
+    shares = [float(row["share_best"]) for row in numbers(page, "k-front-choice" if figures else "setting-choice")]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.05)
+    maker.head["study"] = "other"
+    beside = write_beside([study, maker.write(tmp_path / "b")]).read_text()
+    assert "Nothing can be chosen for equal weights: all 6 settings" in beside and "Best setting" not in beside
+
+
+def test_abilities_trained_alone_are_no_settings_to_choose_from_unless_they_are_weighed(tmp_path: Path) -> None:
+    maker = Maker("alone", ["scaling"], {"fraction": [0.25, 1.0]}, [1])
+    for ability in ("math", "code"):
+        for fraction in (0.25, 1.0):
+            truth = {name: 0.5 * fraction if name == ability else 0.1 for name in ("math", "code")}
+            maker.run(f"single_{ability}", 1, {"fraction": fraction}, [(ability, [ability], truth)])
+    study = maker.write(tmp_path / "s")
+    assert "Which setting" not in write_report(study).read_text()
+    assert (
+        "Best setting for weights math=2, code=1: <b>single_math fraction=1</b>"
+        in write_report(study, {"math": 2.0}).read_text()
+    )
+    maker.run("mixed", 1, {"fraction": 1.0}, [("all", ["math", "code"], {"math": 0.4, "code": 0.4})])
+    assert "Which setting" in write_report(maker.write(tmp_path / "t")).read_text()

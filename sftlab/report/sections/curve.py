@@ -84,9 +84,14 @@ class Curve(Figure):
         parts = _sides(evidence, points, xs, general)
         front = pareto_front(np.array([[p.value for p in pair] for pair in parts])) if parts else None
         choice = choose(evidence, settings)
-        if front is not None:
+        if front is not None and not choice.nothing_to_choose:
             section.parts.append(self._front_drawing(name, label, settings, parts, front, choice.best, general))
         section.parts.append(choice.table(f"{name}-choice", f"Which {self.axis}{label}", self.axis, front))
+        if choice.nothing_to_choose:
+            section.findings.append(
+                f"No {self.axis}{label} can be chosen for {weight_words(evidence)}: {choice.nothing_to_choose}."
+            )
+            return
         best = f"Best {self.axis}{label} for {weight_words(evidence)}: **{choice.best}**"
         section.findings.append(f"{best}; {choice.doubts(f'{self.axis} = ')}.")
         if front is not None:

@@ -33,6 +33,10 @@ class BestSetting(Figure):
         ]
         chosen = choose(evidence, settings)
         front = pareto_front(np.array([[p.value for p in setting.points] for setting in settings]))
+        if chosen.nothing_to_choose:
+            section.findings.append(f"Nothing can be chosen for {weight_words(evidence)}: {chosen.nothing_to_choose}.")
+            section.parts.append(chosen.table("setting-choice", "All settings", "setting", None, _MOST))
+            return section
         means = self._means(evidence, settings)
         section.parts.append(self._drawing(chosen, means))
         section.parts.append(chosen.table("setting-choice", "Which setting", "setting", front, _MOST))

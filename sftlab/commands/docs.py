@@ -1,0 +1,74 @@
+"""``docs``: the pages of the documentation, which come with the package, in the terminal."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from importlib import import_module
+from pathlib import Path
+
+from sftlab.commands.options import CommandParser
+from sftlab.screen import screen, show
+
+PARSER = CommandParser(
+    "docs",
+    "Lists the pages of the documentation, or prints one: sftlab docs training.\n"
+    "They are those of this version, and need no network.",
+)
+PARSER.add_argument("page", nargs="?", default="", metavar="PAGE", help="the page to print, such as configuration")
+FOLDER = Path(__file__).parents[1] / "docs"
+_OBJECT = re.compile(r"^::: ([\w.]+)$", re.M)
+_COMMENT = re.compile(r"^<!-- .*? -->\n", re.M)
+
+
+def main(arguments: list[str]) -> int:
+    """Print a page, or what pages there are."""
+    if {"-h", "--help"} & set(arguments):
+        PARSER.print_help()
+        return 0
+    name = PARSER.parse(arguments).page
+    if not name:
+        rows = [f"  {page:<20} {title_of(page)}" for page in pages()]
+        show("Pages (sftlab docs PAGE prints one):", *rows)
+        return 0
+    from rich.markdown import Markdown
+
+    console, text = screen(), page_text(name)
+    console.print(Markdown(text)) if console.is_terminal else show(text)
+    return 0
+
+
+def pages() -> list[str]:
+    """Names of all pages, such as ``training`` and ``extending/task``."""
+    found = (path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.md"))
+    return sorted(found, key=lambda name: (name.count("/"), name))
+
+
+def title_of(page: str) -> str:
+    """The heading of a page."""
+    with (FOLDER / f"{page}.md").open(encoding="utf-8") as file:
+        return next((line.removeprefix("# ").strip() for line in file if line.startswith("# ")), page)
+
+
+def page_text(name: str) -> str:
+    """A page as Markdown, with the docstrings that it names.
+
+    Raises:
+        ValueError: There is no such page.
+    """
+    asked, known = name.removeprefix("docs/").removesuffix(".md"), pages()
+    asked = asked if asked in known else next((page for page in known if page.split("/")[-1] == asked), asked)
+    if asked not in known:
+        near = difflib.get_close_matches(asked, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ValueError(f"docs: there is no page {name}; {hint}There are {', '.join(known)}")
+    text = (FOLDER / f"{asked}.md").read_text(encoding="utf-8")
+    return _COMMENT.sub("", _OBJECT.sub(lambda match: _docstring(match[1]), text)).rstrip()
+
+
+def _docstring(path: str) -> str:
+    """What stands at the place of a class in the site."""
+    module, _, name = path.rpartition(".")
+    text = inspect.getdoc(getattr(import_module(module), name)) or ""
+    return f"### {name}\n\n```text\n{text}\n```"

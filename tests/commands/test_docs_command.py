@@ -1,0 +1,37 @@
+"""The manual comes with the package: every pointer to it leads to a page that ``sftlab docs`` prints."""
+
+import re
+import tomllib
+
+import pytest
+from fitting import ROOT
+
+from sftlab.commands.docs import main, page_text, pages, title_of
+
+FILES = [*(ROOT / "sftlab").rglob("*.py"), *(ROOT / "configs").rglob("*.yaml")]
+
+
+def test_every_page_is_listed_and_goes_into_a_wheel(capsys):
+    there = sorted(path.relative_to(ROOT / "docs").with_suffix("").as_posix() for path in (ROOT / "docs").rglob("*.md"))
+    assert sorted(pages()) == there and main([]) == 0
+    out = capsys.readouterr().out
+    assert all(page in out and title_of(page) in out for page in there)
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["sftlab"]
+    packed = {path for pattern in patterns for path in (ROOT / "sftlab").glob(pattern)}
+    assert packed >= {ROOT / "sftlab" / "docs" / f"{page}.md" for page in there}
+
+
+def test_a_page_is_printed_by_name_and_classes_with_what_they_take(capsys):
+    assert main(["task"]) == 0 and "class " in capsys.readouterr().out
+    text = page_text("configuration")
+    assert ":::" not in text and "### MixtureData" in text and "max_length: Tokens in a packed row" in text
+    assert "<!--" not in page_text("docs/coming-from.md")
+    with pytest.raises(ValueError, match=r"no page trainig; did you mean training\?"):
+        page_text("trainig")
+
+
+def test_pointers_lead_to_pages():
+    texts = {path: path.read_text() for path in FILES}
+    named = {name for text in texts.values() for name in re.findall(r"sftlab docs ([a-z][\w/-]*)", text)}
+    assert {"configuration", "lab", "extending/ability", "extending/task"} <= named <= set(pages())
+    assert not [path for path, text in texts.items() if re.search(r"docs/[\w/]+\.md", text)], "a wheel has no docs/"

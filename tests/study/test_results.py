@@ -1,0 +1,43 @@
+"""What a study's command says of planning, and of runs that lie in its folder and are none of its own any more."""
+
+import json
+
+import pytest
+from test_run_study import write_study
+
+from sftlab.commands.study import main
+from sftlab.report.write import write_report
+from sftlab.study.results import uncounted_runs, write_results
+from sftlab.study.study import read_study
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study's file in its own folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+    return write_study(tmp_path, runs={"dmt": {}}, seeds=[1, 2])
+
+
+def test_a_dry_run_tells_how_far_it_is_and_what_is_not_counted(study, tmp_path, capsys):
+    for seed in (2, 8, 9):
+        run = tmp_path / "lightning_logs" / "tiny" / "runs" / f"dmt-seed={seed}"
+        run.mkdir(parents=True)
+        if seed != 8:  # which has finished no stage
+            (run / "freed.json").write_text("[]")
+    assert main(["--config", str(study), "--dry-run"]) == 0
+    told = capsys.readouterr()
+    assert "tiny, runs planned: 2 of 2" in told.err
+    where = "lightning_logs/tiny/runs that the study does not name"
+    assert f"Not counted: 1 finished run in {where}: dmt-seed=9." in told.out
+
+
+def test_the_report_names_what_is_not_counted(study, tmp_path):
+    folder = tmp_path / "lightning_logs" / "tiny"
+    for number in range(9):
+        run = folder / "runs" / f"old-seed={number}"
+        run.mkdir(parents=True)
+        (run / "freed.json").write_text("[]")
+    write_results(read_study(study), [], folder, {}, uncounted_runs(folder, []))
+    assert json.loads((folder / "study.json").read_text())["uncounted"][0] == "old-seed=0"
+    assert "not counted, for the study no longer has them: old-seed=0, old-seed=1" in write_report(folder).read_text()
