@@ -105,7 +105,11 @@ OPTIONS: dict[str, Option] = {
     "val_check_interval": Option(_VAL_STEPS, (1.0,), lambda trainer: trainer.val_check_interval),
     "check_val_every_n_epoch": Option(_VAL_STEPS, (1,), lambda trainer: trainer.check_val_every_n_epoch),
     "num_sanity_val_steps": Option("As in Lightning; 0 by default. Its losses are not logged.", least=-1),
-    "log_every_n_steps": Option("Optimizer steps between log lines, 10 by default; stage ends have one too.", least=0),
+    "log_every_n_steps": Option(
+        "Optimizer steps from one point of the curves to the next, 10 by default; stage ends have one too. train/loss "
+        "is the mean over all steps since the point before.",
+        least=0,
+    ),
     "enable_checkpointing": Option("false writes no checkpoint inside a stage; a stage's end has one always."),
     "enable_progress_bar": Option("false shows the plan and the results, and nothing between them."),
     "enable_model_summary": Option("As in Lightning; false by default."),
