@@ -101,6 +101,7 @@ class Metrics(Callback):
         """Prepare the sums that log lines are made of; a resumed run goes on with those of its checkpoint."""
         context, device = RunContext.of(trainer), trainer.strategy.root_device
         sums_A2 = np.array([self._resumed.get(name, [0.0, 0.0]) for name in context.plan.abilities])
+        self._resumed = {}
         mine_A = sums_A2[:, 0] if trainer.is_global_zero else np.zeros(len(sums_A2))  # of all ranks, so one has them
         is_exact = device.type != "mps"  # which has no double precision
         self._nll_A = torch.tensor(mine_A, dtype=torch.float64 if is_exact else torch.float32, device=device)
