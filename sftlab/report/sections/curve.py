@@ -84,7 +84,8 @@ class Curve(Figure):
         parts = _sides(evidence, points, xs, general)
         front = pareto_front(np.array([[p.value for p in pair] for pair in parts])) if parts else None
         choice = choose(evidence, settings)
-        if front is not None and not choice.nothing_to_choose:
+        front = None if choice.nothing_to_choose else front
+        if front is not None:
             section.parts.append(self._front_drawing(name, label, settings, parts, front, choice.best, general))
         section.parts.append(choice.table(f"{name}-choice", f"Which {self.axis}{label}", self.axis, front))
         if choice.nothing_to_choose:
