@@ -1,7 +1,5 @@
 """What a log line says of the steps since the one before, and what the screen shows of it."""
 
-import json
-
 import pytest
 from small import small_fit, small_mixture, trained
 
@@ -61,15 +59,13 @@ def test_a_run_that_goes_on_between_two_points_logs_the_same_points(curves, modu
 
 def test_the_screen_shows_no_losses_of_the_stage_before(records, tmp_path, capsys):
     bar = ScreenProgress(every_n_seconds=0.0)
-    lines_of(tmp_path / "run", records, bar, enable_progress_bar=True, log_every=4)
-    metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    losses = {line["step"]: f"loss {line['train/loss']:.3f}" for line in metrics if "train/loss" in line}
-    shown, stage, before = capsys.readouterr().out.splitlines(), "specialised", None
-    steps = [line.split("  ") for line in shown if line.startswith("step ")]
-    assert {words[1] for words in steps} == {"specialised", "general"}
-    for words in steps:
+    lines, plan = lines_of(tmp_path / "run", records, bar, enable_progress_bar=True, log_every=4)
+    losses = {line["step"]: f"loss {line['train/loss']:.3f}" for line in lines}
+    shown = [line.split("  ") for line in capsys.readouterr().out.splitlines() if line.startswith("step ")]
+    assert {words[1] for words in shown} == {"specialised", "general"}
+    for words in shown:
         step = int(words[0].removeprefix("step ").split("/")[0])
-        if words[1] != stage:
-            stage, before = words[1], None
-        assert [word for word in words if word.startswith("loss ")] == ([before] if before else [])
-        before = losses.get(step, before)  # this bar looks before the metrics of its step are there
+        stage = plan.stage_at(step - 1)
+        known = [at for at in losses if stage.first_step < at < step]  # this bar looks before its step is logged
+        assert words[1] == stage.stage.name
+        assert [word for word in words if word.startswith("loss ")] == [losses[at] for at in known[-1:]]
