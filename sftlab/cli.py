@@ -80,8 +80,8 @@ class LabCLI(LightningCLI):
         show_help_of_classes(sys.argv[1:])
         _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
         sys.argv += _callbacks_of_earlier_configs(sys.argv[1:])
-        settings = {"docstring_parse_attribute_docstrings": _only_shows(sys.argv[1:])}  # they take a second
-        set_parsing_settings(omegaconf_absolute_to_relative_paths=True, **settings)
+        needs_docs = _only_shows(sys.argv[1:])  # they take a second
+        set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=needs_docs)
         register_strategies()
         yaml.add_multi_representer(StrEnum, _as_text, yaml.SafeDumper)
         super().__init__(

@@ -103,8 +103,8 @@ class ScreenProgress(ProgressBar):
             self._last_line = time.perf_counter()
             per_step = (self._last_line - self._first[1]) / (step - self._first[0])
             left = (plan.num_steps - step) * per_step
-            words = [f"step {step:,}/{plan.num_steps:,}", context.stage.stage.name, numbers]
-            self.print("  ".join([*filter(None, words), f"about {left:,.0f} s left"]))
+            where = [f"step {step:,}/{plan.num_steps:,}", context.stage.stage.name, numbers]
+            self.print("  ".join([*filter(None, where), f"about {left:,.0f} s left"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bar away."""
