@@ -44,6 +44,7 @@ class TailAverage:
         assert context.module.net is not None
         if self._last <= stage.first_step:
             self._mean, self._count = {}, 0  # of the stage before
+        self._take_up()
         self._count, self._last = self._count + 1, context.step
         for name, value in changing(context.module.net).items():
             if value.is_floating_point():
@@ -58,6 +59,7 @@ class TailAverage:
         if self._last != ended.end_step:
             self._tell(f"Stage {ended.stage.name} ended early: its weights are those of its last step, not averaged")
             return False
+        self._take_up()
         assert self._context.module.net is not None
         with torch.no_grad():
             for name, value in changing(self._context.module.net).items():
@@ -76,7 +78,8 @@ class TailAverage:
         """What a checkpoint keeps; the mean itself is put beside it, in the place of those of earlier ones."""
         context = self._context
         if self._mean:
-            write_tensors(self._mean, self._place(self._last), context.trainer.global_rank)
+            assert context.module.net is not None
+            write_tensors(context.module.net, self._mean, self._place(self._last), context.trainer.global_rank)
             self._saved = [*self._saved, self._last][-2:]
             if context.trainer.is_global_zero:
                 remove_snapshots(context.folder / _FOLDER, set(self._saved))
@@ -85,9 +88,15 @@ class TailAverage:
     def load(self, state: dict[str, int]) -> None:
         """Take up what ``state`` gave."""
         self._count, self._last = state["count"], state["last"]
-        if self._last:
-            self._mean = read_tensors(self._place(self._last), self._context.trainer.global_rank)
-            self._saved = [self._last]
+        self._saved = [self._last] if self._last else []
+
+    def _take_up(self) -> None:
+        """Read the mean of a run that goes on, once the model is divided as it will be trained."""
+        if self._count and not self._mean:
+            net = self._context.module.net
+            assert net is not None
+            saved = read_tensors(net, self._place(self._last), self._context.trainer.global_rank)
+            self._mean = {name: saved[name].to(value.device) for name, value in changing(net).items() if name in saved}
 
     def _place(self, step: int) -> Path:
         return self._context.folder / _FOLDER / f"step={step:06d}"

@@ -14,51 +14,81 @@ import torch
 from torch import nn
 
 from sftlab.files import whole_file
-from sftlab.model.sharded import divide_again, local
+from sftlab.model.sharded import divide_again, local, rows_of
 
 
 def write_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
     """Put this process's part of a model aside."""
-    write_tensors(changing(net), folder, rank)
+    write_tensors(net, changing(net), folder, rank)
 
 
-def write_tensors(tensors: Mapping[str, torch.Tensor], folder: Path, rank: int) -> None:
-    """Put tensors of this process aside."""
+def write_tensors(net: nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path, rank: int) -> None:
+    """Put tensors of this process aside, each with as many rows as its part of the model's tensor of that name."""
     folder.mkdir(parents=True, exist_ok=True)
+    starts = _starts(net)
+    parts = {name: (starts[name], value.detach().cpu().clone()) for name, value in tensors.items()}
     with whole_file(folder / f"{rank}.pt") as partial:
-        torch.save({name: value.detach().cpu().clone() for name, value in tensors.items()}, partial)
+        torch.save(parts, partial)
 
 
 def read_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
     """Bring this process's part of a model back.
 
     Raises:
-        ValueError: It is not there, or was cut otherwise.
+        ValueError: It is not there, or is of another model.
     """
-    saved = read_tensors(folder, rank)
     now = changing(net)
-    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in now.items()}:
-        path = folder / f"{rank}.pt"
-        raise ValueError(f"{path} holds other weights than this model has, or the run had another number of processes")
+    saved = read_tensors(net, folder, rank)
+    if saved.keys() != now.keys():
+        raise ValueError(f"{folder} holds other weights than this model has")
     with torch.no_grad():
         for name, value in now.items():
             value.copy_(saved[name])
 
 
-def read_tensors(folder: Path, rank: int) -> dict[str, torch.Tensor]:
-    """What ``write_tensors`` has put aside.
+def read_tensors(net: nn.Module, folder: Path, rank: int) -> dict[str, torch.Tensor]:
+    """What ``write_tensors`` has put aside, as this process has its rows now; it may have been another number then.
 
     Raises:
-        ValueError: It is not there.
+        ValueError: It is not there, or is of another model.
     """
-    path = folder / f"{rank}.pt"
-    if not path.is_file():
+    starts, now = _starts(net), changing(net)
+    own = folder / f"{rank}.pt"
+    saved = _parts(own) if own.is_file() else {}
+    if saved and all(name in now and starts[name] == start and now[name].shape == value.shape
+                     for name, (start, value) in saved.items()):  # fmt: skip
+        return {name: value for name, (_, value) in saved.items()}
+    found, missing = dict[str, torch.Tensor](), dict[str, torch.Tensor]()
+    for path in sorted(folder.glob("*.pt")):
+        for name, (start, value) in _parts(path).items():
+            mine = now.get(name)
+            if mine is None or mine.shape[1:] != value.shape[1:]:
+                raise ValueError(f"{path} holds other weights than this model has")
+            if not value.dim():
+                found[name] = value
+                continue
+            if name not in found:
+                found[name] = torch.empty_like(mine, dtype=value.dtype, device="cpu")
+                missing[name] = torch.ones(mine.shape[:1], dtype=torch.bool)
+            low, high = max(start, starts[name]), min(start + len(value), starts[name] + len(mine))
+            if low < high:
+                at = slice(low - starts[name], high - starts[name])
+                found[name][at], missing[name][at] = value[low - start : high - start], False
+    if not found or any(rows.any() for rows in missing.values()):
         raise ValueError(
-            f"{path} is not there: the weights to go back to are gone, or the run had another number of processes. Go "
-            "on from an earlier checkpoint of the stage"
+            f"{folder}: the weights to go back to are not all there. Go on from an earlier checkpoint of the stage"
         )
-    saved: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return saved
+    return found
+
+
+def _parts(path: Path) -> dict[str, tuple[int, torch.Tensor]]:
+    parts: dict[str, tuple[int, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return parts
+
+
+def _starts(net: nn.Module) -> dict[str, int]:
+    """The first row that this process has of each tensor."""
+    return {name: rows_of(value).start or 0 for name, value in (*net.named_parameters(), *net.named_buffers())}
 
 
 def remove_snapshots(folder: Path, but: set[int]) -> None:

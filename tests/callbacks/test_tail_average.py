@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from fitting import run, write_config, write_records
 from lightning.pytorch import Callback
+from safetensors.torch import load_file
 from small import small_fit, small_mixture
 from transformers import AutoModelForCausalLM
 
@@ -86,3 +88,24 @@ def test_an_adaptive_stage_is_averaged_over_its_own_end(records):
 def test_what_cannot_be_averaged_is_told(options, message):
     with pytest.raises(ValueError, match=message):
         MultiTask(steps=4, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_two_processes_average_as_one_does_and_one_goes_on_from_what_they_put_aside(tmp_path):
+    write_records(tmp_path)
+    stages = [{"name": "math", "fractions": {"math": 1.0}, "steps": 6, "learning_rate": 0.1}]
+    options = {"list_of_stages": stages, "average_last_n_steps": 4}
+    schedule = {"class_path": "Stages", "init_args": options}
+    config = write_config(tmp_path, schedule=schedule, **{"model/config/attention_dropout": 0.0})
+    ranks = ["--trainer.devices", "2", "--trainer.strategy", "fsdp2"]
+    run(tmp_path, "fit", "--config", str(config), "--run", "one")
+    run(tmp_path, "fit", "--config", str(config), "--run", "two", *ranks, "--trainer.max_steps", "4")
+    assert len(list((tmp_path / "lightning_logs" / "two" / "averaged" / "step=000004").glob("*.pt"))) == 2
+    run(tmp_path, "fit", "--config", str(config), "--run", "two", "--ckpt_path", "last")
+    one, two = (
+        load_file(tmp_path / "lightning_logs" / name / "stages" / "0-math" / "model.safetensors")
+        for name in ("one", "two")
+    )
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], atol=1e-4, rtol=1e-3)
