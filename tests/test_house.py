@@ -28,7 +28,7 @@ ORDER = """
     data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
     data.seed data.feed data.ability data.mixture
     model.contents model.attention model.sharded model.adapter model.backbone model.freeze model.noise model.loss
-    model.isolation model.limits model.muon model.optim model.moments
+    model.isolation model.limits model.muon model.optim model.moments model.recompute
     model.checkpoint model.weights model.layout model.snapshot model.behind model.parallel model.loading
     model.module model.memory model.needs model.card model.export model.rewrite model.hub
     endpoint.replies endpoint.response endpoint.client

@@ -157,10 +157,11 @@ def gradient_dots(trainer: Trainer, module: SFTModule, probes: Mapping[str, list
                 pairs = zip(parameters, gradients, kept[ability], strict=True)
                 for (group, _), theirs, mine in pairs:
                     dots[group, other, ability] += float(theirs.double() @ mine.double())
-    if any(isinstance(p, DTensor) for _, p in parameters):
-        # Every rank has the same parameters, in the same order.
+    meshes = [p.device_mesh for _, p in parameters if isinstance(p, DTensor)]
+    if meshes:
+        # Every rank has the same parameters, in the same order; groups of ranks may hold the same ones.
         total_K = torch.tensor(list(dots.values()), dtype=torch.float64, device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(total_K)
+        torch.distributed.all_reduce(total_K, group=meshes[0].get_group(meshes[0].ndim - 1))
         dots.update(zip(dots, total_K.tolist(), strict=True))
     return dict(dots)
 
@@ -192,7 +193,7 @@ def _undisturbed(module: SFTModule, net: nn.Module) -> Iterator[None]:
     ]
     net.zero_grad(set_to_none=True)  # as the next step would do before its first backward pass
     # Without dropout; but activation checkpointing, which saves the memory, works in training mode only.
-    net.train(module.activation_checkpointing)
+    net.train(bool(module.activation_checkpointing))
     try:
         with isolate_rng():
             torch.manual_seed(0)

@@ -15,9 +15,7 @@ from torch import distributed
 
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.trainer_options import AUTO
-from sftlab.model.memory import Setup
-from sftlab.model.needs import fewest_micro_batches
-from sftlab.model.parallel import FSDP2Strategy
+from sftlab.model.needs import fewest_micro_batches, setup_of
 from sftlab.plan.hardware import GIB, USABLE, available_bytes
 from sftlab.screen import show
 
@@ -48,9 +46,11 @@ def choose_micro_batches(context: RunContext) -> None:
     match = re.fullmatch(AUTO, str(getattr(trainer, "micro_batches_asked", "")))
     if match is None:
         return
-    room = _room(trainer, match[1])
+    room, strategy = _room(trainer, match[1]), trainer.strategy
+    is_cpu = strategy.root_device.type == "cpu"
     try:
-        setup, needed = fewest_micro_batches(context.module, context.plan, setup_of(context), room)
+        one = setup_of(context.module, strategy, trainer.world_size, trainer.precision, is_cpu)
+        setup, needed = fewest_micro_batches(context.module, context.plan, one, room)
     except ValueError as error:
         reason = str(error).removeprefix("--hardware: ")
         raise ValueError(f"trainer.accumulate_grad_batches: auto: {reason}; give a number") from error
@@ -59,20 +59,6 @@ def choose_micro_batches(context: RunContext) -> None:
         fits = "" if needed <= room else ": one row at a time, and by the estimate even that does not fit"
         sizes = f"{needed / GIB:,.2f} GiB of {room / GIB:,.2f}"
         show(f"Micro-batches of a step: {setup.accumulate}, by the estimate {sizes}{fits}")
-
-
-def setup_of(context: RunContext) -> Setup:
-    """How a run is computed, in one micro-batch."""
-    trainer, module = context.trainer, context.module
-    return Setup(
-        world=trainer.world_size,
-        is_sharded=isinstance(trainer.strategy, FSDP2Strategy),
-        precision=str(trainer.precision),
-        is_cpu=trainer.strategy.root_device.type == "cpu",
-        checkpointing=module.activation_checkpointing,
-        chunk_tokens=module.chunk_tokens,
-        adapter=module.adapter,
-    )
 
 
 def _room(trainer: Trainer, stated: str | None) -> int:

@@ -71,7 +71,10 @@ _SPAWNED = "processes are started as commands; use strategy: ddp or fsdp2"
 
 OPTIONS: dict[str, Option] = {
     "accelerator": Option("As in Lightning."),
-    "strategy": Option("auto, ddp, fsdp2 (FSDP, on GPUs and CPUs), or a strategy by class path that starts commands."),
+    "strategy": Option(
+        "auto, ddp, fsdp2 (FSDP, on GPUs and CPUs; FSDP2Strategy by class path has options), or a strategy by class path "
+        "that starts commands."
+    ),
     "devices": Option("As in Lightning; it never changes what a step trains."),
     "num_nodes": Option("As in Lightning; it never changes what a step trains.", least=1),
     "precision": Option("As in Lightning; by default bf16-mixed where the hardware is fast at it, else 32-true."),
@@ -148,7 +151,7 @@ STRATEGIES = {
     "ddp_fork": _SPAWNED,
     "ddp_notebook": _SPAWNED,
     "fsdp": "it needs GPUs and shards in another way; use strategy: fsdp2",
-    "fsdp_cpu_offload": "use strategy: fsdp2",
+    "fsdp_cpu_offload": "use FSDP2Strategy with cpu_offload: true",
     "deepspeed": "use strategy: fsdp2, which shards weights, gradients and optimizer state as ZeRO 3 does",
     "model_parallel": "its ranks may share one part of the data (tensor parallelism), and here each has its own; use "
     "strategy: fsdp2",

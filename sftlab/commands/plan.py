@@ -42,9 +42,9 @@ def main(arguments: list[str]) -> int:
     console.print(plan_screen(plan, data.audits(), data.audit_places(), data.notes(), objects.model.normalise))
     console.print(f"Plan fingerprint {plan.fingerprint()}")
     if hardware is not None:
-        from sftlab.model.needs import fewest_micro_batches, needs_screen, setup_of
+        from sftlab.model.needs import fewest_micro_batches, needs_screen, planned_setup
 
-        setup = setup_of(objects.model, objects.trainer_arguments, hardware)
+        setup = planned_setup(objects.model, objects.trainer_arguments, hardware)
         if str(objects.trainer_arguments.get("accumulate_grad_batches")).startswith("auto"):
             setup, _ = fewest_micro_batches(objects.model, plan, setup, hardware.device.usable_bytes)
         console.print(needs_screen(objects.model, plan, setup, hardware, options.mfu))

@@ -23,7 +23,7 @@ from sftlab.model.adapter import is_adapter
 from sftlab.model.attention import register_attention
 from sftlab.model.backbone import load_config, resolve_path
 from sftlab.model.contents import adapter_base, check_model_folder
-from sftlab.model.sharded import local, rows_of
+from sftlab.model.sharded import buffers_to, local, rows_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -63,23 +63,26 @@ def shell(
 
 
 @torch.no_grad()
-def fill(net: nn.Module, files: list[Path], device: torch.device) -> None:
+def fill(net: nn.Module, files: list[Path], device: torch.device, cpu_offload: bool = False) -> None:
     """Give a sharded model memory for this process's rows, and read them.
 
     Args:
         net: What ``shell`` gave, inside ``SupervisedLoss``, divided by ``fully_shard``.
         files: What ``shell`` gave.
-        device: Where the rows go.
+        device: Where the rows go, and buffers.
+        cpu_offload: The rows stay in the host's memory.
     """
+    place = torch.device("cpu") if cpu_offload else device
     made: dict[nn.Parameter, nn.Parameter] = {}
     for module in net.modules():
         for name, weight in module._parameters.items():
             if weight is not None and (weight in made or local(weight).is_meta):
                 if weight not in made:
-                    empty = torch.empty_like(weight, device=device)
+                    empty = torch.empty_like(weight, device=place)
                     made[weight] = nn.Parameter(empty, requires_grad=weight.requires_grad)
                 module._parameters[name] = made[weight]
-    net.to(device)  # buffers; and FSDP2 looks at its parameters again
+    net.to(place)  # FSDP2 looks at its parameters again
+    buffers_to(net, device)
     with ExitStack() as stack:
         places = _open(files, stack)
         for name, weight in net.named_parameters():

@@ -4,7 +4,7 @@ The model's own code runs once, forward and backward, over the plan's largest mi
 and no memory (FakeTensorMode). A dispatch mode sees every storage come and go, so the peak of activations, logits and
 gradients is counted, not fitted. Parameters, optimizer state and what FSDP2 gathers are arithmetic on top:
 
-    held      = (parameters + what the optimizer keeps) / ranks
+    held      = (parameters + what the optimizer keeps) / ranks                             of the host under offload
     gathered  = the outermost weights whole, two layers and a copy of one on the way        FSDP2 alone, of bf16-mixed
                                                                                             in bf16
     forward   = held + gathered + gradients of the step before + what the pass keeps
@@ -33,9 +33,11 @@ from sftlab.model.loss import SupervisedLoss
 from sftlab.model.module import SFTModule
 from sftlab.model.moments import kept_bytes, kinds
 from sftlab.model.parallel import decoder_layers
+from sftlab.model.recompute import Recompute, recompute
 from sftlab.plan.plan import Plan
 
 _AS_FLASH = "counted"  # an attention that keeps what flash attention keeps
+_KEPT: dict[Recompute, int] = {False: 34, "selective": 20, True: 68}  # bytes a token and width, of layers or together
 _FOUR_BITS = 0.53  # bytes of a weight in nf4 with its doubly quantised scales
 
 
@@ -46,27 +48,38 @@ class Setup:
     Attributes:
         world: Processes, each with a device.
         is_sharded: FSDP2 divides weights, gradients and optimizer state among them.
+        shard_size: Among so many of them; None among all.
+        cpu_offload: What is divided is in the memory of the host.
+        reduce_once: Gradients are whole on each device until the last micro-batch of a step.
         accumulate: Micro-batches of a step.
         precision: Lightning's.
         is_cpu: The devices are CPUs, whose attention keeps more.
-        checkpointing: Activations are computed again.
+        checkpointing: What of the activations is computed again, as ``SFTModule`` has it.
         chunk_tokens: Supervised tokens whose logits are held at once.
         adapter: LoRA.
     """
 
     world: int = 1
     is_sharded: bool = False
+    shard_size: int | None = None
+    cpu_offload: bool = False
+    reduce_once: bool = False
     accumulate: int = 1
     precision: str = "bf16-mixed"
     is_cpu: bool = False
-    checkpointing: bool = False
+    checkpointing: Recompute = False
     chunk_tokens: int | None = None
     adapter: LoRA | None = None
 
     @property
     def ranks(self) -> int:
         """Among how many weights are divided."""
-        return self.world if self.is_sharded else 1
+        return (self.shard_size or self.world) if self.is_sharded else 1
+
+    @property
+    def is_offloaded(self) -> bool:
+        """Whether what is divided is elsewhere than what computes."""
+        return self.is_sharded and self.cpu_offload and not self.is_cpu
 
     @property
     def gathers_in_bf16(self) -> bool:
@@ -88,6 +101,7 @@ class Estimate:
         logits: Logits and what their loss needs.
         num_parameters: Of the whole model.
         num_trained: Of them trained.
+        host: Bytes of weights, gradients and optimizer state in the host's memory, of each process.
     """
 
     num_tokens: int
@@ -99,6 +113,7 @@ class Estimate:
     logits: int
     num_parameters: int
     num_trained: int
+    host: int = 0
 
     @property
     def total(self) -> int:
@@ -130,8 +145,7 @@ def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
             if setup.adapter is not None:
                 attach(setup.adapter, model, decoder_layers(model))
             freeze(model, module.frozen)
-            if setup.checkpointing:
-                model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute(model, setup.checkpointing)
             net = SupervisedLoss(model, setup.chunk_tokens)
             net.in_bf16 = setup.gathers_in_bf16
             batch = _largest(plan, setup, model.config.get_text_config())
@@ -143,7 +157,8 @@ def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
     kept_in = torch.bfloat16 if setup.precision == "bf16-true" else torch.float32
     kept = [kept_bytes(choice, kept_in) for choice in choices]
     optimizer = max(sum(size * bytes_of[kind] for size, kind in trained) for bytes_of in kept)
-    return replace(found, optimizer=int(optimizer) // setup.ranks)
+    state = int(optimizer) // setup.ranks
+    return replace(found, host=found.host + state) if setup.is_offloaded else replace(found, optimizer=state)
 
 
 def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Setup) -> Estimate:
@@ -161,14 +176,16 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
     layer = max(sum(p.numel() * p.element_size() for p in one.parameters()) for one in layers)
     gradients = kept * sum(p.numel() * p.element_size() for p in trained)
     live = _Live(net)
-    share = kept / ranks if setup.accumulate == 1 else 0.0
+    stays = 0.0 if setup.is_offloaded else 1 / ranks  # of a gradient that was divided, on this device
+    share = kept * stays if setup.accumulate == 1 else 0.0
     for p in trained:
         if (ranks > 1 and id(p) in inside) or setup.accumulate > 1:
             size = p.numel() * p.element_size()
             p.register_post_accumulate_grad_hook(lambda _, size=size: live.forget(size * (1 - share)))
     is_autocast = setup.precision == "bf16-mixed" and not setup.gathers_in_bf16
     cast = torch.autocast("cpu", torch.bfloat16) if is_autocast else nullcontext()
-    before = gradients / ranks  # of the step, or the micro-batches, before
+    is_whole = setup.accumulate > 1 and setup.reduce_once
+    before = gradients * (1.0 if is_whole else stays)  # of the step, or the micro-batches, before
     with live:
         with cast:
             loss, _ = net(batch, torch.ones(len(batch.lengths_D)))
@@ -181,7 +198,7 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
     gathered = outer + 3 * layer if setup.is_sharded and (ranks > 1 or kept > 1) else 0
     return Estimate(
         num_tokens=len(batch.ids_T),
-        parameters=kept * held // ranks,
+        parameters=0 if setup.is_offloaded else kept * held // ranks,
         gradients=int(grads),
         optimizer=0,  # what it keeps is no matter of the pass
         gathered=gathered,
@@ -189,6 +206,7 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
         logits=int(logits),
         num_parameters=sum(p.numel() for p in net.parameters()),
         num_trained=sum(p.numel() for p in trained),
+        host=(kept * held + gradients) // ranks if setup.is_offloaded else 0,
     )
 
 
@@ -253,7 +271,8 @@ def _largest(plan: Plan, setup: Setup, config: Any) -> Batch:
     chunk_R = step_R * chunks + (row_R - steps_S1[step_R]) % chunks
     tokens_R = np.add.reduceat(plan.lengths_N[plan.example_E], starts_R)
     supervised_R = np.add.reduceat(plan.supervised_N[plan.example_E], starts_R)
-    weight = 34 * config.hidden_size * (2 if setup.checkpointing else config.num_hidden_layers)
+    layers = 1 if setup.checkpointing is True else config.num_hidden_layers
+    weight = config.hidden_size * _KEPT[setup.checkpointing] * layers
     logits = 10 * config.vocab_size if setup.chunk_tokens is None else 0
     cost = np.bincount(chunk_R, weights=weight * tokens_R + logits * supervised_R)
     rows = row_R[chunk_R == int(cost.argmax())]
@@ -297,14 +316,13 @@ def training_flops(plan: Plan, found: Estimate, config: Any, setup: Setup) -> fl
 
     2 a weight and token forward, 2 for inputs' and 2 for weights' gradients. Attention adds 2 x layers x width x
     length^2 an example forward (half of a square, two products), twice that backward; weights that are not trained need
-    no gradient; activations that are computed again cost a forward pass.
+    no gradient; layers that are computed again whole cost a forward pass.
     """
     lengths = [plan.max_length] if plan.declared else plan.lengths_N[plan.example_E]
     sizes = np.asarray(lengths, dtype=np.float64)
     config = config.get_text_config()
-    passes = 2 + (found.num_trained / found.num_parameters) + (1 if setup.checkpointing else 0)
+    again = 1 if setup.checkpointing is True else 0
+    passes = 2 + (found.num_trained / found.num_parameters) + again
     products = 2 * found.num_parameters * float(sizes.sum()) * passes
-    attention = (
-        2 * config.num_hidden_layers * config.hidden_size * float((sizes**2).sum()) * (4 if setup.checkpointing else 3)
-    )
+    attention = 2 * config.num_hidden_layers * config.hidden_size * float((sizes**2).sum()) * (3 + again)
     return (products + attention) * (1e9 / plan.max_length if plan.declared else 1)

@@ -28,6 +28,7 @@ from sftlab.model.isolation import use_isolating_attention
 from sftlab.model.loss import Normalisation, SupervisedLoss, example_weights
 from sftlab.model.noise import Noise
 from sftlab.model.optim import BETAS, build_optimizer, chosen_optimizer, learning_rate_at
+from sftlab.model.recompute import CHOICES, Recompute, recompute
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.plan.pool import seed_from
 from sftlab.plan.rate import Cosine, LRSchedule
@@ -64,7 +65,8 @@ class SFTModule(LightningModule):
         normalise: What counts the same in the loss of an optimizer step: token, example or ability.
         attention: auto (the fastest that is exact for this architecture), per_document (CPU), sdpa, flash_attention_2,
             flex_attention or eager.
-        activation_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        activation_checkpointing: What the backward pass computes again: nothing (false), all of a layer (true: least
+            memory, about a third more time), or all but matrix products and attention (selective: between the two).
         chunk_tokens: Supervised tokens whose logits are held at once; None holds a micro-batch's.
         trust_remote_code: Run the Python code that a hub model brings.
         adapter: Train low-rank weights beside frozen ones; None trains all weights.
@@ -90,7 +92,7 @@ class SFTModule(LightningModule):
         label_smoothing: float = 0.0,
         normalise: Normalisation = "token",
         attention: str = "auto",
-        activation_checkpointing: bool = False,
+        activation_checkpointing: Recompute = False,
         chunk_tokens: int | None = None,
         trust_remote_code: bool = False,
         adapter: LoRA | None = None,
@@ -98,6 +100,10 @@ class SFTModule(LightningModule):
         super().__init__()
         if attention not in ATTENTIONS:
             raise ValueError(f"model.attention: {attention!r} is not one of {', '.join(ATTENTIONS)}")
+        if activation_checkpointing not in CHOICES:
+            raise ValueError(
+                f"model.activation_checkpointing: {activation_checkpointing!r} is not false, selective or true"
+            )
         if config is not None and tokenizer is None:
             raise ValueError("model.config: a model from scratch needs model.tokenizer, a folder or hub id")
         check_learning_rate("model.learning_rate", learning_rate)
@@ -175,15 +181,16 @@ class SFTModule(LightningModule):
         if self.adapter is not None:
             self.live_adapter = self._adapted(model, self.adapter)
         freeze(model, self.frozen)
-        if self.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute(model, self.activation_checkpointing)
         net = SupervisedLoss(model, self.chunk_tokens)
         if is_sharded:
             in_bf16 = parallel.gathers_in_bf16(self.trainer.precision_plugin, model)
-            mesh = self.device_mesh["data_parallel"]  # type: ignore[index]
-            parallel.shard(net, parallel.decoder_layers(model), mesh, in_bf16)
+            strategy = cast(parallel.FSDP2Strategy, self.trainer.strategy)
+            blocks = parallel.decoder_layers(model)
+            parallel.shard(net, blocks, strategy.shard_mesh, in_bf16, strategy.cpu_offload)
         if shell is not None:
-            loading.fill(net, shell[1], self.trainer.strategy.root_device)
+            strategy = cast(parallel.FSDP2Strategy, self.trainer.strategy)
+            loading.fill(net, shell[1], strategy.root_device, strategy.cpu_offload)
             if self.live_adapter is not None:
                 self.live_adapter.start("")
         self.net = net

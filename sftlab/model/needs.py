@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -14,6 +14,8 @@ from rich.table import Table
 from sftlab.model.adapter import LoRA
 from sftlab.model.memory import Estimate, Setup, estimate, training_flops
 from sftlab.model.module import SFTModule
+from sftlab.model.parallel import FSDP2Strategy, check_groups
+from sftlab.model.recompute import Recompute
 from sftlab.plan.hardware import GIB, Hardware
 from sftlab.plan.plan import Plan
 
@@ -27,17 +29,34 @@ _WORDS = {
 }
 
 
-def setup_of(module: SFTModule, trainer: Mapping[str, Any], hardware: Hardware) -> Setup:
-    """How a config would be computed on some hardware; several devices without a strategy are taken to be sharded."""
-    accumulate = trainer.get("accumulate_grad_batches")
-    is_cpu = hardware.device.name == "CPU"
-    given = trainer.get("devices")
-    world = given if is_cpu and isinstance(given, int) else hardware.count
+def setup_of(
+    module: SFTModule, strategy: Any, world: int, precision: Any, is_cpu: bool, accumulate: Any = None
+) -> Setup:
+    """How a run is computed, by the arguments of a config or by what a Trainer has made of them.
+
+    Args:
+        module: The model.
+        strategy: A Trainer's, or a config's name for one; several devices without one are taken to be sharded.
+        world: Processes, each with a device.
+        precision: Lightning's; None is that of the device.
+        is_cpu: The devices are CPUs.
+        accumulate: Micro-batches of a step; one where they are still to be chosen.
+
+    Raises:
+        ValueError: The processes make no whole number of the groups that the strategy asks for.
+    """
+    fsdp2 = strategy if isinstance(strategy, FSDP2Strategy) else None
+    is_named = strategy is None or (isinstance(strategy, str) and not strategy.startswith("ddp"))
+    shard_size = fsdp2.shard_size if fsdp2 is not None else None
+    check_groups(shard_size, world)
     return Setup(
         world=world,
-        is_sharded=world > 1 and not str(trainer.get("strategy") or "auto").startswith("ddp"),
+        is_sharded=fsdp2 is not None or (world > 1 and is_named),
+        shard_size=shard_size,
+        cpu_offload=fsdp2 is not None and fsdp2.cpu_offload,
+        reduce_once=fsdp2 is not None and fsdp2.reduce_once,
         accumulate=accumulate if isinstance(accumulate, int) else 1,
-        precision=str(trainer.get("precision") or ("32-true" if is_cpu else "bf16-mixed")),
+        precision=str(precision or ("32-true" if is_cpu else "bf16-mixed")),
         is_cpu=is_cpu,
         checkpointing=module.activation_checkpointing,
         chunk_tokens=module.chunk_tokens,
@@ -45,10 +64,20 @@ def setup_of(module: SFTModule, trainer: Mapping[str, Any], hardware: Hardware) 
     )
 
 
+def planned_setup(module: SFTModule, trainer: Mapping[str, Any], hardware: Hardware) -> Setup:
+    """How a config would be computed on some hardware."""
+    is_cpu, given = hardware.device.name == "CPU", trainer.get("devices")
+    world = given if is_cpu and isinstance(given, int) else hardware.count
+    how = (trainer.get("precision"), is_cpu, trainer.get("accumulate_grad_batches"))
+    return setup_of(module, trainer.get("strategy"), world, *how)
+
+
 def needs_screen(module: SFTModule, plan: Plan, setup: Setup, hardware: Hardware, mfu: float) -> RenderableType:
     """The table of what one device needs, the verdict, time and disk."""
     found, room = estimate(module, plan, setup), hardware.device.usable_bytes
-    how = "sharded by FSDP2" if setup.is_sharded else "each whole" if setup.world > 1 else "one process"
+    how = "each whole" if setup.world > 1 else "one process"
+    if setup.is_sharded:
+        how = "sharded by FSDP2" + (f" in groups of {setup.shard_size}" if setup.shard_size else "")
     batches = f"{setup.accumulate} micro-batch{'es' * (setup.accumulate != 1)} a step"
     title = f"On each of {hardware} ({how}, {setup.precision}, {batches}, the largest of {found.num_tokens:,} tokens)"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -57,6 +86,9 @@ def needs_screen(module: SFTModule, plan: Plan, setup: Setup, hardware: Hardware
     for name, words in _WORDS.items():
         table.add_row(name, f"{getattr(found, name) / GIB:,.2f}", words)
     table.add_row("together", f"{found.total / GIB:,.2f}", f"of {room / GIB:,.1f} usable", style="bold")
+    if setup.is_offloaded:
+        words = "weights, gradients and optimizer of each process, in its host's memory"
+        table.add_row("host", f"{found.host / GIB:,.2f}", words)
     return Group(table, *_verdict(module, plan, setup, found, room), *_costs(module, plan, setup, found, hardware, mfu))
 
 
@@ -114,13 +146,16 @@ def _most_micro_batches(plan: Plan, setup: Setup) -> int:
 def changes(plan: Plan, setup: Setup) -> Iterator[tuple[str, Setup]]:
     """What saves memory and never changes the step, the cheapest first."""
     most = _most_micro_batches(plan, setup)
-    yield f"trainer.accumulate_grad_batches: {most}", replace(setup, accumulate=most)
-    chunked = replace(setup, accumulate=most, chunk_tokens=1024)
-    yield f"trainer.accumulate_grad_batches: {most} and model.chunk_tokens: 1024", chunked
-    words = (
-        f"trainer.accumulate_grad_batches: {most}, model.activation_checkpointing: true and model.chunk_tokens: 1024"
+    first = ("trainer.strategy.reduce_once: false, " if setup.reduce_once else "") + (
+        f"trainer.accumulate_grad_batches: {most}"
     )
-    yield words, replace(chunked, checkpointing=True)
+    divided = replace(setup, accumulate=most, reduce_once=False)
+    yield first, divided
+    chunked = replace(divided, chunk_tokens=1024)
+    yield f"{first} and model.chunk_tokens: 1024", chunked
+    for value, words in (("selective", "selective"), (True, "true")):
+        knobs = f"{first}, model.activation_checkpointing: {words} and model.chunk_tokens: 1024"
+        yield knobs, replace(chunked, checkpointing=cast(Recompute, value))
 
 
 def other_trainings(plan: Plan, setup: Setup) -> Iterator[tuple[str, Setup]]:

@@ -1,4 +1,4 @@
-"""Sharding by FSDP2, its precision, and a good precision for one machine.
+"""Sharding by FSDP2, over all processes or inside groups of them, its precision, and a good one for one machine.
 
 bf16-mixed under FSDP2: each process keeps its rows of the weights in fp32 for the optimizer; a layer's weights are
 gathered in bf16, its gradients are reduced in fp32. Autocast, which other strategies use, would gather in fp32 and
@@ -7,7 +7,8 @@ keep a bf16 copy of every weight until the backward pass.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,12 +17,13 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch import nn
 
+from sftlab.bounds import within
 from sftlab.files import partial_name, publish_folder, remove_stale, removed_on_error
 from sftlab.model.behind import Behind
 from sftlab.model.checkpoint import load_file, load_shards, named_state
 from sftlab.model.contents import META, contents, is_sharded
 from sftlab.model.loss import SupervisedLoss
-from sftlab.model.sharded import divide_again
+from sftlab.model.sharded import buffers_to, divide_again
 
 
 class ShardedPrecision(MixedPrecision):
@@ -47,12 +49,36 @@ class FSDP2Strategy(ModelParallelStrategy):
     Lightning's ``ModelParallelStrategy`` splits a node's devices by tensor parallelism unless told otherwise, which
     would train every rank on the same data; this one shards over data parallel ranks only.
 
+    None of its arguments changes what is trained; checkpoints go from one choice to another.
+
+    Args:
+        shard_size: Processes that divide the weights among them, such as those of a node; each such group holds all of
+            them, and only gradients go between groups. None: one group of all processes.
+        cpu_offload: Weights, gradients and optimizer state stay in the host's memory, where the optimizer steps; a
+            layer's weights are on the device while it computes. For what does not fit otherwise: it is slow.
+        reduce_once: Gradients are reduced after the last micro-batch of a step alone, not after each: less traffic, and
+            until then each device holds all of them whole (4 bytes for each weight that is trained).
+        options: Of Lightning's ModelParallelStrategy: timeout, process_group_backend, save_distributed_checkpoint.
+
     Attributes:
         saves_behind: Checkpoints are written while training goes on.
+
+    Raises:
+        ValueError: A group has no process.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self,
+        shard_size: int | None = None,
+        cpu_offload: bool = False,
+        reduce_once: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(data_parallel_size=1, tensor_parallel_size=1, **options)
+        if shard_size is not None:
+            within("trainer.strategy.shard_size", shard_size, 1, 10**6, is_whole=True)
+        self.shard_size, self.cpu_offload, self.reduce_once = shard_size, cpu_offload, reduce_once
+        self.shard_mesh: Any = None  # known with the processes
         self.saves_behind = False
         self._behind: Behind | None = None
 
@@ -67,9 +93,42 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._precision_plugin = ShardedPrecision(cast(MixedPrecision, plugin).device) if is_mixed else plugin
 
     def setup_environment(self) -> None:
-        """The data parallel size is the number of processes, known only now."""
-        self._data_parallel_size = self.num_processes * self.num_nodes
+        """The data parallel size is the number of processes, known only now.
+
+        Raises:
+            ValueError: They make no whole number of groups.
+        """
+        from torch.distributed.device_mesh import init_device_mesh
+
+        world = self._data_parallel_size = self.num_processes * self.num_nodes
+        check_groups(self.shard_size, world)
+        if self.cpu_offload and self.root_device.type == "cuda" and self._process_group_backend is None:
+            self._process_group_backend = "cpu:gloo,cuda:nccl"  # norms of gradients are summed where these are
         super().setup_environment()
+        self.shard_mesh = self.device_mesh["data_parallel"]
+        if self.shard_size is not None:
+            shape = (world // self.shard_size, self.shard_size)
+            self.shard_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("copies", "shards"))
+
+    def model_to_device(self) -> None:
+        """Weights that are kept in the host's memory stay there."""
+        if not self.cpu_offload:
+            return super().model_to_device()
+        assert self.model is not None and self.lightning_module is not None
+        buffers_to(self.model, self.root_device)
+        self.lightning_module._device = self.root_device
+        return None
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """In all micro-batches of a step but the last: no traffic between groups; none at all with ``reduce_once``."""
+        net = cast(Any, self.lightning_module).net
+        switch = net.set_requires_gradient_sync if self.reduce_once else net.set_requires_all_reduce
+        switch(False)
+        try:
+            yield
+        finally:
+            switch(True)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         """Write the shards into a folder that gets its name when all of them are on the disk; call it on every rank.
@@ -155,23 +214,41 @@ def register_strategies() -> None:
         StrategyRegistry.register("fsdp2", FSDP2Strategy, description=(FSDP2Strategy.__doc__ or "").splitlines()[0])
 
 
-def shard(net: SupervisedLoss, layers: nn.ModuleList, mesh: Any, in_bf16: bool = False) -> None:
+def check_groups(shard_size: int | None, world: int) -> None:
+    """Look whether processes can be divided into groups of a size.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if shard_size is not None and world % shard_size:
+        sizes = ", ".join(str(size) for size in range(1, world + 1) if world % size == 0)
+        raise ValueError(
+            f"trainer.strategy.shard_size: {world} processes make no groups of {shard_size}; possible: {sizes}"
+        )
+
+
+def shard(
+    net: SupervisedLoss, layers: nn.ModuleList, mesh: Any, in_bf16: bool = False, cpu_offload: bool = False
+) -> None:
     """Shard each decoder layer, then the module around them, over the data parallel mesh.
 
     Args:
         net: The model in its loss.
         layers: Of the model.
-        mesh: The processes.
+        mesh: The processes; of two dimensions, groups of them that hold the same.
         in_bf16: Gather weights and compute in bf16; gradients are reduced in fp32 all the same.
+        cpu_offload: Keep weights in the host's memory.
     """
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     net.in_bf16 = in_bf16
     bf16, fp32 = (torch.bfloat16, torch.float32) if in_bf16 else (None, None)
+    offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if cpu_offload else OffloadPolicy()
+    how: dict[str, Any] = {"mesh": mesh, "offload_policy": offload}
     for layer in layers:
-        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(bf16, fp32))
+        fully_shard(layer, mp_policy=MixedPrecisionPolicy(bf16, fp32), **how)
     # What comes in is token ids, and weights of the loss, which must not be rounded.
-    fully_shard(net, mesh=mesh, mp_policy=MixedPrecisionPolicy(bf16, fp32, cast_forward_inputs=False))
+    fully_shard(net, mp_policy=MixedPrecisionPolicy(bf16, fp32, cast_forward_inputs=False), **how)
 
 
 def gathers_in_bf16(precision: Precision, model: nn.Module) -> bool:

@@ -34,3 +34,11 @@ def divide_again(net: nn.Module) -> None:
     for part in net.modules():
         if hasattr(part, "reshard"):
             cast(Any, part).reshard()
+
+
+def buffers_to(net: nn.Module, device: torch.device) -> None:
+    """Move what is no weight."""
+    for module in net.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from fitting import write_records
+from lightning.pytorch.strategies import DDPStrategy
 from small import MODEL, small_mixture
 
 from sftlab.callbacks.schedule import MultiTask
@@ -13,11 +14,13 @@ from sftlab.data.feed import collate
 from sftlab.model.adapter import LoRA
 from sftlab.model.memory import Setup, _Live, estimate
 from sftlab.model.module import SFTModule
-from sftlab.model.needs import changes, needs_screen, other_trainings, setup_of
+from sftlab.model.needs import changes, needs_screen, other_trainings, planned_setup
 from sftlab.model.optim import BETAS, build_optimizer
+from sftlab.model.parallel import FSDP2Strategy
 from sftlab.plan.hardware import GIB, Device, Hardware, read_hardware
 
 CPU = Setup(precision="32-true", is_cpu=True)
+GPU = Hardware(8, Device("GPU", 1.0, None, "nowhere"))
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +69,27 @@ def test_memory_knobs_do_what_they_are_for(small, whole):
     least = estimate(module, plan, dataclasses.replace(CPU, **knobs))
     assert least.num_trained < 0.1 * least.num_parameters and least.optimizer < 0.1 * whole.optimizer
     assert least.activations < whole.activations and least.logits < whole.logits / 2
+
+
+def test_what_selective_checkpointing_keeps_lies_between_all_and_the_layers_inputs(small, whole):
+    selective, full = (
+        estimate(*small[::2], dataclasses.replace(CPU, checkpointing=how)) for how in ("selective", True)
+    )
+    assert full.activations < 0.8 * selective.activations and selective.activations < 0.9 * whole.activations
+
+
+def test_groups_hold_more_each_offloading_holds_it_elsewhere_and_gradients_may_be_whole(small):
+    sharded = dataclasses.replace(CPU, world=8, is_sharded=True, accumulate=2, is_cpu=False)
+    changed = ({}, {"shard_size": 2}, {"cpu_offload": True}, {"reduce_once": True})
+    plain, groups, offloaded, once = (estimate(*small[::2], dataclasses.replace(sharded, **one)) for one in changed)
+    weights = 4 * plain.num_parameters
+    assert (plain.parameters, plain.optimizer, plain.host) == (weights // 8, 2 * weights // 8, 0)
+    assert (groups.parameters, groups.optimizer) == (weights // 2, 2 * weights // 2)
+    assert (offloaded.parameters, offloaded.optimizer, offloaded.host) == (0, 0, 4 * weights // 8)
+    assert offloaded.gradients < plain.gradients and offloaded.gathered == plain.gathered
+    assert once.total - plain.total == pytest.approx(weights * 7 / 8, rel=0.01)
+    said = text_of(needs_screen(*small[::2], dataclasses.replace(sharded, cpu_offload=True, shard_size=4), GPU, 0.4))
+    assert "sharded by FSDP2 in groups of 4" in said and "in its host's memory" in said
 
 
 @pytest.mark.parametrize(
@@ -163,4 +187,10 @@ def test_hardware_is_read_by_name(small):
     with pytest.raises(ValueError, match="no device"):
         plan_command(["--hardware", "0xL4", "--config", "x.yaml"])
     eight = read_hardware("8xL4")
-    assert setup_of(small[0], {}, eight).is_sharded and not setup_of(small[0], {"strategy": "ddp"}, eight).is_sharded
+    strategies = {None: True, "fsdp2": True, "ddp": False, DDPStrategy(): False, FSDP2Strategy(): True}
+    for strategy, is_sharded in strategies.items():
+        assert planned_setup(small[0], {"strategy": strategy}, eight).is_sharded == is_sharded
+    groups = planned_setup(small[0], {"strategy": FSDP2Strategy(shard_size=4)}, eight)
+    assert (groups.world, groups.ranks) == (8, 4)
+    with pytest.raises(ValueError, match="make no groups of 3"):
+        planned_setup(small[0], {"strategy": FSDP2Strategy(shard_size=3)}, eight)

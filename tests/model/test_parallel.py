@@ -1,13 +1,18 @@
 """FSDP2's precision: bf16 where it computes and gathers, fp32 where it keeps and reduces; an exact resume."""
 
+import json
+
 import pytest
 import torch
-from fitting import write_records
+from fitting import ROOT, environment, write_records
+from forked import FORKING
 from lightning.pytorch import Callback
+from safetensors.torch import load_file
 from small import MODEL, small_fit, small_mixture, trained
 
 from sftlab.callbacks.schedule import MultiTask
-from sftlab.model.parallel import gathers_in_bf16, register_strategies
+from sftlab.model.parallel import FSDP2Strategy, check_groups, gathers_in_bf16, register_strategies
+from sftlab.processes import free_port
 from sftlab.run.folder import complete_checkpoints
 from sftlab.run.settings import Settings
 
@@ -94,8 +99,6 @@ def test_going_on_by_autocast_is_refused_and_the_keys_differ(folder):
 def test_an_architecture_that_keeps_weights_in_fp32_goes_by_autocast():
     from lightning.pytorch.plugins.precision import MixedPrecision
 
-    from sftlab.model.parallel import FSDP2Strategy
-
     strategy, net = FSDP2Strategy(), torch.nn.Linear(2, 2)
     strategy.precision_plugin = MixedPrecision("bf16-mixed", "cpu")
     assert gathers_in_bf16(strategy.precision_plugin, net)
@@ -105,3 +108,49 @@ def test_an_architecture_that_keeps_weights_in_fp32_goes_by_autocast():
     assert not gathers_in_bf16(strategy.precision_plugin, net)
     with strategy.precision_plugin.forward_context():
         assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.fixture(scope="module")
+def many(folder):
+    """Four processes: every way of dividing weights among them."""
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port("127.0.0.1")), "PL_GLOBAL_SEED": "1"}
+    place, script = folder / "many", str(ROOT / "tests" / "sharded_runs.py")
+    place.mkdir()
+    write_records(place)
+    ranks = [
+        FORKING.start([script, str(place), "4"], place, {**environment(place), **together, "LOCAL_RANK": str(rank)})
+        for rank in range(4)
+    ]
+    said = [rank.communicate() for rank in ranks]
+    assert all(rank.returncode == 0 for rank in ranks), said[0][1][-3000:]
+    return place
+
+
+def losses_and_weights(place):
+    lines = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    return [line["train/loss"] for line in trained(lines)], load_file(place / "stages/0-all/model.safetensors")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["groups", "once", "resumed"])
+def test_every_way_of_dividing_weights_trains_the_same(many, way):
+    (mine, weights), (losses, wanted) = (losses_and_weights(many / name) for name in (way, "plain"))
+    assert len(losses) == 4 and mine == pytest.approx(losses, rel=1e-6)
+    for name, weight in wanted.items():  # AdamW moves a weight whose gradient is next to nothing by its rounding
+        torch.testing.assert_close(weights[name], weight, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_gradients_are_reduced_no_more_often_than_need_be(many):
+    calls = json.loads((many / "calls.json").read_text())
+    parts, steps = 3, 4  # two layers and what is around them
+    assert calls["once"] == {"divided": parts * steps}
+    assert calls["plain"] == {"divided": 2 * parts * steps}
+    assert calls["groups"] == {"divided": 2 * parts * steps, "exchanged": parts * steps}
+
+
+def test_processes_that_make_no_groups_are_refused():
+    with pytest.raises(ValueError, match=r"shard_size: 6 processes make no groups of 4; possible: 1, 2, 3, 6"):
+        check_groups(4, 6)
+    with pytest.raises(ValueError, match="shard_size"):
+        FSDP2Strategy(shard_size=0)
