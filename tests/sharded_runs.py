@@ -62,17 +62,18 @@ def main(folder: Path, world: int) -> None:
     common = {"devices": world, "precision": "32-true"}
     calls = {}
 
-    def fit(name, ckpt_path=None, max_steps=-1, **options):
+    def fit(name, ckpt_path=None, max_steps=-1, model_options=None, **options):
         data, counted = small_mixture(folder), Counted()
-        small_fit(folder / name, MultiTask(steps=STEPS), data, counted, strategy=FSDP2Strategy(**options),
-                  accumulate_grad_batches=2, max_steps=max_steps, ckpt_path=ckpt_path, **common)  # fmt: skip
+        small_fit(folder / name, MultiTask(steps=STEPS), data, counted, model_options=model_options,
+                  ckpt_path=ckpt_path, strategy=FSDP2Strategy(**options), accumulate_grad_batches=2,
+                  max_steps=max_steps, **common)  # fmt: skip
         calls[name] = dict(counted.calls)
         distributed.barrier()
 
     groups = {"shard_size": world // 2}
     fit("plain")
     fit("groups", **groups)
-    fit("once", reduce_once=True, cpu_offload=True)
+    fit("once", model_options={"activation_checkpointing": "selective"}, reduce_once=True, cpu_offload=True)
     fit("resumed", max_steps=2)
     for steps, options in ((3, groups), (-1, {"shard_size": 1})):
         fit("resumed", complete_checkpoints(folder / "resumed")[-1], steps, **options)

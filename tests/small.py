@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ def small_fit(
     *callbacks: Callback,
     ckpt_path: Path | None = None,
     log_every: int = 1,
+    model_options: Mapping[str, Any] | None = None,
     **trainer: Any,
 ) -> tuple[SFTModule, list[dict[str, Any]]]:
     """Train a LLaMA of two layers with dropout; the module and the lines of metrics.jsonl."""
     torch.manual_seed(1)
-    model = SFTModule(path=None, config=MODEL, tokenizer="lab-base", attention="sdpa", learning_rate=1e-2)
+    how = {"attention": "sdpa", "learning_rate": 1e-2, **(model_options or {})}
+    model = SFTModule(path=None, config=MODEL, tokenizer="lab-base", **how)
     settings = {"logger": JsonlLogger(str(folder)), "accelerator": "cpu", "devices": 1, "enable_progress_bar": False,
                 "enable_model_summary": False, "num_sanity_val_steps": 0, "enable_checkpointing": False}  # fmt: skip
     both = [*callbacks, Metrics(every_n_steps=log_every), schedule]

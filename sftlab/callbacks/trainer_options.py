@@ -72,8 +72,8 @@ _SPAWNED = "processes are started as commands; use strategy: ddp or fsdp2"
 OPTIONS: dict[str, Option] = {
     "accelerator": Option("As in Lightning."),
     "strategy": Option(
-        "auto, ddp, fsdp2 (FSDP, on GPUs and CPUs; FSDP2Strategy by class path has options), or a strategy by class path "
-        "that starts commands."
+        "auto, ddp, fsdp2 (FSDP, on GPUs and CPUs; FSDP2Strategy by class path has options), or a strategy by class "
+        "path that starts commands."
     ),
     "devices": Option("As in Lightning; it never changes what a step trains."),
     "num_nodes": Option("As in Lightning; it never changes what a step trains.", least=1),

@@ -102,6 +102,7 @@ class Estimate:
         num_parameters: Of the whole model.
         num_trained: Of them trained.
         host: Bytes of weights, gradients and optimizer state in the host's memory, of each process.
+        state: Bytes that the optimizer keeps, of all processes together.
     """
 
     num_tokens: int
@@ -114,6 +115,7 @@ class Estimate:
     num_parameters: int
     num_trained: int
     host: int = 0
+    state: int = 0
 
     @property
     def total(self) -> int:
@@ -157,8 +159,8 @@ def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
     kept_in = torch.bfloat16 if setup.precision == "bf16-true" else torch.float32
     kept = [kept_bytes(choice, kept_in) for choice in choices]
     optimizer = max(sum(size * bytes_of[kind] for size, kind in trained) for bytes_of in kept)
-    state = int(optimizer) // setup.ranks
-    return replace(found, host=found.host + state) if setup.is_offloaded else replace(found, optimizer=state)
+    mine, found = int(optimizer) // setup.ranks, replace(found, state=int(optimizer))
+    return replace(found, host=found.host + mine) if setup.is_offloaded else replace(found, optimizer=mine)
 
 
 def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Setup) -> Estimate:
@@ -195,7 +197,8 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
     waiting = before if setup.accumulate > 1 else 0.0
     peak, passing, logits = max(forward, (live.peak + waiting, live.peak, live.logits_at_peak))
     grads = peak - passing if peak == forward[0] else min(waiting + live.gradients_at_peak, peak)
-    gathered = outer + 3 * layer if setup.is_sharded and (ranks > 1 or kept > 1) else 0
+    is_gathered = setup.is_sharded and (ranks > 1 or kept > 1 or setup.is_offloaded)
+    gathered = outer + 3 * layer if is_gathered else 0
     return Estimate(
         num_tokens=len(batch.ids_T),
         parameters=0 if setup.is_offloaded else kept * held // ranks,

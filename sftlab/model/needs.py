@@ -187,7 +187,7 @@ def _costs(
     apart = module.adapter is not None and not module.adapter.changes_base
     size = 2 if setup.precision == "bf16-true" else 4
     kept = found.num_trained if apart else found.num_parameters
-    state = kept * size + found.optimizer * setup.ranks
+    state = kept * size + found.state
     export = kept * size
     together = len(plan.stages) * (state + export) + state
     yield (

@@ -29,7 +29,9 @@ def recompute(model: PreTrainedModel, how: Recompute) -> None:
     options: dict[str, Any] = {"use_reentrant": False}
     if how == "selective":
         options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)
-    model.gradient_checkpointing_enable(options)
+    # Older releases of transformers know the old name alone; newer ones warn of it.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable(options)
 
 
 def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:

@@ -171,7 +171,12 @@ def test_stages_may_be_written_out_and_callbacks_hear_of_them(records):
 def test_activation_checkpointing_and_chunks_change_nothing(records):
     runs = [
         fit(records / name, MultiTask(steps=3), mixture(records), **options)[1]
-        for name, options in (("a", {}), ("b", {"activation_checkpointing": True}), ("c", {"chunk_tokens": 16}))
+        for name, options in (
+            ("a", {}),
+            ("b", {"activation_checkpointing": True}),
+            ("c", {"chunk_tokens": 16}),
+            ("d", {"activation_checkpointing": "selective", "chunk_tokens": 16}),
+        )
     ]
     first, *others = [[line["train/loss"] for line in lines] for lines in runs]
     for other in others:

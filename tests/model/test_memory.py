@@ -85,7 +85,12 @@ def test_groups_hold_more_each_offloading_holds_it_elsewhere_and_gradients_may_b
     weights = 4 * plain.num_parameters
     assert (plain.parameters, plain.optimizer, plain.host) == (weights // 8, 2 * weights // 8, 0)
     assert (groups.parameters, groups.optimizer) == (weights // 2, 2 * weights // 2)
-    assert (offloaded.parameters, offloaded.optimizer, offloaded.host) == (0, 0, 4 * weights // 8)
+    assert (offloaded.parameters, offloaded.optimizer, offloaded.host, offloaded.state) == (
+        0,
+        0,
+        weights // 2,
+        2 * weights,
+    )
     assert offloaded.gradients < plain.gradients and offloaded.gathered == plain.gathered
     assert once.total - plain.total == pytest.approx(weights * 7 / 8, rel=0.01)
     said = text_of(needs_screen(*small[::2], dataclasses.replace(sharded, cpu_offload=True, shard_size=4), GPU, 0.4))
