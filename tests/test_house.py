@@ -137,6 +137,12 @@ def test_light_modules_do_not_import_torch(name):
     assert done.stdout.split() == ["False", "False"]
 
 
+def test_what_is_lightnings_own_is_touched_in_three_files():
+    private = re.compile(r"(trainer|strategy|_loop|launcher)\._[a-z]|from lightning\S* import .*\b_[A-Za-z]")
+    touching = {name_of(path) for path in FILES if private.search(path.read_text())}
+    assert touching == {"callbacks.conductor", "callbacks.signals", "run.launcher"}, "loops, signals, processes"
+
+
 def test_no_file_names_a_machine_or_a_registry():
     tracked = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, cwd=ROOT, check=True).stdout
     places = re.compile("/" + "work/|/" + "root/|" + "pypi" + r"\.org|files\.python" + "hosted")
