@@ -15,11 +15,11 @@ from sftlab.report.figures import dot_figure
 from sftlab.report.rows import Panel
 from sftlab.report.section import Drawing, Section, interval_words, panel_title, point_numbers, point_text
 from sftlab.report.style import style
-from sftlab.report.text import number, slug
+from sftlab.report.text import number, slug, some_of
 from sftlab.report.write import write_page
 from sftlab.stats.interval import is_beyond_noise
 
-_MOST_DRAWN, _MOST_NAMED = 40, 8
+_MOST_DRAWN = 40
 Named = list[tuple[str, Evidence]]
 
 
@@ -159,8 +159,7 @@ def _words(first: str, label: str, both: Sequence[tuple[Group, Group]], beyond: 
     start = f"{label} against {first}, {len(both)} setting{'s' * (len(both) != 1)} in common"
     if not beyond:
         return [f"{start}: no difference beyond noise."]
-    more = f" and {len(beyond) - _MOST_NAMED} more" if len(beyond) > _MOST_NAMED else ""
-    return [f"{start}: {'; '.join(beyond[:_MOST_NAMED])}{more}."]
+    return [f"{start}: {some_of(beyond, between='; ')}."]
 
 
 def _budget_words(
@@ -173,5 +172,4 @@ def _budget_words(
             differing.append(f"{mine} ({a:,} and {b:,} tokens)")
     if not differing:
         return []
-    more = f" and {len(differing) - _MOST_NAMED} more" if len(differing) > _MOST_NAMED else ""
-    return [f"Budgets differ between {first} and {label}: {', '.join(differing[:_MOST_NAMED])}{more}."]
+    return [f"Budgets differ between {first} and {label}: {some_of(differing)}."]

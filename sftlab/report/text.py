@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from sftlab.stats.interval import Estimate
 
@@ -20,6 +21,11 @@ def slug(text: str) -> str:
 def shortened(text: str, most: int = 48) -> str:
     """A text of at most so many characters, for places where a long one would push all else aside."""
     return text if len(text) <= most else f"{text[: most - 1]}\u2026"
+
+
+def some_of(names: Sequence[str], most: int = 8, between: str = ", ") -> str:
+    """The first of many names, and how many there are besides."""
+    return between.join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def csv_text(text: str) -> str:

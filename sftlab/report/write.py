@@ -24,9 +24,7 @@ from sftlab.report.sections.search import Search
 from sftlab.report.sections.setting import BestSetting
 from sftlab.report.style import style
 from sftlab.report.svg import save
-from sftlab.report.text import slug
-
-_MOST_NAMED = 6
+from sftlab.report.text import slug, some_of
 
 
 def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Path:
@@ -49,14 +47,10 @@ def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Pa
         seeds = ", ".join(map(str, evidence.seeds))
         facts = f"{len(evidence.runs)} runs \u00b7 seed{'s' * (len(evidence.seeds) != 1)} {seeds}"
         if evidence.uncounted:
-            facts += f" \u00b7 in its folder and not counted, for the study no longer has them: {_named(evidence)}"
+            others = some_of(evidence.uncounted)
+            facts += f" \u00b7 in its folder and not counted, for the study no longer has them: {others}"
         about = {"name": evidence.study, "title": evidence.title, "question": evidence.question, "facts": facts}
         return write_page(folder / "report", sections_of(evidence, figures), about)
-
-
-def _named(evidence: Evidence) -> str:
-    more = len(evidence.uncounted) - _MOST_NAMED
-    return ", ".join(evidence.uncounted[:_MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def sections_of(evidence: Evidence, figures: Sequence[Figure]) -> list[Section]:

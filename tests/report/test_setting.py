@@ -168,3 +168,15 @@ def test_abilities_trained_alone_are_no_settings_to_choose_from_unless_they_are_
     )
     maker.run("mixed", 1, {"fraction": 1.0}, [("all", ["math", "code"], {"math": 0.4, "code": 0.4})])
     assert "Which setting" in write_report(maker.write(tmp_path / "t")).read_text()
+
+
+def test_an_ability_that_could_not_be_graded_is_named_and_no_zero(tmp_path: Path) -> None:
+    folder = rates_study(tmp_path / "s")
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["ability"] == "math" and row["seed"] == 2 and row["factors"]["rate"] == 0.3:
+            row.update(value=None, standard_error=None, low=None, high=None)
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(folder).read_text()
+    assert re.search(r"No answer could be graded for [^.]*\bmath\b[^.]* in 2 of 8 runs, which is no score of 0", page)
+    assert "multi/rate=0.3/size=small/seed=2" in page

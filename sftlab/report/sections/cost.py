@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sftlab.report.evidence import Evidence
 from sftlab.report.exhibit import Cell, Table
-from sftlab.report.section import Figure, Section
-from sftlab.report.text import duration
+from sftlab.report.section import Figure, Section, panel_title
+from sftlab.report.text import duration, some_of
 
 
 class Cost(Figure):
@@ -41,12 +41,19 @@ class Cost(Figure):
 
 
 class Failures(Figure):
-    """Failed runs with the last lines that they wrote."""
+    """Failed runs with the last lines that they wrote, and scores that could not be measured."""
 
     def section(self, evidence: Evidence) -> Section:
         """Nothing where none failed."""
         failed = [c for c in evidence.costs if c.status == "failed"]
         section = Section("failed", "Failed runs")
+        ends = [r for r in evidence.results if r.last_stage and r.headline and not r.inside and r.value is None]
+        for panel in dict.fromkeys(r.panel for r in ends):
+            runs = [r.run for r in ends if r.panel == panel]
+            section.warnings.append(
+                f"No answer could be graded for {panel_title(panel)} in {len(runs)} of {len(evidence.runs)} runs, "
+                f"which is no score of 0: they are in no mean, interval or choice of it ({some_of(runs)})."
+            )
         if not failed:
             return section
         section.lead = "The same study command runs them again."

@@ -11,7 +11,7 @@ from sftlab.report.exhibit import Cell
 from sftlab.report.figures import dot_figure
 from sftlab.report.fronts import budget_figure
 from sftlab.report.section import Drawing, Figure, Section, interval_words
-from sftlab.report.text import short_count
+from sftlab.report.text import short_count, some_of
 from sftlab.stats.tradeoff import pareto_front
 
 _MOST = 24  # settings in the table and in a figure of dots
@@ -46,10 +46,7 @@ class BestSetting(Figure):
         )
         section.findings += _cheaper_words(chosen)
         on = [setting.label for setting, is_on in zip(settings, front, strict=True) if is_on]
-        more = f" and {len(on) - _MOST_NAMED} more" if len(on) > _MOST_NAMED else ""
-        section.findings.append(
-            f"No setting beats these in every ability (Pareto front): {', '.join(on[:_MOST_NAMED])}{more}."
-        )
+        section.findings.append(f"No setting beats these in every ability (Pareto front): {some_of(on)}.")
         section.warnings += budget_warning(evidence, groups)
         return section
 
