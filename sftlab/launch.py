@@ -188,7 +188,7 @@ def _own_folder() -> Iterator[None]:
 
 
 def study(
-    config: str | Path,
+    config: Config,
     changes: Mapping[str, Any] | None = None,
     *,
     seeds: Sequence[int] | None = None,
@@ -198,7 +198,8 @@ def study(
     """Run a study, or what is missing of it, and write its report.
 
     Args:
-        config: A study file, or ``sftlab:studies/rq3``.
+        config: A study file, ``sftlab:studies/rq3``, or what such a file says as a mapping, whose ``base`` may be a
+            mapping too: {"base": "my.yaml", "grid": {"k": {"keys": ["schedule.k"], "values": [0, 0.25]}}}.
         changes: Dotted keys of every run's config with their values.
         seeds: In the place of the file's.
         num_workers: Runs side by side.
@@ -212,13 +213,32 @@ def study(
     """
     from sftlab.commands.study import main
 
-    path = config_path(config)
-    words = ["--config", str(path), "--num_workers", str(num_workers)]
-    words += ["--seeds", ",".join(map(str, seeds))] if seeds else []
-    words += ["--name", name] if name else []
-    words += [f"--set.{word}" for word in _words(changes or {})]
-    status = main(words)
-    folder = LOGS / (name or str(read_yaml(path, "--config").get("study") or path.stem))
+    with tempfile.TemporaryDirectory(prefix="sftlab-") as made:
+        path = _study_file(config, Path(made))
+        words = ["--config", str(path), "--num_workers", str(num_workers)]
+        words += ["--seeds", ",".join(map(str, seeds))] if seeds else []
+        words += ["--name", name] if name else []
+        words += [f"--set.{word}" for word in _words(changes or {})]
+        status = main(words)
+        folder = LOGS / (name or str(read_yaml(path, "--config").get("study") or path.stem))
     if status:
         raise ValueError(f"study: not all runs of {folder} are done (status {status}); what failed was told above")
     return StudyRuns(folder)
+
+
+def _study_file(config: Config, folder: Path) -> Path:
+    """The file of a study; of a mapping one that is written, its paths meant from the working folder."""
+    if not isinstance(config, Mapping):
+        return config_path(config)
+    content = dict(config)
+    for key in ("base", "needs"):
+        given = content.get(key) or []
+        several = given if isinstance(given, list) else [given]
+        are_files = [key == "base" or isinstance(one, (str, Path)) for one in several]  # a need may be a command
+        content[key] = [
+            str(_config_file(one, folder / f"{key}{number}" / "base.yaml").resolve()) if is_file else one
+            for number, (one, is_file) in enumerate(zip(several, are_files, strict=True))
+        ]
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in content.items() if value}, sort_keys=False))
+    return path

@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 from fitting import environment, write_config, write_records
 from small import MODEL, small_fit, small_mixture
 from synthetic import k_study
@@ -12,6 +14,10 @@ from synthetic import k_study
 import sftlab
 from sftlab import DMT, Run
 from sftlab.run.folder import FOLDER_VARIABLE
+from sftlab.shipped import config_path
+from sftlab.study.graph import study_folder
+from sftlab.study.results import write_results
+from sftlab.study.study import read_study
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +131,28 @@ def test_study_is_a_function_whichever_was_imported_first():
     assert callable(sftlab.study)
     with pytest.raises(ValueError, match="does not come with sftlab"):
         sftlab.study("sftlab:studies/rq33")
+
+
+def test_a_study_may_be_a_mapping_with_a_base_of_ones_own(tmp_path, monkeypatch):
+    seen = []
+
+    def main(words):
+        study = read_study(Path(words[1]))
+        seen.append((study.name, [(run.seed, run.config["schedule"]["init_args"]["k"]) for run in study.runs]))
+        write_results(study, [], study_folder(study), {})
+        return 0
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sftlab.commands.study.main", main)
+    (tmp_path / "lightning_logs" / "ks" / "report").mkdir(parents=True)
+    base = yaml.safe_load(config_path("sftlab:dmt").read_text())
+    Path("mine.yaml").write_text("seed_everything: 7\n")
+    grid = {"k": {"keys": ["schedule.k"], "values": [0, "1/4"]}}
+    study = sftlab.study({"study": "ks", "base": [base, "mine.yaml"], "grid": grid})
+    assert seen == [("ks", [(7, 0), (7, 0.25)])] and study.folder == Path("lightning_logs/ks")
+    assert sftlab.StudyRuns("ks").decision == "" and sftlab.StudyRuns("ks").results.empty
+    with pytest.raises(ValueError, match=r"kk: no study of that name in lightning_logs/; there are ks"):
+        sftlab.StudyRuns("kk")
 
 
 def test_a_studys_folder_is_data_frames(tmp_path):

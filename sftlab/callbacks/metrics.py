@@ -22,6 +22,7 @@ from sftlab.callbacks.context import RunContext
 from sftlab.config import read_yaml
 from sftlab.credentials import flat
 from sftlab.files import cut_jsonl, write_text
+from sftlab.plan.plan import StagePlan
 from sftlab.run.folder import CONFIG_FILE
 
 _SUMS = "sftlab_train_loss"  # of a checkpoint
@@ -126,11 +127,19 @@ class Metrics(Callback):
         self._supervised_A += context.plan.supervised_A(context.step - 1, context.step)
         every = cast(Any, trainer).log_every_n_steps if self.every_n_steps is None else self.every_n_steps
         if (every and context.step % every == 0) or context.plan.stage_ending_at(context.step) is not None:
-            metrics = self._metrics(context, self._total(trainer))
-            trainer.callback_metrics.update({k: torch.tensor(v) for k, v in metrics.items()})
-            context.log(metrics)
-            self._nll_A.zero_()
-            self._supervised_A[:] = 0
+            self._log(context)
+
+    def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
+        """Log what a stage that ended early has trained since the last line, so that no line holds two stages."""
+        if self._supervised_A.any():
+            self._log(RunContext.of(trainer))
+
+    def _log(self, context: RunContext) -> None:
+        metrics = self._metrics(context, self._total(context.trainer))
+        context.trainer.callback_metrics.update({k: torch.tensor(v) for k, v in metrics.items()})
+        context.log(metrics)
+        self._nll_A.zero_()
+        self._supervised_A[:] = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the sums of the steps since the last log line, so that a resumed run logs what a whole one does."""
@@ -157,7 +166,7 @@ class Metrics(Callback):
             "train/loss": sum(nll_A) / max(1, int(supervised_A.sum())),
             # The optimizer already holds the next step's.
             "train/learning_rate": module.learning_rate_at(step - 1),
-            "train/gradient_norm": float(context.trainer.callback_metrics["train/gradient_norm"]),
+            "train/gradient_norm": float(context.trainer.callback_metrics.get("train/gradient_norm", math.nan)),
             "stage/index": float(plan.stages.index(stage)),
             "perf/tokens_per_second": plan.num_tokens(self._seen[0], step) / max(1e-9, now - self._seen[1]),
             "perf/seconds_per_step": (now - self._seen[1]) / max(1, step - self._seen[0]),

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from sftlab.callbacks.context import RunContext
+from sftlab.screen import show
 
 _AVERAGES = "stages would be exported and scored without its average; average exported stages instead"
 REFUSED = {
@@ -73,6 +74,23 @@ def check_callbacks(context: RunContext, validates_inside: bool) -> None:
                 )
     if problems:
         raise ValueError("\n  ".join(problems))
+    if context.trainer.is_global_zero:
+        for line in _untrained(context):
+            show(line)
+
+
+def _untrained(context: RunContext) -> list[str]:
+    """A line for each stage that EarlyStopping may end for a loss of what the stage does not train."""
+    watched = [cb.monitor for cb in cast(Any, context.trainer).callbacks if isinstance(cb, EarlyStopping)]
+    stages = [planned.stage for planned in context.plan.stages]
+    return [
+        f"Note: EarlyStopping watches {monitor}, and stage {stage.name} does not train {ability}: it ends that stage "
+        f"when {ability} gets no better there."
+        for monitor in watched
+        if (ability := str(monitor).removeprefix("val/loss/")) in context.plan.abilities
+        for stage in stages
+        if not stage.fractions.get(ability)
+    ]
 
 
 def _unknown(context: RunContext, monitor: str) -> str | None:

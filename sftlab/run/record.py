@@ -17,9 +17,11 @@ from sftlab.evaluate.run import read_scores
 from sftlab.files import read_jsonl
 from sftlab.plan.ledger import LedgerRow
 from sftlab.results.score import ScoreRow
-from sftlab.run.folder import state_of
+from sftlab.run.folder import LOGS, state_of
 from sftlab.run.opening import finished_stages
 from sftlab.run.results import RunStage, find_stage, losses_by_stage, stage_name
+
+_OF_STUDY = ("study.json", "stages.json", "configs")  # some of what lies in its folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -152,17 +154,26 @@ class Run:
 
 
 class StudyRuns:
-    """A study's folder: its runs, and their results as data frames.
+    """The folder of a study or a search: its runs, and their results as data frames.
 
     Args:
-        folder: lightning_logs/<study>.
+        folder: Its folder, or its name in lightning_logs/.
 
     Attributes:
         folder: Where everything is.
+
+    Raises:
+        ValueError: There is no such study.
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        places = [
+            place for place in (Path(folder), LOGS / folder) if any((place / name).exists() for name in _OF_STUDY)
+        ]
+        if not places:
+            known = ", ".join(sorted({path.parent.name for name in _OF_STUDY for path in LOGS.glob(f"*/{name}")}))
+            raise ValueError(f"{folder}: no study of that name in {LOGS}/; there are {known or 'none'}")
+        self.folder = places[0]
 
     def __repr__(self) -> str:
         """Where it is and how many runs it has."""
@@ -194,6 +205,13 @@ class StudyRuns:
             [{**one, "stage": stage.pop("name"), **stage} for one, row in zip(about, rows, strict=True)
              for stage in row["stages"]]
         )  # fmt: skip
+
+    @property
+    def decision(self) -> str:
+        """What a search has decided, in words; empty before its end, and of a study."""
+        path = self.folder / "search.json"
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return str(found.get("decision", "")).replace("**", "")
 
     @property
     def report(self) -> Path:

@@ -20,12 +20,12 @@ from sftlab.study.study import Study
 
 def overview(study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], num_workers: int) -> RenderableType:
     """Runs and stages as a table, what is shared and done, and what is left to train."""
-    table = Table(title=f"{study.name}: {len(planned)} runs", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("run", no_wrap=True)
-    table.add_column("stages: + to train, = another run's, \u2713 done", overflow="fold")
+    table = Table(title=f"{study.name}: {len(planned)} runs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("run", overflow="fold", min_width=16)
+    table.add_column("stages: + to train, = another run's, \u2713 done", overflow="fold", min_width=16)
     unit = _unit(planned)
-    table.add_column(unit, justify="right")
-    table.add_column("to train", justify="right")
+    table.add_column(unit, justify="right", no_wrap=True)
+    table.add_column("to train", justify="right", no_wrap=True)
     left = _tokens_left(planned, jobs)
     trained_here = {(job.run, stage.name) for job in jobs for stage in job.stages[job.num_shared :]}
     for run in planned:

@@ -27,11 +27,14 @@ def never_better(**options):
 
 
 @pytest.mark.parametrize(("stop_early", "steps"), [("stage", [4, 4]), ("run", [4])])
-def test_early_stopping_ends_a_stage_well_and_goes_on_or_ends_the_run(records, stop_early, steps):
+def test_early_stopping_ends_a_stage_well_and_goes_on_or_ends_the_run(records, stop_early, steps, capsys):
     data = small_mixture(records)
     schedule = DMT(k=0.5, steps=9, val_every_n_steps=2, stop_early=stop_early)
-    _, lines = small_fit(records, schedule, data, never_better())
+    _, lines = small_fit(records, schedule, data, never_better(), log_every=3)
     plan = data.plan
+    logged = [line["step"] for line in lines if "train/loss" in line]
+    assert logged == ([3, 4, 6, 8] if stop_early == "stage" else [3, 4]), "no point holds two stages"
+    assert "watches val/loss/general, and stage specialised does not train general" in capsys.readouterr().out
     assert [stage.num_steps for stage in plan.stages] == steps
     assert max(line["step"] for line in lines) == sum(steps)
     for stage, name in zip(plan.stages, ("0-specialised", "1-general"), strict=False):

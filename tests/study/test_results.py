@@ -1,14 +1,19 @@
 """What a study's command says of planning, and of runs that lie in its folder and are none of its own any more."""
 
+import io
 import json
+from pathlib import Path
 
 import pytest
 from test_run_study import write_study
 
 from sftlab.commands.study import main
 from sftlab.report.write import write_report
+from sftlab.screen import screen
+from sftlab.study.graph import PlannedRun, StageNode, jobs_of
+from sftlab.study.overview import overview
 from sftlab.study.results import uncounted_runs, write_results
-from sftlab.study.study import read_study
+from sftlab.study.study import Run, Study, read_study
 
 
 @pytest.fixture
@@ -41,3 +46,15 @@ def test_the_report_names_what_is_not_counted(study, tmp_path):
     write_results(read_study(study), [], folder, {}, uncounted_runs(folder, []))
     assert json.loads((folder / "study.json").read_text())["uncounted"][0] == "old-seed=0"
     assert "not counted, for the study no longer has them: old-seed=0, old-seed=1" in write_report(folder).read_text()
+
+
+def test_the_plan_shows_all_of_its_columns_in_80_however_long_the_names_are():
+    names = [f"proportional-share_math=0.4-share_code=0.3-share_general=0.3-seed={seed}" for seed in (1, 2)]
+    nodes = (StageNode("specialised", "a", "b", 10, 123_456, 9), StageNode("general", "c", "d", 20, 1_000_000, 9))
+    runs = [PlannedRun(Run(name, "p", 1, {}, {}), Path(name), Path(name), nodes, {}) for name in names]
+    file = io.StringIO()
+    study = Study("mix", "", "", (), {}, {}, (1,), tuple(run.run for run in runs))
+    screen(file=file, width=80).print(overview(study, runs, jobs_of(runs), 1))
+    shown = file.getvalue()
+    assert all(text in shown for text in ("+ specialised", "= specialised", "= general", "tokens", "1,123,456"))
+    assert "".join(shown.split()).count("seed=") == 2 and max(map(len, shown.splitlines())) <= 80
