@@ -19,7 +19,8 @@ def main() -> None:
     run = sftlab.fit("sftlab:dmt", changes, run="tour")
     print(run)
     print(run.ledger[["stage", "ability", "examples", "supervised_tokens"]].to_string(index=False))
-    print(run.scores[["stage", "ability", "value", "low", "high"]].to_string(index=False))
+    scores = run.scores.query("headline")  # the other rows tell kinds of problems apart
+    print(scores[["stage", "ability", "value", "low", "high"]].to_string(index=False))
     print(run.losses.round(3))
     print(run.metrics.filter(like="train/loss").dropna(how="all").tail(1).round(3).to_string())
     run.plot_loss().figure.savefig("loss.png")

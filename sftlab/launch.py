@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sftlab.config import read_yaml
+from sftlab.files import checked_name
 from sftlab.run.folder import FOLDER_VARIABLE, LOGS, begin, end, is_follower, new_run_folder, release, resumed
 from sftlab.run.record import Run, StudyRuns
 from sftlab.shipped import config_path
@@ -239,6 +240,6 @@ def _study_file(config: Config, folder: Path) -> Path:
             str(_config_file(one, folder / f"{key}{number}" / "base.yaml").resolve()) if is_file else one
             for number, (one, is_file) in enumerate(zip(several, are_files, strict=True))
         ]
-    path = folder / "study.yaml"
+    path = folder / f"{checked_name('study', content.get('study') or 'study')}.yaml"
     path.write_text(yaml.safe_dump({name: value for name, value in content.items() if value}, sort_keys=False))
     return path

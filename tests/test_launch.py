@@ -138,7 +138,7 @@ def test_a_study_may_be_a_mapping_with_a_base_of_ones_own(tmp_path, monkeypatch)
 
     def main(words):
         study = read_study(Path(words[1]))
-        seen.append((study.name, [(run.seed, run.config["schedule"]["init_args"]["k"]) for run in study.runs]))
+        seen.append((study.name, [(run.name, run.config["schedule"]["init_args"]["k"]) for run in study.runs]))
         write_results(study, [], study_folder(study), {})
         return 0
 
@@ -149,7 +149,8 @@ def test_a_study_may_be_a_mapping_with_a_base_of_ones_own(tmp_path, monkeypatch)
     Path("mine.yaml").write_text("seed_everything: 7\n")
     grid = {"k": {"keys": ["schedule.k"], "values": [0, "1/4"]}}
     study = sftlab.study({"study": "ks", "base": [base, "mine.yaml"], "grid": grid})
-    assert seen == [("ks", [(7, 0), (7, 0.25)])] and study.folder == Path("lightning_logs/ks")
+    assert seen == [("ks", [("ks-k=0-seed=7", 0), ("ks-k=1_4-seed=7", 0.25)])]
+    assert study.folder == Path("lightning_logs/ks")
     assert sftlab.StudyRuns("ks").decision == "" and sftlab.StudyRuns("ks").results.empty
     with pytest.raises(ValueError, match=r"kk: no study of that name in lightning_logs/; there are ks"):
         sftlab.StudyRuns("kk")

@@ -70,7 +70,7 @@ def wilson(mean: float, n: int) -> tuple[float, float]:
     """Ends of the interval of a mean of ``n`` values between 0 and 1 (Wilson 1927, exact in form for 0 and 1 alone)."""
     centre = (mean + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return (max(0.0, centre - half) if mean > 0 else 0.0), (min(1.0, centre + half) if mean < 1 else 1.0)
 
 
 def middle(samples: np.ndarray, axis: int = 0, is_ordered: bool = False) -> np.ndarray:

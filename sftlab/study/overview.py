@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sftlab.report.text import duration
 from sftlab.study.graph import Job, PlannedRun
 from sftlab.study.job import Outcome
 from sftlab.study.results import tokens_of, tokens_per_second
@@ -113,6 +114,6 @@ class Teller:
         took = time.perf_counter() - self.start
         rest = (self.tokens - self.done_tokens) * took / self.done_tokens if self.done_tokens else math.nan
         word = "failed" if outcome.error else "done"
-        ahead = "" if math.isnan(rest) else f", about {rest / 60:.0f} min left"
+        ahead = "" if math.isnan(rest) else f", about {duration(rest)} left"
         line = f"  {word}  {job.name} in {outcome.seconds:,.0f} s ({self.ended} of {self.total}{ahead})"
         self.console.print(line, style="red" if outcome.error else None)
