@@ -1,8 +1,9 @@
 """A tokenizer's chat template: Jinja from a stranger, rendered in a sandbox within bounds of time and size.
 
 The sandbox keeps a template from code; it does not keep it from looping for ever or from writing a gigabyte. Here
-loops, calls, filters and operators look at the clock and at what they are about to build. ``strftime_now`` gives one
-fixed day, so that the text of a conversation depends on the conversation alone.
+loops, calls, filters, operators, lists that are written out and whatever is printed look at the clock and at what they
+are about to build: a list of one long text a thousand times is as large as what it would print. ``strftime_now`` gives
+one fixed day, so that the text of a conversation depends on the conversation alone.
 """
 
 from __future__ import annotations
@@ -116,34 +117,59 @@ def _bounded(length: float) -> int:
     return int(length)
 
 
-def _length(value: Any) -> int:
+def _size(value: Any) -> int:
+    """About the characters that a value would print, what it holds several times as often as it holds it."""
+    if isinstance(value, str):
+        return len(value)
+    total, level = 1, [value]
+    for _ in range(_MAX_DEPTH):
+        inner: list[Any] = []
+        for one in level:
+            if isinstance(one, str):
+                total += len(one)
+            elif isinstance(one, (list, tuple, dict)):
+                total = _bounded(total + _EACH * len(one))
+                inner += one
+                inner += one.values() if isinstance(one, dict) else ()
+        _bounded(total)
+        _clock.looks += len(level) // 64
+        if not inner:
+            return total
+        level = inner
+    raise _OverBound(f"nests lists more than {_MAX_DEPTH} deep")
+
+
+def _num_items(value: Any) -> int:
     return len(value) if isinstance(value, (str, list, tuple, dict)) else 1
 
 
-_SIZED = (
-    "center",
-    "ljust",
-    "rjust",
-    "zfill",
-    "expandtabs",
-    "indent",
-    "wordwrap",
-    "batch",
-    "slice",
-)  # numbers are sizes
+_MAX_DEPTH = 1000  # of lists inside one another
+_EACH = 16  # characters that a value in a list counts for at least: what it takes to look at it
+
+_SIZED = frozenset("center ljust rjust zfill expandtabs indent wordwrap batch slice round truncate".split())
+"""Calls and filters whose numbers are sizes."""
+_TIMES = frozenset("replace translate expandtabs indent wordwrap sum".split())
+"""Those that may write one argument as often as another one is long."""
+_SLOW = frozenset(("wordwrap", "urlize"))  # a hundred times slower than others
 
 
 def _look_at(name: str, values: Sequence[Any]) -> None:
     """Before a call or a filter: look at the clock, and at what its arguments could make it build."""
     _clock.look()
+    sizes = [_size(value) for value in values]
+    _bounded(sum(sizes) * (100 if name in _SLOW else 1))
+    numbers = [abs(value) for value in values if isinstance(value, int)]
     if name in _SIZED:
-        _bounded(max((abs(value) for value in values if isinstance(value, int)), default=0))
-    if name in ("replace", "join", "indent") and len(values) > 1:
-        one, other, *_ = sorted(map(_length, values), reverse=True)
+        _bounded(max(numbers, default=0))
+    if name in _TIMES and len(values) > 1:
+        one, other, *_ = sorted([*sizes, *numbers], reverse=True)
         _bounded(one * other)
+    if name == "join":
+        _bounded(sum(sizes) * min(sizes) if len(sizes) > 1 else 0)
     if name in ("format", "format_map"):
-        forms = [value for value in values if isinstance(value, str)]
-        _bounded(MAX_CHARACTERS + 1 if any(_WIDE.search(form) for form in forms) else 0)
+        form = values[0] if isinstance(values[0], str) else ""
+        _bounded(MAX_CHARACTERS + 1 if _WIDE.search(form) else 0)
+        _bounded((form.count("%") + form.count("{")) * sum(sizes))
 
 
 _WIDE = re.compile(r"[%{][^}a-zA-Z]*(\d{7}|\*)|:[^}]*\{")  # a field of millions of characters, or as wide as is told
@@ -152,10 +178,22 @@ _WIDE = re.compile(r"[%{][^}a-zA-Z]*(\d{7}|\*)|:[^}]*\{")  # a field of millions
 def _checked(name: str, function: Callable) -> Callable:
     @functools.wraps(function)
     def checked(*values: Any, **named: Any) -> Any:
+        if name == "join":
+            values = tuple(list(value) if isinstance(value, Iterator) else value for value in values)
         _look_at(name, [*values, *named.values()])
-        return function(*values, **named)
+        made = function(*values, **named)
+        return _counted(made) if isinstance(made, Iterator) else made
 
     return checked
+
+
+def _counted(values: Iterator[Any]) -> Iterator[Any]:
+    """What a filter gives one by one: together no more than a text may be."""
+    total = 0
+    for value in values:
+        _clock.look()
+        total = _bounded(total + _EACH + _size(value))
+        yield value
 
 
 def _digits(number: float) -> int:
@@ -187,13 +225,13 @@ class _Bounded(ImmutableSandboxedEnvironment):
         _clock.look()
         numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
         if operator == "%" and isinstance(left, str):
-            _look_at("format", [left])
+            _look_at("format", [left, right])
         elif numbers and operator in ("*", "**"):
             _bounded(MAX_CHARACTERS + 1 if _digits(left) * (right if operator == "**" else 1) > 1000 else 0)
         elif operator == "+":
-            _bounded(_length(left) + _length(right))
+            _bounded(_num_items(left) + _num_items(right))
         elif operator == "*":
-            one, other = (value if isinstance(value, int) else _length(value) for value in (left, right))
+            one, other = (value if isinstance(value, int) else _size(value) for value in (left, right))
             _bounded(one * other)
         return super().call_binop(context, operator, left, right)
 
@@ -201,14 +239,23 @@ class _Bounded(ImmutableSandboxedEnvironment):
         """Look before a call."""
         owner = getattr(function, "__self__", None)
         more = [owner] if isinstance(owner, str) else []
-        _look_at(getattr(function, "__name__", ""), [*more, *values, *named.values()])
+        name = getattr(function, "__name__", "")
+        if more and name == "join":
+            values = tuple(list(value) if isinstance(value, Iterator) else value for value in values)
+        _look_at(name, [*more, *values, *named.values()])
         return super().call(context, function, *values, **named)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Look before ``str.format``, which the sandbox wraps."""
-        if isinstance(owner := getattr(value, "__self__", None), str):
-            _look_at("format", [owner])
-        return super().wrap_str_format(value)
+        safe = super().wrap_str_format(value)
+        if safe is None:
+            return None
+
+        def bounded(*values: Any, **named: Any) -> str:
+            _look_at("format", [value.__self__, *values, *named.values()])
+            return safe(*values, **named)
+
+        return bounded
 
     @staticmethod
     def concat(parts: Any) -> str:
@@ -244,14 +291,17 @@ def _raise_exception(message: Any = "") -> None:
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None,
             sort_keys: bool = False) -> str:  # fmt: skip
+    wide = indent if isinstance(indent, int) else _size(indent or "")
+    _bounded(_size(value) * (1 + abs(wide) + _size(separators or "")))
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 @functools.cache
 def _environment() -> _Bounded:
-    environment = _Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"])
+    extensions: list[Any] = [_Generation, "jinja2.ext.loopcontrols"]
+    environment = _Bounded(trim_blocks=True, lstrip_blocks=True, extensions=extensions, finalize=_written)
     environment.filters = {name: _checked(name, one) for name, one in environment.filters.items()}
-    environment.filters |= {"tojson": _tojson, "_ticking": _Ticking, "_joined": _joined}
+    environment.filters |= {"tojson": _tojson, "_ticking": _Ticking, "_joined": _joined, "_written": _written}
     del environment.globals["lipsum"]
     environment.globals |= {
         "raise_exception": _raise_exception,
@@ -259,6 +309,13 @@ def _environment() -> _Bounded:
         "namespace": _Namespace,
     }
     return environment
+
+
+def _written(value: Any) -> Any:
+    """A value that is printed, or a list that is written out, once it is known to be small enough."""
+    if not isinstance(value, str):
+        _size(value)
+    return value
 
 
 def _digits_bounded(form: str) -> str:
@@ -278,23 +335,33 @@ def _compiled(source: str) -> Any:
     tree = environment.parse(source)
     for loop in list(tree.find_all(nodes.For)):
         loop.iter = nodes.Filter(loop.iter, "_ticking", [], [], None, None, lineno=loop.lineno)
-    _replace_concat(tree)
+    _rewrite(tree)
     tree.set_environment(environment)
     return environment.from_string(tree)
 
 
-def _replace_concat(node: nodes.Node) -> None:
-    """Give ``~`` to a filter: Jinja lets nobody look at that operator."""
+def _rewrite(node: nodes.Node) -> None:
+    """Give ``~``, and lists that are written out, to filters: Jinja lets nobody look at those."""
     for name, child in list(node.iter_fields()):
         children = child if isinstance(child, list) else [child]
         for position, one in enumerate(children):
             if not isinstance(one, nodes.Node):
                 continue
-            _replace_concat(one)
+            _rewrite(one)
             if isinstance(one, nodes.Concat):
-                listed = nodes.List(one.nodes, lineno=one.lineno)
-                new = nodes.Filter(listed, "_joined", [], [], None, None, lineno=one.lineno)
-                if isinstance(child, list):
-                    child[position] = new
-                else:
-                    setattr(node, name, new)
+                listed, looking = nodes.List(one.nodes, lineno=one.lineno), "_joined"
+            elif _is_written_out(one):
+                listed, looking = one, "_written"
+            else:
+                continue
+            new = nodes.Filter(listed, looking, [], [], None, None, lineno=one.lineno)
+            if isinstance(child, list):
+                child[position] = new
+            else:
+                setattr(node, name, new)
+
+
+def _is_written_out(node: nodes.Node) -> bool:
+    """Whether a node makes a list, a tuple or a dictionary."""
+    is_made = isinstance(node, nodes.Tuple) and node.ctx == "load"
+    return is_made or isinstance(node, (nodes.List, nodes.Dict))

@@ -64,11 +64,28 @@ def test_it_renders_what_hugging_face_renders(messages, name, generation, with_t
         "{% set b = 'a' * 9999999 %}{% set y %}{% for i in range(9999) %}{{ b }}{% endfor %}{% endset %}{{ y }}",
         "{% set r = range(99999) | list %}{% for a in r %}{% for b in r %}{% set x = b %}{% endfor %}{% endfor %}",
         "{% for a in range(99999) %}{% for b in range(99999) %}{{ 'aaa' }}{% endfor %}{% endfor %}",
+        "{{ (['a' * 10**6] * 3000) | join }}",
+        "{{ ''.join([['a' * 10**6] * 3000][0]) }}",
+        "{% set x = ['a' * 10**6] * 40 %}{{ [x, x, x] }}",
+        "{% set x = ['a' * 10**6] * 40 %}{{ [x, x] | string }}",
+        "{% set x = ['a' * 10**6] * 40 %}{{ x | tojson(indent=2) }}",
+        "{{ {'a': 1} | tojson(indent=10**9) }}",
+        "{{ '%s' * 3000 % (('a' * 10**6,) * 3000) }}",
+        "{{ ('{0}' * 100).format('a' * 10**6) }}",
+        "{{ ('%(a)s' * 100) | format(a='a' * 10**6) }}",
+        "{{ range(99999) | map('center', 99999) | join }}",
+        "{{ ''.join(range(99999) | map('center', 99999)) }}",
+        "{{ range(99999) | map('center', 99999) | list | length }}",
+        "{{ ('a ' * 10**6) | wordwrap(1) }}",
+        "{{ ('\\t' * 10**6).expandtabs(10**6) }}",
+        "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x == [1] }}",
+        "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = {'a': n.x, 'b': n.x} %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(9999) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}",
     ],
 )
 def test_what_never_ends_or_builds_too_much_is_told_at_once(source, monkeypatch):
     monkeypatch.setattr("sftlab.data.chat_template.MAX_LOOKS", 100_000)
-    with pytest.raises(ValueError, match=r"data\.template: the tokenizer's chat template (builds more|does not come)"):
+    with pytest.raises(ValueError, match=r"data\.template: the tokenizer's chat template (builds more|does not|nests lists)"):
         ChatTemplate(byte_tokenizer(source)).render([{"role": "user", "content": "q"}])
 
 
@@ -86,6 +103,15 @@ def test_what_never_ends_or_builds_too_much_is_told_at_once(source, monkeypatch)
 def test_what_a_sandbox_forbids_is_a_refusal(source):
     with pytest.raises(Refused):
         ChatTemplate(byte_tokenizer(source)).render([{"role": "user", "content": "q"}])
+
+
+def test_what_a_list_or_a_form_holds_is_no_fault():
+    code = "{" * 5000 + "%" * 5000 + "%12345678d" * 99
+    messages = [{"role": "user", "content": code}, {"role": "assistant", "content": "b" * 10**6}] * 9
+    joined = "{% set n = namespace(all=[]) %}{% for m in messages %}{% set n.all = n.all + [(m.role, m.content)] %}"
+    joined += "{% endfor %}{{ n.all | map('join', ': ') | join('\\n') }}{{ '%s: %s' % n.all[0] }}{{ [1, 'a'] }}"
+    pairs = [f"{m['role']}: {m['content']}" for m in messages]
+    assert ChatTemplate(byte_tokenizer(joined)).render(messages) == "\n".join(pairs) + pairs[0] + "[1, 'a']"
 
 
 @pytest.mark.parametrize("source", ["{{", "{% for %}", "{{" + "(" * 100_000])
