@@ -197,10 +197,10 @@ def calls_of(value: Any) -> tuple[list[dict[str, Any]], list[str]]:
         function = one.get("function", one)
         if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
             raise wrong
-        causes += [
-            f"passed over: key {shortened(key)} of a tool call"
-            for key in sorted(map(str, {*one, *function} - {"id", "type", "index", "function", "name", "arguments"}))
-        ]
+        unknown = sorted(map(str, {*one, *function} - {"id", "type", "index", "function", "name", "arguments"}))
+        if unknown and "arguments" not in function:
+            raise BadRecord(wrong.cause, f"it has {', '.join(map(shortened, unknown))}")  # arguments by another name
+        causes += [f"passed over: key {shortened(key)} of a tool call" for key in unknown]
         call = {"type": "function", "function": {"name": function["name"], "arguments": _arguments(function)}}
         made.append({"id": str(one["id"]), **call} if said(one, "id") is not None else call)
     return made, causes

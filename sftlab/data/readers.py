@@ -26,7 +26,7 @@ from sftlab.data.conversation import (
 from sftlab.data.records import BrokenRecord, read_records
 from sftlab.data.split import group_by_id
 
-RULES = 3  # version of how our readers read records (keys too): raise it when other turns or groups come out
+RULES = 4  # version of how our readers read records (keys too): raise it when other turns or groups come out
 
 
 class Reader(ABC):
@@ -160,7 +160,7 @@ class MathReader(Reader):
 
     @staticmethod
     def _reader(record: dict[str, Any]) -> PairReader:
-        return _GSM8K if "question" in record else _RFT
+        return _RFT if record.get("question") is None and "query" in record else _GSM8K  # columns of both: nulls
 
 
 _GSM8K, _RFT = GSM8KReader(), RFTReader()
@@ -176,7 +176,9 @@ class AlpacaReader(Reader):
     def turns(self, record: dict[str, Any]) -> list[Turn]:
         """Two turns, after those of the history."""
         instruction, more = _text(record, "instruction"), _text(record, "input", required=False)
-        question = f"{instruction}\nInput:\n{more}" if more.strip() else instruction
+        question = f"{instruction}\nInput:\n{more}" if instruction.strip() else more
+        if not more.strip():
+            question = instruction
         return _exchanges(record, question, _text(record, "output"))
 
     def keys(self, record: dict[str, Any]) -> frozenset[str]:
@@ -244,7 +246,9 @@ class MessagesReader(Reader):
             messages = keys.listed(messages)
         except ValueError as error:
             raise BadRecord(f"{self.turns_key!r} is a text and no JSON", str(error)[:80]) from None
-        if not isinstance(messages, list) or not messages:
+        if not isinstance(messages, list):
+            raise BadRecord(f"{self.turns_key!r} is no list of turns", type(messages).__name__)
+        if not messages:
             raise BadRecord("no turns")
         return messages
 

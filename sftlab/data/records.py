@@ -37,26 +37,34 @@ def read_records(path: str) -> Iterator[Any]:
     if path.startswith(HUB):
         yield from _from_hub(path)
         return
-    kind, _ = kind_of(Path(path))
-    yield from _READ[kind](_file(path))
+    file = _file(path)
+    yield from _READ[kind_of(file)[0]](file)
 
 
 def content_hash(path: str) -> str:
-    """Hash of a file's bytes; of a hub id, its fingerprint there.
+    """Hash of a file's bytes and of the kind that they are read as; of a hub id, its fingerprint there.
 
     Raises:
         ValueError: It cannot be read.
     """
     if path.startswith(HUB):
         return str(_hub_dataset(path)._fingerprint)
-    digest = hashlib.blake2b(digest_size=16)
-    for block in byte_blocks(_file(path)):
+    file = _file(path)
+    digest = hashlib.blake2b(digest_size=16, person=".".join(kind_of(file)).encode())
+    for block in byte_blocks(file):
         digest.update(block)
     return digest.hexdigest()
 
 
 def _file(path: str) -> Path:
-    return regular_file(path, f" (a hub id is written {HUB}{path})")
+    hint = f" (a hub id is written {HUB}{path})" if _HUB_ID.fullmatch(path) else ""
+    if "://" in path:
+        hint = f": download it first (a data set of the hub is written {HUB}<owner>/<name>)"
+    elif path.startswith("~"):
+        hint = ": ~ is not read as your home folder here, write the whole path"
+    elif any(mark in path for mark in "*?["):
+        hint = ": patterns are not followed, name the files"
+    return regular_file(path, hint)
 
 
 @functools.lru_cache(maxsize=8)

@@ -111,7 +111,7 @@ def _unpacked_blocks(file: Path) -> Iterator[bytes]:
     Raises:
         ValueError: It is cut or damaged; says after which byte.
     """
-    packed = kind_of(file)[1] if file.suffix in (".gz", ".zst") else ""
+    packed = kind_of(file)[1] if file.suffix.lower() in (".gz", ".zst") else ""
     if not packed:
         yield from byte_blocks(file)
         return

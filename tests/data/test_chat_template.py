@@ -85,7 +85,9 @@ def test_it_renders_what_hugging_face_renders(messages, name, generation, with_t
 )
 def test_what_never_ends_or_builds_too_much_is_told_at_once(source, monkeypatch):
     monkeypatch.setattr("sftlab.data.chat_template.MAX_LOOKS", 100_000)
-    with pytest.raises(ValueError, match=r"data\.template: the tokenizer's chat template (builds more|does not|nests lists)"):
+    with pytest.raises(
+        ValueError, match=r"data\.template: the tokenizer's chat template (builds more|does not|nests lists)"
+    ):
         ChatTemplate(byte_tokenizer(source)).render([{"role": "user", "content": "q"}])
 
 

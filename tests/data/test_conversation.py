@@ -34,6 +34,8 @@ def texts(conversation):
         (RFTReader(), {"query": "2+2?", "response": "#### 4"}, "2+2?", "#### 4"),
         (MathReader(), {"question": "2+2?", "answer": "#### 4"}, "2+2?", "#### 4"),
         (MathReader(), {"query": "2+2?", "response": "#### 4"}, "2+2?", "#### 4"),
+        (MathReader(), {"question": None, "answer": None, "query": "q", "response": "1"}, "q", "1"),  # of one table
+        (MathReader(), {"question": "q", "answer": "1", "query": None, "response": None}, "q", "1"),
         (AlpacaReader(), {"instruction": "Do", "input": "", "output": "x", "id": 1}, "Do", "x"),
         (AlpacaReader(), {"instruction": "Do", "input": "5, 7", "output": "x"}, "Do\nInput:\n5, 7", "x"),
         (AlpacaReader(), {"instruction": "Do", "output": "x"}, "Do", "x"),
@@ -83,6 +85,11 @@ def test_pieces_of_one_sharegpt_conversation_are_one_group():
         (ShareGPTReader(), share((["human"], "a"), ("gpt", "b")), "unknown role"),
         (ShareGPTReader(), share(("human", "a")), "no assistant turn"),
         (ShareGPTReader(), {"conversations": []}, "no turns"),
+        (
+            ShareGPTReader(),
+            {"conversations": {"from": ["human"], "value": ["q"]}},
+            "'conversations' is no list of turns",
+        ),
         (ShareGPTReader(), {"id": "x"}, "'conversations' missing"),
         (ShareGPTReader(), {"conversations": ["a"]}, "not a dictionary"),
         (ShareGPTReader(), share(("human", 5), ("gpt", "b")), "not a text"),

@@ -131,6 +131,8 @@ def test_tool_calls_are_read_in_every_form(message, calls):
         {"name": "f", "arguments": [1]},
         {"name": 5},
         {"function": 5},
+        {"name": "f", "parameters": {"a": 1}},  # trained as a call without arguments otherwise
+        {"function": {"name": "f", "input": {}}},
     ],
 )
 def test_malformed_tool_calls_are_bad_records(value):
@@ -249,6 +251,7 @@ def test_an_input_of_one_character_is_no_less_an_input():
     assert AlpacaReader().read(record)[0].turns[0].text == "Square.\nInput:\n7"
     for nothing in ("", " \n", None, float("nan")):
         assert AlpacaReader().read(record | {"input": nothing})[0].turns[0].text == "Square."
+    assert AlpacaReader().read(record | {"instruction": " ", "input": "7 squared?"})[0].turns[0].text == "7 squared?"
 
 
 @pytest.mark.parametrize("reader", [MessagesReader(), ShareGPTReader(), AlpacaReader(), GSM8KReader(), MathReader()])

@@ -186,7 +186,8 @@ def test_what_is_no_file_to_read_is_told(tmp_path):
     (tmp_path / "loop.json").symlink_to(tmp_path / "loop.json")
     os.mkfifo(tmp_path / "pipe.jsonl")
     for name, said in (
-        ("gone.json", "no such file .a hub id is written hub:"),
+        ("gone.json", "no such file$"),
+        ("~/*.json", "no such file: patterns are not followed, name the files"),
         ("file.json/more.json", "no such file"),
         ("folder.parquet", "is a folder; name the files in it"),
         ("pipe.jsonl", "is a pipe or a device"),
@@ -197,6 +198,37 @@ def test_what_is_no_file_to_read_is_told(tmp_path):
         for read in (lambda path: list(read_records(path)), content_hash):
             with pytest.raises(ValueError, match=said):
                 read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("owner/name", "no such file .a hub id is written hub:owner/name"),
+        (
+            "https://host/a.jsonl",
+            "no such file: download it first .a data set of the hub is written hub:<owner>/<name>",
+        ),
+        ("~/a.jsonl", "no such file: ~ is not read as your home folder here, write the whole path"),
+        ("data[0-9].jsonl", "no such file: patterns are not followed, name the files"),
+    ],
+)
+def test_a_path_of_another_kind_is_told_with_what_to_write(path, said):
+    for read in (lambda path: list(read_records(path)), content_hash):
+        with pytest.raises(ValueError, match=said):
+            read(path)
+
+
+def test_the_same_bytes_read_otherwise_are_another_content(tmp_path):
+    names = ["a.json", "a.jsonl", "a.csv", "a.jsonl.gz", "a.jsonl.zst", "b.JSONL"]
+    for name in names:
+        (tmp_path / name).write_text("[]")
+    hashes = [content_hash(str(tmp_path / name)) for name in names]
+    assert len(set(hashes)) == 5 and hashes[1] == hashes[5]
+
+
+def test_a_packed_file_may_have_its_name_in_capitals(tmp_path):
+    (tmp_path / "A.JSONL.GZ").write_bytes(gzip.compress(LINES))
+    assert list(read_records(str(tmp_path / "A.JSONL.GZ"))) == ROWS
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")

@@ -17,7 +17,7 @@ from sftlab.fingerprint import digest
 RULES = {
     "sftlab.data.records": 2,
     "sftlab.data.conversation": 2,
-    "sftlab.data.readers": 3,
+    "sftlab.data.readers": 4,
     "sftlab.data.own_template": 1,
     "sftlab.data.template": 2,
     "sftlab.data.encoder": 3,
