@@ -126,13 +126,18 @@ class ScreenProgress(ProgressBar):
             last = sorted((folder / "stages").glob("[0-9]*"), key=lambda p: int(p.name.split("-")[0]))
             self.print(f"Model        {last[-1] if last else folder}")
         else:
-            self.print(f"Stopped after step {trainer.global_step:,} of {plan.num_steps:,}; --ckpt_path last goes on")
-        self.print(f"Checkpoints  {folder / 'checkpoints'}")
+            is_kept = any((folder / "checkpoints").glob("*.ckpt"))
+            more = "--ckpt_path last goes on" if is_kept else "no checkpoint was written"
+            self.print(f"Stopped after step {trainer.global_step:,} of {plan.num_steps:,}; {more}")
+        if (folder / "checkpoints").is_dir():
+            self.print(f"Checkpoints  {folder / 'checkpoints'}")
         results = [name for name in ("metrics.jsonl", "ledger.json", "scores.jsonl") if (folder / name).is_file()]
-        self.print(f"Results      {', '.join(str(folder / name) for name in results)}")
+        if results:
+            self.print(f"Results      {', '.join(str(folder / name) for name in results)}")
         if (folder / "exhibits").is_dir():
             self.print(f"Heat maps    {folder / 'exhibits'}")
-        self.print(f"TensorBoard  tensorboard --logdir {folder}")
+        if any(folder.rglob("events.out.tfevents.*")):
+            self.print(f"TensorBoard  tensorboard --logdir {folder}")
 
     def _stop(self) -> None:
         if self._bar is not None:
@@ -174,8 +179,9 @@ def model_line(trainer: Trainer, module: SFTModule) -> str:
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
     part = f" ({trained:,.3g}M of them trained, {size - trained:,.3g}M frozen)" if trained < size else ""
     attention = module.backbone.config._attn_implementation
+    model = module.path if module.path and module.config is None else "from scratch"
     return (
-        f"Model {module.path or 'from scratch'}: {size:,.1f}M parameters{part}; {trainer.world_size} x {name}, "
+        f"Model {model}: {size:,.1f}M parameters{part}; {trainer.world_size} x {name}, "
         f"{torch.get_num_threads()} threads, {trainer.precision}, attention {attention}"
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -98,7 +99,8 @@ OPTIONS: dict[str, Option] = {
         "data.abilities.<name>.fraction",
         (1.0,), lambda trainer: trainer.limit_train_batches,
     ),
-    "limit_val_batches": Option("As in Lightning: losses of the first validation batches alone; 0 validates nothing."),
+    "limit_val_batches": Option("As in Lightning: losses of the first validation batches alone; 0 validates nothing.",
+                                least=0, is_whole=False),
     "limit_test_batches": Option(_NO_TEST, (1.0,), lambda trainer: trainer.limit_test_batches),
     "limit_predict_batches": Option(_NO_TEST, (1.0,), lambda trainer: trainer.limit_predict_batches),
     "overfit_batches": Option(
@@ -176,7 +178,25 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
     found += [f"trainer.strategy: {strategy!r} is refused: {words}" for words in refused[:1]]
     if options.get("max_steps") == 0:
         found.append("trainer.max_steps: 0 trains nothing; give at least 1, or -1 for the whole plan")
+    if type(devices := options.get("devices")) is int and (devices == 0 or devices < -1):
+        found.append(f"trainer.devices: {devices} is no number of devices; give 1 or more, -1 or auto for all")
+    found.append(_time_problem(options.get("max_time")))
     return [problem for problem in found if problem]
+
+
+def _time_problem(value: Any) -> str | None:
+    """What is wrong with a time limit."""
+    if value is None:
+        return None
+    wrong = f"trainer.max_time: {value!r} is no time to train in; give DD:HH:MM:SS, such as 00:12:00:00"
+    if isinstance(value, str):
+        parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", value.strip())
+        return wrong if parts is None or not any(map(int, parts.groups())) else None
+    try:
+        limit = value if isinstance(value, timedelta) else timedelta(**value)
+    except (TypeError, OverflowError):
+        return wrong
+    return wrong if limit <= timedelta() else None
 
 
 def refuse_options(trainer: Trainer) -> None:

@@ -77,7 +77,7 @@ def _state_words(run: Path, state: RunState) -> str:
 
     if state.status in ("finished", "unknown"):
         return state.status
-    return f"{state.status} {last_step(run):,}" + (f"/{state.num_steps:,}" if state.num_steps else "")
+    return f"{state.status} {max(last_step(run), state.step):,}" + (f"/{state.num_steps:,}" if state.num_steps else "")
 
 
 def _result_words(run: Path) -> str:

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from sftlab.bounds import within
 from sftlab.data.feed import Batch
 from sftlab.data.seed import global_seed
+from sftlab.lab.bases import LAB_SIZES
 from sftlab.model import loading, parallel
 from sftlab.model.adapter import LiveAdapter, LoRA
 from sftlab.model.attention import attentions_to_try
@@ -104,8 +105,8 @@ class SFTModule(LightningModule):
             raise ValueError(
                 f"model.activation_checkpointing: {activation_checkpointing!r} is not false, selective or true"
             )
-        if config is not None and tokenizer is None:
-            raise ValueError("model.config: a model from scratch needs model.tokenizer, a folder or hub id")
+        if config is not None:
+            _check_from_scratch(path, tokenizer)
         check_learning_rate("model.learning_rate", learning_rate)
         within("model.warmup_ratio", warmup_ratio, 0, 1)
         if warmup_steps is not None:
@@ -347,3 +348,14 @@ class SFTModule(LightningModule):
     def _build_optimizer(self, choice: dict[str, Any] | None) -> torch.optim.Optimizer:
         self._optimizer_in_use = choice
         return build_optimizer(self, choice, self.weight_decay, self.betas)
+
+
+def _check_from_scratch(path: str | None, tokenizer: str | None) -> None:
+    """Refuse what does not go with ``config``."""
+    if tokenizer is None:
+        raise ValueError("model.config: a model from scratch needs model.tokenizer, a folder or hub id")
+    if path not in (None, *LAB_SIZES):
+        raise ValueError(
+            f"model.path: {path!r} and model.config are both there; config makes a LLaMA from scratch, and the weights "
+            "at path would not be used: give path: null, or leave config out"
+        )

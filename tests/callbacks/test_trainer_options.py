@@ -3,6 +3,7 @@
 import inspect
 import json
 from contextlib import nullcontext
+from datetime import timedelta
 
 import pytest
 from fitting import write_records
@@ -70,6 +71,15 @@ def test_what_the_plan_decides_is_refused_with_what_to_use_instead(name):
         ({"strategy": {"class_path": "lightning.pytorch.strategies.FSDPStrategy"}}, "fsdp2"),
         ({"strategy": {"class_path": "ModelParallelStrategy", "init_args": {"tensor_parallel_size": 2}}}, "fsdp2"),
         ({"strategy": "xla"}, "TPU"),
+        ({"devices": 0}, "trainer.devices: 0"),
+        ({"devices": -2}, "trainer.devices: -2"),
+        ({"limit_val_batches": -1}, "trainer.limit_val_batches"),
+        ({"max_time": "1 hour"}, "give DD:HH:MM:SS"),
+        ({"max_time": "00:00:00:00"}, "trainer.max_time"),
+        ({"max_time": {"seconds": -5}}, "trainer.max_time"),
+        ({"max_time": {"weeks": 10**12}}, "trainer.max_time"),
+        ({"max_time": timedelta(0)}, "trainer.max_time"),
+        ({"max_time": {"fortnights": 1}}, "trainer.max_time"),
     ],
 )
 def test_numbers_and_strategies_without_sense_are_refused(options, said):
@@ -78,6 +88,18 @@ def test_numbers_and_strategies_without_sense_are_refused(options, said):
 
 class Sharded(FSDP2Strategy):
     """A user's own."""
+
+
+def test_options_that_make_sense_are_no_problem():
+    for options in (
+        {"max_time": "00:12:00:00"},
+        {"max_time": {"minutes": 5}},
+        {"max_time": timedelta(hours=1)},
+        {"devices": -1, "limit_val_batches": 0.5},
+        {"devices": "auto", "limit_val_batches": 3},
+        {"devices": [0, 1]},
+    ):
+        assert not option_problems(options)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +133,13 @@ def test_strategies_that_a_plan_cannot_follow_are_refused_in_a_trainer_that_was_
 def test_numbers_of_the_model_without_sense_are_refused_by_their_key(options):
     with pytest.raises(ValueError, match=f"model.{next(iter(options))}"):
         SFTModule(**options)
+
+
+def test_a_model_from_scratch_leaves_out_no_path_in_silence():
+    config = {"hidden_size": 16}
+    with pytest.raises(ValueError, match=r"model\.path: 'some/model' and model\.config are both there"):
+        SFTModule("some/model", config, "lab-base")
+    assert SFTModule(config=config, tokenizer="lab-base").config == config  # the path is the default's
 
 
 def test_all_other_options_together_train_what_the_ledger_says(tmp_path, monkeypatch):
