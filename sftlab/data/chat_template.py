@@ -348,9 +348,10 @@ def _rewrite(node: nodes.Node) -> None:
             if not isinstance(one, nodes.Node):
                 continue
             _rewrite(one)
+            listed: nodes.Expr
             if isinstance(one, nodes.Concat):
                 listed, looking = nodes.List(one.nodes, lineno=one.lineno), "_joined"
-            elif _is_written_out(one):
+            elif isinstance(one, nodes.Expr) and _is_written_out(one):
                 listed, looking = one, "_written"
             else:
                 continue
