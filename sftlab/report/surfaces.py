@@ -28,6 +28,7 @@ def ternary_figure(
     runs_R3: np.ndarray,
     best_3: np.ndarray,
     told: Sequence[str],
+    breaks_P: np.ndarray,
 ) -> Drawn:
     """Means above, half the width of their intervals below; dots are runs, a ring is the proposal.
 
@@ -38,6 +39,7 @@ def ternary_figure(
         runs_R3: Shares of the runs.
         best_3: Of the proposal.
         told: What each point tells, the scores are added.
+        breaks_P: Which points likely break a constraint.
     """
     figure, axes_2C = subplots(2, len(panels), 2.75, 2.5, 0)
     spots = []
@@ -55,6 +57,7 @@ def ternary_figure(
             percent(bar.ax.yaxis)
             if row == 0:
                 axes.set_title(shortened(title), y=1.08)
+            axes.plot(x_P[breaks_P], y_P[breaks_P], "x", color=INK, markersize=3, markeredgewidth=0.6, zorder=4)
             axes.plot(*_places(runs_R3), "o", color="white", markeredgecolor=INK, markersize=4, zorder=4)
             axes.plot(*_places(best_3[None]), "o", markersize=12, fillstyle="none", color=LOOKS[1].colour, zorder=5)
         for x, y, text, (mean, low, high) in zip(x_P, y_P, told, mean_P3.tolist(), strict=True):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sftlab.search.factors import Choice, Number, Shares, Value
-from sftlab.search.proposal import Beliefs
+from sftlab.search.proposal import LIKELY, Beliefs
 from sftlab.search.space import Point, Space
+from sftlab.search.spec import SearchSpec
 from sftlab.stats.interval import middle
 
 MOST_GROUPS = 7  # values of a factor that a slice shows
+MOST_LISTED = 4  # candidates named one by one
+SAFE = 0.8  # a constraint that is less likely kept is said to be in doubt
 WEIGHTED = "weighted mean"
 
 
@@ -91,8 +94,8 @@ def ranges_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
     return found
 
 
-def words_of(beliefs: Beliefs, space: Space, axes: Sequence[Axis]) -> str:
-    """The decision in one or two sentences."""
+def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis]) -> str:
+    """The decision in a few sentences: the proposal, what else is as good, and what constraints cost."""
     if not beliefs.has_effect:
         reach = 100 * _hidden(beliefs, axes)
         return (
@@ -100,26 +103,72 @@ def words_of(beliefs: Beliefs, space: Space, axes: Sequence[Axis]) -> str:
             f"number). What they cannot rule out is that one factor by itself changes an ability by up to {reach:.0f} "
             "points; within that, any choice is as good."
         )
+    best, floors = beliefs.best(), _and([constraint.text() for constraint in spec.constraints])
+    likely_C = beliefs.likely()
+    mean = _interval(beliefs.utility_DC[:, best])
+    what = f"predicted {mean_name(spec.weights)}"
+    found = f"**Proposal: {spec.space.text(beliefs.candidates[best])}.** "
+    if not floors:
+        found += f"It has the highest {what}, {mean}. "
+    elif beliefs.chance()[best] >= LIKELY:
+        found += f"Of the candidates that likely keep {floors}, it has the highest {what}, {mean}. "
+    else:
+        found += f"No candidate likely keeps {floors}; this one is the likeliest to. Its {what} is {mean}. "
+    found += _others_words(beliefs, spec.space, axes, int(likely_C.sum()) - 1, bool(floors))
+    return found + (_price_words(beliefs, spec) if floors else "")
+
+
+def mean_name(weights: Mapping[str, float]) -> str:
+    """What the weights make of the scores."""
+    weighed = {ability: weight for ability, weight in weights.items() if weight > 0}
+    if len(set(weighed.values())) == 1:
+        return f"mean of {_and(list(weighed))}" if len(weighed) > 1 else f"score of {next(iter(weighed))}"
+    return f"weighted mean ({', '.join(f'{ability} {weight:g}' for ability, weight in weighed.items())})"
+
+
+def _others_words(beliefs: Beliefs, space: Space, axes: Sequence[Axis], num_others: int, floors: bool) -> str:
+    """The candidates that may be as good."""
+    best, inside_C = beliefs.best(), beliefs.inside_noise()
+    mean_C = beliefs.utility_DC.mean(0)
+    alike = [c for c in np.argsort(-mean_C).tolist() if inside_C[c] and c != best]
+    others = f"{num_others} other candidates" + (" that likely keep it" if floors else "")
+    if not alike:
+        return f"Each of the {others} is shown to be worse."
+    start = f"Of the {others}, {len(alike)} {'is' if len(alike) == 1 else 'are'} not shown to be worse"
+    if len(alike) <= MOST_LISTED:
+        return f"{start}: {'; '.join(space.text(beliefs.candidates[c]) for c in alike)}."
     ranges = ranges_of(beliefs, axes)
     told = [_range_words(one) for one in ranges if not one["is_noise"]]
     noise = [_name(one) for one in ranges if one["is_noise"]]
-    best = beliefs.best()
-    low, high = middle(beliefs.utility_DC[:, best])
-    guess = (
-        f"Best guess: {space.text(beliefs.candidates[best])}, with a weighted mean of "
-        f"{beliefs.utility_DC[:, best].mean():.1%} ({100 * low:.1f} to {100 * high:.1f}, 95 % interval)."
-    )
+    free = f"any value of {_and(noise)}, between which these runs show no difference"
     if not told:
-        return (
-            "**No factor can be narrowed down by itself: at every value of each there is a composition that these runs "
-            f"cannot tell from the best.** {guess}"
-        )
-    rest = f" The rest is noise: these runs show no difference between values of {_and(noise)}." if noise else ""
-    together = (
-        " These are bounds of one factor at a time, and not every combination of values within them is good; the "
-        "candidates in the report tell which are."
+        return f"{start}; among them is {free}."
+    if noise:
+        told.append(free)
+    within = ". Not every combination within these bounds is among them: the report's candidates tell which are"
+    return f"{start}; they have {_and(told)}{within if len(told) > 1 else ''}."
+
+
+def _price_words(beliefs: Beliefs, spec: SearchSpec) -> str:
+    """What the constraints cost, and how likely the proposal keeps them."""
+    best, them = beliefs.best(), "the constraint" if len(spec.constraints) == 1 else "the constraints"
+    chance = float(beliefs.chance()[best])
+    doubt = "" if chance >= SAFE else ", too little to rely on: look at the check, or take a candidate that is surer"
+    told = f" By these surfaces the proposal keeps {them} with a probability of {chance:.0%}{doubt}."
+    free = int(beliefs.utility_DC.mean(0).argmax())
+    if free == best:
+        return f"{told} It would be the same without {them}."
+    costs = beliefs.utility_DC[:, free] - beliefs.utility_DC[:, best]
+    return (
+        f"{told} Without {them} it would be {spec.space.text(beliefs.candidates[free])} with "
+        f"{_interval(beliefs.utility_DC[:, free])}: keeping {'it' if len(spec.constraints) == 1 else 'them'} costs "
+        f"{100 * costs.mean():.1f} points."
     )
-    return f"**Keep {_and(told)}.{rest}** {guess}{together if len(told) > 1 else ''}"
+
+
+def _interval(draws_D: np.ndarray) -> str:
+    low, high = middle(draws_D)
+    return f"{draws_D.mean():.1%} ({100 * low:.1f} to {100 * high:.1f}, 95 % interval)"
 
 
 def _name(one: dict[str, Any]) -> str:

@@ -13,11 +13,13 @@ from sftlab.files import write_text
 from sftlab.report.verdicts import compare_over_seeds
 from sftlab.search.decision import WEIGHTED, axes_of, candidates_of, ranges_of, slices_of, words_of
 from sftlab.search.observation import Observation, Trial
+from sftlab.search.proposal import Beliefs
 from sftlab.search.search import Search, batch_row
 from sftlab.stats.interval import LEVEL, Mean, student
 from sftlab.stats.paired import holm
 
 OUTCOME = "search.json"
+TWO_SIDED = 1.96  # standard deviations of a 95 % interval
 
 
 def write_outcome(search: Search) -> dict[str, Any]:
@@ -34,10 +36,10 @@ def outcome_of(search: Search) -> dict[str, Any]:
     observations = search.site.observations(search.trials)
     best = beliefs.best()
     shares = spec.space.shares
-    check = _check(search, observations)
+    check = _check(search, observations, beliefs)
     return {
         "search": spec.name,
-        "decision": words_of(beliefs, spec.space, axes),
+        "decision": words_of(beliefs, spec, axes),
         "ended": search.batches[-1].words,
         "has_effect": beliefs.has_effect,
         "check": check,
@@ -102,7 +104,7 @@ def weighted(values: Mapping[str, float], weights: Mapping[str, float]) -> float
     return sum(weights.get(ability, 0.0) * value for ability, value in values.items()) / total
 
 
-def _check(search: Search, observations: Sequence[Observation]) -> dict[str, Any] | None:
+def _check(search: Search, observations: Sequence[Observation], beliefs: Beliefs) -> dict[str, Any] | None:
     """The proposal against the best anchor on fresh seeds; None where there was no check."""
     pair = [trial for trial in search.trials if trial.why == "verification"]
     if len(pair) != 2:
@@ -113,21 +115,19 @@ def _check(search: Search, observations: Sequence[Observation]) -> dict[str, Any
     for row, p in zip(rows, holm([_number(row["p"]) for row in rows]), strict=True):
         row["p_corrected"] = _finite(p)
         low_high = row["low"] is not None and not row["low"] <= 0 <= row["high"]
-        row["verdict"] = (
-            "inside noise" if not (p < LEVEL and low_high) else "better" if row["difference"] > 0 else "worse"
-        )
-    differences = [
-        weighted(b.values, search.spec.weights) - weighted(a.values, search.spec.weights)
-        for a, b in zip(anchor, proposal, strict=True)
-    ]
-    whole = student(differences)
+        row["verdict"] = "not shown" if not (p < LEVEL and low_high) else "better" if row["difference"] > 0 else "worse"
+    weights = search.spec.weights
+    measured = [weighted(o.values, weights) for o in proposal]
+    whole = student([one - weighted(o.values, weights) for one, o in zip(measured, anchor, strict=True)])
     verdict = _verdict(whole)
-    told = "; ".join(f"{row['ability']} {100 * row['difference']:+.1f} ({row['verdict']})" for row in rows)
     interval = "" if math.isnan(whole.low) else f" ({100 * whole.low:+.1f} to {100 * whole.high:+.1f} over seeds)"
+    told = "; ".join(f"{row['ability']} {100 * row['difference']:+.1f} ({_shown(row['verdict'])})" for row in rows)
     seeds = ", ".join(map(str, pair[0].seeds))
     words = (
-        f"The best guess against {name}, the best anchor, both with fresh seeds ({seeds}): **{verdict}**, weighted "
-        f"mean {100 * whole.value:+.1f} points{interval}; {told}."
+        f"Checked with fresh seeds ({seeds}): the proposal has {fmean(measured):.1%} where "
+        f"{beliefs.utility_DC[:, beliefs.best()].mean():.1%} was predicted{_surprises(proposal, beliefs)}. Against "
+        f"{name}, the best of the anchors{' that keep the constraints' * bool(search.spec.constraints)}, it is "
+        f"**{_shown(verdict)}**: {100 * whole.value:+.1f} points{interval}; {told}.{_floor_words(search, name, rows)}"
     )
     return {
         "anchor": name,
@@ -141,9 +141,37 @@ def _check(search: Search, observations: Sequence[Observation]) -> dict[str, Any
     }
 
 
+def _shown(verdict: str) -> str:
+    return "not shown to differ" if verdict == "not shown" else verdict
+
+
+def _surprises(proposal: Sequence[Observation], beliefs: Beliefs) -> str:
+    """Abilities that came out otherwise than the surfaces say, the noise of so many runs considered."""
+    best, told = beliefs.best(), []
+    for number, ability in enumerate(beliefs.abilities):
+        draws_D = beliefs.score_DAC[:, number, best]
+        spread = math.hypot(float(draws_D.std()), beliefs.surfaces[ability].noise / len(proposal) ** 0.5)
+        value = fmean(o.values[ability] for o in proposal)
+        if abs(value - draws_D.mean()) > TWO_SIDED * spread:
+            told.append(f"{ability} has {value:.1%} and not {draws_D.mean():.1%}")
+    return f" ({'; '.join(told)}: more than noise, so do not rely on the surface there)" if told else ""
+
+
+def _floor_words(search: Search, anchor: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Whether the check shows that constraints against the anchor that it ran are kept."""
+    told = ""
+    for constraint in search.spec.constraints:
+        for row in rows:
+            if constraint.anchor == anchor and row["ability"] == constraint.ability and row["low"] is not None:
+                kept = row["low"] >= -constraint.number
+                lost = f": a loss of {-100 * row['low']:.1f} points is not excluded"
+                told += f" The constraint, {constraint.text()}, is {'confirmed' if kept else 'not confirmed' + lost}."
+    return told
+
+
 def _verdict(difference: Mean) -> str:
     if math.isnan(difference.low) or difference.low <= 0 <= difference.high:
-        return "inside noise"
+        return "not shown"
     return "better" if difference.value > 0 else "worse"
 
 

@@ -73,7 +73,12 @@ class Beliefs:
         """Candidates of which the runs do not show that they are worse than the best [C]."""
         behind_DC = self.utility_DC - self.utility_DC[:, [self.best()]]
         high_C = middle(behind_DC)[1]
-        return (high_C >= 0) & (self.chance() >= LEVEL)
+        return (high_C >= 0) & self.likely()
+
+    def likely(self) -> np.ndarray:
+        """Candidates that likely keep the constraints; where none does, those that are as likely to as the best [C]."""
+        chance_C = self.chance()
+        return np.asarray(chance_C >= min(LIKELY, chance_C[self.best()]))
 
     def best_anchor(self) -> str:
         """The anchor with the highest mean of those that likely keep the constraints; of all where none does."""

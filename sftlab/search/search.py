@@ -132,7 +132,7 @@ class Search:
             return Batch("end", (), "Checked with fresh seeds.")
         beliefs = self.beliefs()
         axes = axes_of(self.spec.space, self.candidates)
-        words, numbers = words_of(beliefs, self.spec.space, axes), _numbers(beliefs)
+        words, numbers = words_of(beliefs, self.spec, axes), _numbers(beliefs)
         taken = {trial.point for trial in self.trials if trial.point is not None}
         most = self._room(self._check(beliefs))
         if not beliefs.has_effect:
@@ -146,7 +146,8 @@ class Search:
             trials = self._trials([self.candidates[i] for i in chosen], "improvement")
             trials = self._affordable(trials, self._check(beliefs))
             if trials:
-                about = f"{len(trials)} runs where they are expected to gain most ({100 * gain:.2f} points)."
+                runs = sum(trial.num_runs for trial in trials)
+                about = f"{runs} run{'s' * (runs != 1)} where they are expected to gain most ({100 * gain:.2f} points)."
                 return Batch("improvement", trials, about, numbers)
         why = (
             "The budget is spent." if not chosen or gain >= enough else "What further runs would gain is inside noise."

@@ -1,6 +1,7 @@
 """A search on surfaces that are known: how near it comes with how few runs, and that a kill changes nothing."""
 
 import json
+import re
 
 import pytest
 from surfaces import Killed, Synthetic, conflict, flat, regret_of, search_of, spec_of
@@ -23,7 +24,7 @@ def test_a_fifth_of_the_grids_runs_finds_a_composition_whose_regret_is_inside_no
     search, found = finished
     assert found["num_runs"] <= len(search.candidates) / 5
     assert regret_of(search, conflict) <= 1.96 * search.beliefs().noise
-    assert found["has_effect"] and "best guess" in found["decision"].lower()
+    assert found["has_effect"] and "Proposal:" in found["decision"]
 
 
 def test_the_decision_names_what_is_narrowed_down_and_what_is_noise(finished):
@@ -47,6 +48,18 @@ def test_every_run_is_named_with_why_and_the_check_has_seeds_of_its_own(finished
     check = [t for t in found["trials"] if t["why"] == "verification"]
     assert not before & {seed for t in check for seed in t["seeds"]}
     assert (found["check"] is None) == (not check)
+
+
+def test_the_check_holds_the_proposal_against_its_prediction_and_the_constraint(tmp_path):
+    limit = {"general": {"no_lower_than": "alone", "minus": 0.05}}
+    search = search_of(tmp_path, constraints=limit, **FEW)
+    search.run()
+    found, beliefs = outcome_of(search), search.beliefs()
+    told, predicted = found["check"], beliefs.utility_DC[:, beliefs.best()].mean()
+    proposal = next(t for t in found["trials"] if t["name"] == "proposal")
+    assert f"the proposal has {proposal['weighted mean']:.1%} where {predicted:.1%} was predicted" in told["words"]
+    low = next(row["low"] for row in told["rows"] if row["ability"] == "general")
+    assert told["anchor"] == "general_alone" and ("is confirmed" in told["words"]) == (low >= -0.05)
 
 
 @pytest.mark.slow
@@ -107,6 +120,16 @@ def test_constraints_are_kept(tmp_path):
     alone = conflict((0, 0, 1), 0.5)["general"]  # the anchor has k in the middle
     assert conflict(share, unit)["general"] >= alone - 0.08 - 1.96 * beliefs.noise * 3
     assert conflict(share, unit)["general"] > conflict((0.4, 0.4, 0.2), unit)["general"]
+    found, likely_C = outcome_of(search), beliefs.likely()
+    alike = [c for c in found["candidates"] if c["inside_noise"] and not c["best"]]
+    assert all(c["chance"] >= 0.5 for c in alike)
+    counted = re.search(
+        r"Of the (\d+) other candidates that likely keep it, (\d+) (is|are) not shown", found["decision"]
+    )
+    assert counted and [int(n) for n in counted.groups()[:2]] == [likely_C.sum() - 1, len(alike)]
+    costs = float(re.search(r"keeping it costs ([\d.]+) points", found["decision"]).group(1)) / 100
+    mean_C = beliefs.utility_DC.mean(0)
+    assert costs == pytest.approx(mean_C.max() - mean_C[beliefs.best()], abs=6e-4)
 
 
 def test_a_budget_in_tokens_is_kept(tmp_path):

@@ -16,6 +16,7 @@ from sftlab.report.text import duration, number, p_text, with_interval
 
 OUTCOME = "search.json"
 WEIGHTED = "weighted mean"
+LIKELY = 0.5  # as the search has it
 _MOST_ROWS = 12
 
 
@@ -42,28 +43,28 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
     section.findings.append(str(found["decision"]))
     if found["check"]:
         section.findings.append(str(found["check"]["words"]))
-    for one in found["constraints"]:
-        section.findings.append(
-            f"The best guess keeps {one['text']} in {one['chance']:.0%} of the draws (all constraints together)."
-        )
     section.findings.append(_cost_words(found, evidence))
     section.lead = (
-        "Surfaces are fitted to the runs; intervals are 95 % and of the mean over seeds, on the problems that were "
-        "asked. A candidate is inside noise where the runs do not show that it is worse than the best."
+        "Anchors are mixtures that are run whatever comes out: each ability alone, the data as they are, and others "
+        "that the space has. Surfaces are fitted to the runs of anchors and other candidates; the rest is predicted. "
+        "Intervals are 95 % and of the mean over seeds, on the problems that were asked."
     )
     section.parts.append(_range_table(found))
     slices = found["slices"]
     if len(found["simplex"]) == 3:
         section.parts.append(_ternary(found))
     figure, spots = slice_figure(slices)
-    caption = "Mean over all else, with 95 % intervals of the fitted surfaces."
+    caption = (
+        "Fitted mean over all candidates with that value, whether they keep constraints or not, with 95 % intervals. "
+        "Where the best candidates lie is in their table, not here."
+    )
     section.parts.append(
         Drawing("search-slices", "Slices of the surfaces", caption, figure, _slice_numbers(slices), spots)
     )
     figure, spots = change_figure(slices)
     caption = (
-        "From the place with the lowest to that with the highest mean, with the interval of this difference; one that "
-        "holds 0 is inside noise."
+        "From the value with the lowest mean to that with the highest, in points, with the interval of this "
+        "difference: its size without its direction, which the slices show. Where it holds 0, no effect is shown."
     )
     section.parts.append(
         Drawing("search-changes", "Which factors matter", caption, figure, _change_numbers(slices), spots)
@@ -73,7 +74,7 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
         figure, spots = prediction_figure(found["candidates"], found["abilities"], anchors)
         caption = (
             "Predicted means of all candidates. On the front: no other candidate is at least as good in all abilities "
-            "and better in one, within a draw of the surfaces."
+            "and better in one, so that a candidate on it may look beaten where two abilities alone are drawn."
         )
         numbers = _candidate_numbers(found)
         section.parts.append(
@@ -90,7 +91,12 @@ def _cost_words(found: dict[str, Any], evidence: Evidence) -> str:
     took = f", {duration(seconds)} of training and scoring" if seconds else ""
     saved = f"; sharing stages saved {all_tokens - once:,}" if all_tokens > once else ""
     cells = f"{len(found['candidates'])} candidates"
-    return f"It took {found['num_runs']}{budget} runs for {cells}: {once:,} tokens trained{saved}{took}."
+    checks = sum(len(t["seeds"]) for t in found["trials"] if t["why"] == "verification")
+    parts = f" ({found['num_runs'] - checks} to search, {checks} to check)" if checks else ""
+    return (
+        f"It took {found['num_runs']}{budget} runs{parts}; most of the {cells} are predicted and not run. "
+        f"{once:,} tokens trained{saved}{took}."
+    )
 
 
 def _range_table(found: dict[str, Any]) -> Table:
@@ -100,8 +106,8 @@ def _range_table(found: dict[str, Any]) -> Table:
             one["low"] if one["low"] == one["high"] else f"{one['low']} to {one['high']}"
         )
         name = f"share of {one['axis']}" if one["is_share"] else one["axis"]
-        rows.append([name, one["best"], places, "inside noise" if one["is_noise"] else "narrowed down"])
-    header = ["factor", "best guess", "inside noise of the best", "decision"]
+        rows.append([name, one["best"], places, "no difference shown" if one["is_noise"] else "narrowed"])
+    header = ["factor", "proposal", "among candidates not shown to be worse", ""]
     return Table("search-decision", "The decision, factor by factor", header, rows)
 
 
@@ -115,11 +121,14 @@ def _ternary(found: dict[str, Any]) -> Drawing:
     shares_P3 = np.array([c["shares"] for c in mine])[:, :3]
     runs_R3 = np.array([t["shares"] for t in found["trials"] if t["shares"]])[:, :3]
     told = [c["text"] for c in mine]
-    figure, spots = ternary_figure(found["simplex"], shares_P3, panels, runs_R3, np.array(best["shares"])[:3], told)
+    breaks_P = np.array([c["chance"] < LIKELY for c in mine])
+    best_3 = np.array(best["shares"])[:3]
+    figure, spots = ternary_figure(found["simplex"], shares_P3, panels, runs_R3, best_3, told, breaks_P)
     rest = f" Other factors as in the proposal: {', '.join(best['rest'])}." if best["rest"] and len(mine) > 5 else ""
+    crosses = ", crosses are candidates that likely break a constraint" if breaks_P.any() else ""
     caption = (
         "Above: the mean. Below: half the width of its 95 % interval. Dots are the runs, whatever their other factors; "
-        f"the ring is the proposal.{rest}"
+        f"the ring is the proposal{crosses}.{rest}"
     )
     return Drawing(
         "search-ternary", "Surfaces over the shares", caption, figure, _candidate_numbers(found, mine), spots
@@ -151,7 +160,7 @@ def _candidate_numbers(found: dict[str, Any], some: Sequence[dict[str, Any]] | N
 
 def _best_table(found: dict[str, Any]) -> Table:
     """The best candidates."""
-    ranked = sorted(found["candidates"], key=lambda c: (-(c["chance"] >= 0.5), -c[WEIGHTED][0]))
+    ranked = sorted(found["candidates"], key=lambda c: (-(c["chance"] >= LIKELY), -c[WEIGHTED][0]))
     rows = [
         [c["text"], *(_interval(c["scores"][name]) for name in found["abilities"]), _interval(c[WEIGHTED]),
          f"{c['on_front']:.0%}", f"{c['chance']:.0%}", "yes" if c["inside_noise"] else ""]
@@ -163,9 +172,14 @@ def _best_table(found: dict[str, Any]) -> Table:
         WEIGHTED,
         "on the front",
         "keeps constraints",
-        "inside noise of the best",
+        "not shown to be worse",
     ]
-    notes = [f"The best {len(rows)} of {len(ranked)} candidates; the CSV has all."]
+    notes = [
+        f"The best {len(rows)} of {len(ranked)} candidates, first those that likely keep the constraints; the CSV has "
+        "all.",
+        "On the front, keeps constraints: in how many of the draws of the surfaces. Not shown to be worse: the 95 % "
+        "interval of the difference to the first holds 0, and the constraints are likely kept.",
+    ]
     return Table("search-candidates", "The best candidates, predicted", header, rows, notes, _candidate_numbers(found))
 
 
@@ -183,14 +197,18 @@ def _check_tables(found: dict[str, Any]) -> list[Table]:
             r["ability"],
             _signed(r),
             p_text(np.nan if r["p_corrected"] is None else r["p_corrected"]),
-            r["verdict"],
+            _shown(r["verdict"]),
             r["method"],
         ]
         for r in check["rows"]
     ]
-    rows.append([WEIGHTED, _signed(check), "-", check["verdict"], "Student's t over the seeds"])
+    rows.append([WEIGHTED, _signed(check), "-", _shown(check["verdict"]), "Student's t over the seeds"])
     title = f"The check: proposal minus {check['anchor']}, fresh seeds {', '.join(map(str, check['seeds']))}"
-    return [Table("search-check", title, ["", "difference", "p (Holm)", "verdict", "method"], rows)]
+    return [Table("search-check", title, ["", "difference (95 %, uncorrected)", "p (Holm)", "verdict", "method"], rows)]
+
+
+def _shown(verdict: str) -> str:
+    return "no difference shown" if verdict == "not shown" else verdict
 
 
 def _signed(row: dict[str, Any]) -> str:
@@ -226,7 +244,7 @@ def _batch_table(found: dict[str, Any]) -> Table:
     rows = []
     for i, batch in enumerate(found["batches"], 1):
         gain = batch["numbers"].get("expected_gain")
-        shown = "-" if gain is None else f"{100 * gain:.2f} pts"
+        shown = "-" if gain is None or batch["kind"] != "improvement" else f"{100 * gain:.2f} pts"
         runs = sum(len(trial["seeds"]) for trial in batch["trials"])
         rows.append([str(i), batch["kind"], str(runs), shown, batch["words"].replace("**", "")])
     header = ["", "decision", "runs", "expected gain", "why"]
