@@ -31,7 +31,8 @@ class _Lines:
 
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines, self._again = iter(lines), []  # type: tuple[Iterator[str], list[str]]
-        self.number, self.since, self.size = 0, [], 0  # type: tuple[int, list[str], int]
+        self.number = 0
+        self.mark()
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -47,7 +48,8 @@ class _Lines:
 
     def mark(self) -> None:
         """From here on lines can be read again."""
-        self.since, self.size = [], 0
+        self.since: list[str] = []
+        self.size = 0
 
     def back_to_second(self) -> None:
         """Read all lines after the first since the mark again."""

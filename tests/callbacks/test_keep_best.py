@@ -60,6 +60,9 @@ def test_each_stage_ends_with_its_best_weights_and_the_next_goes_on_from_them(re
     assert f"Stage math ends with the weights after step {kept[0]['step']} of 5" in told and "this costs math " in told
     assert equal(module.parameters(), seen.weights[kept[1]["step"]])
     assert not list((folder / "kept").glob("*"))
+    (ended,) = (folder / "checkpoints").glob("*-math.ckpt")  # written anew, with all that a resume needs
+    again, _ = small_fit(folder, two_stages(keep_best="general"), small_mixture(records), ckpt_path=ended)
+    assert equal(again.parameters(), seen.weights[kept[1]["step"]])
 
 
 @pytest.mark.parametrize(

@@ -396,6 +396,19 @@ def test_a_record_without_end_is_told(tmp_path, monkeypatch):
             list(read_records(str(tmp_path / name)))
 
 
+def test_a_record_of_just_the_most_characters_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(columns, "MAX_RECORD", 12)
+    path = tmp_path / "a.csv"
+    for name in ("aaaaaaaaaaa", '"aaa\naaa"\na'):  # 12 with the line break; a field of 9 and its row of 12
+        path.write_text(f'a\n"b\nb"\n{name}\n')
+        rows = list(csv.DictReader(path.open(newline="")))
+        assert list(read_records(str(path))) == rows and len(rows) > 1
+    for text in ("a\n" + "a" * 12 + "\n", "aaaaaaaaaaaa\n", 'a\n"aaaaaaa\naa"\n'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="a quote is opened and never closed"):
+            list(read_records(str(path)))
+
+
 @pytest.mark.slow
 def test_memory_is_bounded_by_a_record_not_by_the_file(tmp_path):
     path = tmp_path / "big.json"
