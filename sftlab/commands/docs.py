@@ -7,9 +7,13 @@ import inspect
 import re
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sftlab.commands.options import CommandParser
 from sftlab.screen import screen, show
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
 PARSER = CommandParser(
     "docs",
@@ -30,13 +34,37 @@ def main(arguments: list[str]) -> int:
     name = PARSER.parse(arguments).page
     if not name:
         rows = [f"  {page:<20} {title_of(page)}" for page in pages()]
-        show("Pages (sftlab docs PAGE prints one):", *rows)
+        show(
+            "Pages (sftlab docs PAGE prints one):",
+            *rows,
+            "",
+            "Programs in tools/ that they name are in the project's repository.",
+        )
         return 0
-    from rich.markdown import Markdown
-
     console, text = screen(), page_text(name)
-    console.print(Markdown(text)) if console.is_terminal else show(text)
+    if console.is_terminal:
+        console.print(rendered(text))
+    else:
+        show(text)
     return 0
+
+
+def rendered(text: str) -> RenderableType:
+    """Markdown for a terminal; names in tables are whole, however narrow it is."""
+    from rich.markdown import Markdown, TableElement
+    from rich.table import Table
+
+    class WholeNames(TableElement):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for table in super().__rich_console__(console, options):
+                for column in table.columns if isinstance(table, Table) else ():
+                    column.overflow = "fold"
+                yield table
+
+    class Page(Markdown):
+        elements: ClassVar[dict[str, Any]] = {**Markdown.elements, "table_open": WholeNames}
+
+    return Page(text)
 
 
 def pages() -> list[str]:

@@ -1,12 +1,14 @@
 """The manual comes with the package: every pointer to it leads to a page that ``sftlab docs`` prints."""
 
+import io
 import re
 import tomllib
 
 import pytest
 from fitting import ROOT
 
-from sftlab.commands.docs import main, page_text, pages, title_of
+from sftlab.commands.docs import main, page_text, pages, rendered, title_of
+from sftlab.screen import screen
 
 FILES = [*(ROOT / "sftlab").rglob("*.py"), *(ROOT / "configs").rglob("*.yaml")]
 
@@ -28,6 +30,13 @@ def test_a_page_is_printed_by_name_and_classes_with_what_they_take(capsys):
     assert "<!--" not in page_text("docs/coming-from.md")
     with pytest.raises(ValueError, match=r"no page trainig; did you mean training\?"):
         page_text("trainig")
+
+
+def test_names_in_tables_are_whole_in_a_narrow_terminal():
+    file = io.StringIO()
+    screen(file=file, width=80, force_terminal=True, color_system=None).print(rendered(page_text("coming-from")))
+    lines = file.getvalue().splitlines()
+    assert "\u2026" not in file.getvalue() and max(map(len, lines)) <= 80 and len(lines) > 200
 
 
 def test_pointers_lead_to_pages():
