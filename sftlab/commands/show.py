@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from sftlab.commands.options import CommandParser, wants_help, whole_number
@@ -63,7 +64,8 @@ def places_of(ability: AbilityData, uids: Sequence[str], max_seconds: float = 10
 
     wanted = {uid: _parts(uid) for uid in uids}
     missing, seen, found = set(uids), Counter[str](), dict[str, str]()
-    names, until = ability.source.names, time.monotonic() + max_seconds
+    short, until = [PurePath(name).name for name in ability.source.names], time.monotonic() + max_seconds
+    names = short if len(set(short)) == len(short) else ability.source.names
     for place, talk in ability.source.conversations(ability.name, Audit()):
         seen[talk.uid] += 1
         for uid in [uid for uid in missing if wanted[uid][::2] == (talk.uid, seen[talk.uid])]:

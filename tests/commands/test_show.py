@@ -26,9 +26,9 @@ def test_it_names_record_and_file_and_breaks_no_line(config, tmp_path, capsys):
     out = capsys.readouterr().out
     assert long["response"] in out, "a terminal breaks lines, the command does not"
     found = [line for line in out.splitlines() if line.startswith("math: ")]
-    assert {line.split(" ─")[0] for line in found} == {
-        f"math: record {number} of {tmp_path / 'math.jsonl'}" for number in (1, 2)
-    }, "equal records are told apart"
+    assert {line.split(" ─")[0] for line in found} == {f"math: record {number} of math.jsonl" for number in (1, 2)}, (
+        "equal records are told apart"
+    )
 
 
 def test_pieces_of_a_long_conversation_are_numbered(config, tmp_path, capsys):
@@ -45,5 +45,5 @@ def test_what_takes_too_long_to_find_keeps_its_hash(tmp_path, monkeypatch):
     write_records(tmp_path)
     ability = MathData(str(tmp_path / "math.jsonl"))
     uids = [uid for uid, _ in ability.conversations()]
-    assert places_of(ability, uids[-1:]) == {uids[-1]: f"record 48 of {tmp_path / 'math.jsonl'}"}
+    assert places_of(ability, uids[-1:]) == {uids[-1]: "record 48 of math.jsonl"}
     assert places_of(ability, uids[-1:], max_seconds=-1.0) == {}
