@@ -67,8 +67,8 @@ def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_workers: i
     if rest and math.isnan(speed):
         lines.append("How long it takes is known once the first stage has run.")
     elif rest:
-        hours = rest / speed / num_workers / 3600
-        lines.append(f"About {hours:.1f} h at {speed:,.0f} tokens/s, validation and scores included.")
+        takes = duration(rest / speed / num_workers)
+        lines.append(f"About {takes} at {speed:,.0f} tokens/s, validation and scores included.")
     return lines
 
 
