@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import textwrap
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,7 +79,9 @@ def main(arguments: list[str]) -> int:
         return status_when_interrupted()
     from sftlab.search.outcome import write_outcome
 
-    write_outcome(search)
+    found = write_outcome(search)
+    words = [found["decision"], *([found["check"]["words"]] if found["check"] else [])]
+    show(*(textwrap.fill(line.replace("**", ""), 80, break_on_hyphens=False) for line in words), "")
     return _report(search.folder)
 
 

@@ -249,7 +249,7 @@ def fit_surface(space: Space, points: Sequence[Point], values: Sequence[float]) 
         error_R, z_R = _left_out(form, columns, value_R, group_R, fits[form.name])
         errors[form.name] = float(np.sqrt((error_R**2).mean()))
         stretch[form.name] = float(np.sqrt((z_R**2).mean()))
-    chosen = min(FORMS, key=lambda form: errors[form.name])
+    chosen = min(FORMS, key=lambda form: (math.isnan(errors[form.name]), errors[form.name]))
     fit = fits[chosen.name]
     others = [(_likelihood(errors, form.name, chosen.name, len(value_R)), form) for form in FORMS if form is not chosen]
     fitted = [(weight, fits[form.name]) for weight, form in others if weight > LEAST_WEIGHT]
@@ -279,7 +279,9 @@ def _left_out(
         fit = form.fit(_rows(columns, ~out), value_R[~out], near)
         mean_P, cov_PP = fit.predict(_rows(columns, out))
         error_R[out] = value_R[out] - mean_P
-        told_R[out] = np.sqrt(np.maximum(np.diag(cov_PP), 0) + fit.noise**2)
+        # Of runs that are all alike, such as all 0, no form learns how far runs differ; all of them together say it.
+        noise = fit.noise if np.ptp(value_R[~out]) > 0 else float(value_R.std())
+        told_R[out] = np.sqrt(np.maximum(np.diag(cov_PP), 0) + noise**2)
     return error_R, error_R / np.maximum(told_R, 1e-12)
 
 

@@ -90,7 +90,7 @@ def test_proxies_are_held_against_the_runs(finished, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_killed_while_it_runs_it_goes_on_and_finds_the_same(finished, tmp_path, monkeypatch):
+def test_killed_while_it_runs_it_goes_on_and_finds_the_same(finished, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SFTLAB_CACHE", str(finished.parents[1] / "cache"))
     config, mine = write_search(tmp_path), tmp_path / "lightning_logs" / "mix"
@@ -103,6 +103,8 @@ def test_killed_while_it_runs_it_goes_on_and_finds_the_same(finished, tmp_path, 
     assert main(["--config", str(config), *MINE]) == 0
     for name in ("decisions.jsonl", "search.json"):
         assert (mine / name).read_text() == (finished / name).read_text()
+    decision = json.loads((mine / "search.json").read_text())["decision"].replace("**", "")
+    assert decision in " ".join(capsys.readouterr().out.split()), "the terminal says it too"
 
 
 @pytest.mark.slow

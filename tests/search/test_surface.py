@@ -85,3 +85,14 @@ def test_an_effect_is_found_where_there_is_one(runs):
     columns = space.columns(design)
     values = random_truth("saturating", 1)(columns.share_PS, columns.number_PN[:, 0])
     assert effect_p(space, design, values + NOISE * np.random.default_rng(1).normal(size=len(design))) < 0.01
+
+
+@pytest.mark.parametrize("hit", [0, 7])
+def test_one_right_answer_among_runs_that_know_nothing_is_no_promise_of_half_of_them(runs, hit):
+    space, grid, design = runs
+    values = np.zeros(len(design))
+    values[hit] = 0.05
+    surface = fit_surface(space, design, values)
+    mean_C, cov_CC = surface.predict(grid)
+    assert surface.widened < 10
+    assert np.abs(mean_C).max() < 0.1 and np.sqrt(np.diag(cov_CC)).max() < 0.2
