@@ -201,6 +201,7 @@ def begin_hparams(logger: TensorBoardLogger, context: RunContext) -> None:
     from torch.utils.tensorboard.summary import hparams
 
     settings = hyperparameters(context)
+    Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
     write_text(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE, yaml.safe_dump(settings, allow_unicode=True))
     _, start, _ = hparams({key: value for key, value in settings.items() if value is not None}, {})
     logger.experiment._get_file_writer().add_summary(start, context.step)
