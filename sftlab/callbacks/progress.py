@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,28 @@ from sftlab.plan.plan import StagePlan
 from sftlab.plan.table import plan_screen
 from sftlab.run.results import losses_by_stage
 from sftlab.screen import screen
+
+
+class Bar(Progress):
+    """Stage, steps and times in one line, and below it numbers, which would not fit beside them in 80 columns.
+
+    Args:
+        console: Where to.
+
+    Attributes:
+        numbers: Losses and speed.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.numbers = ""
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        super().__init__(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=4)
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """Both lines."""
+        yield self.make_tasks_table(self.tasks)
+        if self.numbers:
+            yield Text(self.numbers)
 
 
 class ScreenProgress(ProgressBar):
@@ -36,7 +59,7 @@ class ScreenProgress(ProgressBar):
         super().__init__()
         self.every_n_seconds, self.show_bar = every_n_seconds, show_bar
         self.console = screen()
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         self._enabled = True
         self._last_line, self._first = 0.0, (0, 0.0)
 
@@ -70,10 +93,8 @@ class ScreenProgress(ProgressBar):
         log_text(trainer, "plan", text, trainer.global_step)
         self._first = (trainer.global_step, time.perf_counter())
         if self.console.is_terminal and self.show_bar:
-            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-            times = (TextColumn("{task.fields[numbers]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn())
-            self._bar = Progress(*columns, *times, console=self.console, refresh_per_second=4)
-            self._task = self._bar.add_task("", total=plan.num_steps, completed=trainer.global_step, numbers="")
+            self._bar = Bar(self.console)
+            self._task = self._bar.add_task("", total=plan.num_steps, completed=trainer.global_step)
             self._bar.start()
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
@@ -86,7 +107,8 @@ class ScreenProgress(ProgressBar):
             f"{stage.end_step:,}, {optimizer} optimizer state"
         )
         if self._bar is not None:
-            self._bar.update(self._task, description=f"stage {stage.stage.name}", numbers="")
+            self._bar.numbers = ""
+            self._bar.update(self._task, description=f"stage {stage.stage.name}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -98,7 +120,8 @@ class ScreenProgress(ProgressBar):
         plan, step, numbers = context.plan, context.step, _numbers(context)
         if self._bar is not None:
             words = f"stage {context.stage.stage.name}"
-            self._bar.update(self._task, completed=step, total=plan.num_steps, description=words, numbers=numbers)
+            self._bar.numbers = numbers
+            self._bar.update(self._task, completed=step, total=plan.num_steps, description=words)
         elif time.perf_counter() - self._last_line > self.every_n_seconds and step >= self._first[0] + 5:
             self._last_line = time.perf_counter()
             per_step = (self._last_line - self._first[1]) / (step - self._first[0])

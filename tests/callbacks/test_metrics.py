@@ -1,11 +1,14 @@
 """What a log line says of the steps since the one before, and what the screen shows of it."""
 
+import io
+
 import pytest
 from small import small_fit, small_mixture, trained
 
 from sftlab.callbacks.checkpoints import RunCheckpoint
-from sftlab.callbacks.progress import ScreenProgress
+from sftlab.callbacks.progress import Bar, ScreenProgress
 from sftlab.callbacks.schedule import DMT
+from sftlab.screen import screen
 
 pytestmark = pytest.mark.usefixtures("records")
 OPTIONS = {"accumulate_grad_batches": 2, "enable_checkpointing": True}
@@ -69,3 +72,15 @@ def test_the_screen_shows_no_losses_of_the_stage_before(records, tmp_path, capsy
         known = [at for at in losses if stage.first_step < at < step]  # this bar looks before its step is logged
         assert words[1] == stage.stage.name
         assert [word for word in words if word.startswith("loss ")] == [losses[at] for at in known[-1:]]
+
+
+def test_the_bar_shows_all_of_it_in_80_columns():
+    file = io.StringIO()
+    console = screen(file=file, width=80, force_terminal=True, color_system=None)
+    bar = Bar(console)
+    bar.add_task("stage specialised", total=5082, completed=1234)
+    bar.numbers = "loss 0.755  code 0.381  math 1.172  general 2.123  11,847 tok/s"
+    console.print(bar.get_renderable())
+    shown = file.getvalue()
+    assert all(text in shown for text in ("stage specialised", "1234/5082", "0:00:00", bar.numbers))
+    assert "\u2026" not in shown and max(map(len, shown.splitlines())) <= 80
