@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from sftlab.callbacks.context import RunContext
@@ -66,6 +67,8 @@ def measured_table(context: RunContext) -> Table | None:
         caption=f"seeds {seeds}; {problems:,} problems of each ability a seed; {measured['made_by']}",
         title_justify="left",
         caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     table.add_column("")
     for ability in context.data.abilities:

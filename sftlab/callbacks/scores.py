@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich import box
 from rich.table import Table
 
 from sftlab.bounds import within
@@ -201,7 +202,8 @@ def score_matrix(rows: Sequence[ScoreRow], full: Mapping[str, Sequence[str]]) ->
 def score_table(rows: Sequence[ScoreRow], full: Mapping[str, Sequence[str]]) -> Table:
     """Stages down, abilities across; each cell a score with its 95 % interval; below, what was forgotten."""
     matrix = score_matrix(rows, full)
-    table = Table(title="Scores after each stage (95 % interval); * trained in full last", title_justify="left")
+    title = "Scores after each stage (95 % interval); * trained in full last"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("after stage")
     for ability in matrix.abilities:
         table.add_column(ability, justify="right")
