@@ -52,7 +52,7 @@ ORDER = """
     callbacks.signals callbacks.micro_batches
     callbacks.optimizers callbacks.conductor callbacks.schedule callbacks.adaptive
     callbacks.checkpoints callbacks.metrics callbacks.ledger callbacks.progress callbacks.measured
-    callbacks.scores
+    callbacks.judging callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
     cli starter
     analysis.map.queries analysis.map.representation analysis.map.separation analysis.map.projection

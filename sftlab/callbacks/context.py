@@ -74,10 +74,10 @@ class RunContext:
             return False
         return self.plan.stage_ending_at(self.step) is None
 
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """Give metrics of now to every logger."""
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Give metrics to every logger, of now or of an earlier step."""
         for logger in self.trainer.loggers:
-            logger.log_metrics(dict(metrics), step=self.step)
+            logger.log_metrics(dict(metrics), step=self.step if step is None else step)
 
     def export(self, folder: Path) -> None:
         """Export the model as it is now, as a Hugging Face folder; call it on every rank."""

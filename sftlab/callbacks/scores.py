@@ -8,6 +8,7 @@ import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,15 @@ from rich.table import Table
 
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.judging import Judging, Nobody, Place, owed_before
 from sftlab.callbacks.measured import measured_table
 from sftlab.callbacks.metrics import log_text
 from sftlab.callbacks.progress import say
 from sftlab.data.ability import PlannedData
 from sftlab.data.source import LabSource
-from sftlab.evaluate.backend import Backend
 from sftlab.evaluate.engine import check_engine
-from sftlab.evaluate.run import read_scores, run_task
-from sftlab.evaluate.spread import first_rank_asks
+from sftlab.evaluate.run import Graded, answer_task, read_scores, run_task
+from sftlab.evaluate.spread import first_rank_asks, first_rank_works
 from sftlab.files import checked_name, write_text
 from sftlab.plan.plan import StagePlan
 from sftlab.results.score import Score, ScoreRow
@@ -48,6 +49,8 @@ class ScoreAbilities(Callback):
         batch_size: Prompts that a rank decodes side by side.
         engine: Command that serves a stage to OpenAI-compatible clients, which is asked in the place of the ranks:
             ``vllm serve {model} --port {port}``. It is started for each scoring and ended after it.
+        background: Grade answers while the next stage trains, for a slow judge. The last stage's scores are waited for;
+            a killed run that goes on grades what it owes.
 
     Raises:
         ValueError: A number is out of bounds, the command is none, or a task needs the model itself.
@@ -61,6 +64,7 @@ class ScoreAbilities(Callback):
         before: bool = False,
         batch_size: int = 128,
         engine: str | None = None,
+        background: bool = False,
     ) -> None:
         within("num_problems", num_problems, 1, MAX_PROBLEMS, is_whole=True)
         within("batch_size", batch_size, 1, 1_000_000, is_whole=True)
@@ -77,7 +81,8 @@ class ScoreAbilities(Callback):
                 if isinstance(task, ModelTask):
                     raise ValueError(f"tasks.{ability}: {task.name} looks into the model: no engine can answer")
         self.every_n_steps, self.before, self.batch_size = every_n_steps, before, batch_size
-        self.engine = engine
+        self.engine, self.background = engine, background
+        self._judging = Judging(Path())
         self._rows: list[ScoreRow] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -96,15 +101,24 @@ class ScoreAbilities(Callback):
                 raise ValueError(f"ScoreAbilities.tasks.{ability}: {error}") from None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the scores of a resumed run; those of steps that are trained again are dropped."""
-        rows = read_scores(RunContext.of(trainer).folder / "scores.jsonl")
-        self._rows = [row for row in rows if (row.step or 0) <= trainer.global_step] if trainer.global_step else []
+        """Take up the scores of a resumed run, and those that it owes; steps that are trained again have none."""
+        context, step = RunContext.of(trainer), trainer.global_step
+        rows = read_scores(context.folder / "scores.jsonl")
+        self._rows = [row for row in rows if (row.step or 0) <= step] if step else []
+        self._judging = Judging(context.folder)
+        if trainer.is_global_zero:
+            for place in owed_before(context.folder, step) if step else ():
+                self._take_up(context, place)
+            self._judging.note()
+        with first_rank_works():
+            self._take_graded(context, wait=not self.background)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Score inside a stage, where asked for."""
         context = RunContext.of(trainer)
+        self._take_graded(context)
         if context.is_due_inside(batch_idx, self.every_n_steps):
             self._score_live(context, context.stage.stage.name, inside=True)
 
@@ -119,7 +133,9 @@ class ScoreAbilities(Callback):
         self._score(context, context.stage_folder(stage), stage.stage.name, inside=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the matrix."""
+        """Wait for what is owed, and print the matrix."""
+        with first_rank_works():
+            self._take_graded(RunContext.of(trainer), wait=True)
         rows = [row for row in self._rows if not row.inside and row.headline and row.best is not None]
         if not trainer.is_global_zero or not rows:
             return
@@ -145,29 +161,52 @@ class ScoreAbilities(Callback):
         with first_rank_asks(model, self.batch_size, device, self.engine or "") as backend:
             if backend is not None:
                 for ability, task in self.tasks_of(context.data).items():
-                    self._score_ability(context, ability, task, backend, stage, inside)
-                lines = "".join(json.dumps(row.to_dict()) + "\n" for row in self._rows)
-                write_text(context.folder / "scores.jsonl", lines)
+                    place = Place(context.step, stage, ability, inside)
+                    if self.background and not isinstance(task, ModelTask):
+                        self._judging.begin(place, answer_task(task, backend, **_how(context, place)).grade)
+                    else:
+                        self._take(context, place, run_task(task, backend, **_how(context, place)))
+                self._write(context)
+                is_last = context.plan.is_open or context.step >= context.plan.num_steps
+                self._take_graded(context, wait=is_last and not inside)
 
-    def _score_ability(
-        self, context: RunContext, ability: str, task: Task, backend: Backend, stage: str, inside: bool
-    ) -> None:
-        trainer, step = context.trainer, context.step
-        folder = context.folder / "answers" / f"step={step:06d}-{stage.replace(' ', '-')}"
-        about: dict[str, object] = {"step": step, "stage": stage, "ability": ability, "inside": inside}
-        system = context.data.abilities[ability].system if ability in context.data.abilities else ""
-        rows, verdicts, answers = run_task(task, backend, folder, about, system=system)
+    def _take_up(self, context: RunContext, place: Place) -> None:
+        """Grade the answers that a killed run has left, whatever it then asks."""
+        task = self.tasks_of(context.data).get(place.ability)
+        if task is None or isinstance(task, ModelTask):
+            words = f"{place.ability} after step {place.step:,} was answered, and is asked nothing any more: no score"
+            return say(context.trainer, f"ScoreAbilities: {words}")
+        return self._judging.begin(place, answer_task(task, Nobody(), **_how(context, place)).grade)
+
+    def _take_graded(self, context: RunContext, wait: bool = False) -> None:
+        """Make scores of what is graded by now, or of all that is owed."""
+        if wait and len(self._judging):
+            say(context.trainer, f"Waiting for {len(self._judging)} score(s) that are being graded")
+        for place, graded in self._judging.take(wait):
+            self._take(context, place, graded)
+            self._write(context)
+
+    def _write(self, context: RunContext) -> None:
+        lines = "".join(json.dumps(row.to_dict()) + "\n" for row in self._rows)
+        write_text(context.folder / "scores.jsonl", lines)
+
+    def _take(self, context: RunContext, place: Place, graded: Graded) -> None:
+        """Keep, log and show the scores of one place."""
+        rows, verdicts, answers = graded
+        trainer, ability, task = context.trainer, place.ability, self.tasks_of(context.data)[place.ability]
         # A run that was killed between these scores and its checkpoint has them already and measures again.
-        place = (step, stage, ability)
-        self._rows = [row for row in self._rows if (row.step, row.stage, row.ability) != place] + rows
+        known = (place.step, place.stage, ability)
+        kept = [row for row in self._rows if (row.step, row.stage, row.ability) != known]
+        self._rows = sorted(kept + rows, key=lambda row: row.step or 0)
         headline = rows[0].score()
         if headline.num_problems:
-            context.log({f"score/{ability}/{task.name}": headline.value})
+            context.log({f"score/{ability}/{task.name}": headline.value}, place.step)
         prompts = {problem.uid: problem.prompts for problem in task.problems()}
         reasons = {(verdict.uid, verdict.sample): verdict.reason for verdict in reversed(verdicts)}
         samples = [(prompts[a.uid], a.texts, reasons[a.uid, a.sample]) for a in answers[:3]]
-        log_text(trainer, f"answers/{ability}", _as_markdown(samples), step)
-        say(trainer, "\n  ".join([f"  {ability}: {_as_words(headline)}", *missing_lines(task.name, verdicts)]))
+        log_text(trainer, f"answers/{ability}", _as_markdown(samples), place.step)
+        of = "" if place.step == context.step else f", {place.stage} after step {place.step:,}"
+        say(trainer, "\n  ".join([f"  {ability}{of}: {_as_words(headline)}", *missing_lines(task.name, verdicts)]))
 
     def tasks_of(self, data: PlannedData) -> dict[str, Task]:
         """What each ability of the data is asked."""
@@ -176,6 +215,13 @@ class ScoreAbilities(Callback):
             if isinstance(ability.source, LabSource):
                 lab[name] = LabTask(name, self.num_problems, options=ability.source.options)
         return lab if self.tasks is None else self.tasks
+
+
+def _how(context: RunContext, place: Place) -> dict[str, Any]:
+    """Where the answers of a place go, what is said of its scores, and the system turn of its ability."""
+    folder = context.folder / "answers" / f"step={place.step:06d}-{place.stage.replace(' ', '-')}"
+    own = context.data.abilities.get(place.ability)
+    return {"folder": folder, "about": asdict(place), "system": own.system if own is not None else ""}
 
 
 def _log_matrix(context: RunContext, matrix: ScoreMatrix) -> None:

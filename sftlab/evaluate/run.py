@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,36 @@ from sftlab.results.verdict import Verdict, VerdictRow
 from sftlab.tasks.task import Answer, ModelTask, Problem, Score, Task
 
 Tell = Callable[[int, int], None]  # problems answered so far, problems in all
+Graded = tuple[list[ScoreRow], list[Verdict], list[Answer]]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A task with its answers, which lie in their file."""
+
+    task: Task
+    problems: Sequence[Problem]
+    answers: list[Answer]
+    folder: Path
+    about: dict[str, Any]
+
+    def grade(self) -> Graded:
+        """Grade and score it, and write what came out.
+
+        Raises:
+            ValueError: The task lacks something.
+        """
+        task, problems, answers = self.task, self.problems, self.answers
+        verdicts = _verdicts(task, problems, answers)
+        rows = score_rows(task.scores(verdicts), task.best, self.about | {"fingerprint": fingerprint(task, problems)})
+        _write_whole(self.folder / f"{task.name}.problems.jsonl", _lines(task, problems, answers, verdicts))
+        save_scores(self.folder, rows)
+        return rows, verdicts, answers
 
 
 def run_task(
     task: Task, backend: Backend, folder: Path, about: dict[str, Any], tell: Tell | None = None, system: str = ""
-) -> tuple[list[ScoreRow], list[Verdict], list[Answer]]:
+) -> Graded:
     """Answer, grade and score one task.
 
     Args:
@@ -38,21 +63,33 @@ def run_task(
     Raises:
         ValueError: The task lacks something, or the model cannot answer.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    checked_name("task", task.name)
-    problems = [replace(one, system=one.system or system) for one in task.problems()]
-    if isinstance(task, ModelTask):
-        scores = task.measure(backend)
-        rows = score_rows(scores, task.best, about | {"fingerprint": fingerprint(task, problems)})
-        save_scores(folder, rows)
-        return rows, [], []
+    if not isinstance(task, ModelTask):
+        return answer_task(task, backend, folder, about, tell, system).grade()
+    problems = _asked_of(task, folder, system)
+    scores = task.measure(backend)
+    rows = score_rows(scores, task.best, about | {"fingerprint": fingerprint(task, problems)})
+    save_scores(folder, rows)
+    return rows, [], []
+
+
+def answer_task(
+    task: Task, backend: Backend, folder: Path, about: dict[str, Any], tell: Tell | None = None, system: str = ""
+) -> Answered:
+    """Answer one task, which is graded later; the arguments are those of ``run_task``.
+
+    Raises:
+        ValueError: The task lacks something, or the model cannot answer.
+    """
+    problems = _asked_of(task, folder, system)
     _check(task, problems)
     answers = _answers(task, problems, backend, folder / f"{task.name}.answers.jsonl", about, tell)
-    verdicts = _verdicts(task, problems, answers)
-    rows = score_rows(task.scores(verdicts), task.best, about | {"fingerprint": fingerprint(task, problems)})
-    _write_whole(folder / f"{task.name}.problems.jsonl", _lines(task, problems, answers, verdicts))
-    save_scores(folder, rows)
-    return rows, verdicts, answers
+    return Answered(task, problems, answers, folder, about)
+
+
+def _asked_of(task: Task, folder: Path, system: str) -> list[Problem]:
+    folder.mkdir(parents=True, exist_ok=True)
+    checked_name("task", task.name)
+    return [replace(one, system=one.system or system) for one in task.problems()]
 
 
 def _check(task: Task, problems: Sequence[Problem]) -> None:

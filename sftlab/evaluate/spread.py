@@ -54,6 +54,18 @@ def first_rank_asks(folder: Path, batch_size: int, device: str, engine: str = ""
     distributed.destroy_process_group(group)
 
 
+@contextmanager
+def first_rank_works() -> Iterator[None]:
+    """The other ranks wait until the first is done with what is inside, however long that takes."""
+    from torch import distributed
+
+    yield
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        group = distributed.new_group(backend="gloo", timeout=_LONGEST)
+        distributed.barrier(group)
+        distributed.destroy_process_group(group)
+
+
 class SpreadModel(LocalModel):
     """A model in this process, of which other ranks have copies.
 

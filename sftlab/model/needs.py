@@ -26,6 +26,7 @@ _WORDS = {
     "gathered": "of other devices' weights, by FSDP2",
     "activations": "of the largest micro-batch",
     "logits": "and what their loss keeps",
+    "kernels": "that a CPU compiles for products in bf16",
 }
 
 
@@ -84,7 +85,8 @@ def needs_screen(module: SFTModule, plan: Plan, setup: Setup, hardware: Hardware
     for name, justify in (("memory", "left"), ("GiB", "right"), ("what", "left")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for name, words in _WORDS.items():
-        table.add_row(name, f"{getattr(found, name) / GIB:,.2f}", words)
+        if (size := getattr(found, name)) or name != "kernels":
+            table.add_row(name, f"{size / GIB:,.2f}", words)
     table.add_row("together", f"{found.total / GIB:,.2f}", f"of {room / GIB:,.1f} usable", style="bold")
     if setup.is_offloaded:
         words = "weights, gradients and optimizer of each process, in its host's memory"

@@ -19,6 +19,7 @@ STATE_FILE = "state.json"
 CONFIG_FILE = "config.yaml"  # in a run's folder: what it was made with, a config of fit itself
 FOLDER_VARIABLE = "SFTLAB_RUN_FOLDER"  # how a process tells those that it starts which folder is theirs
 LAUNCHER_VARIABLE = "SFTLAB_FIRST_RANK"  # told by a run's first process to the ranks that it launches: its id
+JUDGING_FILE = "judging.json"  # scores that a run owes: answered, and not graded yet
 _LAUNCHED = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set for processes that a launcher starts side by side
 _LOCK_FILE = ".lock"
 _HELD: dict[Path, int] = {}  # folders that this process runs in, with the descriptor of the lock
@@ -302,3 +303,19 @@ def _candidates(folder: Path) -> Iterator[Path]:
             yield path
         elif path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
             yield from _candidates(path)
+
+
+def owed_scores(folder: Path) -> list[dict[str, object]]:
+    """What a run has answered and not graded yet, each with its step, stage and ability.
+
+    Raises:
+        ValueError: The note is damaged.
+    """
+    path = folder / JUDGING_FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+        raise ValueError(f"{path} is damaged: delete it, and those scores are not measured")
+    return found

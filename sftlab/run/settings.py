@@ -312,6 +312,7 @@ _LATER = {
     **{"lr_schedule": described(Cosine()), "optimizer": None, "warmup_steps": None},
     **{"frozen": [], "neftune_alpha": 0, "label_smoothing": 0},
 }
+_WHEN = ("background",)  # arguments of callbacks of ours that say when something is measured
 _BY_HASH = ("path", "tokenizer")  # arguments of a model whose content is hashed
 
 
@@ -352,4 +353,6 @@ def _made(value: Any, depth: int = 4) -> Any:
     missing = object()
     held = {one: getattr(value, one, getattr(value, f"_{one}", missing)) for one in arguments(cls)}
     found = vars(value) if missing in held.values() else held
+    if name.startswith("sftlab."):
+        found = {key: item for key, item in found.items() if key not in _WHEN}
     return [name, {key: _made(item, depth - 1) for key, item in found.items()}]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sftlab.model.contents import is_whole
-from sftlab.run.folder import checkpoint_path
+from sftlab.run.folder import checkpoint_path, owed_scores
 
 FREED_FILE = "freed.json"
 
@@ -29,8 +29,9 @@ class Finished(Protocol):
 
 
 def has_checkpoint(folder: Path, stage: Finished) -> bool:
-    """Whether another run can go on from a stage of the run in a folder."""
-    return is_whole(checkpoint_path(folder, stage.end_step, stage.name))
+    """Whether another run can go on from a stage of the run in a folder, all of its scores measured."""
+    owed = any(entry.get("step") == stage.end_step for entry in owed_scores(folder))
+    return not owed and is_whole(checkpoint_path(folder, stage.end_step, stage.name))
 
 
 def is_done(folder: Path, stage: Finished) -> bool:

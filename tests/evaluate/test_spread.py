@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from sftlab.evaluate.local import LocalModel
 from sftlab.evaluate.run import run_task
-from sftlab.evaluate.spread import first_rank_asks
+from sftlab.evaluate.spread import first_rank_asks, first_rank_works
 from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.model.backbone import load_config
 from sftlab.tasks.lab import LabTask
@@ -64,7 +65,12 @@ def rank_of_two(rank: int, folder: Path) -> None:
                 (place / "answers.json").write_text(json.dumps(all_of(backend)))
                 run_task(LabTask("math", 5), backend, place / "task", {})
         (place / f"own{rank}.json").write_text(json.dumps(own))
-    distributed.barrier()
+    with first_rank_works():
+        if rank == 0:
+            time.sleep(0.5)
+            (folder / "worked").touch()
+    assert (folder / "worked").exists()
+    (folder / f"waited{rank}").touch()
     os._exit(0)
 
 
@@ -95,3 +101,7 @@ def test_each_rank_that_sees_the_model_answers_its_part(two_ranks, case):
     asked = [problem.uid for problem in (*ASKED, *ASKED, *LabTask("math", 5).problems())]
     assert sorted(first + second) == sorted(asked)
     assert abs(len(first) - len(second)) <= 9 if case == "shared" else not second
+
+
+def test_the_others_wait_until_the_first_rank_has_worked(two_ranks):
+    assert (two_ranks / "waited0").exists() and (two_ranks / "waited1").exists()
