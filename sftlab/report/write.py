@@ -66,8 +66,9 @@ def sections_of(evidence: Evidence, figures: Sequence[Figure]) -> list[Section]:
 
 
 def is_choice(figure: Figure, evidence: Evidence) -> bool:
-    """Whether a figure already says which setting is the best; a search's says it under the search's constraints."""
-    return isinstance(figure, Search) or (isinstance(figure, Curve) and figure.covers(evidence))
+    """Whether a figure already says which setting is the best; a search's does so for its own weights."""
+    is_searched = isinstance(figure, Search) and not evidence.weights
+    return is_searched or (isinstance(figure, Curve) and figure.covers(evidence))
 
 
 def has_specialists_alone(evidence: Evidence) -> bool:

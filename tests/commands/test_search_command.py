@@ -8,6 +8,7 @@ import yaml
 from surfaces import Instant, Killed
 
 from sftlab.commands.search import main
+from sftlab.report.write import write_report
 
 ABILITIES = {
     "math": {"class_path": "MathData", "init_args": {"path": "lab", "num_examples": 48}},
@@ -69,6 +70,9 @@ def test_it_is_a_study_with_a_report_of_its_own(finished):
     drawn = {path.stem for path in (finished / "report").glob("search-*.png")}
     assert drawn == {"search-ternary", "search-slices", "search-changes", "search-front"}
     assert found["decision"].replace("**", "").split(".")[0] in page.replace("<b>", "").replace("</b>", "")
+    weighed = write_report(finished, {"math": 5.0}).read_text()
+    assert "The search decided for its own weights (" in weighed and "Which setting" in weighed
+    write_report(finished)
     shares = {trial["name"]: trial["shares"] for trial in found["trials"]}
     assert shares["proportional"] == [0.5, 0.25, 0.25] and shares["math_alone"] == [1, 0, 0]
 

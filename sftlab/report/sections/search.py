@@ -44,6 +44,7 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
     if found["check"]:
         section.findings.append(str(found["check"]["words"]))
     section.findings.append(_cost_words(found, evidence))
+    section.warnings += _other_weights(found, evidence)
     section.lead = (
         "Anchors are mixtures that are run whatever comes out: each ability alone, the data as they are, and others "
         "that the space has. Surfaces are fitted to the runs of anchors and other candidates; the rest is predicted. "
@@ -82,6 +83,21 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
         )
     section.parts += [_best_table(found), *_check_tables(found), _surface_table(found), _batch_table(found)]
     section.parts.append(_run_table(found, evidence))
+
+
+def _other_weights(found: dict[str, Any], evidence: Evidence) -> list[str]:
+    """That a reader's weights are not those that the search decided for, where they are not."""
+    own, asked = (
+        {ability: float(weights.get(ability, 1.0)) for ability in found["abilities"]}
+        for weights in (found["weights"] or {}, evidence.weights)
+    )
+    if not evidence.weights or asked == own:
+        return []
+    words = ", ".join(f"{name}={value:g}" for name, value in own.items())
+    return [
+        f"The search decided for its own weights ({words}), not for those of this report. Give yours in its file and "
+        "search under another --name: runs that both make are taken over. Below: the settings that were run, by yours."
+    ]
 
 
 def _cost_words(found: dict[str, Any], evidence: Evidence) -> str:
