@@ -217,9 +217,9 @@ def slices_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
                     "of": name,
                     "places": [place for place, _ in groups],
                     "texts": [axis.text(place) for place, _ in groups],
-                    "mean": mean_L.tolist(),
-                    "low": low_L.tolist(),
-                    "high": high_L.tolist(),
+                    "mean": [_part(value) for value in mean_L],
+                    "low": [_part(value) for value in low_L],
+                    "high": [_part(value) for value in high_L],
                     "change": float(change_D.mean()),
                     "change_low": low,
                     "change_high": high,
@@ -242,7 +242,7 @@ def candidates_of(beliefs: Beliefs, space: Space) -> list[dict[str, Any]]:
             "shares": [float(share) for f, v in zip(space.factors, point, strict=True) if isinstance(f, Shares)
                        for share in v],  # type: ignore[union-attr]
             "scores": {
-                name: [float(mean_AC[a, c]), float(low_AC[a, c]), float(high_AC[a, c])]
+                name: [_part(mean_AC[a, c]), _part(low_AC[a, c]), _part(high_AC[a, c])]
                 for a, name in enumerate(beliefs.abilities)
             },
             WEIGHTED: [float(utility_C[c]), float(low_C[c]), float(high_C[c])],
@@ -253,6 +253,11 @@ def candidates_of(beliefs: Beliefs, space: Space) -> list[dict[str, Any]]:
         }
         for c, point in enumerate(beliefs.candidates)
     ]  # fmt: skip
+
+
+def _part(value: float) -> float:
+    """A prediction as it is shown: a surface does not know that a score lies between 0 and the best possible."""
+    return float(min(max(value, 0.0), 1.0))
 
 
 def front_share(beliefs: Beliefs, num_draws: int = 64) -> np.ndarray:

@@ -124,8 +124,6 @@ def believe(
         surfaces[ability] = surface = fit_surface(space, places, values)
         p_values.append(effect_p(space, places, values))
         drawn_DP = _draws(surface, asked, seed=number)
-        if min(values) >= 0 and max(values) <= 1:  # parts of the best possible: the surface knows of no end
-            drawn_DP = drawn_DP.clip(0, 1)
         draws.append(drawn_DP[:, : len(candidates)])
         rest, mine = list(drawn_DP[:, len(candidates) :].T), []
         random = np.random.default_rng(1000 + number)
