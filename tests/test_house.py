@@ -26,7 +26,7 @@ ORDER = """
     data.stream data.json_records data.columns data.records data.droplist data.split data.keys data.readers
     data.chat_template data.messages data.pieces data.survey
     data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
-    data.seed data.feed data.ability data.mixture
+    data.seed data.feed data.ability data.mixture data.plan_cache
     model.contents model.attention model.sharded model.adapter model.backbone model.freeze model.noise model.loss
     model.isolation model.limits model.muon model.optim model.moments model.recompute
     model.checkpoint model.weights model.layout model.snapshot model.behind model.parallel model.loading

@@ -18,10 +18,10 @@ from sftlab.callbacks.context import RunContext, data_of, module_of
 from sftlab.callbacks.micro_batches import choose_micro_batches
 from sftlab.config import build_chosen
 from sftlab.data.ability import PlannedData
+from sftlab.data.plan_cache import planned
 from sftlab.model.limits import limit_problems
 from sftlab.model.module import SFTModule
-from sftlab.plan.adapt import Adaptation, compile_schedule
-from sftlab.plan.compile import Compiler
+from sftlab.plan.adapt import Adaptation
 from sftlab.plan.curriculum import BY_LOSS, Curriculum, check_curriculum
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import MixturePolicy, checked_unit
@@ -129,12 +129,10 @@ class StageSchedule(Callback):
         module.check(stages)
         if any(stage.curriculum in BY_LOSS for stage in stages):
             measure_base(data, module)
-        how = (data.policy, data.batch, data.max_length, data.seed, data.packing)
-        compiler = Compiler(data.pools(), *how)
-        self._adaptation = compile_schedule(compiler, stages)
-        for planned in compiler.plan.stages:
-            planned.stage.num_warmup_steps(planned.num_steps, module.warmup_ratio, module.warmup_steps)
-        return compiler.plan
+        plan, self._adaptation = planned(data, stages)
+        for part in plan.stages:
+            part.stage.num_warmup_steps(part.num_steps, module.warmup_ratio, module.warmup_steps)
+        return plan
 
     def extend(self, context: RunContext) -> None:
         """Append the next segment to an open plan, or close it; a schedule that compiles all at once never comes here.

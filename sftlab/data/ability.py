@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import abstractmethod
 from collections import Counter
@@ -28,7 +29,7 @@ from sftlab.lab.options import LabOptions
 from sftlab.plan.compile import one_pass
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import MixturePolicy, Proportional
-from sftlab.plan.pool import Pool
+from sftlab.plan.pool import Pool, rank
 from sftlab.plan.stage import StepSize
 from sftlab.plan.uids import index_type
 
@@ -72,6 +73,7 @@ class PlannedData(LightningDataModule):
             within("data.seed", seed, 0, 2**63, is_whole=True)
         self.template, self.max_length, self.overlong, self.packing = template, max_length, overlong, packing
         self.batch, self.num_workers, self._seed = StepSize(**batch), num_workers, seed
+        self.plan_note = ""  # where a large plan came from, told by the schedule
         self.limit_notes: list[str] = []  # what of the data lies near a limit of the model, told by the schedule
         self.run_seed: int | None = None  # of seed_everything, where a config is only planned
         self.encoder: Encoder | None = None
@@ -116,6 +118,7 @@ class PlannedData(LightningDataModule):
             *([f"Held out for validation: {', '.join(counts)} examples."] if counts else []),
             *(note for ability in self.abilities.values() for note in ability.notes()),
             *self.limit_notes,
+            *([self.plan_note] if self.plan_note else []),
         ]
 
     def identity(self) -> dict[str, str]:
@@ -289,11 +292,11 @@ class AbilityData(PlannedData):
                 f"{len(self._examples):,} examples in {len(set(self._examples.groups)):,} groups are too few."
             )
         if self.max_examples is not None:
-            pool = self.pool(0)
-            held_out_N = self._held_out_N & self._kept_N
-            unseen = int(held_out_N.sum()) - self.num_held_out
+            population = self.source.num_declared or int((self._kept_N & ~self._held_out_N).sum())
+            unseen = int((self._held_out_N & self._kept_N).sum()) - self.num_held_out
             beside = f"; {unseen:,} more are held out and not used" if unseen else ""
-            found.append(f"{self.name}: {len(pool):,} of {pool.population:,} examples by max_examples{beside}.")
+            used = min(self.max_examples, population)
+            found.append(f"{self.name}: {used:,} of {population:,} examples by max_examples{beside}.")
         return found
 
     def conversations(self) -> Iterator[tuple[str, Conversation]]:
@@ -332,11 +335,21 @@ class AbilityData(PlannedData):
 
     def _pool(self, chosen_N: np.ndarray, seed: int) -> Pool:
         index_M = np.flatnonzero(chosen_N).astype(index_type(len(chosen_N)))
+        return self.pool_of(index_M[rank(self.name, self.examples.uids[index_M], seed)])
+
+    def pool_of(self, index_M: np.ndarray, population: int | None = None) -> Pool:
+        """Some examples, by their positions in the source and in this order; of ``population``, or of themselves."""
         table = self.examples
-        uids = table.uids[index_M]
         losses_M = None if self.base_losses_I is None else self.base_losses_I[index_M]
         sizes = (table.lengths_N[index_M], table.supervised_N[index_M])
-        return Pool.ranked(self.name, uids, *sizes, seed, index_M, losses_M)
+        population = len(index_M) if population is None else population
+        return Pool(self.name, index_M, table.uids[index_M], *sizes, population, losses_N=losses_M)
+
+    def pool_key(self) -> list[object]:
+        """What decides ``pool`` but for the seed: examples, which of them are chosen, fraction, losses of the base."""
+        chosen, losses_I = np.packbits(self._kept_N & ~self._held_out_N), self.base_losses_I
+        hashes = [hashlib.blake2b(part.tobytes()).hexdigest() for part in (chosen, losses_I) if part is not None]
+        return [self.name, self.examples.written, hashes, self.fraction, self.max_examples]
 
     def audit_counts(self) -> dict[str, int]:
         """Records repaired, truncated, split or dropped, by cause."""

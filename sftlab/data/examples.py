@@ -46,6 +46,7 @@ class Examples:
         lengths_N: Tokens of each example.
         supervised_N: Supervised tokens of each example.
         audit: What happened to the records on the way.
+        written: Hash of the file that holds them.
         folder: Its place in the cache.
 
     Raises:
@@ -55,15 +56,12 @@ class Examples:
     def __init__(self, folder: Path) -> None:
         import pyarrow as pa
 
-        audit = _checked_audit(folder)
+        audit, self.written = _checked_audit(folder)
         table = pa.ipc.open_file(pa.memory_map(str(folder / TABLE))).read_all()
         self.uids = _uids(folder / TABLE, len(table))
         self.groups: Sequence[str] = _Texts(table["group"])
         self.lengths_N, self.supervised_N = (
-            np.concatenate(
-                [np.zeros(0, np.int32), *(_ints(part[name]).copy() for part in _columns(folder / TABLE, name))]
-            )
-            for name in ("length", "supervised")
+            _column(folder / TABLE, name, np.empty(len(table), np.int32)) for name in ("length", "supervised")
         )
         self._ids, self._runs = _lists(table["ids"]), _lists(table["runs"])
         self._starts = np.cumsum([0, *(len(chunk) for chunk in table["ids"].chunks)]).tolist()
@@ -72,9 +70,7 @@ class Examples:
     @functools.cached_property
     def content_NB(self) -> np.ndarray:
         """Hash of each example's uid, token ids and mask, 16 bytes: equal hashes train the same."""
-        parts = (batch["content"] for batch in _columns(self.folder / TABLE, "content"))
-        bytes_B = [np.frombuffer(part.buffers()[1], np.uint8).copy() for part in parts if len(part)]
-        return np.concatenate([np.zeros(0, np.uint8), *bytes_B]).reshape(-1, CONTENT_BYTES)
+        return _column(self.folder / TABLE, "content", np.empty((len(self), CONTENT_BYTES), np.uint8))
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -95,12 +91,14 @@ class Examples:
         return max((int(values.max()) for values, _ in self._ids if len(values)), default=-1)
 
     def content_hash(self, index_M: Sequence[int] | np.ndarray | None = None) -> str:
-        """Hash of some examples (all by default), in whatever order they stand."""
-        content_NB = self.content_NB if index_M is None else self.content_NB[np.asarray(index_M, dtype=np.int64)]
+        """Hash of some examples (all by default), each once, in whatever order they stand."""
+        is_all = index_M is None or len(index_M) == len(self)
+        index_M = None if is_all else np.asarray(index_M, dtype=getattr(index_M, "dtype", np.int64))
         digest = hashlib.blake2b(digest_size=16)
-        order_N = digest_order(content_NB)
-        for start in range(0, len(order_N), _HASHED_AT_ONCE):
-            digest.update(content_NB[order_N[start : start + _HASHED_AT_ONCE]])
+        order_M = digest_order(self.content_NB, index_M)
+        for start in range(0, len(order_M), _HASHED_AT_ONCE):
+            chunk = order_M[start : start + _HASHED_AT_ONCE]
+            digest.update(self.content_NB[chunk if index_M is None else index_M[chunk]])
         return digest.hexdigest()
 
     def _item(self, lists: list[tuple[np.ndarray, np.ndarray]], index: int) -> np.ndarray:
@@ -144,6 +142,18 @@ def _columns(path: Path, name: str) -> Iterator[Any]:
             yield reader.get_batch(number)
 
 
+def _column(path: Path, name: str, found: np.ndarray) -> np.ndarray:
+    """A column of numbers, or of as many bytes each, copied into ``found``."""
+    start = 0
+    for batch in _columns(path, name):
+        if not (size := len(batch)):
+            continue
+        values = np.frombuffer(batch[name].buffers()[1], found.dtype, size * found[:1].size)
+        found[start : start + size] = values.reshape(size, *found.shape[1:])
+        start += size
+    return found
+
+
 def _uids(path: Path, count: int) -> Uids:
     """The uids of a table as bytes."""
     names_NB, start = np.zeros((count, 1), dtype=np.uint8), 0
@@ -184,7 +194,8 @@ def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> N
     (folder / AUDIT).write_text(json.dumps(about), encoding="utf-8")
 
 
-def _checked_audit(folder: Path) -> dict[str, Any]:
+def _checked_audit(folder: Path) -> tuple[dict[str, Any], str]:
+    """The audit, and the hash of the file of examples."""
     try:
         about = json.loads((folder / AUDIT).read_text(encoding="utf-8"))
         written, stat = about.pop("table"), (folder / TABLE).stat()
@@ -192,7 +203,7 @@ def _checked_audit(folder: Path) -> dict[str, Any]:
         raise DamagedEntry(f"{type(error).__name__}: {error}") from None
     if written != _hash_of(folder / TABLE, stat.st_size, stat.st_mtime_ns):
         raise DamagedEntry(f"{TABLE} is not what was written")
-    return dict(about)
+    return dict(about), str(written)
 
 
 @functools.cache

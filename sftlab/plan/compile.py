@@ -16,6 +16,8 @@ from sftlab.plan.pool import Pool, seed_from
 from sftlab.plan.stage import Stage, StepSize
 from sftlab.plan.uids import Uids, index_type
 
+RULES = 1  # version of how pools become plans (ranks, policies, packing, curricula too): raise it when others come out
+
 
 def compile_plan(
     pools: Sequence[Pool],
@@ -90,7 +92,7 @@ class Compiler:
     ) -> None:
         by_name = {pool.ability: pool for pool in sorted(pools, key=lambda pool: pool.ability)}
         self._offsets = dict(zip(by_name, np.cumsum([0, *map(len, by_name.values())]).tolist(), strict=False))
-        self._pools, self._policy, self._seed = by_name, policy, seed
+        self._policy, self._seed = policy, seed
 
         def joined(arrays: list[np.ndarray]) -> np.ndarray:
             return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.int32)
@@ -108,6 +110,18 @@ class Compiler:
             declared=any(pool.declared for pool in pools),
             populations={name: pool.population for name, pool in by_name.items()},
             losses_N=_losses(list(by_name.values())),
+        )
+        self._pools = {name: self._shared(pool) for name, pool in by_name.items()}
+
+    def _shared(self, pool: Pool) -> Pool:
+        """A pool whose arrays are a part of the plan's, so that there is one of each."""
+        mine, plan = slice(start := self._offsets[pool.ability], start + len(pool)), self.plan
+        return replace(
+            pool,
+            index_N=plan.index_N[mine],
+            uids_N=plan.uids_N[mine],
+            lengths_N=plan.lengths_N[mine],
+            supervised_N=plan.supervised_N[mine],
         )
 
     def check(self, stage: Stage) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.plan.uids import Uids
 
+_AT_ONCE = 1 << 18  # examples looked at together
+
 
 @dataclass(frozen=True)
 class LedgerRow:
@@ -57,16 +59,7 @@ def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
         end = min(stage.end_step, num_steps)
         if end <= stage.first_step:
             continue
-        example_E = plan.example_E[plan.example_span(stage.first_step, end)]
-        times_N = np.bincount(example_E, minlength=len(plan.ability_N))
-        counts_of, distinct = dict[str, dict[str, int]](), dict[str, int]()
-        for ability in stage.selected:
-            mine_N = plan.ability_N == plan.abilities.index(ability)
-            times_M = times_N[mine_N]
-            sizes = {"tokens": plan.lengths_N[mine_N], "supervised_tokens": plan.supervised_N[mine_N]}
-            counts_of[ability] = {"examples": int(times_M.sum())}
-            counts_of[ability] |= {unit: int(times_M @ size_M) for unit, size_M in sizes.items()}
-            distinct[ability] = int(np.count_nonzero(times_M))
+        counts_of, distinct = _counts(plan, stage, end)
         units = ("examples", "tokens", "supervised_tokens")
         totals = {unit: max(1, sum(counts[unit] for counts in counts_of.values())) for unit in units}
         for ability, selected in stage.selected.items():
@@ -84,6 +77,25 @@ def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
                 )
             )
     return rows
+
+
+def _counts(plan: Plan, stage: StagePlan, end_step: int) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """What a stage has trained of each ability before a step: examples and their sizes, and distinct examples."""
+    size, span = len(plan.abilities), plan.example_span(stage.first_step, end_step)
+    sums = {unit: np.zeros(size, dtype=np.int64) for unit in ("examples", "tokens", "supervised_tokens")}
+    seen_N = np.zeros(len(plan.ability_N), dtype=bool)
+    for start in range(span.start, span.stop, _AT_ONCE):
+        example_E = plan.example_E[start : min(start + _AT_ONCE, span.stop)]
+        ability_E, seen_N[example_E] = plan.ability_N[example_E], True
+        sizes = (None, plan.lengths_N[example_E], plan.supervised_N[example_E])
+        for sum_A, size_E in zip(sums.values(), sizes, strict=True):
+            sum_A += np.bincount(ability_E, size_E, minlength=size).astype(np.int64)
+    counts, distinct = dict[str, dict[str, int]](), dict[str, int]()
+    for ability in stage.selected:
+        number = plan.abilities.index(ability)
+        counts[ability] = {unit: int(sum_A[number]) for unit, sum_A in sums.items()}
+        distinct[ability] = int(np.count_nonzero(seen_N & (plan.ability_N == number)))
+    return counts, distinct
 
 
 def loss_shares(plan: Plan, stage: StagePlan, normalise: str = "token") -> dict[str, float]:
@@ -126,7 +138,7 @@ class Exposures(NamedTuple):
     step_E: np.ndarray
 
 
-def exposures(plan: Plan, num_steps: int | None = None, at_once: int = 1 << 18) -> Iterator[Exposures]:
+def exposures(plan: Plan, num_steps: int | None = None, at_once: int = _AT_ONCE) -> Iterator[Exposures]:
     """Every exposure of every example in the order of training, about ``at_once`` at a time, at least a step."""
     num_steps = plan.num_compiled_steps if num_steps is None else num_steps
     ends_S1 = plan.row_starts_R1[plan.step_starts_S1[: num_steps + 1]]

@@ -166,6 +166,9 @@ class Plan:
         self.example_E = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype=np.int32), *parts])
         self.row_starts_R1 = joined([segment.row_starts_R1 for segment in self.segments])
         self.step_starts_S1 = joined([segment.step_starts_S1 for segment in self.segments])
+        ends = np.cumsum([len(part) for part in parts])[:-1]
+        shared = np.split(self.example_E, ends) if parts else []  # parts of one array, which is there once
+        self.segments = tuple(replace(one, example_E=part) for one, part in zip(self.segments, shared, strict=True))
         by_stage = groupby(self.segments, key=lambda segment: segment.planned.stage.name)
         self.stages = tuple(_stage_of(list(segments)) for _, segments in by_stage)
 

@@ -21,6 +21,11 @@ def seed_from(*names: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+def rank(ability: str, uids_N: Uids, seed: int) -> np.ndarray:
+    """The order [N] of some examples by a hash of their uid, keyed by ``seed`` and the ability's name."""
+    return uids_N.order_by_hash(seed_from("rank", ability, seed).to_bytes(8, "little"))
+
+
 @dataclass(frozen=True, eq=False)
 class Pool:
     """Examples of one ability, ranked; every subset is a prefix, so subsets are nested.
@@ -64,9 +69,8 @@ class Pool:
 
         ``index_N`` are their positions in the source; 0, 1, 2 ... by default. ``losses_N`` is the base's loss of each.
         """
-        key = seed_from("rank", ability, seed).to_bytes(8, "little")
         uids_N = Uids.of(uids)
-        order_N = uids_N.order_by_hash(key)
+        order_N = rank(ability, uids_N, seed)
         return cls(
             ability,
             order_N if index_N is None else np.asarray(index_N)[order_N],

@@ -9,7 +9,7 @@ A text is made of one when somebody asks for it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, overload
 
@@ -29,8 +29,7 @@ class Uids(Sequence[str]):
     def __init__(self, stores: Sequence[np.ndarray], place_N: np.ndarray | None = None) -> None:
         self._stores = tuple(stores)
         self._starts = np.cumsum([0, *map(len, stores)])
-        size = int(self._starts[-1])
-        self._place_N = np.arange(size, dtype=index_type(size)) if place_N is None else place_N
+        self._place_N = place_N  # None stands for 0, 1, 2 ..., which need no memory
 
     @classmethod
     def of(cls, uids: Iterable[str]) -> Uids:
@@ -47,12 +46,16 @@ class Uids(Sequence[str]):
         stores = [store for part in parts for store in part._stores]
         offsets = np.cumsum([0, *(part._starts[-1] for part in parts)])
         kind = index_type(int(offsets[-1]))
-        places = [(part._place_N + offset).astype(kind) for part, offset in zip(parts, offsets, strict=False)]
-        return cls(stores, np.concatenate([np.empty(0, dtype=kind), *places]))
+        place_N, start = np.empty(sum(map(len, parts)), dtype=kind), 0
+        for part, offset in zip(parts, offsets.tolist(), strict=False):
+            end = start + len(part)
+            np.add(part._places(0, len(part)), offset, out=place_N[start:end], casting="same_kind")
+            start = end
+        return cls(stores, place_N)
 
     def __len__(self) -> int:
         """How many."""
-        return len(self._place_N)
+        return int(self._starts[-1]) if self._place_N is None else len(self._place_N)
 
     @overload
     def __getitem__(self, index: int) -> str: ...
@@ -63,8 +66,9 @@ class Uids(Sequence[str]):
     def __getitem__(self, index: Any) -> str | Uids:
         """One as a text, or several in the order of a slice or of an array of numbers."""
         if isinstance(index, (slice, np.ndarray)):
-            return Uids(self._stores, self._place_N[index])
-        return str(self._bytes(self._place_N[index : index + 1 or None])[0].decode())
+            return Uids(self._stores, self._chosen(index))
+        place = range(len(self))[index]
+        return str(self._bytes(self._places(place, place + 1))[0].decode())
 
     def __iter__(self) -> Iterator[str]:
         """As texts."""
@@ -84,7 +88,7 @@ class Uids(Sequence[str]):
     def chunks(self) -> Iterator[list[bytes]]:
         """All as lists of bytes, so many at once as memory never notices."""
         for start in range(0, len(self), _CHUNK):
-            yield self._bytes(self._place_N[start : start + _CHUNK]).tolist()
+            yield self._bytes(self._places(start, start + _CHUNK)).tolist()
 
     def add_to(self, digest: Any) -> None:
         """Hash all, joined by line ends."""
@@ -93,7 +97,7 @@ class Uids(Sequence[str]):
 
     def buffers(self) -> tuple[np.ndarray, np.ndarray]:
         """All as Arrow holds texts: where each starts and the last one ends (int32), and their bytes."""
-        names_N = self._bytes(self._place_N)
+        names_N = self._bytes(self._places(0, len(self)))
         names_NB = names_N.view(np.uint8).reshape(len(names_N), names_N.dtype.itemsize)
         filled_NB = names_NB != 0  # what pads a short one
         starts_N1 = np.concatenate([[0], np.cumsum(filled_NB.sum(axis=1))]).astype(np.int32)
@@ -102,18 +106,34 @@ class Uids(Sequence[str]):
     def order_by_hash(self, key: bytes) -> np.ndarray:
         """The order [N] in which blake2b hashes of 16 bytes, with a key, rise; equal uids stay in theirs."""
         keyed = hashlib.blake2b(digest_size=16, key=key)
-        digest_NB, start = np.empty((len(self), 16), dtype=np.uint8), 0
+        head_N, start = np.empty(len(self), dtype=np.uint64), 0  # the first half of each hash
 
         def hashed(name: bytes) -> bytes:
             digest = keyed.copy()
             digest.update(name)
             return digest.digest()
 
+        def halves(names: list[bytes]) -> np.ndarray:
+            return np.frombuffer(b"".join(map(hashed, names)), ">u8").reshape(-1, 2)
+
         for names in self.chunks():
-            digests = np.frombuffer(b"".join(map(hashed, names)), np.uint8).reshape(-1, 16)
-            digest_NB[start : start + len(names)] = digests
+            head_N[start : start + len(names)] = halves(names)[:, 0]
             start += len(names)
-        return digest_order(digest_NB).astype(index_type(len(self)))
+        return _order(head_N, lambda tied: halves(self._bytes(self._chosen(tied)).tolist())[:, 1])
+
+    def _places(self, start: int, end: int) -> np.ndarray:
+        """Which of all that the stores hold stand from ``start`` to ``end``."""
+        if self._place_N is not None:
+            return self._place_N[start:end]
+        size = len(self)
+        return np.arange(start, min(end, size), dtype=index_type(size))
+
+    def _chosen(self, index: slice | np.ndarray) -> np.ndarray:
+        if self._place_N is not None:
+            return self._place_N[index]
+        if isinstance(index, np.ndarray) and index.dtype == index_type(len(self)) and index.min(initial=0) >= 0:
+            return index
+        return self._places(0, len(self))[index]
 
     def _bytes(self, place_M: np.ndarray) -> np.ndarray:
         if len(self._stores) == 1:
@@ -132,16 +152,23 @@ def index_type(size: int) -> type[np.signedinteger]:
     return np.int32 if size < 2**31 else np.int64
 
 
-def digest_order(digest_NB: np.ndarray) -> np.ndarray:
-    """The stable order [N] in which hashes of 16 bytes rise, compared as bytes."""
-    head_N, tail_N = np.ascontiguousarray(digest_NB).view(">u8").T
-    head_N = head_N.astype(np.uint64)
-    order_N = np.argsort(head_N, kind="stable")
-    sorted_N = head_N[order_N]
-    equal_N = np.flatnonzero(sorted_N[1:] == sorted_N[:-1])
-    for start, end in _runs(equal_N):  # hardly ever: but for equal uids the first half tells all hashes apart
+def digest_order(digest_NB: np.ndarray, index_M: np.ndarray | None = None) -> np.ndarray:
+    """The stable order in which hashes of 16 bytes rise, compared as bytes: of all, or of those of ``index_M``."""
+    halves_N2 = np.ascontiguousarray(digest_NB).view(">u8")
+    head_N, tail_N = halves_N2.T if index_M is None else (halves_N2[index_M, 0], halves_N2[:, 1])
+    return _order(head_N.astype(np.uint64), lambda tied: tail_N[tied if index_M is None else index_M[tied]])
+
+
+def _order(head_N: np.ndarray, tails: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The stable order in which numbers of two halves rise; ``tails`` gives the second halves of a few."""
+    order_N = np.argsort(head_N, kind="stable").astype(index_type(len(head_N)))
+    equal = [np.empty(0, dtype=np.int64)]
+    for first in range(0, len(order_N), _CHUNK):
+        sorted_M = head_N[order_N[first : first + _CHUNK + 1]]
+        equal.append(first + np.flatnonzero(sorted_M[1:] == sorted_M[:-1]))
+    for start, end in _runs(np.concatenate(equal)):  # hardly ever: but for equal uids the first half tells all apart
         tied = order_N[start:end]
-        order_N[start:end] = tied[np.argsort(tail_N[tied].astype(np.uint64), kind="stable")]
+        order_N[start:end] = tied[np.argsort(tails(tied).astype(np.uint64), kind="stable")]
     return order_N
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sftlab.plan.compile import compile_plan
+from sftlab.plan.compile import RULES, compile_plan
 from sftlab.plan.ledger import exposures, ledger, loss_shares
-from sftlab.plan.policy import Proportional, WeightedShares
+from sftlab.plan.policy import Proportional, Temperature, WeightedShares
 from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
 from sftlab.plan.table import plan_screen
@@ -42,6 +42,25 @@ def small(k=0.25, batch=None, seed=0, **budget):
 
 def trained(plan, first, end) -> Counter:
     return Counter(plan.uids_N[plan.example_E[plan.example_span(first, end)]].tolist())
+
+
+@pytest.mark.parametrize(
+    ("batch", "options", "fingerprint"),
+    [
+        ({"examples": 8}, {}, "a5d44d47f1e8e3045361f87978c0ccc0"),
+        ({"rows": 4}, {"policy": Temperature(2)}, "befae487aea8a7e857b1f88d1d7d3d0d"),
+        ({"examples": 16}, {"curriculum": "interleaved"}, "b896fa23043c2572d1400c4418ebbcf2"),
+    ],
+)
+def test_plans_are_those_of_their_rules(batch, options, fingerprint):
+    """Where plans change on purpose, raise RULES in sftlab/plan/compile.py: the cache of plans goes by it."""
+    pools = []
+    for name, size in (("math", 120), ("code", 50)):
+        lengths = 2 + np.arange(size) * 7 % 29
+        pools.append(Pool.ranked(name, [f"{name}{i}" for i in range(size)], lengths, lengths // 2 + 1, 3))
+    stages = [Stage("one", {"math": 1.0, "code": 0.5}, epochs=1.5, **options), Stage("two", {"code": 1.0}, steps=7)]
+    plan = compile_plan(pools, stages, Proportional(), StepSize(**batch), 64, 3)
+    assert (RULES, plan.fingerprint()) == (1, fingerprint)
 
 
 @pytest.mark.parametrize("width", [80, 160])
