@@ -286,7 +286,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def jsonl_until(path: Path, step: int) -> str:
     """The complete lines of a file of JSON lines whose ``step`` is at most this one (or null), as they stand."""
     lines = _complete_lines(path)
-    kept = [line for number, line in enumerate(lines, 1) if (_object(path, number, line).get("step") or 0) <= step]
+    kept = [line for number, line in enumerate(lines, 1) if _step(path, number, line) <= step]
     return "".join(f"{line}\n" for line in kept)
 
 
@@ -295,6 +295,13 @@ def cut_jsonl(path: Path, step: int) -> list[dict[str, Any]]:
     if path.is_file():
         write_text(path, jsonl_until(path, step))
     return read_jsonl(path)
+
+
+def _step(path: Path, number: int, line: str) -> int:
+    found = _object(path, number, line).get("step") or 0
+    if not isinstance(found, int):
+        raise ValueError(f"{path}, line {number}: 'step' is no number; the file is damaged, delete or restore it")
+    return found
 
 
 def _complete_lines(path: Path) -> list[str]:

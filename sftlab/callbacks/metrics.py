@@ -74,7 +74,7 @@ class JsonlLogger(Logger):
     def forget_after(self, step: int) -> None:
         """Drop the lines of steps that a killed run had logged and a resumed one will train again."""
         kept = cut_jsonl(self._path, step)
-        self._known = {(line["step"], frozenset(line) - {"step"}) for line in kept}
+        self._known = {(line.get("step"), frozenset(line) - {"step"}) for line in kept}
 
 
 class Metrics(Callback):

@@ -77,7 +77,11 @@ def _state_words(run: Path, state: RunState) -> str:
 
     if state.status in ("finished", "unknown"):
         return state.status
-    return f"{state.status} {max(last_step(run), state.step):,}" + (f"/{state.num_steps:,}" if state.num_steps else "")
+    try:
+        step = max(last_step(run), state.step)
+    except ValueError:  # told with the losses
+        step = state.step
+    return f"{state.status} {step:,}" + (f"/{state.num_steps:,}" if state.num_steps else "")
 
 
 def _result_words(run: Path) -> str:

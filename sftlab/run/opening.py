@@ -154,16 +154,26 @@ def export_checkpoint(path: Path, folder: Path, is_merged: bool = False) -> None
     return None
 
 
+def ledger_rows(run: Path) -> list[LedgerRow]:
+    """What a run has trained, by stage and ability.
+
+    Raises:
+        ValueError: Its ledger.json is damaged.
+    """
+    from sftlab.plan.ledger import LedgerRow
+    from sftlab.results.row import checked
+
+    path = run / "ledger.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+        return [checked(LedgerRow, row, str(path)) for row in content]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError(f"{path} is damaged; without it there is no table of what was trained") from None
+
+
 def _trained(run: Path, stage: str = "") -> list[LedgerRow]:
     """What a run trained, up to the end of a stage where it has one of that name."""
-    from sftlab.plan.ledger import LedgerRow
-
-    ledger_file = run / "ledger.json"
-    try:
-        content = json.loads(ledger_file.read_text(encoding="utf-8"))["rows"] if ledger_file.is_file() else []
-        rows = [LedgerRow(**row) for row in content]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{ledger_file} is damaged; without it the export has no table of what was trained") from None
+    rows = ledger_rows(run)
     names = list(dict.fromkeys(row.stage for row in rows))
     return [row for row in rows if stage not in names or names.index(row.stage) <= names.index(stage)]
 

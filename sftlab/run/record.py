@@ -18,8 +18,8 @@ from sftlab.files import read_jsonl
 from sftlab.plan.ledger import LedgerRow
 from sftlab.results.score import ScoreRow
 from sftlab.run.folder import LOGS, state_of
-from sftlab.run.opening import finished_stages
-from sftlab.run.results import RunStage, find_stage, losses_by_stage, stage_name
+from sftlab.run.opening import finished_stages, ledger_rows
+from sftlab.run.results import RunStage, find_stage, losses_by_stage, metric_lines, stage_name
 
 _OF_STUDY = ("study.json", "stages.json", "configs")  # some of what lies in its folder
 
@@ -81,7 +81,7 @@ class Run:
         import pandas as pd
 
         steps: dict[int, dict[str, Any]] = {}
-        for line in read_jsonl(self.folder / "metrics.jsonl"):
+        for line in metric_lines(self.folder):
             steps.setdefault(line.pop("step") or 0, {}).update(line)
         frame = pd.DataFrame.from_dict(steps, orient="index").sort_index()
         return frame.rename_axis("step")
@@ -98,8 +98,7 @@ class Run:
         """What was trained: one row a stage and ability, with examples, tokens, epochs and shares."""
         import pandas as pd
 
-        path = self.folder / "ledger.json"
-        rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+        rows = [asdict(row) for row in ledger_rows(self.folder)]
         return pd.DataFrame(rows, columns=[field.name for field in fields(LedgerRow)])
 
     def export(self, stage: str = "") -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sftlab.evaluate.run import read_scores
 from sftlab.files import read_jsonl
@@ -154,9 +155,32 @@ def runs_in(folder: Path) -> list[Path]:
     return sorted(found, key=lambda run: (str(run.parent), state_of(run).turn))
 
 
+def metric_lines(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl: ``step``, which may be null, and numbers; NaN for one that was none.
+
+    Raises:
+        ValueError: A line holds something else: says which.
+    """
+    path = run / "metrics.jsonl"
+    lines = read_jsonl(path)
+    for number, line in enumerate(lines, 1):
+        line.setdefault("step", None)
+        wrong = [tag for tag, value in line.items() if not (value is None or _is_number(value, tag == "step"))]
+        if wrong:
+            raise ValueError(f"{path}, line {number}: {wrong[0]!r} is no number; the file is damaged, restore it")
+        line |= {tag: float("nan") for tag, value in line.items() if value is None and tag != "step"}
+    return lines
+
+
+def _is_number(value: Any, is_whole: bool) -> bool:
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return isinstance(value, float) and not is_whole
+
+
 def stage_ends(run: Path) -> dict[int, str]:
     """The last optimizer step of each finished stage, with its name."""
-    steps = [line["step"] for line in read_jsonl(run / "metrics.jsonl") if "stage/seconds" in line]
+    steps = [line["step"] or 0 for line in metric_lines(run) if "stage/seconds" in line]
     return dict(zip(sorted(set(steps)), map(stage_name, finished_stages(run)), strict=False))
 
 
@@ -164,7 +188,7 @@ def losses_by_stage(run: Path, ends: dict[int, str] | None = None) -> dict[str, 
     """Loss on held-out examples after each stage, by ability."""
     ends = stage_ends(run) if ends is None else ends
     found: dict[str, dict[str, float]] = {}
-    for line in read_jsonl(run / "metrics.jsonl"):
+    for line in metric_lines(run):
         losses = {tag.removeprefix(_VAL): value for tag, value in line.items() if tag.startswith(_VAL)}
         if losses and line["step"] in ends:
             found.setdefault(ends[line["step"]], {}).update(losses)
@@ -179,7 +203,7 @@ def last_scores(run: Path) -> list[ScoreRow]:
 
 def last_step(run: Path) -> int:
     """Optimizer steps that were logged."""
-    return max((line.get("step") or 0 for line in read_jsonl(run / "metrics.jsonl")), default=0)
+    return max((line["step"] or 0 for line in metric_lines(run)), default=0)
 
 
 def size_of(folder: Path) -> int:

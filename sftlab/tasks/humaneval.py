@@ -51,6 +51,9 @@ def _lines(path: Path) -> Iterator[str]:
         raise ValueError(f"{path}: cannot be read as JSON lines, plain or gzipped ({error})") from None
 
 
+_TEXTS = {"prompt", "entry_point", "test", "code", "text", "test_setup_code"}
+
+
 def _rows(path: Path, keys: Sequence[str], lacks: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Records of a JSON-lines file, plain or gzipped, each with the words that locate it; every key must be there."""
     for number, line in enumerate(_lines(path), 1):
@@ -59,10 +62,15 @@ def _rows(path: Path, keys: Sequence[str], lacks: str = "") -> Iterator[tuple[st
         where = f"{path}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{where}: not JSON ({error})") from None
         if missing := [key for key in keys if not isinstance(row, dict) or key not in row]:
             raise ValueError(f"{where}: no {missing[0]!r}; a record has the keys {', '.join(keys)}{lacks}")
+        for key in sorted(_TEXTS & row.keys()):
+            if not isinstance(row[key], str) and (key in keys or row[key] is not None):
+                raise ValueError(f"{where}: {key!r} is no text ({type(row[key]).__name__}){lacks}")
+        if isinstance(row["task_id"], bool) or not isinstance(row["task_id"], (str, int)):
+            raise ValueError(f"{where}: 'task_id' is neither a text nor a number{lacks}")
         yield where, row
 
 
@@ -239,7 +247,7 @@ class HumanEval(CodeTask):
                 f"in one Python code block.\n\n```python\n{row['prompt'].strip()}\n```"
             )
             reference = {"prompt": row["prompt"], "names": [row["entry_point"]], "test": self.tests(row)}
-            problems.append(Problem(row["task_id"], (asked,), reference))
+            problems.append(Problem(str(row["task_id"]), (asked,), reference))
         return problems
 
     def tests(self, row: dict[str, Any]) -> str:
@@ -298,7 +306,7 @@ class MBPP(CodeTask):
 
     def tests(self, row: dict[str, Any]) -> str:
         """The tests of a record, a program."""
-        return "\n".join([*row["test_imports"], row.get("test_setup_code", ""), *row["test_list"]])
+        return "\n".join([*row["test_imports"], row.get("test_setup_code") or "", *row["test_list"]])
 
 
 def _listed(value: Any, key: str, where: str) -> list[str]:
@@ -318,7 +326,7 @@ def _asked_names(code: str, test: str, where: str) -> list[str]:
     try:
         defined = [n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
         used = {node.id for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{where}: code or tests are not Python ({error})") from None
     names = [n.name for n in sorted(defined, key=lambda n: isinstance(n, ast.ClassDef)) if n.name in used]
     if not names:

@@ -138,7 +138,7 @@ class JudgePrompts:
             if isinstance(record, BrokenRecord):
                 raise ValueError(f"{path}, record {row}: {record.reason}")
             name = record.get("name") if isinstance(record, dict) else None
-            if name not in FIELDS:
+            if not isinstance(name, str) or name not in FIELDS:
                 continue
             system, template = record.get("system_prompt"), record.get("prompt_template")
             if not isinstance(system, str) or not isinstance(template, str):

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from sftlab.commands import compare, runs
+from sftlab.run.record import Run
 from sftlab.run.results import path_named
 
 TASKS = ("gsm8k", "lab_general")
@@ -63,6 +64,42 @@ def test_runs_are_listed_with_how_they_stand(here, capsys):
     assert runs.main(["rq3"]) == 0
     out = capsys.readouterr().out
     assert "full_general-k" in out and "seed=1" in out and "multi_task" not in out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"val/loss/general": 1.5, "step": [20]},
+        {"val/loss/general": 1.5, "step": 20.5},
+        {"val/loss/general": [1.5], "step": 20},
+        {"val/loss/general": 10**400, "step": 20},
+        {"val/loss/general": "1.5", "step": 20},
+    ],
+)
+def test_a_run_with_damaged_metrics_is_listed_with_the_line(here, capsys, line):
+    metrics = here / "lightning_logs/multi_task/metrics.jsonl"
+    (metrics.parent / "scores.jsonl").unlink()
+    with metrics.open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    assert runs.main([]) == 0
+    out = "".join(capsys.readouterr().out.split())
+    assert "stopped20/20" in out and "math75.0%" in out and "line3:" in out and "damaged" in out
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 3: '(step|val/loss/general)' is no number"):
+        _ = Run("multi_task").metrics
+
+
+def test_a_loss_that_was_no_number_is_listed_as_such(here, capsys):
+    with (here / "lightning_logs/rq3/runs/full_general-k=0.25-seed=1/metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"val/loss/general": None, "step": 20}) + "\n" + json.dumps({"x": 1.0}) + "\n")
+    assert runs.main(["rq3"]) == 0
+    assert "general nan" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "{}", '{"rows": 5}', '{"rows": [{"stage": 5}]}'])
+def test_a_damaged_ledger_is_told(here, content):
+    (here / "lightning_logs/dmt/ledger.json").write_text(content)
+    with pytest.raises(ValueError, match=r"ledger\.json is damaged"):
+        _ = Run("dmt").ledger
 
 
 def test_runs_and_stages_are_compared_by_name(here, capsys):

@@ -285,11 +285,13 @@ def test_results_name_judge_and_prompts(stub: Stub, tmp_path: Path) -> None:
         ({"path": "reference.jsonl"}, "record 1: a question has question_id, category and turns"),
         ({"path": "absent.jsonl"}, "no such file"),
         ({"prompts": "question.jsonl"}, "has no prompt named single-v1"),
+        ({"prompts": "odd.jsonl"}, "has no prompt named single-v1"),
         ({"path": "torn.jsonl"}, "record 1: line 1 is not JSON"),
         ({"path": "three.jsonl"}, "record 1: turns must be a list of one or two texts"),
     ],
 )
 def test_malformed_files_are_refused(change: dict[str, Any], message: str, stub: Stub, tmp_path: Path) -> None:
+    _write(tmp_path / "odd.jsonl", [{"name": name} for name in ([], {}, None, 5)])
     (tmp_path / "torn.jsonl").write_text('{"question_id": 1, "tur')
     _write(tmp_path / "three.jsonl", [{"question_id": 1, "category": "stem", "turns": ["a", "b", "c"]}])
     located = {key: value and str(tmp_path / value) for key, value in change.items()}
