@@ -84,8 +84,8 @@ def _untrained(context: RunContext) -> list[str]:
     watched = [cb.monitor for cb in cast(Any, context.trainer).callbacks if isinstance(cb, EarlyStopping)]
     stages = [planned.stage for planned in context.plan.stages]
     return [
-        f"Note: EarlyStopping watches {monitor}, and stage {stage.name} does not train {ability}: it ends that stage "
-        f"when {ability} gets no better there."
+        f"Note: EarlyStopping watches {monitor}, and stage {stage.name} does not train {ability}: it stops there "
+        f"when {ability} gets no better."
         for monitor in watched
         if (ability := str(monitor).removeprefix("val/loss/")) in context.plan.abilities
         for stage in stages
