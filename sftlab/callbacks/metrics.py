@@ -95,6 +95,7 @@ class Metrics(Callback):
         self.every_n_steps = every_n_steps
         self._nll_A = torch.zeros(0)  # with the next, sums over the steps since the last log line, per ability
         self._supervised_A = np.zeros(0, np.int64)
+        self._added = 0  # the last step that they hold
         self._resumed: dict[str, list[float]] = {}
         self._seen = (0, 0.0)  # step and time of the last log line
 
@@ -102,7 +103,7 @@ class Metrics(Callback):
         """Prepare the sums that log lines are made of; a resumed run goes on with those of its checkpoint."""
         context, device = RunContext.of(trainer), trainer.strategy.root_device
         sums_A2 = np.array([self._resumed.get(name, [0.0, 0.0]) for name in context.plan.abilities])
-        self._resumed = {}
+        self._resumed, self._added = {}, context.step
         mine_A = sums_A2[:, 0] if trainer.is_global_zero else np.zeros(len(sums_A2))  # of all ranks, so one has them
         is_exact = device.type != "mps"  # which has no double precision
         self._nll_A = torch.tensor(mine_A, dtype=torch.float64 if is_exact else torch.float32, device=device)
@@ -125,14 +126,16 @@ class Metrics(Callback):
         if not context.ends_step(batch_idx):
             return
         self._supervised_A += context.plan.supervised_A(context.step - 1, context.step)
+        self._added = context.step
         every = cast(Any, trainer).log_every_n_steps if self.every_n_steps is None else self.every_n_steps
         if (every and context.step % every == 0) or context.plan.stage_ending_at(context.step) is not None:
             self._log(context)
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
         """Log what a stage that ended early has trained since the last line, so that no line holds two stages."""
-        if self._supervised_A.any():
-            self._log(RunContext.of(trainer))
+        context = RunContext.of(trainer)
+        if self._supervised_A.any() and self._added == context.step:
+            self._log(context)
 
     def _log(self, context: RunContext) -> None:
         metrics = self._metrics(context, self._total(context.trainer))

@@ -17,7 +17,7 @@ from sftlab.files import write_text
 from sftlab.report.evidence import read_evidence
 from sftlab.report.rows import HELD_OUT, Result
 from sftlab.run.folder import LOGS
-from sftlab.screen import complain, show
+from sftlab.screen import complain, show, tell_progress
 from sftlab.search.observation import Observation, Trial
 from sftlab.search.search import RunsFailed, Site
 from sftlab.search.spec import SearchSpec
@@ -159,9 +159,9 @@ class StudySite(Site):
 
     def _plan(self, study: Study) -> list[PlannedRun]:
         new = [run for run in study.runs if (old := self._planned.get(run.name)) is None or old.run != run]
-        if new:
-            with self.console.status(f"Planning {len(new)} runs"):
-                self._planned |= {run.run.name: run for run in plan_runs(_part(study, new))}
+        for number, run in enumerate(plan_runs(_part(study, new)) if new else (), 1):
+            self._planned[run.run.name] = run
+            tell_progress(f"{study.name}, runs planned", number, len(new))
         return [self._planned[run.name] for run in study.runs]
 
     def saved_tokens(self, trials: Sequence[Trial]) -> tuple[int, int]:
