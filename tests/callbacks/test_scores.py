@@ -11,6 +11,7 @@ import yaml
 from engine import ENGINE
 from fitting import run, write_config, write_records
 from small import small_fit, small_mixture, trained
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sftlab.callbacks.schedule import Sequential
 from sftlab.callbacks.scores import ScoreAbilities, score_table
@@ -102,6 +103,10 @@ def test_tasks_of_a_config_score_a_set_number_of_problems_and_hparams_hold_the_c
     (events,) = (path.read_bytes() for path in folder.glob("events.out.tfevents.*"))
     for key in ("data.abilities.math.init_args.path", "schedule.init_args.k", "trainer.logger.init_args.api_key"):
         assert key.encode() in events
+    board = EventAccumulator(str(folder)).Reload()
+    for tag in ("score/math/gsm8k", "score/code/humaneval", "val/loss/math"):
+        steps = [point.step for point in board.Scalars(tag)]
+        assert len(steps) == len(set(steps)) >= 2, "each point stands there once, the last one too"
     (theirs,) = (records / "csv").rglob("hparams.yaml")
     hparams = yaml.safe_load(theirs.read_text())
     key = hparams["trainer.logger.init_args.api_key"]
