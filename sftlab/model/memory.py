@@ -38,6 +38,7 @@ from sftlab.plan.plan import Plan
 
 _AS_FLASH = "counted"  # an attention that keeps what flash attention keeps
 _KEPT: dict[Recompute, int] = {False: 34, "selective": 20, True: 68}  # bytes a token and width, of layers or together
+_TRIED = 4  # numbers of tokens at which ``isolation`` runs the forward pass, in bf16 where weights are gathered so
 _FOUR_BITS = 0.53  # bytes of a weight in nf4 with its doubly quantised scales
 
 
@@ -153,8 +154,7 @@ def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
             net = SupervisedLoss(model, setup.chunk_tokens)
             net.in_bf16 = setup.gathers_in_bf16
             batch = _largest(plan, setup, model.config.get_text_config())
-            found = _counted(net, decoder_layers(model), batch, setup)
-            found = replace(found, kernels=_kernel_bytes(found.kernels, plan, setup))
+            found = _counted(net, decoder_layers(model), batch, setup, _num_lengths(plan, setup))
             trained = [(p.numel(), kind) for p, kind in kinds(net)]
     except (UnsupportedFakeTensorException, NotImplementedError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
@@ -166,7 +166,7 @@ def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
     return replace(found, host=found.host + mine) if setup.is_offloaded else replace(found, optimizer=mine)
 
 
-def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Setup) -> Estimate:
+def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Setup, num_lengths: int) -> Estimate:
     """Run the step on tensors without memory."""
     adapter, ranks = setup.adapter, setup.ranks
     kept = 2 if setup.gathers_in_bf16 else 1  # bytes that are kept, in fp32, for one of those that compute
@@ -194,12 +194,13 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
     with live:
         with cast:
             loss, _ = net(batch, torch.ones(len(batch.lengths_D)))
-        forward = (live.peak + before, live.peak, live.logits_at_peak)
+        forward, num_forward = (live.peak + before, live.peak, live.logits_at_peak), len(live.products)
         live.peak = live.live
         loss.backward()
     waiting = before if setup.accumulate > 1 else 0.0
     peak, passing, logits = max(forward, (live.peak + waiting, live.peak, live.logits_at_peak))
     grads = peak - passing if peak == forward[0] else min(waiting + live.gradients_at_peak, peak)
+    num_kernels = len(live.products) * num_lengths + (_TRIED * num_forward if setup.gathers_in_bf16 else 0)
     is_gathered = setup.is_sharded and (ranks > 1 or kept > 1 or setup.is_offloaded)
     gathered = outer + 3 * layer if is_gathered else 0
     return Estimate(
@@ -212,7 +213,7 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
         logits=int(logits),
         num_parameters=sum(p.numel() for p in net.parameters()),
         num_trained=sum(p.numel() for p in trained),
-        kernels=len(live.products),  # each by itself; how large they are is no matter of the pass
+        kernels=_kernel_bytes(num_kernels) if setup.is_cpu else 0,
         host=(kept * held + gradients) // ranks if setup.is_offloaded else 0,
     )
 
@@ -296,19 +297,21 @@ def _largest(plan: Plan, setup: Setup, config: Any) -> Batch:
     return _shapes(plan.lengths_N[docs].tolist(), tokens_R[rows].tolist(), int(plan.supervised_N[docs].sum()))
 
 
-def _kernel_bytes(num_products: int, plan: Plan, setup: Setup) -> int:
-    """What oneDNN compiles: each product anew for each padded number of tokens; it keeps 1,024 of them.
+def _num_lengths(plan: Plan, setup: Setup) -> int:
+    """How many numbers of tokens, padded to multiples of 64, the micro-batches of one process have."""
+    if plan.declared:
+        return 1
+    chunk_R, tokens_R = _micro_batches(plan, setup)
+    mine = np.bincount(chunk_R, weights=tokens_R)[:: setup.world]  # those of one process, or as many
+    return len(np.unique(-(-mine[mine > 0] // 64)))
+
+
+def _kernel_bytes(num: int) -> int:
+    """What oneDNN holds, which compiles a product in bf16 for each shape and keeps 1,024 of them.
 
     Measured here, torch 2.13 on a CPU with AMX: 11 MiB at the first one, 0.56 MiB each, whatever its shape.
     """
-    if not (setup.is_cpu and num_products):
-        return 0
-    num_lengths = 1
-    if not plan.declared:
-        chunk_R, tokens_R = _micro_batches(plan, setup)
-        mine = np.bincount(chunk_R, weights=tokens_R)[:: setup.world]  # those of one process, or as many
-        num_lengths = len(np.unique(-(-mine[mine > 0] // 64)))
-    return int((11 + 0.56 * min(num_products * num_lengths, 1024)) * 2**20)
+    return int((11 + 0.56 * min(num, 1024)) * 2**20) if num else 0
 
 
 def _shapes(lengths: list[int], row_lengths: list[int], kept: int) -> Batch:

@@ -146,6 +146,23 @@ def test_bf16_under_fsdp2_halves_what_is_gathered_and_computed_and_keeps_fp32(sm
     assert mixed.gathered == full.gathered // 2 and mixed.activations < 0.7 * full.activations
 
 
+def test_products_that_a_cpu_compiles_in_bf16_are_counted_by_their_shapes(small, whole):
+    module, data, plan = small
+    tables = {name: ability.examples for name, ability in data.abilities.items()}
+    tokens = [len(collate(step, plan.rows(step), plan, tables).ids_T) for step in range(plan.num_steps)]
+    lengths = len({-(-size // 64) for size in tokens})
+    mixed = dataclasses.replace(CPU, precision="bf16-mixed")
+    found, lora = (estimate(module, plan, dataclasses.replace(mixed, adapter=one)) for one in (None, LoRA(r=2)))
+    linears, pairs = 5, 7  # width to width, keys and values, up, down, head; into A and out of B by those widths
+    assert found.kernels == int((11 + 0.56 * 3 * linears * lengths) * 2**20)
+    assert lora.kernels > int((11 + 0.56 * (2 * linears + pairs) * lengths) * 2**20)
+    assert whole.kernels == 0 == estimate(module, plan, dataclasses.replace(mixed, is_cpu=False)).kernels
+    sharded = estimate(module, plan, dataclasses.replace(mixed, is_sharded=True))
+    assert sharded.kernels == int((11 + 0.56 * (3 * linears * lengths + 4 * linears)) * 2**20)  # tried in bf16, too
+    hardware = Hardware(1, Device("CPU", 1.0, None, "nowhere"))
+    assert "for products in bf16" in text_of(needs_screen(module, plan, mixed, hardware, 0.5))
+
+
 def text_of(screen) -> str:
     from rich.console import Console
 
