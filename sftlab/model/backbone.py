@@ -82,6 +82,10 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
         raise ValueError(_not_loadable("tokenizer", path, error)) from error
     if not tokenizer.is_fast:
         raise ValueError(f"model.path: the tokenizer of {path!r} has no fast form; save it once with use_fast=True")
+    if not isinstance(longest := tokenizer.model_max_length, (int, float)):
+        raise ValueError(
+            f"model.path: model_max_length in tokenizer_config.json of {path!r} is {longest!r}, and no number; mend it"
+        )
     return cast("PreTrainedTokenizerFast", tokenizer)
 
 

@@ -84,7 +84,13 @@ def _trained(rows: Sequence[LedgerRow]) -> list[str]:
 def _settings(training: Mapping[str, Any]) -> list[str]:
     if not training:
         return []
-    return ["How:", "", "| setting | value |", "|---|---|", *(f"| {k} | {v} |" for k, v in training.items()), ""]
+    rows = (f"| {_cell(name)} | {_cell(value)} |" for name, value in training.items())
+    return ["How:", "", "| setting | value |", "|---|---|", *rows, ""]
+
+
+def _cell(value: object) -> str:
+    """On one line, and no end of a cell."""
+    return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def _scores(scores: Sequence[ScoreRow]) -> list[str]:

@@ -281,10 +281,26 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+_OF_NOTES = {"base": str, "base_hash": str, "template": str, "datasets": list, "training": dict}
+
+
+def read_note(folder: Path) -> dict[str, Any]:
+    """What a folder of ours was made from; nothing where it has no note.
+
+    Raises:
+        ValueError: The note is damaged.
+    """
+    path = folder / NOTE_FILE
+    note = _json_object(path) if path.is_file() else {}
+    wrong = [key for key, kind in _OF_NOTES.items() if not isinstance(note.get(key, kind()), kind)]
+    if wrong:
+        raise ValueError(f"{path} is damaged: {wrong[0]!r} is {type(note[wrong[0]]).__name__}")
+    return note
+
+
 def noted_base_hash(folder: Path) -> str | None:
     """The hash of the base that an adapter of ours was trained on; None where nothing says it."""
-    note = folder / NOTE_FILE
-    return _json_object(note).get("base_hash") if note.is_file() else None
+    return read_note(folder).get("base_hash")
 
 
 def noted_template(folder: Path | str) -> str | None:
@@ -321,7 +337,7 @@ def _check_safetensors(path: Path) -> None:
     try:
         tensors = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
         end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError):
+    except (ValueError, RecursionError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
         raise ValueError(f"{path} is cut off or damaged, or no safetensors file") from None
     if size != 8 + length + end:
         raise ValueError(f"{path} is cut off or damaged: it has {size:,} bytes and should have {8 + length + end:,}")

@@ -26,6 +26,7 @@ from sftlab.model.contents import (
     adapter_config,
     check_model_folder,
     contents,
+    read_note,
 )
 from sftlab.model.contents import ARCHITECTURE as ARCHITECTURE
 from sftlab.model.contents import NOTE_FILE as NOTE_FILE
@@ -145,7 +146,7 @@ def write_folder(
     Raises:
         ValueError: The weights are not those of this architecture.
     """
-    note = json.loads((architecture / NOTE_FILE).read_text(encoding="utf-8"))
+    note = read_note(architecture)
     with whole_folder(folder) as partial:
         if adapter is None or not all(map(is_adapter, weights.shapes)):
             Layout(_empty(architecture), weights.shapes, adapter).write(partial, weights.take)
@@ -178,7 +179,7 @@ def write_merged(folder: Path, adapter: Path) -> None:
     Raises:
         ValueError: The base is gone or has changed, or the adapter is damaged.
     """
-    note = json.loads((adapter / NOTE_FILE).read_text(encoding="utf-8"))
+    note = read_note(adapter)
     note.pop("base_hash", None)
     with whole_folder(folder) as partial:
         if not _merge_by_weight(partial, adapter):

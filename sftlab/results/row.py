@@ -75,7 +75,9 @@ def _fits(value: Any, hint: Any) -> bool:
     kind = get_origin(hint) or hint
     if isinstance(value, bool):
         return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
+    if kind is float and isinstance(value, int):
+        return abs(value) < 2**63
+    return isinstance(value, kind)
 
 
 def _name(hint: Any) -> str:

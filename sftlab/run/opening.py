@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from sftlab.files import partial_name, read_jsonl, remove_stale
-from sftlab.model.contents import ARCHITECTURE, NOTE_FILE, adapter_base, check_model_folder, contents, is_model_folder
+from sftlab.model.contents import (
+    ARCHITECTURE,
+    adapter_base,
+    check_model_folder,
+    contents,
+    is_model_folder,
+    read_note,
+)
 from sftlab.run.folder import complete_checkpoints, run_of
 
 if TYPE_CHECKING:
@@ -116,8 +123,7 @@ def export(name: str | Path, folder: Path, form: Form = Form()) -> None:  # noqa
             stack.callback(shutil.rmtree, whole, ignore_errors=True)
             write_merged(whole, found)
             found = whole
-        note_file = found / NOTE_FILE
-        note = json.loads(note_file.read_text(encoding="utf-8")) if note_file.is_file() else {"base": found.name}
+        note = read_note(found) or {"base": found.name}
         rewrite_folder(found, folder, model_card(note, rows, scores), form.dtype, form.max_shard_size)
 
 

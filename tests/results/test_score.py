@@ -45,6 +45,7 @@ def test_a_verdict_is_read_as_it_was_written(uid: str, sample: int, found: Any, 
     ("change", "said"),
     [
         ({"value": "high"}, "f, line 3: value is 'high', not float"),
+        ({"value": 10**400}, "f, line 3: value is 1000"),
         ({"step": True}, "f, line 3: step is True, not int"),
         ({"num_problems": 1.5}, "num_problems is 1.5, not int"),
         ({"inside": 0}, "inside is 0, not bool"),

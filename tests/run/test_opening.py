@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from sftlab.evaluate.local import LocalModel
+from sftlab.model.card import model_card
 from sftlab.model.checkpoint import gathered, load_shards
-from sftlab.model.contents import contents
+from sftlab.model.contents import contents, read_note
 from sftlab.run.folder import complete_checkpoints
 from sftlab.run.opening import model_folder
 
@@ -198,6 +199,7 @@ def test_a_hub_id_stays_one():
         lambda folder: (folder / "config.json").write_text(json.dumps({"model_type": "no_such_model"})),
         lambda folder: (folder / "sftlab.json").write_text("["),
         lambda folder: (folder / "tokenizer_config.json").write_text('{"chat_template": "{% for"}'),
+        lambda folder: (folder / "tokenizer_config.json").write_text('{"model_max_length": "2048"}'),
     ],
 )
 def test_a_damaged_model_folder_ends_in_one_message(inputs, tmp_path, damage):
@@ -206,6 +208,20 @@ def test_a_damaged_model_folder_ends_in_one_message(inputs, tmp_path, damage):
     with pytest.raises(ValueError) as raised:
         LocalModel.from_folder(tmp_path / "m")
     assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "note", ["null", "5", '{"datasets": 5}', '{"training": [1]}', '{"base": {}}', '{"base_hash": 5}', "[" * 100_000]
+)
+def test_a_damaged_note_of_a_folder_is_named(tmp_path, note):
+    (tmp_path / "sftlab.json").write_text(note)
+    with pytest.raises(ValueError, match=r"sftlab\.json is damaged: "):
+        read_note(tmp_path)
+
+
+def test_what_a_note_tells_stays_in_its_cell_of_the_card():
+    card = model_card({"base": "b", "training": {"a|b": "c\n\n# d"}}, [])
+    assert "| a\\|b | c # d |" in card and "\n# d" not in card
 
 
 def test_a_model_without_some_of_its_weights_is_refused(inputs, tmp_path):
