@@ -25,7 +25,7 @@ ORDER = """
     data.conversation
     data.stream data.json_records data.columns data.records data.droplist data.split data.keys data.readers
     data.chat_template data.messages data.pieces data.survey
-    data.own_template data.template data.encoder data.fitter data.examples data.prepare data.source
+    data.own_template data.template data.encoder data.fitter data.examples data.repeats data.prepare data.source
     data.seed data.feed data.ability data.mixture data.plan_cache
     model.contents model.attention model.sharded model.adapter model.backbone model.freeze model.noise model.loss
     model.isolation model.limits model.muon model.optim model.moments model.recompute

@@ -3,6 +3,7 @@
     .venv/bin/python tools/bench_prepare.py --conversations 4000
     .venv/bin/python tools/bench_prepare.py --conversations 8000 --sharegpt conversations.json
     .venv/bin/python tools/bench_prepare.py --trl           # TRL's SFTTrainer too (pip install trl)
+    .venv/bin/python tools/bench_prepare.py --curve 1 4 16 64     # peak memory by millions of tokens, nothing else
 
 Takes ShareGPT-like conversations of several long turns in made-up words, or those of a file again and again with a
 number before each, and trains a byte-level BPE tokenizer on them. In turn, each in a process of its own with the same
@@ -26,6 +27,7 @@ import tempfile
 import time
 from pathlib import Path
 
+TOKENS_OF_A_TALK = 1400  # of those made up here, about
 SYLLABLES = ["ka", "to", "ri", "me", "su", "lo", "ven", "dar", "pi", "gra", "stel", "un", "ex", "com", "ing", "tion"]
 
 
@@ -55,6 +57,15 @@ def varied(file: str, num_conversations: int) -> list[dict]:
         return {"id": f"t{number}_0", "conversations": [{**first, "value": f"{number} {first['value']}"}, *rest]}
 
     return [talk(number) for number in range(num_conversations)]
+
+
+def write_many(path: Path, talks: list[dict], num_tokens: float) -> None:
+    """About so many tokens of the conversations as JSON lines, each under an id and after a number of its own."""
+    with path.open("w") as file:
+        for number in range(int(num_tokens / TOKENS_OF_A_TALK)):
+            first, *rest = talks[number % len(talks)]["conversations"]
+            turns = [{**first, "value": f"{number} {first['value']}"}, *rest]
+            file.write(json.dumps({"id": f"t{number}_0", "conversations": turns}) + "\n")
 
 
 def write_inputs(folder: Path, talks: list[dict]) -> None:
@@ -165,6 +176,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trl", action="store_true", help="measure TRL too (pip install trl)")
+    parser.add_argument(
+        "--curve", nargs="+", type=float, metavar="MILLIONS", help="only peak memory, by millions of tokens"
+    )
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -176,7 +190,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         count = options.conversations
-        write_inputs(Path(folder), varied(options.sharegpt, count) if options.sharegpt else made_up(count))
+        talks = varied(options.sharegpt, count) if options.sharegpt else made_up(count)
+        write_inputs(Path(folder), talks)
         environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "true"}
 
         def measure(name: str, records: str, cache: str) -> dict[str, float]:
@@ -188,6 +203,13 @@ def main() -> None:
                 sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
             return json.loads(done.stdout.splitlines()[-1])
 
+        for millions in options.curve or ():
+            write_many(Path(folder, "many.jsonl"), talks, millions * 1e6)
+            found = measure("prepare", "many.jsonl", "many")
+            seconds, mib = found["cpu_seconds"], found["peak_mib"]
+            print(f"{found['tokens']:>13,} tokens{seconds:8.1f} s of processor time{mib:7,} MiB peak", flush=True)
+        if options.curve:
+            return
         pairs = [
             (measure("bare", "talks.json", ""), measure("prepare", "talks.json", f"c{i}"))
             for i in range(options.rounds)

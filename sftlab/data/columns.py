@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _AFTER_CR = re.compile(r"(?<=\r)(?!\n)")
-_ROWS = 1024  # of a parquet file, held at once
+_ROWS = 1024  # of a parquet file, held at once beside the packed bytes of a row group
 
 
 class _Lines:
@@ -112,12 +112,15 @@ def parquet_rows(file: Path) -> Iterator[Any]:
     if not start.startswith(b"PAR1"):
         check_kind(file, start)
     try:
-        table = pq.ParquetFile(file, page_checksum_verification=True)
-        for batch in table.iter_batches(_ROWS):
-            num_rows += len(batch)
-            yield from arrow_rows(file, batch)
-        if num_rows != table.metadata.num_rows:
-            raise pa.ArrowInvalid(f"it says that it has {table.metadata.num_rows:,}")
+        about = pq.read_metadata(file)
+        for group in range(about.num_row_groups):
+            # Opened for each group: a reader keeps the packed bytes of all that it has read.
+            table = pq.ParquetFile(file, metadata=about, page_checksum_verification=True)
+            for batch in table.iter_batches(_ROWS, row_groups=[group]):
+                num_rows += len(batch)
+                yield from arrow_rows(file, batch)
+        if num_rows != about.num_rows:
+            raise pa.ArrowInvalid(f"it says that it has {about.num_rows:,}")
     except (pa.ArrowException, OSError, MemoryError, OverflowError, UnicodeDecodeError) as error:
         broken = f"not readable as parquet after row {num_rows:,} ({size:,} bytes)"
         raise ValueError(f"{file}: {broken}: {one_line(error)}. Is it cut short or damaged?") from None

@@ -9,7 +9,7 @@ the versions of our own rules, so that an edit that changes no output leaves it 
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -23,6 +23,7 @@ from sftlab.data.conversation import Audit, BadRecord, Conversation, Place
 from sftlab.data.encoder import Encoder
 from sftlab.data.examples import DamagedEntry, Examples, Row, write_examples
 from sftlab.data.fitter import Fitted, Fitter
+from sftlab.data.repeats import Repeats
 from sftlab.files import cache_root, explain, whole_folder
 from sftlab.fingerprint import digest
 from sftlab.screen import complain
@@ -175,20 +176,19 @@ def _chunks(
     Raises:
         ValueError: The template refuses too many conversations, or one where none may be bad.
     """
-    seen: Counter[str] = Counter()
-    refusals = _Refusals(limit)
+    seen, refusals = Repeats(), _Refusals(limit)
 
     def rows(chunk: list[tuple[Place, Conversation]], fitted: list[Fitted]) -> Iterator[Row]:
+        times = iter(seen.count([bytes.fromhex(uid) + end.encode() for uid, parts, *_ in fitted for end, _ in parts]))
         for (place, talk), (uid, parts, rules, refused) in zip(chunk, fitted, strict=True):
             refusals.count(refused, place, audit)
             for rule in rules:
                 audit.add(rule, place)
             for end, part in parts:
                 name = uid + end
-                seen[name] += 1
-                if seen[name] > 1:
+                if (number := next(times)) > 1:
                     audit.add("kept: same conversation again", place)
-                    name = f"{name}#{seen[name]}"
+                    name = f"{name}#{number}"
                 yield name, talk.group, part
 
     with ThreadPoolExecutor(_THREADS) as pool:

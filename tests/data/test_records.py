@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -432,3 +433,14 @@ def test_memory_is_bounded_by_a_record_not_by_the_file(tmp_path):
     assert count == 15_001
     assert path.stat().st_size > 110 * 2**20
     assert grown_mib < 20
+
+
+def test_reading_parquet_holds_a_row_group_at_most(tmp_path):
+    path, num_groups, size = tmp_path / "a.parquet", 32, 1 << 18
+    with pq.ParquetWriter(path, pa.schema({"text": pa.string()})) as writer:
+        for _ in range(num_groups):
+            writer.write_table(pa.table({"text": [random.randbytes(size // 2).hex()]}))
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in read_records(str(path)):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert 0 < most < num_groups * size / 4
