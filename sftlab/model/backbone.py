@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors.torch import load_file
 
+from sftlab.bounds import within
 from sftlab.fingerprint import digest
 from sftlab.lab.bases import LAB_SIZES, base_folder
 from sftlab.lab.tokenizer import lab_tokenizer
@@ -109,9 +110,18 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
         return load_config(base, None, trust_remote_code)
     name, revision = _pinned(path)
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **revision)
+        found = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **revision)
     except Exception as error:  # as above
         raise ValueError(_not_loadable("model", path, error)) from error
+    _check_dropout(f"model.path: config.json of {path!r}: ", found.to_dict())
+    return found
+
+
+def _check_dropout(where: str, config: Mapping[str, Any]) -> None:
+    """Refuse what no layer could drop: it would be found at the first step."""
+    for name, value in config.items():
+        if name.endswith(("dropout", "pdrop")) and isinstance(value, (int, float)):
+            within(f"{where}{name}", value, 0, 1)
 
 
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -126,6 +136,7 @@ def _llama_config(key: str, cls: type[LlamaConfig], config: dict[str, Any]) -> L
     for name in _SIZES:
         if isinstance(size := config.get(name), int) and size < 1:
             raise ValueError(f"model.config.{name}: must be 1 or more, not {size}")
+    _check_dropout("model.config.", config)
     try:
         made = cls(**config)
         if key not in _checked:

@@ -207,6 +207,9 @@ def _shards(path: Path) -> tuple[list[str], bool]:
     return weights, any(name.startswith("optimizer_0.") for name in names)
 
 
+_WHOLE_NUMBERS = frozenset(("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"))
+
+
 def check_model_folder(path: Path) -> None:
     """Look at what ``from_pretrained`` would load, so that damage is told by its cause.
 
@@ -216,7 +219,8 @@ def check_model_folder(path: Path) -> None:
     if adapter_base(path) is not None:
         if not (path / ADAPTER).is_file():
             raise ValueError(f"{path} has an adapter's config and no {ADAPTER}")
-        return _check_safetensors(path / ADAPTER)
+        _check_safetensors(path / ADAPTER)
+        return
     config = _json_object(path / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise ValueError(f"{path / 'config.json'} describes no model: it has no model_type")
@@ -231,8 +235,13 @@ def check_model_folder(path: Path) -> None:
         hint = f"; {pickled} is a pickle, which may run code: save the model as safetensors" if pickled else ""
         raise ValueError(f"{path} has no complete weights: {names[0] if names else index.name} is missing{hint}")
     for name in names:
-        _check_safetensors(path / name)
-    return None
+        kinds = _check_safetensors(path / name)
+        whole = [tensor for tensor, kind in kinds.items() if tensor.endswith(".weight") and kind in _WHOLE_NUMBERS]
+        if whole and not config.get("quantization_config"):
+            raise ValueError(
+                f"{path / name} holds {whole[0]} as {kinds[whole[0]]}, and config.json does not say how it was "
+                "quantised: as they stand the numbers are no weights; take the model as it was before that"
+            )
 
 
 def is_model_folder(path: Path) -> bool:
@@ -328,8 +337,8 @@ def _json_object(path: Path) -> dict[str, Any]:
     return found
 
 
-def _check_safetensors(path: Path) -> None:
-    """Whether a file is as long as its header says."""
+def _check_safetensors(path: Path) -> dict[str, str]:
+    """Whether a file is as long as its header says; the types of its tensors."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -341,3 +350,4 @@ def _check_safetensors(path: Path) -> None:
         raise ValueError(f"{path} is cut off or damaged, or no safetensors file") from None
     if size != 8 + length + end:
         raise ValueError(f"{path} is cut off or damaged: it has {size:,} bytes and should have {8 + length + end:,}")
+    return {name: str(entry.get("dtype")) for name, entry in tensors.items()}

@@ -22,11 +22,18 @@ GOOD = {"vocab_size": 1024, "hidden_size": 16, "num_hidden_layers": 1, "num_atte
         ("num_attention_heads", 32),
         ("vocab_size", -3), ("intermediate_size", 0), ("num_key_value_heads", 3), ("head_dim", 3), ("rope_theta", "x"),
         ("rope_scaling", {"type": "none of it"}), ("hidden_act", "none of it"), ("pad_token_id", 99999), ("dtype", "x"),
+        ("attention_dropout", 5.0), ("attention_dropout", -0.1), ("attention_dropout", float("nan")),
     ],
 )  # fmt: skip
 def test_what_no_model_can_be_built_of_is_one_message(name, value):
     with pytest.raises(ValueError, match=r"^model\.config"):
         load_config(None, {**GOOD, name: value})
+
+
+def test_a_folder_whose_layers_cannot_drop_so_much_is_told_before_training(tmp_path):
+    transformers.LlamaConfig(**GOOD, attention_dropout=5.0).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"config\.json of .*attention_dropout: 5\.0 must be between 0 and 1"):
+        load_config(str(tmp_path), None)
 
 
 def test_a_good_config_is_built_as_given():

@@ -122,6 +122,17 @@ def test_a_damaged_config_is_named(tmp_path, text):
         check_model_folder(folder)
 
 
+def test_weights_that_are_whole_numbers_are_refused_unless_the_config_says_why(tmp_path):
+    folder = model_folder(tmp_path / "a")
+    save_file({"a.mask": torch.ones(2, dtype=torch.uint8)}, folder / "model.safetensors")
+    check_model_folder(folder)  # a buffer of older models
+    save_file({"a.weight": torch.ones(2, dtype=torch.int8)}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"holds a\.weight as I8, and config\.json does not say how"):
+        check_model_folder(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama", "quantization_config": {"bits": 8}}))
+    check_model_folder(folder)
+
+
 def test_weights_that_are_cut_missing_or_pickled_are_named(tmp_path):
     folder = model_folder(tmp_path / "a")
     whole = (folder / "model.safetensors").read_bytes()
