@@ -42,7 +42,8 @@ ORDER = """
     report.spots
     report.svg report.figures report.heat report.fronts report.surfaces report.section report.verdicts report.lines
     report.budgets report.choosing report.against
-    report.sections.scaling report.sections.single_against_mixed report.sections.ratio report.sections.equal_count
+    report.sections.scaling report.sections.single_against_mixed report.sections.conflict report.sections.ratio
+    report.sections.equal_count
     report.sections.strategies report.sections.leave_one_out report.sections.curve report.sections.setting
     report.sections.forgetting report.sections.exhibits report.sections.cost report.sections.search
     report.named report.write report.beside

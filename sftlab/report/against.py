@@ -138,7 +138,7 @@ def paired_tests(evidence: Evidence, groups: Sequence[Group], reference: Group) 
     found, lacking = [], []
     for group in groups:
         for panel in evidence.panels:
-            ours, theirs = _verdict_files(evidence, group, panel), _verdict_files(evidence, reference, panel)
+            ours, theirs = verdict_files(evidence, group, panel), verdict_files(evidence, reference, panel)
             seeds = sorted(set(ours) & set(theirs))
             if not seeds:
                 lacking.append(f"verdicts on the same seed of {group} and {reference} ({panel_title(panel)})")
@@ -156,7 +156,7 @@ def paired_tests(evidence: Evidence, groups: Sequence[Group], reference: Group) 
     return [replace(t, p_holm=p) for t, p in zip(found, corrected, strict=True)], lacking
 
 
-def _verdict_files(evidence: Evidence, group: Group, panel: Panel) -> dict[int, tuple[Path, float]]:
+def verdict_files(evidence: Evidence, group: Group, panel: Panel) -> dict[int, tuple[Path, float]]:
     """File of verdicts and score by seed; a file that does not lie in the study is none of its own."""
     return {
         r.seed: (evidence.folder / r.problems, float(r.value))

@@ -37,6 +37,7 @@ class LinePanel:
         lines: Points of each line, by its label.
         fitted: Curves without points, by the label of the line they belong to: x, y and a dash pattern.
         mark: An x with its interval, drawn as a vertical line and a band; 0 and infinity lie beyond the axis.
+        is_difference: Of two scores, with a line at 0.
     """
 
     title: str
@@ -46,6 +47,7 @@ class LinePanel:
     fitted: Sequence[tuple[str, np.ndarray, np.ndarray, Any]] = ()
     mark: tuple[float, float, float] | None = None
     joined: bool = True
+    is_difference: bool = False
 
 
 def line_figure(grid: Sequence[Sequence[LinePanel]], xlabel: str, tick: Tick) -> Drawn:
@@ -159,7 +161,10 @@ def _number_axis(axes: Axes, xs: Sequence[float], tick: Tick) -> None:
 def _score_axis(axes: Axes, panel: LinePanel) -> None:
     points = [p for line in panel.lines.values() for _, p in line]
     ends = [v for p in points for v in (p.value, p.low, p.high) if math.isfinite(v)]
-    limit(axes.set_ylim, ends, panel.best)
+    if panel.is_difference:
+        axes.axhline(0, color=MUTED, linewidth=0.8, zorder=1)
+    else:
+        limit(axes.set_ylim, ends, panel.best)
     if panel.best == 1:
         percent(axes.yaxis)
 

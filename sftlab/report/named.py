@@ -18,6 +18,7 @@ from sftlab.report.section import Figure
 FIGURES = {
     "scaling": "scaling.Scaling",
     "single_against_mixed": "single_against_mixed.SingleAgainstMixed",
+    "conflict": "conflict.Conflict",
     "ratio": "ratio.Ratio",
     "k": "curve.ReplayFraction",
     "curve": "curve.Curve",

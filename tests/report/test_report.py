@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from fitting import ROOT
 from synthetic import ABILITIES, STUDIES, Maker, k_study, leave_one_out_study, mixed_study, strategies_study
 
 from sftlab.commands.report import weights_of
+from sftlab.lab.options import LabOptions
+from sftlab.lab.predict import predicted_styles
 from sftlab.report.evidence import number_of, point_of, read_evidence, text_of
 from sftlab.report.exhibit import Exhibit, Picture, Table
 from sftlab.report.paper_numbers import BENCHMARKS, TABLES
@@ -217,6 +221,41 @@ def test_equal_count_and_left_out_abilities(reports: dict[str, Path]) -> None:
     }
     for (config, ability), verdict in verdicts.items():
         assert verdict == ("worse" if config == f"without_{ability}" else "inside noise")
+
+
+def test_conflict_is_the_difference_to_the_specialist_with_or_without_the_factor(tmp_path: Path) -> None:
+    predicted = {"math": {0.5: -10, 1: -30}, "general": {1: 5}}
+    figure = {"class_path": "Conflict", "init_args": {"axis": "dial", "predicted": predicted}}
+    maker = Maker("dial", [figure], {"dial": [0, 0.5, 1]}, [1, 2, 3])
+    for seed in (1, 2, 3):
+        maker.run("single_math", seed, {}, [("math", ["math"], {"math": 0.8})], 2000, noise=0.0)
+        for dial in (0, 0.5, 1):
+            alone = [("general", ["general"], {"general": 0.5 - 0.2 * dial})]
+            maker.run("single_general", seed, {"dial": dial}, alone, 2000, noise=0.0)
+            mixed = {"math": 0.8 - 0.3 * dial, "general": 0.5 - 0.2 * dial}
+            maker.run("mixed", seed, {"dial": dial}, [("all", ["math", "general"], mixed)], 2000, noise=0.0)
+    page = write_report(maker.write(tmp_path / "s"))
+    rows = {(row["line"], row["ability"], float(row["dial"])): row for row in rows_of(page, "conflict")}
+    for dial in (0, 0.5, 1):
+        measured = rows["measured", "math", dial]
+        assert float(measured["low"]) <= -0.3 * dial <= float(measured["high"])
+        assert float(rows["measured", "general", dial]["mean"]) == pytest.approx(0, abs=0.03)
+    assert float(rows["predicted", "math", 0.5]["mean"]) == -0.1
+    text = Page(page).text
+    assert re.search(r"math: mixing changes the score by .* at dial 1; conflict grows", text)
+    assert re.search(r"general: mixing changes the score by .* at dial 1; no trend shown", text)
+
+
+def test_the_labs_dial_is_drawn_beside_what_a_perfect_learner_loses() -> None:
+    study = yaml.safe_load((ROOT / "configs/studies/overlap.yaml").read_text())
+    abilities = yaml.safe_load((ROOT / "configs/multi_task.yaml").read_text())["data"]["abilities"]
+    sizes = {name: ability["init_args"]["num_examples"] for name, ability in abilities.items()}
+    (figure,) = study["figures"]
+    for overlap in study["grid"]["overlap"]["values"]:
+        styles = predicted_styles(LabOptions(overlap=overlap), [sizes])
+        talk = overlap / 2 * sum(1 - styles[f"{name}-like talk"] for name in ("math", "code"))
+        for ability, lost in {"math": 1 - styles["math"], "code": 1 - styles["code"], "general": talk}.items():
+            assert figure["init_args"]["predicted"][ability][overlap] == pytest.approx(-100 * lost, abs=0.05)
 
 
 def test_what_a_figure_lacks_is_listed(tmp_path: Path) -> None:
