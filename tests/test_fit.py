@@ -135,6 +135,14 @@ def test_a_resume_of_something_else_is_refused_and_says_what_changed(whole, chan
     assert "differs from the checkpoint's in" in err and said in err and "Traceback" not in err
 
 
+@pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 1), ("hidden_size", 64)])
+def test_a_resume_of_another_model_is_refused_before_its_weights_are_loaded(whole, key, value):
+    inputs, _, _ = whole
+    arguments = ["--config", inputs / "small.yaml", "--run", "whole", "--ckpt_path", "last"]
+    _, err = run(inputs, "fit", *arguments, f"--model.config.{key}", value, wanted=2)
+    assert "ckpt_path: the checkpoint holds another model: net." in err and "Traceback" not in err
+
+
 def test_a_resume_on_changed_data_is_refused(whole, tmp_path):
     inputs, folder, _ = whole
     write_records(tmp_path, seed=1)

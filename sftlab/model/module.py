@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -220,8 +220,10 @@ class SFTModule(LightningModule):
         """Take over whose optimizer state it holds, and whether the base has changed.
 
         Raises:
-            ValueError: Weights of the adapter are missing.
+            ValueError: Weights of the adapter are missing, or they are those of another model.
         """
+        if "state_dict" in checkpoint:
+            self.check_weights(checkpoint["state_dict"])
         self._optimizer_in_use = checkpoint.get("optimizer")
         if (live := self.live_adapter) is None:
             return
@@ -230,6 +232,21 @@ class SFTModule(LightningModule):
             missing = [k for k in self.state_dict() if live.is_kept(k) and k not in checkpoint["state_dict"]]
             if missing:
                 raise ValueError(f"ckpt_path: the checkpoint lacks weights of the adapter: {missing[0]}")
+
+    def check_weights(self, held: Mapping[str, torch.Tensor]) -> None:
+        """Look at the weights of a checkpoint before they are loaded.
+
+        Raises:
+            ValueError: They are those of another model.
+        """
+        own = {name: tuple(weight.shape) for name, weight in self.state_dict().items()}
+        there = {name: tuple(weight.shape) for name, weight in held.items()}
+        apart = sorted(own.keys() ^ there.keys()) if self.strict_loading else []
+        for name in [*(name for name in own if name in there and own[name] != there[name]), *apart]:
+            raise ValueError(
+                f"ckpt_path: the checkpoint holds another model: {name} is {there.get(name, 'not there')} in it and "
+                f"{own.get(name, 'not there')} here. Resume with the model that the run began with"
+            )
 
     def on_fit_start(self) -> None:
         """Try on this very model whether examples stay apart; ``auto`` takes the first attention that keeps them so.

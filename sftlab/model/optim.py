@@ -30,6 +30,10 @@ _SHORT = {
     "AdamWScheduleFree": "schedulefree.AdamWScheduleFree",
     "Muon": "sftlab.model.muon.Muon",
 }
+_UNFIT: dict[Any, str] = {
+    torch.optim.SparseAdam: "it takes sparse gradients alone, and these are dense; use Adam",
+    torch.optim.LBFGS: "it computes the loss several times a step, and a plan has one",
+}
 _SET = {"params": "it gets the model's", "lr": "give model.learning_rate, or learning_rate in schedule.per_stage"}
 
 
@@ -91,8 +95,11 @@ def _class(where: str, path: str) -> type[Optimizer]:
     package = full.split(".")[0]
     if found is None and package in _EXTRAS and named_object(f"{package}.__name__") is None:
         raise ValueError(f"{where}: {path} needs {package}: pip install 'sftlab[{_EXTRAS[package]}]'")
+    if isinstance(found, type) and found in _UNFIT:
+        raise ValueError(f"{where}: {path} is refused: {_UNFIT[found]}")
     if not (isinstance(found, type) and issubclass(found, Optimizer)) or found is Optimizer:
-        names = [name for name, cls in vars(torch.optim).items() if isinstance(cls, type) and cls is not Optimizer]
+        left_out = (Optimizer, *_UNFIT)
+        names = [name for name, cls in vars(torch.optim).items() if isinstance(cls, type) and cls not in left_out]
         raise ValueError(f"{where}: {path} is no optimizer; torch.optim has {', '.join(names)}, and there are "
                          f"{', '.join(_SHORT)}")  # fmt: skip
     return found

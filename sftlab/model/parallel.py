@@ -186,6 +186,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         divide_again(model)
         checkpoint = load_file(path if is_file else path / META)
         module = cast(Any, self.lightning_module)
+        if is_file:
+            module.check_weights(checkpoint["state_dict"])
         if self.optimizers and checkpoint.get("optimizer") != getattr(module, "_optimizer_in_use", None):
             module.use_optimizer(self, checkpoint["optimizer"], checkpoint["global_step"])
         options = states.StateDictOptions(full_state_dict=is_file, strict=self.lightning_module.strict_loading)

@@ -229,7 +229,9 @@ def resumed(name: str, checkpoint: str, is_exact: bool = False, own: Path | None
             raise ValueError(f"--ckpt_path: {error}") from None
         if not found.can_resume:
             raise ValueError(f"--ckpt_path: {path} is no checkpoint of fit that training can go on from")
-        return Resumed(path, run_of(path))
+        run = run_of(path)
+        is_other = is_exact and run is not None and run.name != name
+        return Resumed(path, run, (f"--run {name} is not used: {path} goes on in its own run, {run}",) * is_other)
     run, notes = (own, []) if own is not None else _meant(name, is_exact)
     checkpoints = list(_whole(run, notes))
     if not checkpoints:

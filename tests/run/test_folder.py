@@ -200,3 +200,6 @@ def test_a_checkpoint_outside_of_every_run_goes_on_in_a_new_folder(tmp_path):
     inside = write_checkpoint(claim("tiny") / "checkpoints" / "step=000004.ckpt", 4)
     assert resumed("other", str(inside)).folder == LOGS / "tiny"
     assert resumed("other", str(inside.absolute())).folder == (LOGS / "tiny").absolute()
+    (said,) = resumed("other", str(inside), is_exact=True).notes  # --run other
+    assert "--run other is not used" in said and "lightning_logs/tiny" in said
+    assert not resumed("tiny", str(inside), is_exact=True).notes
