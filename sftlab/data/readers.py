@@ -67,7 +67,8 @@ class Reader(ABC):
         if isinstance(record, BrokenRecord):
             raise BadRecord(record.cause, record.reason)
         if not isinstance(record, dict):
-            raise BadRecord("not a dictionary", type(record).__name__)
+            hint = "; a file that is one list of records is named .json" if isinstance(record, list) else ""
+            raise BadRecord("not a dictionary", type(record).__name__ + hint)
         raw, tools = self.turns(record), ""
         if self.keys(record) is not None:
             raw, tools = keys.beside(record, raw)

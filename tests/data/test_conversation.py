@@ -93,7 +93,7 @@ def test_pieces_of_one_sharegpt_conversation_are_one_group():
         (ShareGPTReader(), {"id": "x"}, "'conversations' missing"),
         (ShareGPTReader(), {"conversations": ["a"]}, "not a dictionary"),
         (ShareGPTReader(), share(("human", 5), ("gpt", "b")), "not a text"),
-        (ShareGPTReader(), ["a"], "not a dictionary"),
+        (ShareGPTReader(), ["a"], "not a dictionary: list; a file that is one list of records is named .json"),
         (GSM8KReader(), {"question": "a"}, "'answer' missing"),
         (AlpacaReader(), {"instruction": "a", "output": "  "}, "empty answer"),
         (AlpacaReader(), {"instruction": 1, "output": "b"}, "not a text"),
