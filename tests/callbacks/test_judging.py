@@ -23,7 +23,7 @@ class Slow(Task):
     name, sampling = "slow", Sampling(max_new_tokens=2)
 
     def __init__(self):
-        self.let_go, self.graded, self.trouble = threading.Event(), [], ""
+        self.let_go, self.graded, self.fails_at = threading.Event(), [], 0
 
     def problems(self):
         return [Problem(str(number), (f"What is {number}?",)) for number in range(3)]
@@ -31,8 +31,8 @@ class Slow(Task):
     def grade(self, problems, answers):
         self.graded.append((threading.current_thread() is threading.main_thread(), len(answers)))
         assert self.let_go.wait(60)
-        if self.trouble:
-            raise ValueError(self.trouble)
+        if len(self.graded) == self.fails_at:
+            raise ValueError("the judge is gone")
         return [Verdict(a.uid, a.sample, "length", None, float(len(a.texts[0]) % 2), "") for a in answers]
 
 
@@ -112,16 +112,17 @@ def test_a_killed_run_grades_what_it_owes(records, plain, background):
     assert (folder / "answers" / "step=000003-code" / "slow.answers.jsonl").read_text() == answers
 
 
-def test_a_judge_that_fails_ends_the_run_in_its_words_and_is_asked_again(records, plain):
-    task = Slow()
+@pytest.mark.parametrize(("fails_at", "step"), [(1, 3), (2, 6)], ids=["a stage", "the last stage"])
+def test_a_judge_that_fails_ends_the_run_in_its_words_and_is_asked_again(records, plain, fails_at, step):
+    task, folder = Slow(), records / f"failed-{step}"
     task.let_go.set()
-    task.trouble = "the judge is gone"
+    task.fails_at = fails_at
     with pytest.raises(ValueError, match="the judge is gone"):
-        fit(records, "failed", task)
-    assert [place["step"] for place in owed_scores(records / "failed")] == [3]
-    task.trouble = ""
-    _, _, rows = fit(records, "failed", task, ckpt_path=complete_checkpoints(records / "failed")[-1])
-    assert rows == plain[2]
+        fit(records, folder.name, task)
+    assert [place["step"] for place in owed_scores(folder)] == [step]
+    task.fails_at = 0
+    lines, _, rows = fit(records, folder.name, task, ckpt_path=complete_checkpoints(folder)[-1])
+    assert rows == plain[2] and trained(lines) == trained(plain[0])
 
 
 def test_a_damaged_note_is_told(tmp_path):
