@@ -1,12 +1,12 @@
-"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school word problems whose answer is one number.
+r"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school word problems whose answer is one number.
 
 Scores move by tens of points with the rule that finds the number, so every answer is graded by two named rules:
 
     strict@1    the first "####" that a number follows at once; what comes after the number is not looked at, so a model
                 that runs on into the next question is graded by its own answer
     flexible@1  the last number in the text, wherever it stands
-    flexible@2  the number in the last box, else after the last "####" that has one, else the last one; thinking is cut
-                first, LaTeX's thousands and fractions are read
+    flexible@3  the number in the last box, else after the last "####" that has one, else the last one; thinking is cut
+                first; LaTeX's thousands, fractions, mixed numbers (2\frac12, 2½, 2 1/2) and powers (10^3) are read
 
 All read the same numbers. ``1,080``, ``18.00``, ``18.``, ``.5``, ``1e3``, ``$18``, ``-$18``, ``$-18`` and ``3/4`` (its
 value) are numbers; a minus may be any of the usual Unicode ones. ``1,08`` and ``1.2.3`` are not: strict@1 refuses them,
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -73,22 +74,58 @@ def _plain(match: re.Match[str] | None) -> str | None:
 
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\}|\{(?:[^{}]|\{[^{}]*\})*\})*)\}")
+_PART = r"(?:\{\s*(\d+)\s*\}|(\d))"
+_MIXED = re.compile(
+    rf"(?:(?<![\w.,/^])(?P<whole>\d+)\s*)?\\[dtc]?frac\s*{_PART}\s*{_PART}"
+    r"|(?<![\w.,/^])(?P<before>\d+)\ (?P<top>\d+)/(?P<bottom>\d+)(?![\w/^]|[.,]\d)"
+)
+_SIGN = re.compile(r"(?:(?<![\w.,/^])(?P<whole>\d+)\s?)?(?P<fraction>[\u00bc-\u00be\u2150-\u215e\u2189])")
+_POWER = re.compile(
+    r"(?<![\w.,^])(?:(?P<times>\d+(?:\.\d+)?)\s*(?:\\times|\\cdot|[\u00d7*x])\s*)?(?P<base>\d{1,6})\s*"
+    r"(?:\^\s*(?:\{\s*(?P<in_braces>[-\u2212]?\d{1,2})\s*\}|(?P<plain>[-\u2212]?\d{1,2}))|(?P<raised>[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,2}))"
+    r"(?![\w^])"
+)
 _LATEX = (
-    (re.compile(r"\\d?t?frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}"), r"\1/\2"),
+    (re.compile(r"(?<=\d)_(?=\d{3}(?!\d))"), ","),
     (re.compile(r"(?<=\d)(?:\{,\}|\\[,!]|\\ )(?=\d{3}(?!\d))"), ","),
     (re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}"), r" \1 "),
     (re.compile(r"\\[%]|\\left|\\right|\\displaystyle"), ""),
 )
 
 
-def flexible_2(answer: str) -> str | None:
-    r"""``flexible@2``: the number in the last box, else after the last ``####`` that has one, else the last one.
+def _mixed(match: re.Match[str]) -> str:
+    """A fraction, with a whole number before it or without, as one number."""
+    if match["before"]:
+        whole, top, bottom = int(match["before"]), int(match["top"]), int(match["bottom"])
+        if not top < bottom:
+            return match[0]  # two numbers
+    else:
+        tops, bottoms = (match[2], match[3]), (match[4], match[5])
+        whole, top, bottom = int(match["whole"] or 0), int(tops[0] or tops[1]), int(bottoms[0] or bottoms[1])
+    apart = " " * match.string[: match.start()][-1:].isdigit()  # 1.5\frac12 is a product
+    return f"{apart}{whole * bottom + top}/{bottom}"
 
-    Thinking is cut first; LaTeX's thousands (``1{,}000``) and fractions are read.
+
+def _sign(match: re.Match[str]) -> str:
+    top, bottom = Fraction(unicodedata.numeric(match["fraction"])).limit_denominator(10).as_integer_ratio()
+    return f"{int(match['whole'] or 0) * bottom + top}/{bottom}"
+
+
+def _power(match: re.Match[str]) -> str:
+    exponent = match["in_braces"] or match["plain"] or unicodedata.normalize("NFKC", match["raised"])
+    value = Fraction(match["times"] or 1) * Fraction(int(match["base"]) or 1) ** int(exponent.replace("\u2212", "-"))
+    return str(value) if int(match["base"]) else "0"
+
+
+def flexible_3(answer: str) -> str | None:
+    r"""``flexible@3``: the number in the last box, else after the last ``####`` that has one, else the last one.
+
+    Thinking is cut first; LaTeX's thousands (``1{,}000``) and fractions, mixed numbers and powers are read.
     """
     text = without_thinking(answer)
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
+    text = _POWER.sub(_power, _SIGN.sub(_sign, _MIXED.sub(_mixed, text)))
     for box in reversed(_BOXED.findall(text)):
         if (found := flexible(box)) is not None:
             return found
@@ -99,7 +136,7 @@ def flexible_2(answer: str) -> str | None:
 
 
 EXTRACTORS: dict[str, Callable[[str], str | None]] = {
-    "flexible@1": flexible, "strict@1": strict, "flexible@2": flexible_2
+    "flexible@1": flexible, "strict@1": strict, "flexible@3": flexible_3
 }  # fmt: skip
 """The rules by name and version; a changed rule gets a new version. The first one gives the headline: it does not
 count a model as bad at mathematics that was never shown ``####``."""
