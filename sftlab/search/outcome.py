@@ -15,11 +15,10 @@ from sftlab.search.decision import WEIGHTED, axes_of, candidates_of, ranges_of, 
 from sftlab.search.observation import Observation, Trial
 from sftlab.search.proposal import Beliefs
 from sftlab.search.search import Search, batch_row
-from sftlab.stats.interval import LEVEL, Mean, student
+from sftlab.stats.interval import LEVEL, Mean, Z, student
 from sftlab.stats.paired import holm
 
 OUTCOME = "search.json"
-TWO_SIDED = 1.96  # standard deviations of a 95 % interval
 
 
 def write_outcome(search: Search) -> dict[str, Any]:
@@ -152,7 +151,7 @@ def _surprises(proposal: Sequence[Observation], beliefs: Beliefs) -> str:
         draws_D = beliefs.score_DAC[:, number, best]
         spread = math.hypot(float(draws_D.std()), beliefs.surfaces[ability].noise / len(proposal) ** 0.5)
         value = fmean(o.values[ability] for o in proposal)
-        if abs(value - draws_D.mean()) > TWO_SIDED * spread:
+        if abs(value - draws_D.mean()) > Z * spread:
             told.append(f"{ability} has {value:.1%} and not {draws_D.mean():.1%}")
     return f" ({'; '.join(told)}: more than noise, so do not rely on the surface there)" if told else ""
 
