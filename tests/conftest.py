@@ -15,19 +15,24 @@ from sftlab.sandbox.host import Sandbox
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of what is tested
 settings.load_profile("untimed")
+_BEFORE = dict(os.environ)
 
 
 @pytest.fixture(autouse=True)
 def nothing_of_a_trainer_is_left() -> Iterator[None]:
     """What a Trainer leaves in this process would be found by the next test and by what it starts."""
-    kept = dict(os.environ)
+    _forget_ranks()  # of a fixture of more than one test
     yield
     if "torch.distributed" in sys.modules and sys.modules["torch.distributed"].is_initialized():
         sys.modules["torch.distributed"].destroy_process_group()
     if "torch" in sys.modules:
         sys.modules["torch"].use_deterministic_algorithms(False)
+    _forget_ranks()
+
+
+def _forget_ranks() -> None:
     for name in RANK_VARIABLES:
-        if name not in kept:
+        if name not in _BEFORE:
             os.environ.pop(name, None)
 
 

@@ -111,9 +111,11 @@ def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis]) -> str:
     if not floors:
         found += f"It has the highest {what}, {mean}. "
     elif beliefs.chance()[best] >= LIKELY:
-        found += f"Of the candidates that likely keep {floors}, it has the highest {what}, {mean}. "
+        sure = f"with a probability of {LIKELY:.0%} or more"
+        found += f"Of the candidates that keep {floors} {sure}, it has the highest {what}, {mean}. "
     else:
-        found += f"No candidate likely keeps {floors}; this one is the likeliest to. Its {what} is {mean}. "
+        found += f"No candidate keeps {floors} with a probability of {LIKELY:.0%}; this one is the likeliest to. "
+        found += f"Its {what} is {mean}. "
     found += _others_words(beliefs, spec.space, axes, int(likely_C.sum()) - 1, bool(floors))
     return found + (_price_words(beliefs, spec) if floors else "")
 
@@ -131,7 +133,7 @@ def _others_words(beliefs: Beliefs, space: Space, axes: Sequence[Axis], num_othe
     best, inside_C = beliefs.best(), beliefs.inside_noise()
     mean_C = beliefs.utility_DC.mean(0)
     alike = [c for c in np.argsort(-mean_C).tolist() if inside_C[c] and c != best]
-    others = f"{num_others} other candidates" + (" that likely keep it" if floors else "")
+    others = f"{num_others} other candidates" + (" as likely to keep it" if floors else "")
     if not alike:
         return f"Each of the {others} is shown to be worse."
     start = f"Of the {others}, {len(alike)} {'is' if len(alike) == 1 else 'are'} not shown to be worse"
@@ -153,16 +155,21 @@ def _price_words(beliefs: Beliefs, spec: SearchSpec) -> str:
     """What the constraints cost, and how likely the proposal keeps them."""
     best, them = beliefs.best(), "the constraint" if len(spec.constraints) == 1 else "the constraints"
     chance = float(beliefs.chance()[best])
-    doubt = "" if chance >= SAFE else ", too little to rely on: look at the check, or take a candidate that is surer"
-    told = f" By these surfaces the proposal keeps {them} with a probability of {chance:.0%}{doubt}."
+    chance_C, inside_C = beliefs.chance(), beliefs.inside_noise()
+    surest = int(np.where(inside_C, chance_C, 0).argmax())
+    doubt = "" if chance >= SAFE else ", too little to rely on"
+    if doubt and chance_C[surest] > chance:
+        text = spec.space.text(beliefs.candidates[surest])
+        doubt += f" (surest of those not shown to be worse: {text}, {chance_C[surest]:.0%})"
+    told = f" As predicted, the proposal keeps {them} with a probability of {chance:.0%}{doubt}."
     free = int(beliefs.utility_DC.mean(0).argmax())
     if free == best:
         return f"{told} It would be the same without {them}."
     costs = beliefs.utility_DC[:, free] - beliefs.utility_DC[:, best]
     return (
         f"{told} Without {them} it would be {spec.space.text(beliefs.candidates[free])} with "
-        f"{_interval(beliefs.utility_DC[:, free])}: keeping {'it' if len(spec.constraints) == 1 else 'them'} costs "
-        f"{100 * costs.mean():.1f} points."
+        f"{_interval(beliefs.utility_DC[:, free])}: keeping {'it' if len(spec.constraints) == 1 else 'them'} is "
+        f"predicted to cost {100 * costs.mean():.1f} points."
     )
 
 

@@ -153,7 +153,7 @@ def _surprises(proposal: Sequence[Observation], beliefs: Beliefs) -> str:
         value = fmean(o.values[ability] for o in proposal)
         if abs(value - draws_D.mean()) > Z * spread:
             told.append(f"{ability} has {value:.1%} and not {draws_D.mean():.1%}")
-    return f" ({'; '.join(told)}: more than noise, so do not rely on the surface there)" if told else ""
+    return f" ({'; '.join(told)}: more than noise, so do not trust what is predicted near there)" if told else ""
 
 
 def _floor_words(search: Search, anchor: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -162,9 +162,10 @@ def _floor_words(search: Search, anchor: str, rows: Sequence[Mapping[str, Any]])
     for constraint in search.spec.constraints:
         for row in rows:
             if constraint.anchor == anchor and row["ability"] == constraint.ability and row["low"] is not None:
-                kept = row["low"] >= -constraint.number
-                lost = f": a loss of {-100 * row['low']:.1f} points is not excluded"
-                told += f" The constraint, {constraint.text()}, is {'confirmed' if kept else 'not confirmed' + lost}."
+                kept, broken = row["low"] >= -constraint.number, row["high"] < -constraint.number
+                verdict = "confirmed" if kept else "broken" if broken else "neither confirmed nor broken"
+                ends = f"{100 * row['difference']:+.1f} points, {100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
+                told += f" The constraint, {constraint.text()}, is {verdict}: measured {ends}."
     return told
 
 
