@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from abc import abstractmethod
 from collections import Counter
@@ -346,10 +345,9 @@ class AbilityData(PlannedData):
         return Pool(self.name, index_M, table.uids[index_M], *sizes, population, losses_N=losses_M)
 
     def pool_key(self) -> list[object]:
-        """What decides ``pool`` but for the seed: examples, which of them are chosen, fraction, losses of the base."""
-        chosen, losses_I = np.packbits(self._kept_N & ~self._held_out_N), self.base_losses_I
-        hashes = [hashlib.blake2b(part.tobytes()).hexdigest() for part in (chosen, losses_I) if part is not None]
-        return [self.name, self.examples.written, hashes, self.fraction, self.max_examples]
+        """What decides ``pool`` but for the seed: examples, which of them are chosen, losses of the base, fraction."""
+        chosen = np.packbits(self._kept_N & ~self._held_out_N)
+        return [self.name, self.examples.written, chosen, self.base_losses_I, self.fraction, self.max_examples]
 
     def audit_counts(self) -> dict[str, int]:
         """Records repaired, truncated, split or dropped, by cause."""

@@ -93,12 +93,16 @@ def _key(data: PlannedData, stages: Sequence[Stage]) -> str:
     named = [field.name for field in fields(Stage) if field.name not in _BESIDE]
     return digest(
         [compiling.RULES, np.__version__],
-        [ability.pool_key() for ability in abilities],
+        [[_hashed(part) for part in ability.pool_key()] for ability in abilities],
         [data.batch, data.max_length, data.seed, data.packing],
         [_in_order(policy) for policy in policies],
         [[[name, _in_order(getattr(stage, name))] for name in named] for stage in stages],
         [classes, code_of([*classes, *policies])],
     )
+
+
+def _hashed(part: object) -> object:
+    return _blake(part.tobytes()).hexdigest() if isinstance(part, np.ndarray) else part
 
 
 def _in_order(value: Any) -> list[Any]:

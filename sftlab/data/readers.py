@@ -177,9 +177,8 @@ class AlpacaReader(Reader):
     def turns(self, record: dict[str, Any]) -> list[Turn]:
         """Two turns, after those of the history."""
         instruction, more = _text(record, "instruction"), _text(record, "input", required=False)
-        question = f"{instruction}\nInput:\n{more}" if instruction.strip() else more
-        if not more.strip():
-            question = instruction
+        both = instruction.strip() and more.strip()
+        question = f"{instruction}\nInput:\n{more}" if both else more if more.strip() else instruction
         return _exchanges(record, question, _text(record, "output"))
 
     def keys(self, record: dict[str, Any]) -> frozenset[str]:

@@ -238,6 +238,7 @@ def slices_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
 def candidates_of(beliefs: Beliefs, space: Space) -> list[dict[str, Any]]:
     """Every candidate with its prediction: does it keep the constraints, is it inside noise, on the Pareto front?"""
     inside_C, chance_C, front_C = beliefs.inside_noise(), beliefs.chance(), front_share(beliefs)
+    likely_C = beliefs.likely()
     low_C, high_C = middle(beliefs.utility_DC)
     low_AC, high_AC = middle(beliefs.score_DAC)
     mean_AC, utility_C = beliefs.score_DAC.mean(0), beliefs.utility_DC.mean(0)
@@ -254,6 +255,7 @@ def candidates_of(beliefs: Beliefs, space: Space) -> list[dict[str, Any]]:
             },
             WEIGHTED: [float(utility_C[c]), float(low_C[c]), float(high_C[c])],
             "chance": float(chance_C[c]),
+            "likely": bool(likely_C[c]),
             "inside_noise": bool(inside_C[c]),
             "on_front": float(front_C[c]),
             "best": bool(c == best),

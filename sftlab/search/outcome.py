@@ -19,6 +19,7 @@ from sftlab.stats.interval import LEVEL, Mean, Z, student
 from sftlab.stats.paired import holm
 
 OUTCOME = "search.json"
+NOT_SHOWN = "no difference shown"
 
 
 def write_outcome(search: Search) -> dict[str, Any]:
@@ -114,19 +115,19 @@ def _check(search: Search, observations: Sequence[Observation], beliefs: Beliefs
     for row, p in zip(rows, holm([_number(row["p"]) for row in rows]), strict=True):
         row["p_corrected"] = _finite(p)
         low_high = row["low"] is not None and not row["low"] <= 0 <= row["high"]
-        row["verdict"] = "not shown" if not (p < LEVEL and low_high) else "better" if row["difference"] > 0 else "worse"
+        row["verdict"] = NOT_SHOWN if not (p < LEVEL and low_high) else "better" if row["difference"] > 0 else "worse"
     weights = search.spec.weights
     measured = [weighted(o.values, weights) for o in proposal]
     whole = student([one - weighted(o.values, weights) for one, o in zip(measured, anchor, strict=True)])
     verdict = _verdict(whole)
     interval = "" if math.isnan(whole.low) else f" ({100 * whole.low:+.1f} to {100 * whole.high:+.1f} over seeds)"
-    told = "; ".join(f"{row['ability']} {100 * row['difference']:+.1f} ({_shown(row['verdict'])})" for row in rows)
+    told = "; ".join(f"{row['ability']} {100 * row['difference']:+.1f} ({row['verdict']})" for row in rows)
     seeds = ", ".join(map(str, pair[0].seeds))
     words = (
         f"Checked with fresh seeds ({seeds}): the proposal has {fmean(measured):.1%} where "
         f"{beliefs.utility_DC[:, beliefs.best()].mean():.1%} was predicted{_surprises(proposal, beliefs)}. Against "
-        f"{name}, the best of the anchors{' that keep the constraints' * bool(search.spec.constraints)}, it is "
-        f"**{_shown(verdict)}**: {100 * whole.value:+.1f} points{interval}; {told}.{_floor_words(search, name, rows)}"
+        f"{name}, the best of the anchors{' that keep the constraints' * bool(search.spec.constraints)}: "
+        f"**{verdict}**, {100 * whole.value:+.1f} points{interval}; {told}.{_floor_words(search, name, rows)}"
     )
     return {
         "anchor": name,
@@ -138,10 +139,6 @@ def _check(search: Search, observations: Sequence[Observation], beliefs: Beliefs
         "verdict": verdict,
         "words": words,
     }
-
-
-def _shown(verdict: str) -> str:
-    return "not shown to differ" if verdict == "not shown" else verdict
 
 
 def _surprises(proposal: Sequence[Observation], beliefs: Beliefs) -> str:
@@ -171,7 +168,7 @@ def _floor_words(search: Search, anchor: str, rows: Sequence[Mapping[str, Any]])
 
 def _verdict(difference: Mean) -> str:
     if math.isnan(difference.low) or difference.low <= 0 <= difference.high:
-        return "not shown"
+        return NOT_SHOWN
     return "better" if difference.value > 0 else "worse"
 
 

@@ -16,7 +16,6 @@ from sftlab.report.text import duration, number, p_text, with_interval
 
 OUTCOME = "search.json"
 WEIGHTED = "weighted mean"
-LIKELY = 0.5  # as the search has it
 _MOST_ROWS = 12
 
 
@@ -137,7 +136,7 @@ def _ternary(found: dict[str, Any]) -> Drawing:
     shares_P3 = np.array([c["shares"] for c in mine])[:, :3]
     runs_R3 = np.array([t["shares"] for t in found["trials"] if t["shares"]])[:, :3]
     told = [c["text"] for c in mine]
-    breaks_P = np.array([c["chance"] < LIKELY for c in mine])
+    breaks_P = np.array([not c["likely"] for c in mine])
     best_3 = np.array(best["shares"])[:3]
     figure, spots = ternary_figure(found["simplex"], shares_P3, panels, runs_R3, best_3, told, breaks_P)
     rest = f" Other factors as in the proposal: {', '.join(best['rest'])}." if best["rest"] and len(mine) > 5 else ""
@@ -176,7 +175,7 @@ def _candidate_numbers(found: dict[str, Any], some: Sequence[dict[str, Any]] | N
 
 def _best_table(found: dict[str, Any]) -> Table:
     """The best candidates."""
-    ranked = sorted(found["candidates"], key=lambda c: (-(c["chance"] >= LIKELY), -c[WEIGHTED][0]))
+    ranked = sorted(found["candidates"], key=lambda c: (-(c["likely"]), -c[WEIGHTED][0]))
     rows = [
         [c["text"], *(_interval(c["scores"][name]) for name in found["abilities"]), _interval(c[WEIGHTED]),
          f"{c['on_front']:.0%}", f"{c['chance']:.0%}", "yes" if c["inside_noise"] else ""]
@@ -213,18 +212,14 @@ def _check_tables(found: dict[str, Any]) -> list[Table]:
             r["ability"],
             _signed(r),
             p_text(np.nan if r["p_corrected"] is None else r["p_corrected"]),
-            _shown(r["verdict"]),
+            r["verdict"],
             r["method"],
         ]
         for r in check["rows"]
     ]
-    rows.append([WEIGHTED, _signed(check), "-", _shown(check["verdict"]), "Student's t over the seeds"])
+    rows.append([WEIGHTED, _signed(check), "-", check["verdict"], "Student's t over the seeds"])
     title = f"The check: proposal minus {check['anchor']}, fresh seeds {', '.join(map(str, check['seeds']))}"
     return [Table("search-check", title, ["", "difference (95 %, uncorrected)", "p (Holm)", "verdict", "method"], rows)]
-
-
-def _shown(verdict: str) -> str:
-    return "no difference shown" if verdict == "not shown" else verdict
 
 
 def _signed(row: dict[str, Any]) -> str:
