@@ -100,12 +100,12 @@ def _search(config: Path, name: str, executor: Any) -> Any:
 
 def _dry_run(search: Any) -> int:
     search.read()
-    for number, batch in enumerate(search.batches, 1):
-        show(f"{number}. {batch.kind}: {batch.words.replace('**', '')}")
-    if not search.batches:
-        batch = search.design()
-        show(f"{len(search.candidates)} candidates. {batch.words}")
-        search.site.show_plan(batch.trials)
+    for number, decision in enumerate(search.decisions, 1):
+        show(f"{number}. {decision.kind}: {decision.words.replace('**', '')}")
+    if not search.decisions:
+        decision = search.design()
+        show(f"{len(search.candidates)} candidates. {decision.words}")
+        search.site.show_plan(decision.trials)
     elif search.trials:
         search.site.show_plan(search.trials)
     return 0

@@ -14,7 +14,7 @@ from sftlab.report.verdicts import compare_over_seeds
 from sftlab.search.decision import WEIGHTED, axes_of, candidates_of, ranges_of, slices_of, words_of
 from sftlab.search.observation import Observation, Trial
 from sftlab.search.proposal import Beliefs
-from sftlab.search.search import Search, batch_row
+from sftlab.search.search import Search, decision_row
 from sftlab.stats.interval import LEVEL, Mean, Z, student
 from sftlab.stats.paired import holm
 
@@ -40,7 +40,7 @@ def outcome_of(search: Search) -> dict[str, Any]:
     return {
         "search": spec.name,
         "decision": words_of(beliefs, spec, axes),
-        "ended": search.batches[-1].words,
+        "ended": search.decisions[-1].words,
         "has_effect": beliefs.has_effect,
         "check": check,
         "abilities": beliefs.abilities,
@@ -66,7 +66,7 @@ def outcome_of(search: Search) -> dict[str, Any]:
         "candidates": candidates_of(beliefs, spec.space),
         "best_anchor": beliefs.best_anchor(),
         "trials": [_trial(search, trial, observations) for trial in search.trials],
-        "batches": [batch_row(batch) for batch in search.batches],
+        "batches": [decision_row(one) for one in search.decisions],
         "num_runs": sum(trial.num_runs for trial in search.trials),
         "max_runs": spec.max_runs,
         "max_tokens": spec.max_tokens,
@@ -80,7 +80,7 @@ def _finite(value: float) -> float | None:
 
 def _trial(search: Search, trial: Trial, observations: Sequence[Observation]) -> dict[str, Any]:
     mine = [o for o in observations if o.trial == trial.name]
-    batch = next(i for i, b in enumerate(search.batches, 1) if trial in b.trials)
+    batch = next(i for i, b in enumerate(search.decisions, 1) if trial in b.trials)
     values = {ability: fmean(o.values[ability] for o in mine) for ability in mine[0].values}
     shares = [] if trial.point is None else [
         share for f, v in zip(search.spec.space.factors, trial.point, strict=True) if f in search.spec.space.shares

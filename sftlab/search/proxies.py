@@ -52,7 +52,7 @@ def proxy_report(search: Search, kind: str) -> str:
         ValueError: The search has no runs, or the proxy lacks what it needs.
     """
     search.read()
-    if not search.batches:
+    if not search.decisions:
         raise ValueError(f"--proxy: {search.folder} has no runs yet; run the search first")
     trials = [trial for trial in search.trials if trial.point is not None and trial.why != "verification"]
     if kind == "merge":

@@ -1,6 +1,6 @@
 """A search: design, runs, surface, proposal, until the decision is inside noise or the budget is spent; then a check.
 
-    decisions.jsonl   which runs were chosen and why, one line a batch. A line follows from the runs of those before it
+    decisions.jsonl   which runs were chosen and why, a line each. One follows from the runs of those before it
                       and from the search file; it is written before its runs start and never decided again.
 
 Killed anywhere and started again, a search reads its decisions, runs what is missing, and goes on: the same decisions.
@@ -61,8 +61,8 @@ class RunsFailed(Exception):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """One decision.
+class Decision:
+    """What a search does next, and why.
 
     Attributes:
         kind: design, improvement, verification or end.
@@ -92,13 +92,13 @@ class Search:
     ) -> None:
         self.spec, self.site, self.folder, self.tell = spec, site, folder, tell
         self.candidates = spec.space.candidates()
-        self.batches: list[Batch] = []
+        self.decisions: list[Decision] = []
         self._believed: tuple[tuple[Trial, ...], Beliefs] | None = None  # of these trials
 
     @property
     def trials(self) -> list[Trial]:
         """All that was chosen so far, in order."""
-        return [trial for batch in self.batches for trial in batch.trials]
+        return [trial for decision in self.decisions for trial in decision.trials]
 
     def run(self) -> None:
         """Go on to the end.
@@ -108,11 +108,11 @@ class Search:
             RunsFailed: Runs could not be made.
         """
         self.read()
-        if self.batches:
+        if self.decisions:
             self.site.carry_out(self.trials)
-        while not self.batches or self.batches[-1].kind != "end":
-            self._append(self.next_batch())
-            if self.batches[-1].trials:
+        while not self.decisions or self.decisions[-1].kind != "end":
+            self._append(self.next_decision())
+            if self.decisions[-1].trials:
                 self.site.carry_out(self.trials)
 
     def beliefs(self) -> Beliefs:
@@ -124,12 +124,12 @@ class Search:
             self._believed = trials, believe(self.spec.space, self.candidates, trials, seen, *about)
         return self._believed[1]
 
-    def next_batch(self) -> Batch:
+    def next_decision(self) -> Decision:
         """What to run next, after all runs so far are made."""
-        if not self.batches:
+        if not self.decisions:
             return self.design()
-        if self.batches[-1].kind == "verification":
-            return Batch("end", (), "Checked with fresh seeds.")
+        if self.decisions[-1].kind == "verification":
+            return Decision("end", (), "Checked with fresh seeds.")
         beliefs = self.beliefs()
         axes = axes_of(self.spec.space, self.candidates)
         words, numbers = words_of(beliefs, self.spec, axes), _numbers(beliefs)
@@ -138,7 +138,7 @@ class Search:
         if not beliefs.has_effect:
             trials = self._more_of_the_design(taken, min(self.spec.batch, most), beliefs)
             about = f"No effect of the composition is seen yet: {len(trials)} more runs of the design."
-            return Batch("design", trials, about, numbers) if trials else Batch("end", (), words, numbers)
+            return Decision("design", trials, about, numbers) if trials else Decision("end", (), words, numbers)
         chosen, gain = beliefs.improvements(taken, min(self.spec.batch, most)) if most else ([], 0.0)
         enough = ENOUGH * beliefs.noise * (2 / self.spec.verify) ** 0.5
         numbers |= {"expected_gain": gain, "enough": enough, "words": words}
@@ -148,16 +148,16 @@ class Search:
             if trials:
                 runs = sum(trial.num_runs for trial in trials)
                 about = f"{runs} run{'s' * (runs != 1)} where they are expected to gain most ({100 * gain:.2f} points)."
-                return Batch("improvement", trials, about, numbers)
+                return Decision("improvement", trials, about, numbers)
         why = (
             "The budget is spent." if not chosen or gain >= enough else "What further runs would gain is inside noise."
         )
         check = self._check(beliefs)
         if not check:
-            return Batch("end", (), f"{why} The best is an anchor: there is nothing to check. {words}", numbers)
-        return Batch("verification", tuple(check), f"{why} {words}", numbers)
+            return Decision("end", (), f"{why} The best is an anchor: there is nothing to check. {words}", numbers)
+        return Decision("verification", tuple(check), f"{why} {words}", numbers)
 
-    def design(self) -> Batch:
+    def design(self) -> Decision:
         """The anchors and a D-optimal design, about half of what the budget leaves beside the check.
 
         Raises:
@@ -196,7 +196,7 @@ class Search:
         trials += self._trials(points, "design")
         runs = sum(trial.num_runs for trial in trials)
         words = f"{runs} runs: {num_anchors} of the anchors, {runs - num_anchors} of a D-optimal design."
-        return Batch("design", tuple(trials), words, {"num_candidates": len(self.candidates)})
+        return Decision("design", tuple(trials), words, {"num_candidates": len(self.candidates)})
 
     def _more_of_the_design(self, taken: set[Point], num_points: int, beliefs: Beliefs) -> tuple[Trial, ...]:
         allowed = [point for point in self.candidates if self.spec.space.allows(point)]
@@ -239,12 +239,12 @@ class Search:
             trials = trials[:-1]
         return trials
 
-    def _append(self, batch: Batch) -> None:
-        self.batches.append(batch)
-        rows = [{"identity": self.spec.identity(), **batch_row(one)} for one in self.batches]
+    def _append(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+        rows = [{"identity": self.spec.identity(), **decision_row(one)} for one in self.decisions]
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / DECISIONS, "".join(json.dumps(row) + "\n" for row in rows))
-        self.tell(f"{batch.kind}: {batch.words}")
+        self.tell(f"{decision.kind}: {decision.words}")
 
     def read(self) -> None:
         """Take up the decisions of an earlier call.
@@ -259,7 +259,7 @@ class Search:
                 f"{path} holds decisions of another search; name this one otherwise (--name), or delete it"
             )
         anchors = {anchor.name: anchor for anchor in self.spec.anchors}
-        self.batches = [batch_of(row, anchors) for row in rows]
+        self.decisions = [decision_of(row, anchors) for row in rows]
 
 
 def _numbers(beliefs: Beliefs) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def _numbers(beliefs: Beliefs) -> dict[str, Any]:
     }
 
 
-def batch_row(batch: Batch) -> dict[str, Any]:
+def decision_row(decision: Decision) -> dict[str, Any]:
     """A decision as JSON holds it."""
     trials = [
         {
@@ -281,12 +281,12 @@ def batch_row(batch: Batch) -> dict[str, Any]:
             "why": trial.why,
             "anchor": trial.anchor.name if trial.anchor else None,
         }
-        for trial in batch.trials
+        for trial in decision.trials
     ]
-    return {"kind": batch.kind, "trials": trials, "words": batch.words, "numbers": batch.numbers}
+    return {"kind": decision.kind, "trials": trials, "words": decision.words, "numbers": decision.numbers}
 
 
-def batch_of(row: Mapping[str, Any], anchors: Mapping[str, Any]) -> Batch:
+def decision_of(row: Mapping[str, Any], anchors: Mapping[str, Any]) -> Decision:
     """A decision from its line.
 
     Raises:
@@ -303,6 +303,6 @@ def batch_of(row: Mapping[str, Any], anchors: Mapping[str, Any]) -> Batch:
             )
             for one in row["trials"]
         )
-        return Batch(str(row["kind"]), trials, str(row["words"]), dict(row["numbers"]))
+        return Decision(str(row["kind"]), trials, str(row["words"]), dict(row["numbers"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{DECISIONS}: a line is no decision ({error}); delete the file to begin anew") from None

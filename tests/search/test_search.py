@@ -96,7 +96,7 @@ def test_killed_while_a_decision_is_written_it_decides_the_same(finished, tmp_pa
     again = search_of(tmp_path, **FEW)
     again.read()
     again.site.carry_out(again.trials)
-    assert (again.batches[-1].kind, len(again.batches)) == ("end", len(text.splitlines()))
+    assert (again.decisions[-1].kind, len(again.decisions)) == ("end", len(text.splitlines()))
 
 
 def test_without_any_effect_of_the_mixture_it_says_so(tmp_path):
