@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,33 +52,6 @@ class Pool:
     def __len__(self) -> int:
         """Number of examples."""
         return len(self.index_N)
-
-    @classmethod
-    def ranked(
-        cls,
-        ability: str,
-        uids: Sequence[str],
-        lengths_N: np.ndarray,
-        supervised_N: np.ndarray,
-        seed: int = 0,
-        index_N: np.ndarray | None = None,
-        losses_N: np.ndarray | None = None,
-    ) -> Pool:
-        """Rank examples by a hash of their uid keyed by ``seed`` and the ability's name: file order does not matter.
-
-        ``index_N`` are their positions in the source; 0, 1, 2 ... by default. ``losses_N`` is the base's loss of each.
-        """
-        uids_N = Uids.of(uids)
-        order_N = rank(ability, uids_N, seed)
-        return cls(
-            ability,
-            order_N if index_N is None else np.asarray(index_N)[order_N],
-            uids_N[order_N],
-            np.asarray(lengths_N, dtype=np.int32)[order_N],
-            np.asarray(supervised_N, dtype=np.int32)[order_N],
-            population=len(uids),
-            losses_N=None if losses_N is None else np.asarray(losses_N, dtype=np.float64)[order_N],
-        )
 
     @classmethod
     def from_count(cls, ability: str, num_examples: int) -> Pool:

@@ -8,6 +8,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from pools import ranked
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, Qwen2Config
 
 from sftlab.data.feed import PlanLoader, collate
@@ -16,7 +17,6 @@ from sftlab.model.loss import SupervisedLoss, example_weights
 from sftlab.model.noise import Noise
 from sftlab.plan.compile import compile_plan
 from sftlab.plan.policy import Proportional
-from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
 
 VOCABULARY = 97
@@ -53,7 +53,7 @@ def planned():
     for name, table in tables.items():
         lengths = np.array([len(ids) for ids in table.all_ids])
         supervised = np.array([table.mask(i).sum() for i in range(len(lengths))])
-        pools.append(Pool.ranked(name, [f"{name}{i}" for i in range(len(lengths))], lengths, supervised))
+        pools.append(ranked(name, [f"{name}{i}" for i in range(len(lengths))], lengths, supervised))
     stages = [Stage("all", {"math": 1.0, "general": 1.0}, epochs=1)]
     return compile_plan(pools, stages, Proportional(), StepSize(examples=11), 40), tables
 

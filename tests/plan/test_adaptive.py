@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pools import ranked
 
 from sftlab.plan.adapt import compile_schedule
 from sftlab.plan.adaptive import AdaptivePolicy, Observations, checked_shares, checked_state
@@ -14,7 +15,6 @@ from sftlab.plan.adaptive_policies import Exp3, OnlineDataMixing, OnlineDoReMi
 from sftlab.plan.compile import Compiler
 from sftlab.plan.ledger import ledger
 from sftlab.plan.policy import Proportional
-from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
 from sftlab.plan.table import plan_notes
 
@@ -138,7 +138,7 @@ class Seventy(AdaptivePolicy):
 def pool(name, count):
     rng = np.random.default_rng(len(name) + count)
     lengths_N = rng.integers(2, 20, count) * (2 if name == "math" else 1)
-    return Pool.ranked(name, [f"{name}{i}" for i in range(count)], lengths_N, lengths_N // 2)
+    return ranked(name, [f"{name}{i}" for i in range(count)], lengths_N, lengths_N // 2)
 
 
 POOLS = [pool("code", 300), pool("math", 200)]

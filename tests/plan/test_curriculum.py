@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pools import ranked
 
 from sftlab.plan.compile import compile_plan
 from sftlab.plan.packing import pack
@@ -23,7 +24,7 @@ def pool(name: str, count: int) -> Pool:
     lengths_N = rng.integers(2, 40, count)
     losses_N = rng.random(count).round(1)
     uids = [f"{name}{i}" for i in range(count)]
-    return Pool.ranked(name, uids, lengths_N, lengths_N // 2 + 1, losses_N=losses_N)
+    return ranked(name, uids, lengths_N, lengths_N // 2 + 1, losses_N=losses_N)
 
 
 POOLS = [pool("math", 61), pool("code", 23), pool("general", 40)]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pools import ranked
 from rich.console import Console
 
 from sftlab.plan.compile import RULES, compile_plan
@@ -24,7 +25,7 @@ def pool(name: str, n: int, seed: int = 0, order: np.ndarray | None = None) -> P
     lengths = rng.integers(2, 30, n)
     order = np.arange(n) if order is None else order
     uids = [f"{name}{i}" for i in order]
-    return Pool.ranked(name, uids, lengths[order], lengths[order] // 2 + 1, seed)
+    return ranked(name, uids, lengths[order], lengths[order] // 2 + 1, seed)
 
 
 def two_stages(k: float, **budget) -> list[Stage]:
@@ -57,7 +58,7 @@ def test_plans_are_those_of_their_rules(batch, options, fingerprint):
     pools = []
     for name, size in (("math", 120), ("code", 50)):
         lengths = 2 + np.arange(size) * 7 % 29
-        pools.append(Pool.ranked(name, [f"{name}{i}" for i in range(size)], lengths, lengths // 2 + 1, 3))
+        pools.append(ranked(name, [f"{name}{i}" for i in range(size)], lengths, lengths // 2 + 1, 3))
     stages = [Stage("one", {"math": 1.0, "code": 0.5}, epochs=1.5, **options), Stage("two", {"code": 1.0}, steps=7)]
     plan = compile_plan(pools, stages, Proportional(), StepSize(**batch), 64, 3)
     assert (RULES, plan.fingerprint()) == (1, fingerprint)
@@ -66,7 +67,7 @@ def test_plans_are_those_of_their_rules(batch, options, fingerprint):
 @pytest.mark.parametrize("width", [80, 160])
 def test_nothing_of_the_plan_is_cut_off(width):
     names = ("math", "code", "general")
-    pools = [Pool.ranked(n, [f"{n}{i}" for i in range(N)], np.full(N, 400), np.full(N, 99), 0)
+    pools = [ranked(n, [f"{n}{i}" for i in range(N)], np.full(N, 400), np.full(N, 99), 0)
              for n, N in zip(names, (30_000, 1_234, 9_999), strict=True)]  # fmt: skip
     plan = compile_plan(pools, two_stages(1 / 256), Proportional(), StepSize(examples=128), 2048)
     console = Console(width=width, file=io.StringIO())

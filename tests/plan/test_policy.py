@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pools import ranked
 
 from sftlab.plan.policy import EqualCount, MixturePolicy, Proportional, Temperature, WeightedShares, apportion
 from sftlab.plan.pool import Pool
@@ -14,7 +15,7 @@ SIZES = st.dictionaries(st.sampled_from("abcde"), st.integers(1, 300), min_size=
 def pool(name: str, n: int, mean: int = 20) -> Pool:
     rng = np.random.default_rng(n)
     lengths = rng.integers(2, 2 * mean, n)
-    return Pool.ranked(name, [f"{name}{i}" for i in range(n)], lengths, lengths // 2 + 1)
+    return ranked(name, [f"{name}{i}" for i in range(n)], lengths, lengths // 2 + 1)
 
 
 @given(st.integers(0, 10_000), st.dictionaries(st.text(min_size=1), st.floats(0.01, 10), min_size=1))
@@ -95,6 +96,6 @@ def test_edges_of_what_a_policy_takes_are_taken():
 
 
 def test_an_ability_without_a_supervised_token_gives_no_example_where_these_are_counted():
-    dumb = Pool.ranked("dumb", ["x", "y"], np.array([5, 5]), np.array([0, 0]))
+    dumb = ranked("dumb", ["x", "y"], np.array([5, 5]), np.array([0, 0]))
     counts = WeightedShares({"a": 1.0, "dumb": 1.0}, "supervised_tokens").counts([pool("a", 9), dumb])
     assert counts["dumb"] == 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pools import ranked
 
 from sftlab.plan.compile import Compiler, compile_plan
 from sftlab.plan.ledger import exposures, ledger
@@ -15,7 +16,7 @@ from sftlab.plan.stage import Stage, StepSize
 def pool(name: str, count: int) -> Pool:
     rng = np.random.default_rng(len(name) + count)
     lengths_N = rng.integers(1, 40, count)
-    return Pool.ranked(name, [f"{name}{i}" for i in range(count)], lengths_N, rng.integers(0, lengths_N + 1))
+    return ranked(name, [f"{name}{i}" for i in range(count)], lengths_N, rng.integers(0, lengths_N + 1))
 
 
 POOLS = [pool("math", 60), pool("code", 45)]
