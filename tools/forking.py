@@ -206,23 +206,30 @@ def _serve(asked: socket.socket, owner: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     ended: dict[int, int] = {}
     while True:
-        message, files, _, _ = socket.recv_fds(asked, 200_000, 10)
-        if not message:
+        try:
+            _answer(asked, ended)
+        except ConnectionError:  # the owner is gone, in the midst of a question or an answer too
             os._exit(0)
-        question = json.loads(message)
-        if "poll" in question:
-            pid = question["poll"]
-            if pid not in ended and (done := os.waitpid(pid, os.WNOHANG))[0]:
-                ended[pid] = os.waitstatus_to_exitcode(done[1])
-            asked.send(json.dumps(ended.get(pid)).encode())
-            continue
-        pid = os.fork()
-        if not pid:
-            asked.close()
-            _end_as(partial(_started, question, files))
-        for file in files:
-            os.close(file)
-        asked.send(json.dumps(pid).encode())
+
+
+def _answer(asked: socket.socket, ended: dict[int, int]) -> None:
+    message, files, _, _ = socket.recv_fds(asked, 200_000, 10)
+    if not message:
+        os._exit(0)
+    question = json.loads(message)
+    if "poll" in question:
+        pid = question["poll"]
+        if pid not in ended and (done := os.waitpid(pid, os.WNOHANG))[0]:
+            ended[pid] = os.waitstatus_to_exitcode(done[1])
+        asked.send(json.dumps(ended.get(pid)).encode())
+        return
+    pid = os.fork()
+    if not pid:
+        asked.close()
+        _end_as(partial(_started, question, files))
+    for file in files:
+        os.close(file)
+    asked.send(json.dumps(pid).encode())
 
 
 def _started(question: dict[str, Any], files: list[int]) -> Any:
