@@ -1,6 +1,5 @@
 """``sftlab`` and ``python -m sftlab``: finds the command and imports only what it needs."""
 
-import difflib
 import os
 import signal
 import sys
@@ -11,6 +10,7 @@ from importlib import import_module
 
 from sftlab.credentials import mask, secrets_of_environment
 from sftlab.files import explain
+from sftlab.nearest import nearest
 from sftlab.screen import complain, never_fail_to_print, show
 
 COMMANDS = {
@@ -67,8 +67,8 @@ def main(arguments: list[str]) -> int:
         show(import_module("sftlab").__version__)
         return 0
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest(name, COMMANDS)
+        hint = f"; did you mean {near!r}?" if near else ""
         complain(f"error: no command {name!r}{hint}\n\n{usage()}")
         return 2
     # Threads that wait should sleep: by default they spin, and a busy neighbour then slows training ten times and more.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import textwrap
@@ -10,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, get_args
 
 from sftlab.config import class_named, is_ours, subclasses_of, type_name
+from sftlab.nearest import did_you_mean
 
 _WIDTH = 80
 
@@ -133,6 +133,5 @@ def _row(start: str, words: str) -> str:
 
 
 def _no_such(where: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+    hint = did_you_mean(name.rpartition(".")[2], known, f"there are {', '.join(sorted(known))}")
     return f"{where}: there is no {name}; {hint}"

@@ -6,7 +6,6 @@ jsonargparse's own reading of signatures and types.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import os
@@ -20,6 +19,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 
 from sftlab.credentials import find_credentials, mask
+from sftlab.nearest import did_you_mean, nearest
 
 Nested = dict[str, Any]
 _MOST_BYTES, _MOST_VALUES, _MOST_DEPTH = 10_000_000, 100_000, 100
@@ -67,8 +67,8 @@ def read_yaml(path: Path, asked_by: str) -> Nested:
         ValueError: The file is missing or is no YAML mapping.
     """
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
+        hint = f"; did you mean {path.parent / near}?" if near else ""
         raise ValueError(f"{asked_by}: there is no file {path}{hint}")
     try:
         if path.stat().st_size > _MOST_BYTES:
@@ -360,6 +360,5 @@ def type_name(hint: Any) -> str:
 
 def _unknown(path: str, what: str, valid: list[str]) -> str:
     wrong = path.rsplit(": ", 1)[-1].rsplit(".", 1)[-1]
-    near = difflib.get_close_matches(wrong, valid, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(valid[:12])}"
+    hint = did_you_mean(wrong, valid, f"there are {', '.join(valid[:12])}", cutoff=0.5)
     return f"{path}: no such {what}; {hint}"

@@ -1,4 +1,4 @@
-"""Fingerprints: values, and the code that a user's class stands on, as hashes that are the same in every process."""
+"""Fingerprints: hashes of values, files and the code that a user's class depends on, the same in every process."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ _PACKAGE = Path(__file__).resolve().parent
 def digest(*parts: Any, size: int = 16) -> str:
     """A hash of ``size`` bytes of some values, in hex; equal values give equal hashes in every process."""
     return hashlib.blake2b(json.dumps(described(parts), sort_keys=True).encode(), digest_size=size).hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """A hash of a file's bytes, in hex; read again only when its size or time of change differ.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    stat = path.stat()
+    return _file_hash(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _file_hash(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def described(value: Any) -> Any:

@@ -5,9 +5,10 @@ In a checkout they are the files of ``configs/``; a wheel holds the same ones.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
+
+from sftlab.nearest import nearest
 
 PREFIX = "sftlab:"
 FOLDER = Path(__file__).parent / "configs"
@@ -36,8 +37,8 @@ def config_path(name: str | Path, beside: Path | None = None) -> Path:
     asked, known = text.removeprefix(PREFIX).removesuffix(".yaml"), names()
     if asked in known:
         return FOLDER / f"{asked}.yaml"
-    near = difflib.get_close_matches(asked, known, n=1)
-    hint = f"did you mean {PREFIX}{near[0]}? " if near else ""
+    near = nearest(asked, known)
+    hint = f"did you mean {PREFIX}{near}? " if near else ""
     raise ValueError(f"--config: {PREFIX}{asked} does not come with sftlab; {hint}There are {', '.join(known)}")
 
 

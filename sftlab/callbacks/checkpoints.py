@@ -62,9 +62,9 @@ class RunCheckpoint(ModelCheckpoint):
         # Before saving, so that the checkpoint knows of itself and a resumed run removes it in its turn.
         self._kept = [name for name in self._kept if name != Path(filepath).name] + [Path(filepath).name]
         strategy: Any = trainer.strategy
-        strategy.saves_behind = self.asynchronous
+        strategy.saves_asynchronously = self.asynchronous
         super()._save_checkpoint(trainer, filepath)
-        strategy.saves_behind = False
+        strategy.saves_asynchronously = False
         while self.keep_last is not None and len(self._kept) > self.keep_last:
             self._remove_checkpoint(trainer, str(Path(filepath).with_name(self._kept.pop(0))))
 

@@ -15,13 +15,14 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.heat_map import HeatMap, Panel
 from sftlab.callbacks.layers import ALL, WORDS, group_of, in_order
 from sftlab.callbacks.progress import say
 from sftlab.data.ability import AbilityData, PlannedData
 from sftlab.data.feed import Batch, collate
-from sftlab.evaluate.run import read_jsonl
+from sftlab.files import read_jsonl
 from sftlab.model.module import SFTModule
 from sftlab.model.sharded import divide_again, local
 from sftlab.plan.compile import one_pass
@@ -47,11 +48,15 @@ class Interference(Callback):
     Args:
         every_n_steps: Measure inside stages too.
         num_examples: Conversations in an ability's probe, at most.
+
+    Raises:
+        ValueError: A number is out of bounds.
     """
 
     def __init__(self, every_n_steps: int | None = None, num_examples: int = 16) -> None:
-        if num_examples < 1 or (every_n_steps is not None and every_n_steps < 1):
-            raise ValueError(f"Interference: every_n_steps {every_n_steps}, num_examples {num_examples}; both are >= 1")
+        within("Interference.num_examples", num_examples, 1, is_whole=True)
+        if every_n_steps is not None:
+            within("Interference.every_n_steps", every_n_steps, 1, is_whole=True)
         self.every_n_steps, self.num_examples = every_n_steps, num_examples
         self._probes: dict[str, list[Batch]] = {}
         self._found: dict[int, dict[str, float]] = {}  # by step, then by tag

@@ -19,7 +19,7 @@ from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.heat_map import HeatMap, Panel
 from sftlab.callbacks.layers import ALL, WORDS, group_of, in_order
 from sftlab.callbacks.progress import say
-from sftlab.evaluate.run import read_jsonl
+from sftlab.files import read_jsonl
 from sftlab.plan.plan import Plan, StagePlan
 
 _TAG = "weight_change"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from importlib import import_module
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sftlab.commands.options import CommandParser
+from sftlab.nearest import nearest
 from sftlab.screen import screen, show
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def page_text(name: str) -> str:
     asked, known = name.removeprefix("docs/").removesuffix(".md"), pages()
     asked = asked if asked in known else next((page for page in known if page.split("/")[-1] == asked), asked)
     if asked not in known:
-        near = difflib.get_close_matches(asked, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        near = nearest(asked, known)
+        hint = f"did you mean {near}? " if near else ""
         raise ValueError(f"docs: there is no page {name}; {hint}There are {', '.join(known)}")
     text = (FOLDER / f"{asked}.md").read_text(encoding="utf-8")
     return _COMMENT.sub("", _OBJECT.sub(lambda match: _docstring(match[1]), text)).rstrip()

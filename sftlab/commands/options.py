@@ -7,13 +7,13 @@ options = parser.parse(["--weights=math=1", "FOLDER"])                 own optio
 from __future__ import annotations
 
 import argparse
-import difflib
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sftlab.config import option_pairs
+from sftlab.nearest import did_you_mean
 from sftlab.shipped import config_path
 
 _WIDTH = 80
@@ -78,8 +78,7 @@ class CommandParser(argparse.ArgumentParser):
             return
         word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
         known = [option for action in self._actions for option in action.option_strings]
-        near = difflib.get_close_matches(word, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"see {self._command} --help"
+        hint = did_you_mean(word, known, f"see {self._command} --help")
         what = "option" if word.startswith("-") else "argument"
         raise ValueError(f"{self._command} has no {what} {word}; {hint}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftlab.commands.options import CommandParser, names, wants_help, whole_number
+from sftlab.nearest import nearest
 from sftlab.screen import screen, show, tell_progress
 
 if TYPE_CHECKING:
@@ -131,8 +131,8 @@ def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -
         model = objects.model
         path, config, tokenizer = model.path, model.config, model.tokenizer_path
     elif len(Path(name).parts) > 1 and Path(name).parent.is_dir():  # a path, no hub id
-        near = difflib.get_close_matches(label, [path.name for path in Path(name).parent.iterdir()], n=1)
-        hint = f"; did you mean {Path(name).parent / near[0]}?" if near else ""
+        near = nearest(label, [path.name for path in Path(name).parent.iterdir()])
+        hint = f"; did you mean {Path(name).parent / near}?" if near else ""
         raise ValueError(f"--checkpoints: there is no {name}{hint}")
     try:
         blocks = load_config(path, config).get_text_config().num_hidden_layers

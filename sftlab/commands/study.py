@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 import shlex
@@ -24,6 +23,7 @@ from sftlab.commands.options import (
     whole_number,
 )
 from sftlab.config import named_object, scalar
+from sftlab.nearest import did_you_mean
 from sftlab.screen import complain, screen, show, tell_progress
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ def executor_of(options: Namespace, own: dict[str, Any]) -> Executor | None:
     if chosen is None and "." in name:
         raise ValueError(f"--executor: {name} cannot be imported: there is no such module, or it has no such class")
     if not (isinstance(chosen, type) and issubclass(chosen, Executor)):
-        near = difflib.get_close_matches(name, shipped, n=1)
-        hint = f"did you mean {near[0]}?" if near else "give local, ray, print or the class path of an Executor"
+        hint = did_you_mean(name, shipped, "give local, ray, print or the class path of an Executor")
         raise ValueError(f"--executor: {name!r} is no executor; {hint}")
     try:
         inspect.signature(chosen).bind(**own)

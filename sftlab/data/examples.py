@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sftlab.data.conversation import Audit
+from sftlab.fingerprint import file_hash
 from sftlab.plan.uids import Uids, digest_order
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> N
                 writer.write_batch(_record_batch(waiting, schema))
                 waiting, num_tokens = [], 0
         writer.write_batch(_record_batch(waiting, schema))
-    about = {**audit.to_dict(), "table": _file_hash(folder / TABLE)}
+    about = {**audit.to_dict(), "table": file_hash(folder / TABLE)}
     (folder / AUDIT).write_text(json.dumps(about), encoding="utf-8")
 
 
@@ -198,22 +199,12 @@ def _checked_audit(folder: Path) -> tuple[dict[str, Any], str]:
     """The audit, and the hash of the file of examples."""
     try:
         about = json.loads((folder / AUDIT).read_text(encoding="utf-8"))
-        written, stat = about.pop("table"), (folder / TABLE).stat()
+        written, found = about.pop("table"), file_hash(folder / TABLE)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise DamagedEntry(f"{type(error).__name__}: {error}") from None
-    if written != _hash_of(folder / TABLE, stat.st_size, stat.st_mtime_ns):
+    if written != found:
         raise DamagedEntry(f"{TABLE} is not what was written")
     return dict(about), str(written)
-
-
-@functools.cache
-def _hash_of(path: Path, _size: int, _changed: int) -> str:
-    return _file_hash(path)
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _record_batch(rows: list[Row], schema: Any) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sftlab.evaluate.run import model_of
 from sftlab.files import MAX_NAME_BYTES, read_jsonl
+from sftlab.fingerprint import file_hash
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.msgpack", "*.gguf")
 _SHOWN = 8  # hex digits of the hash in a folder's name
@@ -22,14 +23,9 @@ def weights_hash(folder: Path) -> str:
     found = {path for pattern in WEIGHTS for path in folder.glob(pattern)}
     files = sorted([*found, *(folder / name for name in names if (folder / name).is_file())])
     with ThreadPoolExecutor(4) as pool:
-        parts = list(pool.map(_file_hash, files))
+        parts = list(pool.map(file_hash, files))
     named = "\n".join(f"{path.name} {part}" for path, part in zip(files, parts, strict=True))
     return hashlib.blake2b(named.encode(), digest_size=8).hexdigest()
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def default_folder(checkpoint: str, model: Path | None, about: Mapping[str, Any]) -> Path:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 StageMode = Literal["carried", "merged", "off"]
 _A, _B = "lora_A", "lora_B"
-_TURNED = "Conv1D"  # of transformers: a linear layer whose weight is [in, out]
+_TRANSPOSED = "Conv1D"  # of transformers: a linear layer whose weight is [in, out]
 
 
 class LoRA:
@@ -157,7 +157,7 @@ class LiveAdapter:
             a, b = (whole(getattr(layer, name).weight) for name in (_A, _B))
             weight = layer.weight
             rows = rows_of(weight)
-            local(weight).copy_(merged(local(weight), a, b, self.lora.scale, is_turned(layer), rows))
+            local(weight).copy_(merged(local(weight), a, b, self.lora.scale, is_transposed(layer), rows))
 
     def begin_stage(self, before: StagePlan | None, stage: StagePlan) -> bool:
         """What is to be done before the first step of a stage; whether it starts an adapter of its own."""
@@ -242,19 +242,19 @@ def pairs(adapter: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tens
 
 
 def merged(
-    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, turned: bool, rows: slice = slice(None)
+    weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, transposed: bool, rows: slice = slice(None)
 ) -> torch.Tensor:
     """Some rows of a weight with the adapter added, in the weight's own precision.
 
     Args:
-        weight: The rows [rows, in] of W; of a turned one [rows, out].
+        weight: The rows [rows, in] of W; of a transposed one [rows, out].
         a: A [r, in].
         b: B [out, r].
         scale: What their product counts.
-        turned: W is [in, out].
+        transposed: W is [in, out].
         rows: Which rows of W these are.
     """
-    left, right = (a.T, b.T) if turned else (b, a)
+    left, right = (a.T, b.T) if transposed else (b, a)
     with torch.autocast(weight.device.type, enabled=False):
         change = left[rows].float() @ right.float() * scale
     return (weight.float() + change).to(weight.dtype)
@@ -262,12 +262,12 @@ def merged(
 
 def is_linear(layer: nn.Module) -> bool:
     """Whether an adapter can stand beside a layer."""
-    return isinstance(layer, nn.Linear) or is_turned(layer)
+    return isinstance(layer, nn.Linear) or is_transposed(layer)
 
 
-def is_turned(layer: nn.Module) -> bool:
+def is_transposed(layer: nn.Module) -> bool:
     """Whether the weight of a layer is [in, out]."""
-    return type(layer).__name__ == _TURNED
+    return type(layer).__name__ == _TRANSPOSED
 
 
 def _part(whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
@@ -282,7 +282,7 @@ def _linear_names(blocks: nn.Module) -> list[str]:
 def _adapt(layer: Any, lora: LoRA) -> None:
     """Put A, B and dropout beside a linear layer, whose output they add to."""
     weight: Any = layer.weight
-    size_out, size_in = reversed(weight.shape) if is_turned(layer) else (layer.out_features, layer.in_features)
+    size_out, size_in = reversed(weight.shape) if is_transposed(layer) else (layer.out_features, layer.in_features)
     dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32
     for name, (into, out) in ((_A, (size_in, lora.r)), (_B, (lora.r, size_out))):
         part = nn.Linear(into, out, bias=False, device="meta")  # without a draw from the global random state

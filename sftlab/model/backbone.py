@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -14,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from sftlab.bounds import within
-from sftlab.fingerprint import digest
+from sftlab.fingerprint import digest, file_hash
 from sftlab.lab.bases import LAB_SIZES, base_folder
 from sftlab.lab.tokenizer import lab_tokenizer
-from sftlab.model.adapter import is_turned, merged, pairs
+from sftlab.model.adapter import is_transposed, merged, pairs
 from sftlab.model.attention import register_attention
 from sftlab.model.contents import (
     ADAPTER,
@@ -214,7 +213,7 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
             weight = cast(torch.Tensor, layer.weight)
         except AttributeError:
             raise ValueError(f"{folder / ADAPTER} changes {name}, which its base does not have") from None
-        weight.copy_(merged(weight, a, b, config["lora_alpha"] / config["r"], is_turned(layer)))
+        weight.copy_(merged(weight, a, b, config["lora_alpha"] / config["r"], is_transposed(layer)))
     return model
 
 
@@ -261,19 +260,13 @@ def content_hash(path: str | None, config: Mapping[str, Any] | None, trust_remot
     read = [json.loads(path.read_text(encoding="utf-8")) for path in configs if path.is_file()]
     if (base := adapter_base(folder)) is not None:
         read[-1] |= {"base_model_name_or_path": content_hash(base, None, trust_remote_code)}
-    weights = [_file_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    weights = [file_hash(path) for path in files]
     return digest(weights, [_architecture(config) for config in read])
 
 
 def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
     """A model's config without who wrote it."""
     return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
-
-
-@functools.cache
-def _file_hash(path: Path, _size: int, _changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def generation_ends(path: str | None) -> list[int]:

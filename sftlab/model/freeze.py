@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
+
+from sftlab.nearest import did_you_mean
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -25,8 +26,8 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         found = [name for name in parameters if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
         if not found:
             parts = [name.rpartition(".")[0] for name in parameters]
-            near = difflib.get_close_matches(pattern, [*dict.fromkeys(parts), *parameters], n=1, cutoff=0.3)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(list(parameters)[:4])} ..."
+            some = f"there are {', '.join(list(parameters)[:4])} ..."
+            hint = did_you_mean(pattern, [*dict.fromkeys(parts), *parameters], some, cutoff=0.3)
             raise ValueError(f"model.frozen: {pattern!r} matches no weights of the model; {hint}")
         for name in found:
             parameters[name].requires_grad_(False)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.core_model_loading import revert_weight_conversion
 
-from sftlab.model.adapter import is_adapter, is_turned, merged, pairs
+from sftlab.model.adapter import is_adapter, is_transposed, merged, pairs
 from sftlab.model.weights import WeightFiles, Weights
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class Layout:
             return weight
         assert self._adapter is not None
         a, b = (take(partner) for partner in self._changed[source])
-        turned = is_turned(self._model.get_submodule(source.rpartition(".")[0]))
-        return merged(weight, a, b, self._adapter["lora_alpha"] / self._adapter["r"], turned)
+        transposed = is_transposed(self._model.get_submodule(source.rpartition(".")[0]))
+        return merged(weight, a, b, self._adapter["lora_alpha"] / self._adapter["r"], transposed)
 
 
 def _partners(name: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from torch import nn
 
 from sftlab.bounds import within
 from sftlab.files import partial_name, publish_folder, remove_stale, removed_on_error
-from sftlab.model.behind import Behind
+from sftlab.model.async_save import AsyncSave
 from sftlab.model.checkpoint import load_file, load_shards, named_state
 from sftlab.model.contents import META, contents, is_sharded
 from sftlab.model.loss import SupervisedLoss
@@ -61,7 +61,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         options: Of Lightning's ModelParallelStrategy: timeout, process_group_backend, save_distributed_checkpoint.
 
     Attributes:
-        saves_behind: Checkpoints are written while training goes on.
+        saves_asynchronously: Checkpoints are written while training goes on.
 
     Raises:
         ValueError: A group has no process.
@@ -79,8 +79,8 @@ class FSDP2Strategy(ModelParallelStrategy):
             within("trainer.strategy.shard_size", shard_size, 1, 10**6, is_whole=True)
         self.shard_size, self.cpu_offload, self.reduce_once = shard_size, cpu_offload, reduce_once
         self.shard_mesh: Any = None  # known with the processes
-        self.saves_behind = False
-        self._behind: Behind | None = None
+        self.saves_asynchronously = False
+        self._async_save: AsyncSave | None = None
 
     @property
     def precision_plugin(self) -> Precision:
@@ -144,10 +144,12 @@ class FSDP2Strategy(ModelParallelStrategy):
             path.parent.mkdir(parents=True, exist_ok=True)
             remove_stale(path.parent, path.name)
         partial = Path(self.broadcast(str(partial_name(path))))
-        if self.saves_behind:
-            self._behind = self._behind or Behind(self.is_global_zero)
+        if self.saves_asynchronously:
+            self._async_save = self._async_save or AsyncSave(self.is_global_zero)
             optimizers = {f"optimizer_{n}": state for n, state in enumerate(checkpoint.pop("optimizer_states", []))}
-            self._behind.begin({"state_dict": checkpoint.pop("state_dict"), **optimizers}, checkpoint, partial, path)
+            self._async_save.begin(
+                {"state_dict": checkpoint.pop("state_dict"), **optimizers}, checkpoint, partial, path
+            )
             return None
         with removed_on_error(partial, path):
             super().save_checkpoint(checkpoint, partial, storage_options)
@@ -163,12 +165,12 @@ class FSDP2Strategy(ModelParallelStrategy):
             OSError: The disk is full or does not let itself be written.
             ValueError: It could not be written for another reason.
         """
-        if self._behind is not None:
-            self._behind.finish()
+        if self._async_save is not None:
+            self._async_save.finish()
 
     def remove_checkpoint(self, filepath: Any) -> None:
         """Remove one; while another is being written, when that is whole."""
-        if not self.is_global_zero or self._behind is None or not self._behind.remove(Path(filepath)):
+        if not self.is_global_zero or self._async_save is None or not self._async_save.remove(Path(filepath)):
             super().remove_checkpoint(filepath)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 from dataclasses import dataclass
+
+from sftlab.nearest import did_you_mean
 
 GIB = 2**30
 USABLE = 0.92  # of a GPU's memory: the rest goes to its context, communication buffers and gaps between tensors
@@ -75,8 +76,7 @@ def read_hardware(name: str) -> Hardware:
     match = re.fullmatch(r"(?:(\d{1,6})x)?(.+)", name, re.IGNORECASE)
     device = DEVICES.get(match[2].lower()) if match else None
     if match is None or device is None or match[1] == "0":
-        near = difflib.get_close_matches(name.rpartition("x")[2].lower(), DEVICES, n=1)
-        hint = f"did you mean {DEVICES[near[0]].name}?" if near else f"there are {', '.join(NAMES)}, this"
+        hint = did_you_mean(name.rpartition("x")[2].upper(), NAMES, f"there are {', '.join(NAMES)}, this")
         raise ValueError(f"--hardware: no device {name!r}; {hint}")
     return Hardware(int(match[1] or 1), device)
 

@@ -5,7 +5,6 @@ figures: [k, {class_path: SingleAgainstMixed, init_args: {single: alone}}, my_fi
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from importlib import import_module
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from sftlab.nearest import did_you_mean
 from sftlab.report.section import Figure
 
 FIGURES = {
@@ -135,9 +135,8 @@ def _check_names(given: Any, known: Collection[str], where: str, what: str) -> N
 
 
 def _nearest(name: str, candidates: Iterable[str], shown: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(candidates), n=1)
-    known = list(shown)
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}" if known else "there is none"
+    known = ", ".join(shown)
+    return did_you_mean(name, candidates, f"known are {known}" if known else "there is none")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -8,7 +8,6 @@ meta-llama/Llama-3.2-1B@main                         a hub id, perhaps with a br
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from sftlab.model.contents import (
     is_model_folder,
     read_note,
 )
+from sftlab.nearest import nearest
 from sftlab.run.folder import complete_checkpoints, run_of
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def model_folder(name: str | Path, stack: ExitStack, tell: Callable[[str], None]
     if not path.exists():
         return str(name) if str(name).startswith("lab:") else _hub_id(str(name))
     if is_checkpoint(path):
-        folder = _passing_folder(path)
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = _temporary_folder(path, stack)
         export_checkpoint(path, folder)
         return str(folder)
     if is_model_folder(path):
@@ -193,13 +192,16 @@ def _scores(run: Path, stage: str) -> list[ScoreRow]:
     return [row for row in scores if row.stage == stage and not row.inside and row.value is not None]
 
 
-def _passing_folder(checkpoint: Path) -> Path:
-    """A folder for a model that is needed for a while: in its run, where there is room for such; else in TMPDIR."""
+def _temporary_folder(checkpoint: Path, stack: ExitStack) -> Path:
+    """A folder that lives as long as ``stack``: in the checkpoint's run where that can be written, else in TMPDIR."""
     run = run_of(checkpoint)
     if run is None or not os.access(run, os.W_OK):
-        return Path(tempfile.mkdtemp(prefix="sftlab-")) / "model"
+        made = tempfile.TemporaryDirectory(prefix="sftlab-", ignore_cleanup_errors=True)
+        return Path(stack.enter_context(made), "model")
     remove_stale(run)
-    return partial_name(run / "opened")
+    folder = partial_name(run / "opened")
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def _hub_id(name: str) -> str:
@@ -213,6 +215,6 @@ def _hub_id(name: str) -> str:
     if is_id and not (len(path.parts) > 1 and path.parent.is_dir()):
         return name
     beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=1)
-    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    near = nearest(path.name, beside)
+    hint = f"; did you mean {path.parent / near}?" if near else ""
     raise ValueError(f"checkpoint: there is no {name}{hint}")

@@ -5,7 +5,6 @@ A run is named by its folder or by its name in lightning_logs/; a stage as ``run
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 from sftlab.evaluate.run import read_scores
 from sftlab.files import read_jsonl
+from sftlab.nearest import did_you_mean
 from sftlab.results.score import ScoreRow
 from sftlab.run.folder import LOGS, state_of
 from sftlab.run.opening import finished_stages, is_checkpoint, model_folder
@@ -52,7 +52,8 @@ class RunStage:
         mine = [path for path in stages if self.stage in ("", stage_name(path))]
         if not mine:
             have = ", ".join(map(stage_name, stages)) or "none"
-            raise ValueError(f"{self.run} has finished no stage {self.stage}; it has {have}".replace(" ;", ";"))
+            which = f" {self.stage}" if self.stage else ""
+            raise ValueError(f"{self.run} has finished no stage{which}; it has {have}")
         return mine[-1]
 
     def verdicts(self) -> dict[str, dict[str, Path]]:
@@ -99,8 +100,7 @@ def find_stage(name: str) -> RunStage:
                 raise ValueError(f"{place.parent} has no finished stage {place.name}; it has {have}")
             return RunStage(place.parent, asked)
     known = [str(RunStage(run)) for run in runs_in(LOGS)]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known[:12])}" if known else "there are none"
+    hint = did_you_mean(name, known, f"there are {', '.join(known[:12])}" if known else "there are none")
     raise ValueError(f"{name}: no run or stage of that name in {LOGS}/; {hint}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from sftlab.config import build, named_object
 from sftlab.lab.samples import ABILITIES
+from sftlab.nearest import did_you_mean
 from sftlab.tasks.evalplus import HumanEvalPlus, MBPPPlus
 from sftlab.tasks.gsm8k import GSM8K
 from sftlab.tasks.harness import LMEval
@@ -45,8 +45,7 @@ def find_task(name: str) -> tuple[type[Task], dict[str, Any]]:
         raise ValueError(f"--tasks: {name} is no Task: derive the class from sftlab.Task")
     if "." in name:
         raise ValueError(f"--tasks: there is no class {name}; write module.Class, the module beside where you stand")
-    near = difflib.get_close_matches(name, [*TASKS, *ours], n=1)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(TASKS)}, and your own as module.Class"
+    hint = did_you_mean(name, [*TASKS, *ours], f"there are {', '.join(TASKS)}, and your own as module.Class")
     raise ValueError(f"--tasks: no task {name!r}; {hint}")
 
 

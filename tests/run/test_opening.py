@@ -62,6 +62,17 @@ def test_every_name_of_a_model_opens_it(inputs, name):
     assert not any("opened" in path.name for path in folder.rglob("*")), "what was exported on the way is gone"
 
 
+def test_a_checkpoint_of_a_run_that_cannot_be_written_is_opened_in_tmpdir_which_is_left_empty(
+    inputs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with ExitStack() as stack:
+        folder = Path(model_folder(complete_checkpoints(inputs / "lightning_logs" / "one")[-1], stack))
+        assert folder.is_relative_to(tmp_path) and (folder / "model.safetensors").is_file()
+    assert not list(tmp_path.iterdir())
+
+
 def test_shards_are_the_file_that_one_process_writes(inputs):
     runs = inputs / "lightning_logs"
     [one], [two] = (

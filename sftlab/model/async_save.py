@@ -1,7 +1,7 @@
-"""A sharded checkpoint that is written while training goes on.
+"""Asynchronous saving: a sharded checkpoint is written while training goes on.
 
     begin     every process copies its part and goes on with training
-    behind    a thread on each writes its shards into a partial folder; process 0 renames it when all are there
+    write     a thread on each writes its shards into a partial folder; process 0 renames it when all are there
     finish    before the next save, and at the run's end: every process waits, and all of them learn of an error
 
 Until it has its name it is no checkpoint; what it replaces is removed after that, so one is always whole.
@@ -26,8 +26,8 @@ from sftlab.model.contents import META
 _PATIENCE = timedelta(days=1)  # a slow disk must not look like a dead process
 
 
-class Behind:
-    """What one process knows of the checkpoint that is being written.
+class AsyncSave:
+    """One process's part in writing a sharded checkpoint while training goes on.
 
     Args:
         is_zero: This is process 0.
@@ -43,7 +43,7 @@ class Behind:
         self._lock = threading.Lock()
 
     def begin(self, state: dict[str, Any], rest: dict[str, Any], partial: Path, path: Path) -> None:
-        """Copy what is to be saved, and write it behind; call it on every process, after ``finish``.
+        """Copy what is to be saved and write it in the background; call it on every process, after ``finish``.
 
         Args:
             state: Weights and optimizer states.
