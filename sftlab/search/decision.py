@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sftlab.search.factors import Choice, Number, Shares, Value
+from sftlab.search.factors import Choice, Number, Shares, Value, share_text
 from sftlab.search.proposal import LIKELY, Beliefs
 from sftlab.search.space import Point, Space
 from sftlab.search.spec import SearchSpec
@@ -41,7 +41,7 @@ class Axis:
         """A place for people."""
         if self.labels:
             return self.labels[int(value)]
-        return f"{value:.0%}" if self.is_share else Number(self.name, (), (0.0, 1.0)).text(value)
+        return share_text(value) if self.is_share else Number(self.name, (), (0.0, 1.0)).text(value)
 
     def groups(self) -> list[tuple[float, np.ndarray]]:
         """Candidates by their place on it; neighbours are put together where places are many."""

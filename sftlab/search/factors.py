@@ -127,7 +127,7 @@ class Shares(Factor):
 
     def text(self, value: Value) -> str:
         """Math 30 %, code 20 %, ..."""
-        return ", ".join(f"{a} {share:.0%}" for a, share in zip(self.abilities, _tuple(value), strict=True))
+        return ", ".join(f"{a} {share_text(share)}" for a, share in zip(self.abilities, _tuple(value), strict=True))
 
     def allows(self, value: Value) -> bool:
         """Whether every share lies between its bounds."""
@@ -246,6 +246,11 @@ def even_levels(low: float, high: float, is_log: bool, is_whole: bool, num_level
     if is_whole:
         return tuple(dict.fromkeys(float(round(v)) for v in values))
     return tuple(dict.fromkeys(_short(v) for v in values))
+
+
+def share_text(share: float) -> str:
+    """A share in percent: 25%; with a decimal where it is no whole one, so that shares add up as shown: 7.7%."""
+    return f"{share:.0%}" if abs(100 * share - round(100 * share)) < 0.05 else f"{share:.1%}"
 
 
 def _short(value: float) -> float:

@@ -161,3 +161,9 @@ def test_a_choice_is_one_of_its_names():
     assert [factor.at([draw]) for draw in (0.0, 0.4, 0.99, 1.0)] == ["a", "b", "c", "c"]
     columns = Space((factor,)).columns([("a",), ("c",)])
     assert columns.choice_PK.tolist() == [[0, 0], [0, 1]]
+
+
+def test_shares_add_up_as_they_are_written():
+    thirteenths = Shares("shares", ("math", "code", "general"), (0.0,) * 3, (1.0,) * 3, step=1 / 13)
+    assert thirteenths.text((1 / 13, 4 / 13, 8 / 13)) == "math 7.7%, code 30.8%, general 61.5%"
+    assert thirteenths.text((0.29, 0.0, 0.71)) == "math 29%, code 0%, general 71%"
