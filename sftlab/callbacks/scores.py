@@ -28,6 +28,7 @@ from sftlab.evaluate.engine import check_engine
 from sftlab.evaluate.run import Graded, answer_task, read_scores, run_task
 from sftlab.evaluate.spread import first_rank_asks, first_rank_works
 from sftlab.files import checked_name, write_text
+from sftlab.plan.ledger import trained_in_full
 from sftlab.plan.plan import StagePlan
 from sftlab.results.score import Score, ScoreRow
 from sftlab.results.verdict import missing_lines
@@ -140,7 +141,7 @@ class ScoreAbilities(Callback):
         if not trainer.is_global_zero or not rows:
             return
         context = RunContext.of(trainer)
-        full = {planned.stage.name: planned.stage.full_abilities for planned in context.plan.stages}
+        full = trained_in_full(context.plan)
         say(trainer, score_table(rows, full))
         if (beside := measured_table(context)) is not None:
             say(trainer, beside)

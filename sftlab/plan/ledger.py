@@ -79,6 +79,13 @@ def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
     return rows
 
 
+def trained_in_full(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Abilities that each stage trains with all of their data: fraction 1, and some of it by the mixture policy."""
+    trained = {(row.stage, row.ability) for row in ledger(plan) if row.examples}
+    stages = [planned.stage for planned in plan.stages]
+    return {s.name: tuple(a for a in s.full_abilities if (s.name, a) in trained) for s in stages}
+
+
 def _counts(plan: Plan, stage: StagePlan, end_step: int) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
     """What a stage has trained of each ability before a step: examples and their sizes, and distinct examples."""
     size, span = len(plan.abilities), plan.example_span(stage.first_step, end_step)

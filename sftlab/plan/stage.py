@@ -192,5 +192,5 @@ class Stage:
 
     @property
     def full_abilities(self) -> tuple[str, ...]:
-        """Abilities of which the stage trains every selected example; scores are anchored at such stages."""
+        """Abilities of which the stage selects every example; scores are anchored at such stages."""
         return tuple(ability for ability, fraction in self.fractions.items() if fraction == 1)

@@ -179,12 +179,12 @@ def limit(setter: Any, ends: Sequence[float], best: float | None) -> None:
     setter(max(floor, low - room), min(top, high + room))
 
 
-def percent(axis: Any) -> None:
-    """Write an axis of shares in percent."""
+def percent(axis: Any, unit: str = "%") -> None:
+    """Write an axis of shares in percent, or of their differences in points."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}{unit}"))
 
 
 def _draw_mark(axes: Axes, mark: tuple[float, float, float], xs: Sequence[float]) -> None:

@@ -57,8 +57,8 @@ def ternary_figure(
             percent(bar.ax.yaxis)
             if row == 0:
                 axes.set_title(shortened(title), y=1.08)
+            axes.plot(*_places(runs_R3), "o", color="white", markeredgecolor=INK, markersize=5, zorder=4)
             axes.plot(x_P[breaks_P], y_P[breaks_P], "x", color=INK, markersize=3, markeredgewidth=0.6, zorder=4)
-            axes.plot(*_places(runs_R3), "o", color="white", markeredgecolor=INK, markersize=4, zorder=4)
             axes.plot(*_places(best_3[None]), "o", markersize=12, fillstyle="none", color=LOOKS[1].colour, zorder=5)
         for x, y, text, (mean, low, high) in zip(x_P, y_P, told, mean_P3.tolist(), strict=True):
             lines = [shortened(text, 60), f"{title}: {with_interval(mean, low, high, 1)}"]
@@ -113,6 +113,7 @@ def slice_figure(slices: Sequence[Mapping[str, Any]]) -> Drawn:
             else:
                 percent(axes.xaxis)
         axes.set_title(shortened(f"share of {axis}" if is_share else axis))
+        axes.set_ylabel("fitted score" if number % columns == 0 else "")
         percent(axes.yaxis)
     for number in range(len(axes_names), rows * columns):
         axes_RC[number // columns][number % columns].set_axis_off()
@@ -150,8 +151,8 @@ def change_figure(slices: Sequence[Mapping[str, Any]]) -> Drawn:
     shown = [f"share of {axis}" if is_share else axis for axis, is_share in axes_names]
     axes.set_yticks([-i for i in range(len(shown))], [shortened(name) for name in shown])
     axes.set_ylim(-len(shown) + 0.5, 0.5)
-    axes.set_xlabel("largest change along the factor, averaged over all else")
-    percent(axes.xaxis)
+    axes.set_xlabel("largest change along the factor, averaged over all else, in points")
+    percent(axes.xaxis, unit="")
     figure.legend(loc="outside upper left", ncols=min(6, len(names)))
     return figure, spots
 

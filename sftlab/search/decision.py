@@ -46,7 +46,7 @@ class Axis:
     def groups(self) -> list[tuple[float, np.ndarray]]:
         """Candidates by their place on it; neighbours are put together where places are many."""
         places = np.unique(self.value_C)
-        if len(places) <= 2 * MOST_GROUPS - 1:
+        if len(places) <= 2 * MOST_GROUPS + 1:
             return [(float(place), self.value_C == place) for place in places]
         edges = np.quantile(self.value_C, np.linspace(0, 1, MOST_GROUPS + 1))
         number_C = np.clip(np.searchsorted(edges, self.value_C, side="right") - 1, 0, MOST_GROUPS - 1)
@@ -82,6 +82,7 @@ def ranges_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
                 "axis": axis.name,
                 "is_share": axis.is_share,
                 "best": axis.text(axis.value_C[best]),
+                "all": _places_text(axis, all_places),
                 "low": axis.text(kept.min()) if not axis.labels else "",
                 "high": axis.text(kept.max()) if not axis.labels else "",
                 "options": [axis.labels[int(place)] for place in kept] if axis.labels else [],
@@ -94,6 +95,12 @@ def ranges_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
     return found
 
 
+def _places_text(axis: Axis, places: np.ndarray) -> str:
+    if axis.labels:
+        return ", ".join(axis.labels[int(place)] for place in places)
+    return axis.text(places[0]) if len(places) == 1 else f"{axis.text(places[0])} to {axis.text(places[-1])}"
+
+
 def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis]) -> str:
     """The decision in a few sentences: the proposal, what else is as good, and what constraints cost."""
     if not beliefs.has_effect:
@@ -103,7 +110,8 @@ def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis]) -> str:
             f"number). What they cannot rule out is that one factor by itself changes an ability by up to {reach:.0f} "
             "points; within that, any choice is as good."
         )
-    best, floors = beliefs.best(), _and([constraint.text() for constraint in spec.constraints])
+    best = beliefs.best()
+    floors = _and([f"{c.text()}{_at_least(beliefs.floors[c])}" if c.anchor else c.text() for c in spec.constraints])
     likely_C = beliefs.likely()
     mean = _interval(beliefs.utility_DC[:, best])
     what = f"predicted {mean_name(spec.weights)}"
@@ -133,7 +141,9 @@ def _others_words(beliefs: Beliefs, space: Space, axes: Sequence[Axis], num_othe
     best, inside_C = beliefs.best(), beliefs.inside_noise()
     mean_C = beliefs.utility_DC.mean(0)
     alike = [c for c in np.argsort(-mean_C).tolist() if inside_C[c] and c != best]
-    others = f"{num_others} other candidates" + (" as likely to keep it" if floors else "")
+    others = f"{num_others} other candidate{'s' * (num_others != 1)}"
+    if floors:
+        others += f" that reach these {LIKELY:.0%}" if beliefs.chance()[best] >= LIKELY else " as likely to"
     if not alike:
         return f"Each of the {others} is shown to be worse."
     start = f"Of the {others}, {len(alike)} {'is' if len(alike) == 1 else 'are'} not shown to be worse"
@@ -157,20 +167,25 @@ def _price_words(beliefs: Beliefs, spec: SearchSpec) -> str:
     chance = float(beliefs.chance()[best])
     chance_C, inside_C = beliefs.chance(), beliefs.inside_noise()
     surest = int(np.where(inside_C, chance_C, 0).argmax())
-    doubt = "" if chance >= SAFE else ", too little to rely on"
-    if doubt and chance_C[surest] > chance:
+    told = f" As predicted, the proposal keeps {them} with a probability of {chance:.0%}"
+    told += "." if chance >= SAFE else ", too little to rely on."
+    if chance < SAFE and chance_C[surest] > chance:
         text = spec.space.text(beliefs.candidates[surest])
-        doubt += f" (surest of those not shown to be worse: {text}, {chance_C[surest]:.0%})"
-    told = f" As predicted, the proposal keeps {them} with a probability of {chance:.0%}{doubt}."
+        told += f" Surest of those not shown to be worse, with {chance_C[surest]:.0%}, is {text}: take it where keeping "
+        told += f"{them} matters more than the mean."
     free = int(beliefs.utility_DC.mean(0).argmax())
     if free == best:
         return f"{told} It would be the same without {them}."
-    costs = beliefs.utility_DC[:, free] - beliefs.utility_DC[:, best]
+    with_them, without = (round(100 * float(beliefs.utility_DC[:, c].mean()), 1) for c in (best, free))
     return (
         f"{told} Without {them} it would be {spec.space.text(beliefs.candidates[free])} with "
         f"{_interval(beliefs.utility_DC[:, free])}: keeping {'it' if len(spec.constraints) == 1 else 'them'} is "
-        f"predicted to cost {100 * costs.mean():.1f} points."
+        f"predicted to cost {without - with_them:.1f} points."
     )
+
+
+def _at_least(floor: float) -> str:
+    return f" (predicted: at least {max(floor, 0):.1%})"
 
 
 def _interval(draws_D: np.ndarray) -> str:
@@ -224,9 +239,9 @@ def slices_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
                     "of": name,
                     "places": [place for place, _ in groups],
                     "texts": [axis.text(place) for place, _ in groups],
-                    "mean": [_part(value) for value in mean_L],
-                    "low": [_part(value) for value in low_L],
-                    "high": [_part(value) for value in high_L],
+                    "mean": mean_L.tolist(),
+                    "low": low_L.tolist(),
+                    "high": high_L.tolist(),
                     "change": float(change_D.mean()),
                     "change_low": low,
                     "change_high": high,
@@ -250,7 +265,7 @@ def candidates_of(beliefs: Beliefs, space: Space) -> list[dict[str, Any]]:
             "shares": [float(share) for f, v in zip(space.factors, point, strict=True) if isinstance(f, Shares)
                        for share in v],  # type: ignore[union-attr]
             "scores": {
-                name: [_part(mean_AC[a, c]), _part(low_AC[a, c]), _part(high_AC[a, c])]
+                name: [float(mean_AC[a, c]), float(low_AC[a, c]), float(high_AC[a, c])]
                 for a, name in enumerate(beliefs.abilities)
             },
             WEIGHTED: [float(utility_C[c]), float(low_C[c]), float(high_C[c])],
@@ -262,11 +277,6 @@ def candidates_of(beliefs: Beliefs, space: Space) -> list[dict[str, Any]]:
         }
         for c, point in enumerate(beliefs.candidates)
     ]  # fmt: skip
-
-
-def _part(value: float) -> float:
-    """A prediction as it is shown: a surface does not know that a score lies between 0 and the best possible."""
-    return float(min(max(value, 0.0), 1.0))
 
 
 def front_share(beliefs: Beliefs, num_draws: int = 64) -> np.ndarray:

@@ -126,7 +126,7 @@ def _check(search: Search, observations: Sequence[Observation], beliefs: Beliefs
     words = (
         f"Checked with fresh seeds ({seeds}): the proposal has {fmean(measured):.1%} where "
         f"{beliefs.utility_DC[:, beliefs.best()].mean():.1%} was predicted{_surprises(proposal, beliefs)}. Against "
-        f"{name}, the best of the anchors{' that keep the constraints' * bool(search.spec.constraints)}: "
+        f"{name}, {_which_anchor(beliefs, bool(search.spec.constraints))}: "
         f"**{verdict}**, {100 * whole.value:+.1f} points{interval}; {told}.{_floor_words(search, name, rows)}"
     )
     return {
@@ -150,7 +150,20 @@ def _surprises(proposal: Sequence[Observation], beliefs: Beliefs) -> str:
         value = fmean(o.values[ability] for o in proposal)
         if abs(value - draws_D.mean()) > Z * spread:
             told.append(f"{ability} has {value:.1%} and not {draws_D.mean():.1%}")
-    return f" ({'; '.join(told)}: more than noise, so do not trust what is predicted near there)" if told else ""
+    doubt = "more than noise, so do not trust what is predicted near there; no prediction uses the check's runs"
+    return f" ({'; '.join(told)}: {doubt})" if told else ""
+
+
+def _which_anchor(beliefs: Beliefs, has_constraints: bool) -> str:
+    """What the anchor of a check is among the anchors."""
+    num_likely = int(beliefs.likely_anchors().sum())
+    if not has_constraints:
+        return "the best of the anchors"
+    if num_likely == 0:
+        return "the best of the anchors, none of which likely keeps the constraints"
+    return "the only anchor that likely keeps the constraints" if num_likely == 1 else (
+        f"the best of the {num_likely} anchors that likely keep the constraints"
+    )  # fmt: skip
 
 
 def _floor_words(search: Search, anchor: str, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -160,9 +173,10 @@ def _floor_words(search: Search, anchor: str, rows: Sequence[Mapping[str, Any]])
         for row in rows:
             if constraint.anchor == anchor and row["ability"] == constraint.ability and row["low"] is not None:
                 kept, broken = row["low"] >= -constraint.number, row["high"] < -constraint.number
-                verdict = "confirmed" if kept else "broken" if broken else "neither confirmed nor broken"
-                ends = f"{100 * row['difference']:+.1f} points, {100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
-                told += f" The constraint, {constraint.text()}, is {verdict}: measured {ends}."
+                verdict = "is kept" if kept else "is broken" if broken else "may be kept or broken"
+                ends = f"{100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
+                limit = f", where {-100 * constraint.number:+.1f} is the limit"
+                told += f" The constraint, {constraint.text()}, {verdict}: measured {ends}{limit}."
     return told
 
 

@@ -38,6 +38,7 @@ class Beliefs:
         anchor_DN: Draws of the anchors' weighted mean, in the order of ``anchors``.
         anchors: Names of the anchors, those that keep the constraints first or not at all.
         anchor_feasible_DN: Whether a draw of an anchor keeps all constraints.
+        floors: What each constraint asks its ability to reach, on average over the draws.
         noise: Standard deviation of the weighted mean of one run.
     """
 
@@ -51,6 +52,7 @@ class Beliefs:
     anchors: list[str]
     anchor_DN: np.ndarray
     anchor_feasible_DN: np.ndarray
+    floors: dict[Constraint, float]
     noise: float
 
     @property
@@ -82,8 +84,12 @@ class Beliefs:
 
     def best_anchor(self) -> str:
         """The anchor with the highest mean of those that likely keep the constraints; of all where none does."""
-        mean_N, likely_N = self.anchor_DN.mean(0), self.anchor_feasible_DN.mean(0) >= LIKELY
+        mean_N, likely_N = self.anchor_DN.mean(0), self.likely_anchors()
         return self.anchors[int(np.where(likely_N | ~likely_N.any(), mean_N, -np.inf).argmax())]
+
+    def likely_anchors(self) -> np.ndarray:
+        """Anchors that likely keep the constraints [N]."""
+        return np.asarray(self.anchor_feasible_DN.mean(0) >= LIKELY)
 
     def improvements(self, taken: set[Point], num_points: int) -> tuple[list[int], float]:
         """Candidates whose runs are expected to improve most on the best, and how much the first one is.
@@ -112,7 +118,7 @@ def believe(
     weights: Mapping[str, float],
     constraints: Sequence[Constraint],
 ) -> Beliefs:
-    """Fit the surfaces and draw from them."""
+    """Fit the surfaces and draw from them; a draw beyond 0 or the best possible score counts as that."""
     abilities = list(observations[0].values)
     points = {trial.name: trial.point for trial in trials}
     inside = [(points[o.trial], o) for o in observations if points[o.trial] is not None]
@@ -135,7 +141,7 @@ def believe(
             error = surface.noise / runs**0.5
             mine.append(mean_of(observations, trial.name, ability) + error * random.normal(size=NUM_DRAWS))
         anchor_draws.append(np.array(mine).T)
-    score_DAC, anchor_DAN = np.stack(draws, 1), np.stack(anchor_draws, 1)
+    score_DAC, anchor_DAN = (np.clip(np.stack(some, 1), 0, 1) for some in (draws, anchor_draws))
     weight_A = np.array([weights.get(ability, 0.0) for ability in abilities])
     weight_A = weight_A / weight_A.sum()
     names = [trial.anchor.name for trial in anchors if trial.anchor]
@@ -153,6 +159,7 @@ def believe(
         anchors=names,
         anchor_DN=np.einsum("dan,a->dn", anchor_DAN, weight_A),
         anchor_feasible_DN=anchor_keeps,
+        floors={constraint: float(floor_D.mean()) for constraint, floor_D in floors.items()},
         noise=float(np.sqrt(((weight_A * noise_A) ** 2).sum())),
     )
 

@@ -150,7 +150,9 @@ class Search:
                 about = f"{runs} run{'s' * (runs != 1)} where they are expected to gain most ({100 * gain:.2f} points)."
                 return Decision("improvement", trials, about, numbers)
         why = (
-            "The budget is spent." if not chosen or gain >= enough else "What further runs would gain is inside noise."
+            "The runs to search with are spent."
+            if not chosen or gain >= enough
+            else "What further runs would gain is inside noise."
         )
         check = self._check(beliefs)
         if not check:

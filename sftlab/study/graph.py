@@ -20,7 +20,7 @@ import yaml
 
 from sftlab.config import set_key
 from sftlab.files import checked_name, write_text
-from sftlab.plan.ledger import ledger
+from sftlab.plan.ledger import ledger, trained_in_full
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import apportion
 from sftlab.run.folder import LOGS, STATE_FILE
@@ -206,7 +206,7 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
             objects, plan = compiled(run)
         config_file = folder / "configs" / f"{run.name}.yaml"
         rows = ledger(plan)
-        stages, full = [], {}
+        stages = []
         for planned, key in zip(plan.stages, objects.stage_keys(plan), strict=True):
             name = planned.stage.name
             mine = [row for row in rows if row.stage == name]
@@ -216,7 +216,7 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
                 round(scale * sum(getattr(row, unit) for row in mine)) for unit in ("tokens", "supervised_tokens")
             ]
             stages.append(StageNode(name, key.full, key.trained, planned.end_step, *tokens))
-            full[name] = planned.stage.full_abilities
+        full = trained_in_full(plan)
         yield PlannedRun(run, folder / "runs" / run.name, config_file, tuple(stages), full, plan.declared)
 
 

@@ -11,7 +11,7 @@ from pools import ranked
 from rich.console import Console
 
 from sftlab.plan.compile import RULES, compile_plan
-from sftlab.plan.ledger import exposures, ledger, loss_shares
+from sftlab.plan.ledger import exposures, ledger, loss_shares, trained_in_full
 from sftlab.plan.policy import Proportional, Temperature, WeightedShares
 from sftlab.plan.pool import Pool
 from sftlab.plan.stage import Stage, StepSize
@@ -203,6 +203,15 @@ def test_resampling_goes_through_the_whole_pool():
         policy = WeightedShares({"math": 1.0, "code": 1.0}, resample=resample)
         rows = ledger(compile_plan(pools, stages, policy, StepSize(examples=5), 64))
         assert {row.ability: row.distinct_examples for row in rows} == {"math": distinct, "code": 10}
+
+
+def test_an_ability_that_the_policy_gives_nothing_is_not_trained_in_full():
+    stages = [Stage("s", {"math": 1.0, "code": 1.0}, epochs=1), Stage("t", {"math": 0.5, "code": 1.0}, epochs=1)]
+    policy = WeightedShares({"math": 1.0, "code": 0.0})
+    plan = compile_plan([pool("math", 40), pool("code", 10)], stages[:1], policy, StepSize(examples=5), 64)
+    assert trained_in_full(plan) == {"s": ("math",)}
+    plan = compile_plan([pool("math", 40), pool("code", 10)], stages, Proportional(), StepSize(examples=5), 64)
+    assert trained_in_full(plan) == {"s": ("math", "code"), "t": ("code",)}
 
 
 def test_the_ledger_adds_up_to_the_plan():

@@ -47,7 +47,8 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
     section.lead = (
         "Anchors are mixtures that are run whatever comes out: each ability alone, the data as they are, and others "
         "that the space has. Surfaces are fitted to the runs of anchors and other candidates; the rest is predicted. "
-        "Intervals are 95 % and of the mean over seeds, on the problems that were asked."
+        "Intervals are 95 % and of the mean over seeds, on the problems that were asked; the check alone counts other "
+        f"problems of the kind, too. Weights of the mean: {_weight_words(found)}."
     )
     section.parts.append(_range_table(found))
     slices = found["slices"]
@@ -55,7 +56,8 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
         section.parts.append(_ternary(found))
     figure, spots = slice_figure(slices)
     caption = (
-        "Fitted mean over all candidates with that value, whether they keep constraints or not, with 95 % intervals. "
+        "Fitted mean over all candidates with that value (or with values near it, where there are many), whether they "
+        "keep constraints or not, with 95 % intervals. "
         "Where the best candidates lie is in their table, not here."
     )
     section.parts.append(
@@ -64,7 +66,8 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
     figure, spots = change_figure(slices)
     caption = (
         "From the value with the lowest mean to that with the highest, in points, with the interval of this "
-        "difference: its size without its direction, which the slices show. Where it holds 0, no effect is shown."
+        "difference: its size without its direction, which the slices show. Where it holds 0, no effect is shown. The "
+        "share of one ability changes only with those of others."
     )
     section.parts.append(
         Drawing("search-changes", "Which factors matter", caption, figure, _change_numbers(slices), spots)
@@ -99,9 +102,14 @@ def _other_weights(found: dict[str, Any], evidence: Evidence) -> list[str]:
     ]
 
 
+def _weight_words(found: dict[str, Any]) -> str:
+    weights = {ability: float((found["weights"] or {}).get(ability, 1.0)) for ability in found["abilities"]}
+    return "all the same" if len(set(weights.values())) == 1 else ", ".join(f"{a} {w:g}" for a, w in weights.items())
+
+
 def _cost_words(found: dict[str, Any], evidence: Evidence) -> str:
     all_tokens, once = found["tokens"]["all"], found["tokens"]["once"]
-    budget = f" of {found['max_runs']}" if found["max_runs"] else ""
+    budget = f" of at most {found['max_runs']}" if found["max_runs"] else ""
     seconds = sum(s.seconds or 0.0 for cost in evidence.costs for s in cost.stages if not s.reused)
     took = f", {duration(seconds)} of training and scoring" if seconds else ""
     saved = f"; sharing stages saved {all_tokens - once:,}" if all_tokens > once else ""
@@ -109,7 +117,7 @@ def _cost_words(found: dict[str, Any], evidence: Evidence) -> str:
     checks = sum(len(t["seeds"]) for t in found["trials"] if t["why"] == "verification")
     parts = f" ({found['num_runs'] - checks} to search, {checks} to check)" if checks else ""
     return (
-        f"It took {found['num_runs']}{budget} runs{parts}; most of the {cells} are predicted and not run. "
+        f"It took {found['num_runs']} runs{budget}{parts}; most of the {cells} are predicted and not run. "
         f"{once:,} tokens trained{saved}{took}."
     )
 
@@ -121,8 +129,8 @@ def _range_table(found: dict[str, Any]) -> Table:
             one["low"] if one["low"] == one["high"] else f"{one['low']} to {one['high']}"
         )
         name = f"share of {one['axis']}" if one["is_share"] else one["axis"]
-        rows.append([name, one["best"], places, "no difference shown" if one["is_noise"] else "narrowed"])
-    header = ["factor", "proposal", "among candidates not shown to be worse", ""]
+        rows.append([name, one["best"], places, one.get("all", "-"), "nothing shown" if one["is_noise"] else "narrowed"])
+    header = ["factor", "proposal", "not shown to be worse", "all candidates", "by the runs"]
     return Table("search-decision", "The decision, factor by factor", header, rows)
 
 
@@ -142,8 +150,8 @@ def _ternary(found: dict[str, Any]) -> Drawing:
     rest = f" Other factors as in the proposal: {', '.join(best['rest'])}." if best["rest"] and len(mine) > 5 else ""
     crosses = ", crosses are candidates that likely break a constraint" if breaks_P.any() else ""
     caption = (
-        "Above: the mean. Below: half the width of its 95 % interval. Dots are the runs, whatever their other factors; "
-        f"the ring is the proposal{crosses}.{rest}"
+        "Above: the mean. Below: half the width of its 95 % interval. Dots are the runs"
+        f"{', whatever their other factors' * bool(best['rest'])}; the ring is the proposal{crosses}.{rest}"
     )
     return Drawing(
         "search-ternary", "Surfaces over the shares", caption, figure, _candidate_numbers(found, mine), spots
@@ -178,7 +186,7 @@ def _best_table(found: dict[str, Any]) -> Table:
     ranked = sorted(found["candidates"], key=lambda c: (-(c["likely"]), -c[WEIGHTED][0]))
     rows = [
         [c["text"], *(_interval(c["scores"][name]) for name in found["abilities"]), _interval(c[WEIGHTED]),
-         f"{c['on_front']:.0%}", f"{c['chance']:.0%}", "yes" if c["inside_noise"] else ""]
+         f"{c['on_front']:.0%}", f"{c['chance']:.0%}", "yes" if c["inside_noise"] else "no"]
         for c in ranked[:_MOST_ROWS]
     ]  # fmt: skip
     header = [
@@ -219,7 +227,9 @@ def _check_tables(found: dict[str, Any]) -> list[Table]:
     ]
     rows.append([WEIGHTED, _signed(check), "-", check["verdict"], "Student's t over the seeds"])
     title = f"The check: proposal minus {check['anchor']}, fresh seeds {', '.join(map(str, check['seeds']))}"
-    return [Table("search-check", title, ["", "difference (95 %, uncorrected)", "p (Holm)", "verdict", "method"], rows)]
+    notes = ["Each interval is of its ability alone. Verdicts go by p, which is corrected for the number of abilities."]
+    header = ["", "difference (95 % each)", "p (Holm)", "verdict", "method"]
+    return [Table("search-check", title, header, rows, notes)]
 
 
 def _signed(row: dict[str, Any]) -> str:
@@ -237,15 +247,16 @@ def _surface_table(found: dict[str, Any]) -> Table:
     header = [
         "ability",
         "form",
-        *(f"error, {form}" for form in forms),
+        *(f"error of {'the average' if form == 'mean' else form}" for form in forms),
         "noise of a run",
-        "widened by",
+        "intervals times",
         "p of no effect",
     ]
     notes = [
-        "Error: root mean square on compositions that were left out; the form with the smallest is used. 'mean': the "
-        "mean of all other runs.",
-        "Widened: standard errors are multiplied by this: so much larger than told were errors on what was left out.",
+        "Error: root mean square on compositions that were left out; the form with the smallest is used. The average: "
+        "that of all other runs is told.",
+        "Noise of a run: standard deviation between runs of one composition, all asked the same problems.",
+        "Intervals times: so much larger than told were errors on what was left out, so intervals are as much wider.",
         "p: permutation test of no effect of the composition, corrected for the number of abilities (Holm).",
     ]
     return Table("search-surfaces", "The surfaces", header, rows, notes)
@@ -259,7 +270,8 @@ def _batch_table(found: dict[str, Any]) -> Table:
         runs = sum(len(trial["seeds"]) for trial in batch["trials"])
         rows.append([str(i), batch["kind"], str(runs), shown, batch["words"].replace("**", "")])
     header = ["", "decision", "runs", "expected gain", "why"]
-    return Table("search-decisions", "How it went", header, rows, folded=True)
+    notes = ["Expected gain: of the weighted mean by the first of these runs, over the best so far, constraints kept."]
+    return Table("search-decisions", "How it went", header, rows, notes, folded=True)
 
 
 def _run_table(found: dict[str, Any], evidence: Evidence) -> Table:
