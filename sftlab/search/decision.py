@@ -171,8 +171,8 @@ def _price_words(beliefs: Beliefs, spec: SearchSpec) -> str:
     told += "." if chance >= SAFE else ", too little to rely on."
     if chance < SAFE and chance_C[surest] > chance:
         text = spec.space.text(beliefs.candidates[surest])
-        told += f" Surest of those not shown to be worse, with {chance_C[surest]:.0%}, is {text}: take it where keeping "
-        told += f"{them} matters more than the mean."
+        told += f" Surest of those not shown to be worse, with {chance_C[surest]:.0%}, is {text}: take it where "
+        told += f"keeping {them} matters more than the mean."
     free = int(beliefs.utility_DC.mean(0).argmax())
     if free == best:
         return f"{told} It would be the same without {them}."

@@ -129,7 +129,8 @@ def _range_table(found: dict[str, Any]) -> Table:
             one["low"] if one["low"] == one["high"] else f"{one['low']} to {one['high']}"
         )
         name = f"share of {one['axis']}" if one["is_share"] else one["axis"]
-        rows.append([name, one["best"], places, one.get("all", "-"), "nothing shown" if one["is_noise"] else "narrowed"])
+        seen = "nothing shown" if one["is_noise"] else "narrowed"
+        rows.append([name, one["best"], places, one.get("all", "-"), seen])
     header = ["factor", "proposal", "not shown to be worse", "all candidates", "by the runs"]
     return Table("search-decision", "The decision, factor by factor", header, rows)
 
