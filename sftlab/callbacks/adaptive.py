@@ -1,4 +1,4 @@
-"""Adaptive: one stage over abilities whose shares are decided while it trains."""
+"""Adaptive: a schedule of one stage whose shares are decided while it trains."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from sftlab.plan.stage import Stage
 
 
 class Adaptive(StageSchedule):
-    """One stage whose mixture adapts: a policy decides the shares of each segment from what the last one has shown.
+    """One stage with an adaptive mixture: a policy decides the shares of each segment from the last one's losses.
 
-    The plan shows the first segment; decisions are in ``decisions.jsonl`` and in every checkpoint, and a resumed run
-    replays them. The last stage of ``Stages`` adapts too, where it has ``adaptive`` and ``decide_every_n_steps``.
+    The plan shows the first segment. Decisions are written to ``decisions.jsonl`` and to every checkpoint, and a
+    resumed run replays them. The last stage of ``Stages`` adapts too if it sets ``adaptive`` and
+    ``decide_every_n_steps``.
 
     Args:
         adaptive: The policy: Exp3, OnlineDataMixing, OnlineDoReMi or your own.
-        decide_every_n_steps: Optimizer steps of a segment.
-        abilities: What is trained; all that the data has by default.
-        options: As of StageSchedule; the budget is ``steps``.
+        decide_every_n_steps: Optimizer steps per segment.
+        abilities: The abilities to train; by default all of the data.
+        options: The options of StageSchedule; the budget must be ``steps``.
     """
 
     def __init__(

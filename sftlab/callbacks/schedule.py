@@ -1,4 +1,4 @@
-"""Schedules: callbacks that say which stages are trained; a conductor carries them out."""
+"""Schedules: callbacks that define the stages of training; a conductor carries them out."""
 
 from __future__ import annotations
 
@@ -32,27 +32,29 @@ from sftlab.screen import show
 
 
 class StageSchedule(Callback):
-    """A list of stages over the abilities that the data has; subclasses say which.
+    """A list of stages over the abilities of the data; subclasses define which.
 
-    In ``setup`` it compiles the plan and gives it to a ``Conductor``, which feeds it and, at each boundary, starts the
-    next stage's optimizer state and learning rate after ``on_stage_end`` of every callback that has one.
+    In ``setup`` it compiles the plan and hands it to a ``Conductor``, which feeds the examples and, at each boundary,
+    calls ``on_stage_end`` of all callbacks, then starts the next stage's optimizer state and learning rate.
 
     Args:
-        epochs: Budget of each stage: passes over its mixture (3 when no budget is given).
+        epochs: Budget of each stage in passes over its mixture (3 if no budget is given).
         steps: Budget of each stage in optimizer steps.
         supervised_tokens: Budget of each stage in supervised tokens.
-        fresh_optimizer: Stages start with empty optimizer state, as separate fine-tuning runs do.
+        fresh_optimizer: Whether stages start with empty optimizer state, as separate runs would.
         per_stage: Changes by stage name: {general: {epochs: 1, learning_rate: 1.0e-5, lr_schedule: Linear}}.
-        val_every_n_steps: Validate inside stages too; stage ends are always validated.
+        val_every_n_steps: Also validate inside stages, every n optimizer steps; stage ends are always validated.
         stop_early: What Lightning's EarlyStopping ends: the ``stage``, with export and scores, or the ``run``.
         curriculum: Order of each pass over a stage's mixture: shuffled, short_first, long_first, easy_first, hard_first
             (by the loss of the base), blocked (one ability after another) or interleaved.
-        loss_weights: Relative weight of each ability's supervised tokens in the loss of every stage that trains it; 1
-            where none is given.
-        keep_best: An ability: each stage ends with the weights that had its lowest held-out loss among the validations
-            inside the stage; what that costs the others is told. Needs ``val_every_n_steps``.
-        average_last_n_steps: Each stage ends with the mean of its weights after each of so many of its last steps (all
-            of a shorter stage); the held-out loss at its end is still that of the last step.
+        loss_weights: Relative weight of each ability's supervised tokens in the loss; 1 by default.
+        keep_best: An ability. Each stage ends with the weights that had its lowest held-out loss among the validations
+            inside the stage, and reports what that costs the other abilities. Needs ``val_every_n_steps``.
+        average_last_n_steps: Each stage ends with the mean of its weights after each of its last n steps (all of a
+            shorter stage). The held-out loss at its end is still that of the last step.
+
+    Raises:
+        ValueError: An option is out of bounds, or two of them contradict one another.
     """
 
     def __init__(
@@ -91,10 +93,15 @@ class StageSchedule(Callback):
 
     @abstractmethod
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
-        """The stages, in the order of training, for data that has these abilities."""
+        """The stages in the order of training, for data with these abilities."""
 
     def stage(self, name: str, fractions: Mapping[str, float]) -> Stage:
-        """A stage with this schedule's budget."""
+        """A stage with the options of this schedule.
+
+        Args:
+            name: Name of the stage.
+            fractions: The abilities to train, each with the fraction of its selected examples.
+        """
         budget = {"epochs": self.epochs, "steps": self.steps, "supervised_tokens": self.supervised_tokens}
         weights = {ability: weight for ability, weight in (self.loss_weights or {}).items() if ability in fractions}
         options: dict[str, Any] = {**budget, "fresh_optimizer": self.fresh_optimizer, "curriculum": self.curriculum}
@@ -104,7 +111,7 @@ class StageSchedule(Callback):
         """The stages with ``per_stage`` applied.
 
         Raises:
-            ValueError: ``per_stage`` names a stage or a setting that there is not.
+            ValueError: ``per_stage`` names an unknown stage or setting, or ``loss_weights`` an unknown ability.
         """
         stages = self.stages(abilities)
         names = [stage.name for stage in stages]
@@ -117,7 +124,7 @@ class StageSchedule(Callback):
         return [_changed(stage, self.per_stage.get(stage.name, {})) for stage in stages]
 
     def compile(self, data: PlannedData, module: SFTModule) -> Plan:
-        """Load the data and compile the plan; needs no model weights and no trainer.
+        """Load the data and compile the plan. Needs neither model weights nor a Trainer.
 
         Raises:
             ValueError: The data does not fit the model, or the stages do not fit the data.
@@ -135,10 +142,10 @@ class StageSchedule(Callback):
         return plan
 
     def extend(self, context: RunContext) -> None:
-        """Append the next segment to an open plan, or close it; a schedule that compiles all at once never comes here.
+        """Append the next segment to an open plan, or close it. Never called for a schedule that is compiled at once.
 
-        An adaptive stage has its first segment from ``compile``, which leaves the plan open. This is called when
-        the last compiled step is done, after validation and the stage's end where they are due.
+        For an adaptive stage, ``compile`` compiles the first segment and leaves the plan open. This is called when the
+        last compiled step is done, after validation and the stage's end where they are due.
         """
         if self._adaptation is None:
             raise NotImplementedError(f"{type(self).__name__} leaves its plan open, but has no extend()")
@@ -146,13 +153,13 @@ class StageSchedule(Callback):
 
     @property
     def context(self) -> RunContext | None:
-        """The run that this schedule conducts, once its plan is compiled."""
+        """The run that this schedule conducts; None before its plan is compiled."""
         return self._conductor.context if self._conductor is not None else None
 
     # What Lightning calls
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compile the plan before the first step and tell everyone."""
+        """Compile the plan and hand it to data, model and conductor."""
         if stage == "fit":
             module = module_of(pl_module)
             plan = self.compile(data_of(trainer), module)
@@ -161,30 +168,30 @@ class StageSchedule(Callback):
             self._conductor = Conductor(trainer, module, plan, self.extend, *how)
             choose_micro_batches(self._conductor.context)
             self._observer = Observer(self._conductor.context, self._adaptation) if self._adaptation else None
-            # Last but for checkpoints: what others ask of a step is heard, and what they add to it is saved.
+            # After all other callbacks but before checkpoints: their requests of a step are seen, their state is saved.
             all_callbacks = cast(Any, trainer).callbacks
             savers = [callback for callback in all_callbacks if isinstance(callback, Checkpoint)]
             others = [callback for callback in all_callbacks if callback is not self and callback not in savers]
             cast(Any, trainer).callbacks = [*others, self, *savers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over what Lightning's loops decide."""
+        """Take over from Lightning's loops."""
         if self._adaptation is not None:
             write_decisions(self._conducting.context, self._adaptation)
         self._conducting.on_train_start()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start a stage where its first step begins."""
+        """Start a stage at its first step."""
         self._conducting.on_train_batch_start(batch_idx)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Look at the gradients."""
+        """Check the gradients."""
         self._conducting.on_before_optimizer_step()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Validate and end a stage where it is due."""
+        """Validate and end a stage if due."""
         if self._observer is not None:
             self._observer.on_train_batch_end(outputs["nll_A"], batch_idx)
         self._conducting.on_train_batch_end(outputs["nll_A"], batch_idx)
@@ -197,17 +204,17 @@ class StageSchedule(Callback):
             self._conductor.on_validation_end()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what a call that was cut short has trained."""
+        """Save a checkpoint if this call ends before the plan does."""
         self._conducting.on_train_end()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what a resume must check and restore."""
+        """Add what a resumed run must check and restore."""
         self._conducting.on_save_checkpoint(checkpoint)
         if self._adaptation is not None:
             checkpoint[ADAPTATION] = self._adaptation.state_dict()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume what is not the same run; replay what was decided."""
+        """Refuse the checkpoint of a different run; replay its decisions."""
         if self._adaptation is not None and checkpoint["global_step"] > self._adaptation.first_step:
             self._conducting.check(checkpoint)
             self._adaptation.load_state_dict(checkpoint[ADAPTATION])
@@ -263,7 +270,7 @@ class MultiTask(StageSchedule):
     """One stage over all abilities at once (the paper, section 3.5, strategy 1)."""
 
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
-        """All abilities, whole."""
+        """One stage with all abilities in full."""
         return [self.stage("all", dict.fromkeys(abilities, 1.0))]
 
 
@@ -271,8 +278,8 @@ class Sequential(StageSchedule):
     """One ability after another (strategy 2).
 
     Args:
-        order: Abilities in the order of training; the paper's by default, those that the data has.
-        options: As of StageSchedule.
+        order: Abilities in the order of training; by default code, math, general, then all others.
+        options: The options of StageSchedule.
     """
 
     def __init__(self, order: list[str] | None = None, **options: Any) -> None:
@@ -280,7 +287,7 @@ class Sequential(StageSchedule):
         self.order = order
 
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
-        """One stage per ability."""
+        """One stage for each ability."""
         usual = [name for name in ("code", "math", "general") if name in abilities]
         order = self.order or usual + [name for name in abilities if name not in usual]
         return [self.stage(name, {name: 1.0}) for name in order]
@@ -289,16 +296,17 @@ class Sequential(StageSchedule):
 class DMT(StageSchedule):
     """Dual-stage mixed fine-tuning (strategy 4).
 
-    Stage 1 trains the specialised abilities; stage 2 the general ones with a fraction k of each specialised ability.
+    Stage 1 trains the specialised abilities; stage 2 trains the general ones and replays a fraction k of the
+    specialised ones.
 
     Args:
         specialised: Abilities of stage 1.
         general: Abilities of stage 2.
         k: Replay fraction, 0 <= k <= 1.
         counted_in: What k counts: examples, tokens or supervised_tokens of an ability.
-        replay: Abilities that stage 2 replays, those of stage 1 by default; one that no stage trains may be among
-            them, such as text of the kind that the base was trained on.
-        options: As of StageSchedule.
+        replay: Abilities that stage 2 replays; by default those of stage 1. They need not be trained by another stage:
+            text like that of the base's pretraining, for example.
+        options: The options of StageSchedule.
     """
 
     def __init__(
@@ -322,7 +330,7 @@ class DMT(StageSchedule):
         self.counted_in, self.replay = counted_in, replay
 
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
-        """Specialised, then general with replay; without any replay the second stage names general abilities only."""
+        """A specialised stage, then a general one with replay; with k = 0 it names the general abilities only."""
         replayed = self.specialised if self.replay is None else self.replay
         replay = dict.fromkeys(replayed, self.k) if self.k else {}
         general = self.stage("general", {**dict.fromkeys(self.general, 1.0), **replay})
@@ -333,7 +341,7 @@ class DMT(StageSchedule):
 
 
 class MixedSequential(DMT):
-    """Specialised abilities mixed, then the general ones (strategy 3): DMT with k = 0."""
+    """The specialised abilities mixed, then the general ones (strategy 3): DMT with k = 0."""
 
     def __init__(
         self,
@@ -345,11 +353,11 @@ class MixedSequential(DMT):
 
 
 class Stages(StageSchedule):
-    """Stages written out one by one.
+    """Stages given one by one.
 
     Args:
-        list_of_stages: Each with its abilities, budget, policy and learning rate.
-        options: As of StageSchedule.
+        list_of_stages: The stages in the order of training.
+        options: The options of StageSchedule.
     """
 
     def __init__(self, list_of_stages: list[Stage], **options: Any) -> None:
@@ -357,5 +365,5 @@ class Stages(StageSchedule):
         self.list_of_stages = list_of_stages
 
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
-        """As given."""
+        """The given stages."""
         return self.list_of_stages

@@ -1,4 +1,4 @@
-"""The data of one ability: records, reader, validation split by group, fraction; usable alone or in a mixture."""
+"""The data of one ability: records, reader, validation split, fraction; usable alone or in a mixture."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _VAL_ROWS = 8  # packed rows of a validation micro-batch
 
 
 class PlannedData(LightningDataModule):
-    """Abilities whose examples a plan orders; a schedule calls ``load``, ``pools`` and ``follow`` in that order.
+    """Base of the datamodules, whose examples a plan orders. A schedule calls ``load``, ``pools``, then ``follow``.
 
     Args:
         template: Name of the conversation template.
         max_length: Tokens in a packed row.
-        overlong: split, truncate or drop.
-        batch: {examples: N} or {rows: N} of one optimizer step.
+        overlong: What to do with longer conversations: split, truncate or drop.
+        batch: Size of an optimizer step: {examples: N} or {rows: N}.
         num_workers: Processes that prepare batches.
-        seed: Chooses subsets and orders examples; None takes seed_everything's.
-        packing: Examples share rows; false gives each a row of its own, for architectures that cannot keep them apart.
+        seed: Selects subsets and orders examples; None uses that of seed_everything.
+        packing: Whether examples share rows; false gives each a row of its own, for architectures that mix them up.
     """
 
     policy: MixturePolicy = Proportional()
@@ -72,9 +72,9 @@ class PlannedData(LightningDataModule):
             within("data.seed", seed, 0, 2**63, is_whole=True)
         self.template, self.max_length, self.overlong, self.packing = template, max_length, overlong, packing
         self.batch, self.num_workers, self._seed = StepSize(**batch), num_workers, seed
-        self.plan_note = ""  # where a large plan came from, told by the schedule
-        self.limit_notes: list[str] = []  # what of the data lies near a limit of the model, told by the schedule
-        self.run_seed: int | None = None  # of seed_everything, where a config is only planned
+        self.plan_note = ""  # where a large plan came from; set by the schedule
+        self.limit_notes: list[str] = []  # what in the data is near a limit of the model; set by the schedule
+        self.run_seed: int | None = None  # that of seed_everything, where a config is only planned
         self.encoder: Encoder | None = None
         self.plan: Plan | None = None
 
@@ -85,11 +85,11 @@ class PlannedData(LightningDataModule):
 
     @property
     def seed(self) -> int:
-        """The seed of subsets and order."""
+        """The seed that selects subsets and orders examples."""
         return self._seed if self._seed is not None else self.run_seed if self.run_seed is not None else global_seed()
 
     def load(self, tokenizer: PreTrainedTokenizerFast) -> None:
-        """Render and tokenise every ability, or find the result in the cache."""
+        """Render and tokenise the examples of every ability, or find them in the cache."""
         self.encoder = Encoder(tokenizer, get_template(self.template, tokenizer))
         abilities = list(self.abilities.values())
         for ability in abilities:
@@ -98,19 +98,19 @@ class PlannedData(LightningDataModule):
             ability.hold_out(held_out_N)
 
     def pools(self) -> list[Pool]:
-        """The training examples of each ability, ranked, its fraction applied."""
+        """The training examples of each ability, ranked, with its fraction applied."""
         return [ability.pool(self.seed) for ability in self.abilities.values()]
 
     def audits(self) -> dict[str, dict[str, int]]:
-        """What was repaired, truncated, split or dropped: counts by ability and cause."""
+        """Number of records that were repaired, truncated, split or dropped, by ability and cause."""
         return {name: ability.audit_counts() for name, ability in self.abilities.items()}
 
     def audit_places(self) -> dict[str, dict[str, str]]:
-        """The first records of each count, in words, by ability and cause."""
+        """The first of these records as text, by ability and cause."""
         return {name: ability.first_places() for name, ability in self.abilities.items()}
 
     def notes(self) -> list[str]:
-        """What a user should know of the data beside the plan: what is held out and what is left aside."""
+        """Notes on the data for the user: what is held out and what is left out."""
         noted = [ability for ability in self.abilities.values() if not ability.is_declared]
         counts = [f"{ability.name} {ability.num_held_out:,}" for ability in noted if ability.val_fraction]
         return [
@@ -121,23 +121,23 @@ class PlannedData(LightningDataModule):
         ]
 
     def identity(self) -> dict[str, str]:
-        """What determines the data, part by part, as hashes or words; a resumed run must have the same."""
+        """Hashes and values that determine the data, by name; those of a resumed run must be equal."""
         parts = {f"data of {name}": ability.content_hash() for name, ability in self.abilities.items()}
         return {**parts, "seed": str(self.seed), "batch": str(self.batch), "max_length": str(self.max_length)}
 
     def follow(self, plan: Plan) -> None:
-        """Feed this plan."""
+        """Serve the examples in the order of this plan."""
         self.plan = plan
 
     def train_dataloader(self) -> PlanLoader:
-        """The micro-batches of this rank for the whole run."""
+        """A loader of this rank's micro-batches for the whole run."""
         assert self.plan is not None, "a StageSchedule callback compiles the plan first"
         assert self.trainer is not None
         tables = {name: ability.examples for name, ability in self.abilities.items()}
         return self._loader(self.plan, tables, self.trainer.accumulate_grad_batches)
 
     def val_dataloader(self) -> list[DataLoader]:
-        """One loader for each ability that has held-out examples, in the order of ``val_abilities``."""
+        """A loader for each ability that has held-out examples, in the order of ``val_abilities``."""
         assert self.trainer is not None
         num_rows, loaders = _VAL_ROWS * self.trainer.world_size, list[DataLoader]()
         for name in self.val_abilities():
@@ -147,7 +147,7 @@ class PlannedData(LightningDataModule):
         return loaders
 
     def val_abilities(self) -> list[str]:
-        """Abilities with held-out examples."""
+        """Names of the abilities that have held-out examples."""
         return [name for name, ability in self.abilities.items() if ability.num_held_out]
 
     def _loader(self, plan: Plan, tables: dict[str, Any], accumulate: int) -> PlanLoader:
@@ -160,22 +160,22 @@ class AbilityData(PlannedData):
     """The data of one ability.
 
     Args:
-        path: File, list of files (json, jsonl, parquet, csv; .gz, .zst) or hub id; ``lab`` generates records; None
-            declares that there are ``num_examples`` without having them, for planning.
+        path: A file or list of files (json, jsonl, parquet, csv; optionally .gz or .zst) or a hub id; ``lab`` generates
+            the records; None only declares that there are ``num_examples``, for planning.
         reader: Turns a record into a conversation.
-        fraction: How much of the ability's training examples is used: the first floor(fraction x N) in rank.
-        max_examples: Use this number of them, the first in rank, in the place of a fraction; None uses all.
-        val_fraction: Part of the groups (a question, a conversation before splitting) held out for validation.
-        num_examples: Records to generate (``lab``) or to declare.
+        fraction: How much of the ability's training examples to use: the first floor(fraction x N) in rank.
+        max_examples: Use the first this many in rank, instead of a fraction; None uses all.
+        val_fraction: Fraction of the groups (a question, a conversation before splitting) held out for validation.
+        num_examples: Number of records to generate (``lab``) or to declare.
         exclude: Kinds of generated records to leave out (``lab``).
-        lab: What generated records are like: overlap, ambiguity, noise, difficulty, seed (``lab``).
-        drop: File of conversations to leave out, see ``droplist``; such as ``tag`` and ``leaks`` write.
-        on_bad_record: skip (counted and shown) or fail.
-        max_bad_share: Fail when more than this part of the records is bad.
+        lab: Options of the generated records: overlap, ambiguity, noise, difficulty, seed (``lab``).
+        drop: A drop list: a file of conversations to leave out, as written by ``tag`` and ``leaks``.
+        on_bad_record: skip (bad records are counted and shown) or fail.
+        max_bad_share: Fail when more than this fraction of the records is bad.
         system: A system prompt for conversations that have none, in training and when the ability is scored.
 
     Raises:
-        ValueError: A fraction is outside [0, 1], or ``num_examples`` or ``drop`` is missing or has no use.
+        ValueError: A fraction is outside [0, 1], or ``num_examples``, ``lab`` or ``drop`` does not go with ``path``.
     """
 
     name = "data"
@@ -233,7 +233,7 @@ class AbilityData(PlannedData):
 
     @property
     def abilities(self) -> dict[str, AbilityData]:
-        """Itself: an ability alone is a mixture of one."""
+        """Only this one: an ability by itself is a mixture of one."""
         return {self.name: self}
 
     @property
@@ -254,7 +254,7 @@ class AbilityData(PlannedData):
 
     @property
     def num_held_out(self) -> int:
-        """Examples held out for validation, of those that validation sees."""
+        """Number of examples that validation uses."""
         return 0 if self._examples is None else len(self.val_pool())
 
     @property
@@ -263,7 +263,7 @@ class AbilityData(PlannedData):
         return np.flatnonzero(self._kept_N)
 
     def load_examples(self, encoder: Encoder, max_length: int, overlong: str) -> None:
-        """Render and tokenise the records, or find the result in the cache."""
+        """Render and tokenise the records, or find the examples in the cache."""
         if self.is_declared:
             return
         drops = self._drop_list()  # a malformed one is told before anything is tokenised
@@ -274,16 +274,16 @@ class AbilityData(PlannedData):
             raise ValueError(f"data.abilities.{self.name}: no usable example in {self.source}: {self.audit_counts()}")
 
     def part(self) -> Part:
-        """What the split into training and validation needs to know of the ability."""
+        """What the split into training and validation needs to know."""
         found = self._examples
         return Part(self.name, found.uids if found else [], found.groups if found else [], self.val_fraction)
 
     def hold_out(self, held_out_N: np.ndarray) -> None:
-        """Keep these examples for validation; a mixture decides it for all its abilities together."""
+        """Hold these examples out for validation; a mixture decides for all of its abilities together."""
         self._held_out_N = held_out_N
 
     def notes(self) -> list[str]:
-        """What a user should know: nothing is held out though some should be, examples are left aside."""
+        """Notes for the user: a validation split that came out empty, examples that are not used."""
         found = []
         if self.val_fraction and self._examples is not None and not self.num_held_out:
             found.append(
@@ -326,7 +326,7 @@ class AbilityData(PlannedData):
         return pool.fraction(self.fraction).first(self.max_examples or len(pool))
 
     def val_pool(self) -> Pool:
-        """The held-out examples; where ``max_examples`` are used, ``val_fraction`` is meant of those."""
+        """The held-out examples; with ``max_examples``, ``val_fraction`` refers to those."""
         pool = self._pool(self._kept_N & self._held_out_N, seed=0)
         if self.max_examples is None or self.val_fraction == 1:
             return pool
@@ -337,7 +337,7 @@ class AbilityData(PlannedData):
         return self.pool_of(index_M[rank(self.name, self.examples.uids[index_M], seed)])
 
     def pool_of(self, index_M: np.ndarray, population: int | None = None) -> Pool:
-        """Some examples, by their positions in the source and in this order; of ``population``, or of themselves."""
+        """A pool of the examples at these positions of the source, out of ``population`` (by default only these)."""
         table = self.examples
         losses_M = None if self.base_losses_I is None else self.base_losses_I[index_M]
         sizes = (table.lengths_N[index_M], table.supervised_N[index_M])
@@ -345,12 +345,12 @@ class AbilityData(PlannedData):
         return Pool(self.name, index_M, table.uids[index_M], *sizes, population, losses_N=losses_M)
 
     def pool_key(self) -> list[object]:
-        """What decides ``pool`` but for the seed: examples, which of them are chosen, losses of the base, fraction."""
+        """What determines ``pool`` beside the seed: examples, which of them are used, losses of the base, fraction."""
         chosen = np.packbits(self._kept_N & ~self._held_out_N)
         return [self.name, self.examples.written, chosen, self.base_losses_I, self.fraction, self.max_examples]
 
     def audit_counts(self) -> dict[str, int]:
-        """Records repaired, truncated, split or dropped, by cause."""
+        """Number of records that were repaired, truncated, split or dropped, by cause."""
         if self._examples is None:
             return {}
         return dict(self._examples.audit.counts + Counter(self._drop_list().counts(self._examples.uids)))
@@ -360,18 +360,18 @@ class AbilityData(PlannedData):
         return {} if self._examples is None else self._examples.audit.places(self.source.names)
 
     def content(self, index_M: np.ndarray) -> bytes:
-        """Hashes of what some examples train, in their order; of a declared ability their numbers."""
+        """Content hashes of some examples, in their order; the positions themselves where the ability is declared."""
         return (index_M.astype(np.int64) if self._examples is None else self._examples.content_NB[index_M]).tobytes()
 
     def content_hash(self) -> str:
-        """Hash of what may be trained and what is held out, whatever its order and wherever it came from."""
+        """Hash of the examples that may be trained and of those held out, whatever their order and origin."""
         if self._examples is None:
             return digest(self.source.key(self.name), self.fraction, self.max_examples, size=8)
         kept = self._examples.content_hash(self.kept_N)
         return digest(kept, self.held_out_hash(), self.fraction, self.max_examples, size=8)
 
     def held_out_hash(self) -> str:
-        """Hash of the examples that validation sees."""
+        """Hash of the examples that validation uses."""
         if self._examples is None:
             return ""
         return self._examples.content_hash(self.val_pool().index_N)

@@ -1,6 +1,6 @@
-"""Conversations, the one form that every record becomes, and the rules that mend what readers found.
+"""Conversations, the form that every record is converted to, and the rules that clean up what readers found.
 
-What is done with an oddity is a rule with a name; each use of a rule is counted and shown.
+Every rule has a name; each use of a rule is counted and shown.
 
     leading assistant turns       dropped    (ShareGPT pieces may start in the middle)
     trailing user turns           dropped    (nothing answers them)
@@ -50,22 +50,22 @@ class Turn(NamedTuple):
 
     @property
     def is_trained(self) -> bool:
-        """Whether its tokens are supervised."""
-        return self.role == "assistant" if self.trained is None else self.trained
+        """Whether its tokens are supervised: those of answers, unless a flag says no; nothing else ever is."""
+        return self.role == "assistant" and self.trained is not False
 
     @property
     def has_content(self) -> bool:
-        """Whether there is a text, reasoning or a tool call."""
+        """Whether it has a text, reasoning or a tool call."""
         return bool(self.text.strip() or self.reasoning.strip() or self.calls)
 
 
 class Conversation(NamedTuple):
-    """Turns, the group that must not be torn apart by a split, and the tools on offer.
+    """The turns of a conversation, the group that a validation split keeps together, and the available tools.
 
     Attributes:
-        turns: In their order.
-        group: An RFT question, a ShareGPT id prefix.
-        tools: Specifications of the tools that the assistant may call, as JSON; empty when there are none.
+        turns: In order.
+        group: Such as an RFT question or the prefix of a ShareGPT id.
+        tools: Specifications of the tools that the assistant may call, as JSON; empty without any.
     """
 
     turns: tuple[Turn, ...]
@@ -84,7 +84,7 @@ class Conversation(NamedTuple):
 
 
 class BadRecord(ValueError):
-    """A record that no rule can mend; ``cause`` is what it is counted under."""
+    """A record that cannot be used; it is dropped and counted under ``cause``."""
 
     def __init__(self, cause: str, detail: str = "") -> None:
         super().__init__(f"{cause}: {detail}" if detail else cause)
@@ -92,14 +92,14 @@ class BadRecord(ValueError):
 
 
 class Place(NamedTuple):
-    """Where a record stands: the position of its file among those of the source (from 0), its number there (from 1)."""
+    """The place of a record: the index of its file among those of the source (from 0), its number there (from 1)."""
 
     file: int
     number: int
 
 
 class Audit:
-    """Counts of what happened to records, with the places of the first few.
+    """Counts of what was done to records, with the places of the first few.
 
     Attributes:
         counts: Records by cause, such as ``dropped: unknown role``.
@@ -111,7 +111,7 @@ class Audit:
         self.first = {cause: [Place(*place) for place in places] for cause, places in (first or {}).items()}
 
     def add(self, cause: str, place: Place) -> None:
-        """Count the record at ``place`` under ``cause``; where data brings ever new causes, the many count as one."""
+        """Count the record at ``place`` under ``cause``; beyond ``_MOST_CAUSES`` causes, new ones count as one."""
         if cause not in self.counts and len(self.counts) >= _MOST_CAUSES:
             cause = f"{cause.partition(':')[0]}: other causes"
         self.counts[cause] += 1
@@ -120,7 +120,11 @@ class Audit:
             known.append(place)
 
     def places(self, names: Sequence[str]) -> dict[str, str]:
-        """The first records of each cause in words, such as ``3, 14 of a.jsonl``; ``names`` are those of the files."""
+        """The first records of each cause as text, such as ``3, 14 of a.jsonl``.
+
+        Args:
+            names: Of the source's files.
+        """
         said: dict[str, str] = {}
         short = [PurePath(name).name for name in names]
         names = short if len(set(short)) == len(short) else names
@@ -132,12 +136,12 @@ class Audit:
         return said
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """For JSON."""
         return {"counts": dict(self.counts), "first": self.first}
 
 
 def mended(raw: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
-    """Turns after the rules of this module, and the names of the rules that were used.
+    """Apply the rules of this module; returns the turns and the names of the rules that were used.
 
     Raises:
         BadRecord: No assistant turn is left.
@@ -194,7 +198,7 @@ def _line_breaks(text: str) -> str:
 
 
 def halves_replaced(text: str) -> str:
-    """A text in which halves of surrogate pairs, which no file can hold, are U+FFFD; two that meet are made one."""
+    """A text with unpaired surrogates, which cannot be encoded, replaced by U+FFFD; matching halves are joined."""
     if text.isascii():
         return text
     try:
@@ -211,7 +215,7 @@ def _alike(one: Turn, other: Turn) -> bool:
 
 
 def __getattr__(name: str) -> Any:
-    """Readers stood here once."""
+    """Readers were defined here in an earlier release."""
     if name in moved.READERS:
         moved.tell(f"sftlab.data.conversation.{name}")
         return getattr(import_module("sftlab.data.readers"), name)

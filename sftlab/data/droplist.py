@@ -1,7 +1,7 @@
-"""A drop list: conversations to leave out, by uid and with the reason, as a file that other tools write.
+"""A drop list: a file of conversations to leave out, by uid and with a reason, as written by other tools.
 
-One JSON object a line: ``{"uid": "0f3c...", "reason": "tag: code"}``. A line may name its ``ability``; then it counts
-for that one alone, so that one file can serve a whole mixture.
+Each line is a JSON object: ``{"uid": "0f3c...", "reason": "tag: code"}``. A line that names an ``ability`` applies to
+that ability only, so that one file can serve a whole mixture.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PIECE = re.compile(r"/\d+")
 
 
 class Drop(NamedTuple):
-    """One line: a conversation's uid, why it is left out, and the ability that is meant (any when empty)."""
+    """One line: a conversation's uid, why it is left out, and the ability that it applies to (any when empty)."""
 
     uid: str
     reason: str
@@ -42,7 +42,7 @@ def base_uid(uid: str) -> str:
 
 
 class DropList:
-    """What one ability leaves out.
+    """The conversations that one ability leaves out.
 
     Attributes:
         reasons: Reason by uid; of several lines for one uid the first counts.
@@ -60,7 +60,7 @@ class DropList:
 
     @classmethod
     def read(cls, path: str | Path, ability: str) -> DropList:
-        """The lines of a file that concern an ability.
+        """Read the lines of a file that apply to an ability.
 
         Raises:
             ValueError: There is no such file, or a line is malformed: says which.
@@ -68,11 +68,11 @@ class DropList:
         return cls(read_drops(path), ability)
 
     def __contains__(self, uid: str) -> bool:
-        """Whether a conversation, or the conversation that an example is of, is left out."""
+        """Whether a conversation, or the conversation of an example, is left out."""
         return base_uid(uid) in self.reasons
 
     def content_hash(self) -> str:
-        """Hash of the uids: equal hashes leave out the same."""
+        """Hash of the uids: equal hashes leave out the same conversations."""
         return hashlib.blake2b("\n".join(sorted(self.reasons)).encode(), digest_size=16).hexdigest()
 
     def dropped(self, uids: Sequence[str]) -> np.ndarray:
@@ -82,7 +82,7 @@ class DropList:
         return np.fromiter((uid in self for uid in uids), dtype=bool, count=len(uids))
 
     def counts(self, uids: Sequence[str]) -> dict[str, int]:
-        """Records left out, by reason, of those that have these examples; and lines without effect."""
+        """Number of records left out by reason, given all examples; and of lines without effect."""
         records = {_PIECE.sub("", uid) for uid in uids if uid in self} if self.reasons else set()
         reasons = Counter(f"dropped: {self.reasons[base_uid(record)]}" for record in records)
         counts = Counter(dict(reasons.most_common(_MOST_REASONS)))
@@ -93,7 +93,7 @@ class DropList:
 
 
 def read_drops(path: str | Path) -> list[Drop]:
-    """The lines of a drop list.
+    """Read the lines of a drop list.
 
     Raises:
         ValueError: There is no such file, or a line is malformed: says which.

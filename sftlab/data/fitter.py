@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sftlab.data.conversation import BadRecord, Conversation, Turn
 from sftlab.data.encoder import Encoded, Encoder
-from sftlab.data.pieces import Rendered, is_trained
+from sftlab.data.pieces import Rendered
 
 RULES = 1  # version of how conversations are fitted: raise it when other examples come out
 OVERLONG = ("split", "truncate", "drop")
@@ -81,7 +81,7 @@ class Fitter:
     def _rendered(self, talk: Conversation) -> Rendered | BadRecord:
         """The texts of a conversation up to its last trained turn: none when nothing is trained."""
         turns = trained_part(talk.turns)
-        rules = ["not trained: a turn by its own flag" for t in turns if t.role == "assistant" and not is_trained(t)]
+        rules = ["not trained: a turn by its own flag" for t in turns if t.role == "assistant" and not t.is_trained]
         rules += ["not trained: a turn that is no answer, whatever its flag" for t in turns if _asks_in_vain(t)]
         if not turns:
             return Rendered([], ["dropped: no turn is to be trained, by their own flags"])
@@ -159,7 +159,7 @@ class Fitter:
 
 def trained_part(turns: Sequence[Turn]) -> list[Turn]:
     """The turns up to the last trained one."""
-    last = max((number for number, turn in enumerate(turns) if is_trained(turn)), default=-1)
+    last = max((number for number, turn in enumerate(turns) if turn.is_trained), default=-1)
     return list(turns[: last + 1])
 
 

@@ -8,21 +8,21 @@ from sftlab.plan.policy import MixturePolicy, Proportional
 
 
 class MixtureData(PlannedData):
-    """Abilities and how they are mixed.
+    """The data of several abilities and the policy that mixes them.
 
     Args:
-        abilities: The data of each ability, under the name that schedules call it by.
-        policy: How a stage's abilities become one stream, unless the stage says otherwise.
+        abilities: The data of each ability, by the name that schedules use.
+        policy: How the abilities of a stage are mixed, unless the stage has a policy of its own.
         template: vicuna_v1.1, vicuna_short, chatml, alpaca, or tokenizer (the tokenizer's own chat template).
         max_length: Tokens in a packed row, and the most that an example may have.
-        overlong: What happens to longer conversations: split (on turn pairs), truncate or drop.
-        batch: What an optimizer step holds over all ranks: {examples: 128} conversations or {rows: 64}.
+        overlong: What to do with longer conversations: split (between exchanges), truncate or drop.
+        batch: Size of an optimizer step over all ranks: {examples: 128} conversations or {rows: 64}.
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
-        seed: Chooses subsets and orders examples; None takes seed_everything's.
-        packing: Examples share rows; false gives each a row of its own, for architectures that cannot keep them apart.
+        seed: Selects subsets and orders examples; None uses that of seed_everything.
+        packing: Whether examples share rows; false gives each a row of its own, for architectures that mix them up.
 
     Raises:
-        ValueError: No abilities, or an option has no such value.
+        ValueError: There are no abilities, or an option has an invalid value.
     """
 
     def __init__(
@@ -46,5 +46,5 @@ class MixtureData(PlannedData):
 
     @property
     def abilities(self) -> dict[str, AbilityData]:
-        """By name."""
+        """The data of each ability, by name."""
         return self._abilities

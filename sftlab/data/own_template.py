@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sftlab.data.chat_template import ChatTemplate, Refused
 from sftlab.data.conversation import BadRecord, Turn
 from sftlab.data.messages import THINK, Marks, MessageForm
-from sftlab.data.pieces import Piece, Pieces, Rendered, Template, is_trained
+from sftlab.data.pieces import Piece, Pieces, Rendered, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -222,7 +222,7 @@ class OwnTemplate(Template):
         marks = Marks.of(turns, tools)
         answers = self._answers(turns, tools, marks)
         rules = self._left_out(turns, answers, marks)
-        waiting = [number for number in answers if is_trained(turns[number])] or list(answers)[-1:]
+        waiting = [number for number in answers if turns[number].is_trained] or list(answers)[-1:]
         texts: list[list[Piece]] = []
         while waiting:
             last = waiting[-1]
@@ -230,7 +230,7 @@ class OwnTemplate(Template):
             rules += self._check_contents(turns[: last + 1], self._checked(turns[: last + 1], tools, text, marks))
             shown = self._shown(answers, text)
             mine = {number for number in waiting if number in shown}
-            trained = {number for number in mine if is_trained(turns[number])}
+            trained = {number for number in mine if turns[number].is_trained}
             texts.insert(0, self._pieces(text, shown, trained, turns, marks))
             waiting = [number for number in waiting if number not in mine]
         return Rendered(texts, [*rules, *(["split: the template rewrites earlier answers"] if len(texts) > 1 else [])])
@@ -244,7 +244,7 @@ class OwnTemplate(Template):
             try:
                 answers[number] = self._answer(turns[: number + 1], tools, marks)
             except BadRecord:
-                if strict and is_trained(turn):
+                if strict and turn.is_trained:
                     raise
         return answers
 
@@ -304,7 +304,7 @@ class OwnTemplate(Template):
         rules = set()
         for number, answer in answers.items():
             turn, written = turns[number], answer.own[answer.start :].replace(marks.broken, "")
-            if not is_trained(turn):
+            if not turn.is_trained:
                 continue
             if turn.text.rsplit(THINK[1], 1)[-1].strip() not in written:
                 raise BadRecord("the tokenizer's chat template drops, moves or changes contents", "an answer's text")

@@ -1,4 +1,4 @@
-"""Pieces: a rendered conversation as texts, each supervised or not, and what every template can do."""
+"""Pieces: a rendered conversation as texts, each supervised or not; and the interface of templates."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Piece(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """A conversation as a template writes it.
+    """A conversation as written by a template.
 
     Attributes:
-        texts: Usually one. A template that writes an answer otherwise once a turn follows it needs several: each ends
-            with an answer as it was asked for, and every trained answer is supervised in exactly one of them.
-        rules: What was left out or changed, by the name that it is counted under.
+        texts: Usually one. A template that rewrites an answer once another turn follows it needs several: each text
+            ends with an answer in its original form, and every trained answer is supervised in exactly one of them.
+        rules: What was left out or changed, by the names that it is counted under.
     """
 
     texts: list[list[Piece]]
@@ -39,12 +39,12 @@ class Rendered(NamedTuple):
 
 
 class Template(ABC):
-    """How conversations are written.
+    """How conversations are written as text; subclasses say how.
 
     Attributes:
-        name: What a config calls it.
+        name: Its name in a config.
         end_of_turn: The special token that ends the last answer of a conversation.
-        answer_prefix: What stands between the prompt and the answer's own text; it is trained with the answer.
+        answer_prefix: Text between the prompt and the answer; it is trained with the answer.
         bos: The special token that begins a text, empty when the tokenizer adds none.
     """
 
@@ -55,16 +55,16 @@ class Template(ABC):
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """Every special token that ends an answer: generation stops at each."""
+        """The special tokens that end an answer; generation stops at any of them."""
         return (self.end_of_turn,)
 
     @abstractmethod
     def rendered(self, turns: Sequence[Turn], tools: str = "") -> Rendered:
-        """A conversation as pieces; supervised is each trained answer with its end of turn, and nothing else.
+        """Write a conversation as pieces. Only trained answers and their end-of-turn tokens are supervised.
 
         Args:
-            turns: The last one is an answer.
-            tools: Specifications of the tools on offer, as JSON.
+            turns: The last one must be an answer.
+            tools: Specifications of the available tools, as JSON.
 
         Raises:
             BadRecord: The template cannot write it.
@@ -72,26 +72,21 @@ class Template(ABC):
 
     @abstractmethod
     def prompt(self, turns: Sequence[Turn], tools: str = "") -> list[Piece]:
-        """The pieces before the answer to the last turn: exactly what training showed before an answer."""
+        """The pieces that precede the answer to the last turn, exactly as they do in training."""
 
     @abstractmethod
     def chat_template(self) -> str | dict[str, str]:
-        """The same rendering in Jinja, for exported tokenizers; answers stand in ``generation`` marks."""
+        """The template in Jinja, for exported tokenizers, with answers in ``generation`` blocks."""
 
     def render(self, turns: Sequence[Turn], tools: str = "") -> list[Piece]:
-        """The first text of a conversation, the only one unless the template rewrites earlier answers."""
+        """The first text of a conversation; the only one unless the template rewrites earlier answers."""
         return self.rendered(turns, tools).texts[0]
 
 
-def is_trained(turn: Turn) -> bool:
-    """Whether a turn is supervised: answers are, unless their own flag says no; nothing else ever is."""
-    return turn.role == "assistant" and turn.is_trained
-
-
 class Pieces:
-    """Appends pieces; neighbours of one kind are joined, so that they are tokenised as one text.
+    """A list of pieces under construction; adjacent pieces of one kind are joined and tokenised as one text.
 
-    Where an answer begins and ends there is always an edge, trained or not: the same turns give the same ids.
+    Answers are never joined with what surrounds them, trained or not, so that the same turns give the same ids.
     """
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""Readers: a record of a format becomes the turns of a conversation.
+"""Readers: convert records of a format into conversations.
 
-What a record's other keys mean, and which of them are harmless, stands in ``keys``; the rest is counted.
+``keys`` says what the other keys of a record mean and which of them are harmless; the rest are counted.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ RULES = 4  # version of how our readers read records (keys too): raise it when o
 
 
 class Reader(ABC):
-    """Turns a record into a conversation."""
+    """Converts records into conversations; subclasses say how by ``turns``."""
 
     @abstractmethod
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """The turns as the record has them; oddities are mended afterwards.
+        """The turns of a record, unchanged; irregularities are cleaned up afterwards.
 
         Raises:
-            BadRecord: The record has no such form.
+            BadRecord: The record does not have this format.
         """
 
     def keys(self, record: dict[str, Any]) -> frozenset[str] | None:
-        """The keys that ``turns`` reads: the others are followed, counted or refused; None leaves all to the reader."""
+        """The keys that ``turns`` reads; others are interpreted, counted or refused. None: the reader handles all."""
         return None
 
     def passed_over(self, record: dict[str, Any]) -> list[str]:
-        """What is not used of a record, as it is counted.
+        """The keys of a record that are not used, by the names that they are counted under.
 
         Raises:
-            BadRecord: It may change what is trained.
+            BadRecord: An unused key may change what is trained.
         """
         read = self.keys(record)
         return [] if read is None or record.keys() <= read else keys.passed_over(record, read | keys.OF_RECORDS)
 
     def group(self, record: dict[str, Any], turns: Sequence[Turn]) -> str:
-        """What must stay together in a split, over all abilities: by default what begins with the same user turn."""
+        """What a record must stay with in the validation split; by default records with the same first user turn."""
         first = next((turn.text for turn in turns if turn.role == "user"), "")
         return hashlib.blake2b(first.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
     def read(self, record: Any) -> tuple[Conversation, list[str]]:
-        """A conversation and the rules that were needed.
+        """Read a record; returns the conversation and the names of the rules that were applied.
 
         Raises:
-            BadRecord: No rule can mend it.
+            BadRecord: It cannot be used.
         """
         if isinstance(record, BrokenRecord):
             raise BadRecord(record.cause, record.reason)
@@ -115,7 +115,7 @@ _OF_PAIRS = keys.OF_ANSWERS | {keys.HISTORY}
 
 
 class PairReader(Reader):
-    """One question, one answer, perhaps with a ``history`` of pairs before and thoughts apart from the answer.
+    """One question and one answer, optionally with a ``history`` of earlier pairs and separate reasoning.
 
     Args:
         question: Key of the question.
@@ -130,7 +130,7 @@ class PairReader(Reader):
         return _exchanges(record, _text(record, self.question), _text(record, self.answer))
 
     def keys(self, record: dict[str, Any]) -> frozenset[str]:
-        """Question, answer and what goes with them."""
+        """Question, answer, history and reasoning."""
         return _OF_PAIRS | {self.question, self.answer}
 
 
@@ -149,14 +149,14 @@ class RFTReader(PairReader):
 
 
 class MathReader(Reader):
-    """GSM8K or GSM8K-RFT, by the keys that a record has."""
+    """GSM8K or GSM8K-RFT, whichever keys a record has."""
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """As GSM8K's or RFT's reader reads it."""
+        """Two turns, read by the reader of GSM8K or of RFT."""
         return self._reader(record).turns(record)
 
     def keys(self, record: dict[str, Any]) -> frozenset[str]:
-        """Those of the reader that reads it."""
+        """Those of that reader."""
         return self._reader(record).keys(record)
 
     @staticmethod
@@ -168,10 +168,10 @@ _GSM8K, _RFT = GSM8KReader(), RFTReader()
 
 
 class AlpacaReader(Reader):
-    """Alpaca's ``instruction, input, output``, perhaps with ``system`` and a ``history`` of pairs.
+    """Alpaca's ``instruction, input, output``, optionally with ``system`` and a ``history`` of pairs.
 
-    An input follows the instruction as FastChat converts it, after a line ``Input:``; one of a single character too,
-    which FastChat leaves out.
+    An input follows the instruction after a line ``Input:``, as FastChat converts it; unlike FastChat, inputs of a
+    single character are kept.
     """
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
@@ -182,7 +182,7 @@ class AlpacaReader(Reader):
         return _exchanges(record, question, _text(record, "output"))
 
     def keys(self, record: dict[str, Any]) -> frozenset[str]:
-        """Instruction, input, output and what goes with them."""
+        """Instruction, input, output, history and reasoning."""
         return _OF_ALPACA
 
 
@@ -200,9 +200,9 @@ _SHAREGPT_ROLES = {
 
 
 class MessagesReader(Reader):
-    """OpenAI messages: ``messages`` with ``role`` and ``content``, perhaps as JSON; a content may be a list of texts.
+    """OpenAI messages: ``messages`` with ``role`` and ``content``, possibly as JSON; a content may be a list of texts.
 
-    Tool calls, the tools on offer, thoughts and flags that say what is trained are read as ``keys`` tells.
+    Tool calls, available tools, reasoning and flags that say what is trained are read as described in ``keys``.
     """
 
     turns_key, role_key, text_key = "messages", "role", "content"
@@ -226,7 +226,7 @@ class MessagesReader(Reader):
         return frozenset((self.turns_key,))
 
     def passed_over(self, record: dict[str, Any]) -> list[str]:
-        """What is not used of a record and of its messages."""
+        """The keys of a record and of its messages that are not used."""
         causes = super().passed_over(record)
         for message in self._messages(record) if self.turns_key in record else ():
             if isinstance(message, dict) and len(message) > 2:
@@ -299,7 +299,7 @@ def _content(content: Any, key: str) -> tuple[str, str]:
 class ShareGPTReader(MessagesReader):
     """ShareGPT: ``conversations`` with ``from`` and ``value``; pieces of one conversation share the id before ``_``.
 
-    A turn of ``function_call`` is a tool call as JSON, as LLaMA-Factory writes it; ``observation`` is what it gave.
+    As in LLaMA-Factory, a ``function_call`` turn is a tool call as JSON and ``observation`` its result.
     """
 
     turns_key, role_key, text_key = "conversations", "from", "value"
@@ -314,17 +314,17 @@ class ShareGPTReader(MessagesReader):
 def read_conversations(
     paths: Sequence[str], reader: Reader, audit: Audit, on_bad_record: str = "skip", max_bad_share: float = 0.05
 ) -> Iterator[tuple[Place, Conversation]]:
-    """The conversations of some files, each with the place of its record.
+    """Read the conversations of files, each with the place of its record.
 
     Args:
         paths: Files or hub ids.
-        reader: Reads their records.
-        audit: Gets a count for every rule used and every bad record.
+        reader: Converts their records.
+        audit: Counts every applied rule and every bad record.
         on_bad_record: skip or fail.
-        max_bad_share: Fail when more than this part of all records is bad.
+        max_bad_share: Fail when more than this fraction of all records is bad.
 
     Raises:
-        ValueError: A bad record that may not be skipped, or too many of them: says which and why.
+        ValueError: A bad record may not be skipped, or there are too many of them; says which and why.
     """
     total, causes, example = 0, Counter[str](), ""
     for file, path in enumerate(paths):

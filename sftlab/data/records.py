@@ -1,4 +1,4 @@
-"""Record files, read as streams: json, jsonl, csv and parquet, plain or packed, and Hugging Face hub ids.
+"""Record files, read as streams: json, jsonl, csv and parquet, plain or compressed, and Hugging Face hub ids.
 
 Memory is bounded by one record and a read buffer, not by the file. A file that is cut short or damaged is never taken
 for whole; a record that cannot be parsed is one ``BrokenRecord``. Nothing of a file or a data set is ever executed.
@@ -24,15 +24,15 @@ _HUB_ID = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>[^:\s]+))?(:
 
 
 def read_records(path: str) -> Iterator[Any]:
-    """The records of a file or hub id, in their order.
+    """Read the records of a file or hub data set, in order.
 
     Args:
-        path: A file whose name ends in .json (a list), .jsonl, .csv or .parquet, perhaps with .gz or .zst after it; or
-            ``hub:<id>[@<revision>][:<config>[:<split>]]``; the split is ``train`` unless it is given, the revision (a
-            commit or a tag) the newest.
+        path: A file named .json (a list), .jsonl, .csv or .parquet, optionally followed by .gz or .zst; or
+            ``hub:<id>[@<revision>][:<config>[:<split>]]``, whose revision (a commit or a tag) is the newest and whose
+            split is ``train`` unless given.
 
     Raises:
-        ValueError: The file is missing, of another kind, broken or not UTF-8; says where.
+        ValueError: The file is missing, of another kind, damaged or not UTF-8; says where.
     """
     if path.startswith(HUB):
         yield from _from_hub(path)

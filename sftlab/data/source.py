@@ -21,35 +21,35 @@ LAB = "lab"
 
 
 class Source(ABC):
-    """Conversations of one ability; ``ability`` is its name, which generators need and messages tell.
+    """Where the conversations of one ability come from. Methods take the ability's name, which generators need.
 
     Attributes:
-        num_declared: How many examples there are said to be, where nothing but the number is known.
+        num_declared: Number of examples, where nothing else is known.
     """
 
     num_declared: int | None = None
 
     @abstractmethod
     def __str__(self) -> str:
-        """Where the data comes from, as a card tells it."""
+        """A description for people, as on a data card."""
 
     @property
     def names(self) -> Sequence[str]:
-        """What places of records are told by: the names of the files."""
+        """Names of the files, which messages use to locate records."""
         return [str(self)]
 
     @abstractmethod
     def key(self, ability: str) -> dict[str, Any]:
-        """What determines the conversations."""
+        """What determines the conversations; part of the cache key."""
 
     @abstractmethod
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
-        """Conversations, each with its place; what is changed or left out on the way is counted in ``audit``."""
+        """Read the conversations, each with its place; count in ``audit`` what is changed or left out."""
 
     def examples(
         self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split", system: str = ""
     ) -> Examples:
-        """The conversations as examples, from the cache where they are there; see ``prepare``."""
+        """The tokenised conversations, from the cache where possible; see ``prepare``."""
         read, key = partial(self.conversations, ability), self.key(ability)
         return prepare(read, key, encoder, max_length, overlong, system=system)
 
@@ -58,13 +58,13 @@ class FileSource(Source):
     """Record files and hub ids.
 
     Args:
-        paths: Files (json, jsonl, csv, parquet; .gz, .zst) or hub ids.
+        paths: Files (json, jsonl, csv, parquet; optionally .gz or .zst) or hub ids.
         reader: Turns a record into a conversation.
         on_bad_record: skip (counted and shown) or fail.
-        max_bad_share: Fail when more than this part of the records is bad.
+        max_bad_share: Fail when more than this fraction of the records is bad.
 
     Raises:
-        ValueError: ``on_bad_record`` has no such value, or no file is named.
+        ValueError: ``on_bad_record`` has an invalid value, or no file is named.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class FileSource(Source):
         return self.paths
 
     def key(self, ability: str) -> dict[str, Any]:
-        """Content of the files and what the reader is made of."""
+        """Hashes of the files' content and of the reader's code and arguments."""
         return {
             "files": [content_hash(path) for path in self.paths],
             "reader": [described(self.reader), code_of(self.reader)],
@@ -95,13 +95,13 @@ class FileSource(Source):
         }
 
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
-        """As the reader reads them."""
+        """Read the records with the reader."""
         return read_conversations(self.paths, self.reader, audit, self.on_bad_record, self.max_bad_share)
 
     def examples(
         self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split", system: str = ""
     ) -> Examples:
-        """The records as examples; one that the template cannot write is a bad one."""
+        """The tokenised conversations; one that the template cannot write counts as a bad record."""
         read, key = partial(self.conversations, ability), self.key(ability)
         limit = BadLimit(self.on_bad_record, self.max_bad_share, self.names)
         return prepare(read, key, encoder, max_length, overlong, limit, system)
@@ -129,14 +129,14 @@ class LabSource(Source):
         return {**about, "options": self.options.to_dict()}
 
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
-        """In the order in which they are generated."""
+        """Generate the conversations."""
         talks = lab_conversations(ability, self.num_examples, exclude=self.exclude, options=self.options)
         for number, talk in enumerate(talks, start=1):
             yield Place(0, number), Conversation(tuple(Turn(*turn) for turn in talk.turns), talk.group)
 
 
 class DeclaredSource(Source):
-    """Nothing but the number of examples, for planning.
+    """Only a number of examples, for planning.
 
     Args:
         num_declared: How many there are.
@@ -154,7 +154,7 @@ class DeclaredSource(Source):
         return {"declared": self.num_declared}
 
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
-        """There are none.
+        """A declared source has no conversations.
 
         Raises:
             ValueError: Always.

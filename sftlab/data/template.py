@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from sftlab.data.conversation import BadRecord, Turn
 from sftlab.data.own_template import OwnTemplate
-from sftlab.data.pieces import Piece, Pieces, Rendered, Template, is_trained
+from sftlab.data.pieces import Piece, Pieces, Rendered, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -98,7 +98,7 @@ class Vicuna(WrittenTemplate):
         if system:
             pieces.add(f"{system} ")
         for turn in turns:
-            role, text, trained = turn.role, turn.text, is_trained(turn)
+            role, text, trained = turn.role, turn.text, turn.is_trained
             pieces.exchange += role == "user"
             if role == "assistant":
                 pieces.add("ASSISTANT:")
@@ -143,7 +143,7 @@ class ChatML(WrittenTemplate):
         """One block per turn, a line break after each."""
         pieces = Pieces()
         for turn in turns:
-            role, text, trained = turn.role, turn.text, is_trained(turn)
+            role, text, trained = turn.role, turn.text, turn.is_trained
             pieces.exchange += role == "user"
             answer = role == "assistant"
             pieces.add("<|im_start|>", special=True)
@@ -179,7 +179,7 @@ class Alpaca(WrittenTemplate):
             system, turns = turns[0].text, turns[1:]
         pieces.add(system)
         for turn in turns:
-            role, text, trained = turn.role, turn.text, is_trained(turn)
+            role, text, trained = turn.role, turn.text, turn.is_trained
             pieces.exchange += role == "user"
             if role == "assistant":
                 pieces.add("\n\n### Response:")

@@ -29,21 +29,21 @@ _TRANSPOSED = "Conv1D"  # of transformers: a linear layer whose weight is [in, o
 
 
 class LoRA:
-    """Trains low-rank weights beside the linear layers of the blocks; all other weights stay as they are.
+    """Low-rank adaptation of the linear layers of the decoder blocks; all other weights stay frozen.
 
     Args:
         r: Rank of the matrices.
-        alpha: Their product counts alpha / r.
-        dropout: Of what goes into them.
-        target_modules: Names of the layers that get them, such as q_proj; by default all linear layers of the blocks.
-        stages: What a stage does with the adapter, for all stages or by stage name: ``carried`` goes on with that of
-            the stage before; ``merged`` trains it and adds it to the weights when the next stage begins, which starts
-            one of its own; ``off`` trains all weights without one.
-        quantise: nf4 holds the base in 4 bits while it is frozen (QLoRA, arXiv 2305.14314); needs bitsandbytes and a
-            GPU. Not tried on a GPU yet.
+        alpha: Scale: the product of the matrices is multiplied by alpha / r.
+        dropout: Dropout probability of the adapters' inputs.
+        target_modules: Names of the layers to adapt, such as q_proj; by default all linear layers of the blocks.
+        stages: What a stage does with the adapter, for all stages or by stage name. ``carried`` continues with that of
+            the previous stage; ``merged`` trains it and adds it to the weights when the next stage begins, which
+            starts a new one; ``off`` trains all weights without an adapter.
+        quantise: nf4 holds the frozen base in 4 bits (QLoRA, arXiv 2305.14314). Needs bitsandbytes and a GPU; not yet
+            tested on one.
 
     Raises:
-        ValueError: An option has no such value.
+        ValueError: An option has an invalid value.
     """
 
     def __init__(
@@ -70,17 +70,17 @@ class LoRA:
 
     @property
     def changes_base(self) -> bool:
-        """Whether some stage changes the weights of the base."""
+        """Whether any stage changes the weights of the base."""
         return bool({"merged", "off"} & set(self.stages.values() if isinstance(self.stages, dict) else [self.stages]))
 
     @property
     def trains_base(self) -> bool:
-        """Whether some stage trains all weights."""
+        """Whether any stage trains all weights."""
         return "off" in (self.stages.values() if isinstance(self.stages, dict) else [self.stages])
 
     @property
     def scale(self) -> float:
-        """What the product of the two matrices counts."""
+        """The factor of the product of the two matrices."""
         return self.alpha / self.r
 
     def mode(self, stage: str) -> StageMode:
@@ -88,27 +88,27 @@ class LoRA:
         return self.stages.get(stage, "carried") if isinstance(self.stages, dict) else self.stages
 
     def check(self, stages: Sequence[str]) -> None:
-        """Look whether the stages that are named are there.
+        """Check that all named stages exist.
 
         Raises:
-            ValueError: One is not.
+            ValueError: One does not.
         """
         unknown = sorted(set(self.stages) - set(stages)) if isinstance(self.stages, dict) else []
         if unknown:
             raise ValueError(f"model.adapter.stages: no stage named {unknown}; the stages are {list(stages)}")
 
     def settings(self) -> dict[str, Any]:
-        """What determines the weights beside the modes of stages, which each stage's key has for itself."""
+        """The options that determine the weights, without the modes of stages, which are part of each stage's key."""
         return {name: value for name, value in vars(self).items() if name != "stages"}
 
     def begins(self, before: str | None, stage: str) -> bool:
-        """Whether a stage starts an adapter of its own, after the one of the stage before has joined the weights."""
+        """Whether a stage starts a new adapter after that of the previous stage has been merged."""
         if before is None or self.mode(before) == "off":
             return False
         return self.mode(before) == "merged" or self.mode(stage) == "off"
 
     def key(self, before: str | None, stage: str) -> list[bool]:
-        """What of the modes determines a stage's weights, given those that it starts from."""
+        """The effect of the modes on a stage's weights, given those that it starts from; part of the stage's key."""
         return [self.begins(before, stage), self.mode(stage) == "off"]
 
 
@@ -116,17 +116,17 @@ class LiveAdapter:
     """The adapter of a model in training.
 
     Args:
-        lora: What is wanted.
-        model: A causal LM, whole on this process; it is given its adapter here.
-        blocks: The repeated blocks of the model.
-        seed: Of the random matrices.
-        base: Hash of the weights of the base where they can be loaded again; empty where they are random.
+        lora: Its options.
+        model: A causal LM, whole on this process; the adapter is attached to it.
+        blocks: The decoder blocks of the model.
+        seed: Seed of the random matrices.
+        base: Hash of the base's weights; empty if they are random and cannot be loaded again.
 
     Attributes:
-        is_base_changed: The weights of the base are not those that were loaded any more.
+        is_base_changed: Whether the weights of the base differ from those that were loaded.
 
     Raises:
-        ValueError: No layer has one of the names that are wanted.
+        ValueError: A target module does not exist.
     """
 
     def __init__(self, lora: LoRA, model: PreTrainedModel, blocks: nn.Module, seed: int, base: str) -> None:
@@ -136,12 +136,12 @@ class LiveAdapter:
         self.start("")
 
     def layers(self) -> Iterator[tuple[str, Any]]:
-        """The layers that have an adapter, by name."""
+        """Names and modules of the adapted layers."""
         return ((name, layer) for name, layer in self._model.named_modules() if hasattr(layer, _A))
 
     @torch.no_grad()
     def start(self, stage: str) -> None:
-        """A fresh adapter: B is zero, A uniform as ``nn.Linear`` starts; the same however many processes there are."""
+        """Initialise the adapter: B is zero, A uniform as in ``nn.Linear``, whatever the number of processes."""
         for name, layer in self.layers():
             generator = torch.Generator().manual_seed(int(digest(self._seed, stage, name, size=7), 16))
             a, b = getattr(layer, _A).weight, getattr(layer, _B).weight
@@ -160,7 +160,7 @@ class LiveAdapter:
             local(weight).copy_(merged(local(weight), a, b, self.lora.scale, is_transposed(layer), rows))
 
     def begin_stage(self, before: StagePlan | None, stage: StagePlan) -> bool:
-        """What is to be done before the first step of a stage; whether it starts an adapter of its own."""
+        """Prepare the first step of a stage; returns whether it starts a new adapter."""
         name = stage.stage.name
         begins = self.lora.begins(before.stage.name if before is not None else None, name)
         if begins:
@@ -170,7 +170,7 @@ class LiveAdapter:
         return begins
 
     def drop_gradients(self, stage: StagePlan) -> None:
-        """Forget gradients of weights that a stage does not train."""
+        """Drop the gradients of weights that a stage does not train."""
         if not self.lora.trains_base:
             return
         is_off = self.lora.mode(stage.stage.name) == "off"
@@ -180,28 +180,28 @@ class LiveAdapter:
 
     @property
     def is_apart(self) -> bool:
-        """Whether base and adapter are what the base on the disk and the adapter are together."""
+        """Whether the model equals the base on disk plus the adapter."""
         return bool(self.base) and not self.is_base_changed
 
     def is_kept(self, name: str) -> bool:
-        """Whether a checkpoint holds the weight of this name: those of a base that can be loaded again it does not."""
+        """Whether a checkpoint holds the weight of this name; weights of an unchanged base are left out."""
         return is_adapter(name) or not self.is_apart
 
     def note(self) -> dict[str, Any]:
-        """What a checkpoint says of the adapter beside its weights."""
+        """What a checkpoint holds about the adapter beside its weights."""
         return {"base": self.base, "is_base_changed": self.is_base_changed, **self.config()}
 
     def config(self) -> dict[str, Any]:
-        """What turns the weights of the adapter into a change of the base, in PEFT's words."""
+        """The options needed to merge the adapter, by PEFT's names."""
         lora = self.lora
         return {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": self.targets}
 
 
 def attach(lora: LoRA, model: PreTrainedModel, blocks: nn.Module) -> list[str]:
-    """Put an adapter beside the linear layers of the blocks; the names of these layers.
+    """Attach an adapter to the linear layers of the blocks; returns the names of these layers.
 
     Raises:
-        ValueError: No layer has one of the names that are wanted.
+        ValueError: A target module does not exist.
     """
     if not lora.trains_base:
         model.requires_grad_(False)
@@ -218,7 +218,7 @@ def attach(lora: LoRA, model: PreTrainedModel, blocks: nn.Module) -> list[str]:
 
 
 def peft_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
-    """The adapter_config.json of an adapter of ours."""
+    """The content of PEFT's adapter_config.json."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -235,7 +235,7 @@ def is_adapter(name: str) -> bool:
 
 
 def pairs(adapter: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """The name of each weight that an adapter changes, its A and its B."""
+    """The name of each weight that an adapter changes, with its A and its B."""
     for name in adapter:
         if f".{_A}." in name:
             yield name.replace(f".{_A}.", "."), adapter[name], adapter[name.replace(f".{_A}.", f".{_B}.")]
@@ -244,14 +244,14 @@ def pairs(adapter: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tens
 def merged(
     weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, transposed: bool, rows: slice = slice(None)
 ) -> torch.Tensor:
-    """Some rows of a weight with the adapter added, in the weight's own precision.
+    """Rows of a weight with the adapter added, in the weight's own precision.
 
     Args:
         weight: The rows [rows, in] of W; of a transposed one [rows, out].
         a: A [r, in].
         b: B [out, r].
-        scale: What their product counts.
-        transposed: W is [in, out].
+        scale: Factor of their product.
+        transposed: Whether W is [in, out].
         rows: Which rows of W these are.
     """
     left, right = (a.T, b.T) if transposed else (b, a)
@@ -261,7 +261,7 @@ def merged(
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether an adapter can stand beside a layer."""
+    """Whether a layer can be adapted."""
     return isinstance(layer, nn.Linear) or is_transposed(layer)
 
 

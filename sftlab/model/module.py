@@ -48,32 +48,32 @@ class SFTModule(LightningModule):
     Args:
         path: Model folder or hub id, ``owner/name[@revision]``; lab:small, lab:base and lab:large are the bases that
             ship with the package; lab-small, lab-base and lab-large are LLaMAs with random weights.
-        config: LlamaConfig arguments of a model from scratch, instead of the weights at ``path``.
-        tokenizer: Folder or hub id of the tokenizer, as ``path``; the model's own by default.
+        config: LlamaConfig arguments of a model with random weights, instead of ``path``.
+        tokenizer: Folder or hub id of the tokenizer; by default the model's own.
         learning_rate: Peak learning rate of each stage.
-        warmup_ratio: Part of each stage's steps that warm up.
-        warmup_steps: Steps of each stage that warm up, in the place of ``warmup_ratio``.
-        lr_schedule: What becomes of the rate after warm-up: Cosine (the default), Linear, Constant, WSD, or a class of
-            your own.
-        optimizer: A name of torch.optim, AdamW8bit, AdamWScheduleFree, Muon, or class_path and init_args; AdamW by
+        warmup_ratio: Fraction of each stage's steps that warm up.
+        warmup_steps: Number of warm-up steps of each stage, instead of ``warmup_ratio``.
+        lr_schedule: Learning-rate schedule after the warm-up: Cosine (the default), Linear, Constant, WSD, or a class
+            of your own.
+        optimizer: A class of torch.optim, AdamW8bit, AdamWScheduleFree, Muon, or class_path and init_args; AdamW by
             default.
-        weight_decay: The optimizer's, on matrices only.
-        betas: Of the default AdamW.
+        weight_decay: Weight decay of the optimizer, on matrices only.
+        betas: Betas of the default AdamW.
         frozen: Patterns of names of weights that are not trained: model.embed_tokens, model.layers.[0-3], *.bias.
-        neftune_alpha: Scale of NEFTune's noise on the embeddings in training; 0 adds none.
-        label_smoothing: Part of each target that is spread over the vocabulary in training; train/loss stays the
-            negative log likelihood.
-        normalise: What counts the same in the loss of an optimizer step: token, example or ability.
+        neftune_alpha: Scale of NEFTune's noise on the embeddings during training; 0 adds none.
+        label_smoothing: Fraction of each target that is spread over the vocabulary during training; train/loss remains
+            the negative log likelihood.
+        normalise: What has equal weight in the loss of an optimizer step: token, example or ability.
         attention: auto (the fastest that is exact for this architecture), per_document (CPU), sdpa, flash_attention_2,
             flex_attention or eager.
-        activation_checkpointing: What the backward pass computes again: nothing (false), all of a layer (true: least
-            memory, about a third more time), or all but matrix products and attention (selective: between the two).
-        chunk_tokens: Supervised tokens whose logits are held at once; None holds a micro-batch's.
-        trust_remote_code: Run the Python code that a hub model brings.
+        activation_checkpointing: What the backward pass recomputes: nothing (false), whole layers (true: least memory,
+            about a third more time), or all but matrix products and attention (selective: in between).
+        chunk_tokens: Number of supervised tokens whose logits are held at once; None holds those of a micro-batch.
+        trust_remote_code: Whether to run the Python code of a hub model.
         adapter: Train low-rank weights beside frozen ones; None trains all weights.
 
     Raises:
-        ValueError: An option has no such value.
+        ValueError: An option has an invalid value.
     """
 
     def __init__(
@@ -139,25 +139,25 @@ class SFTModule(LightningModule):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerFast:
-        """The tokenizer, loaded once; needs no weights."""
+        """The tokenizer, loaded once. Needs no weights."""
         assert self.tokenizer_path is not None
         return load_tokenizer(self.tokenizer_path, self.trust_remote_code)
 
     def load_config(self) -> PretrainedConfig:
-        """The architecture, without weights."""
+        """The configuration of the architecture. Needs no weights."""
         return load_config(self.path, self.config, self.trust_remote_code)
 
     @property
     def backbone(self) -> PreTrainedModel:
-        """The Hugging Face model inside."""
+        """The Hugging Face model."""
         assert self.net is not None, "the model exists once configure_model has run"
         return self.net.model
 
     def follow(self, plan: Plan, val_abilities: Sequence[str]) -> None:
-        """Train by this plan: it gives the loss denominators and the learning rate.
+        """Train by this plan, which provides the loss denominators and the learning rate.
 
         Args:
-            plan: Asked step by step, so it may grow.
+            plan: Queried step by step, so that it may grow.
             val_abilities: The abilities of the validation loaders, in their order.
         """
         self._plan, self.val_abilities = plan, list(val_abilities)
@@ -165,7 +165,7 @@ class SFTModule(LightningModule):
             self.adapter.check([planned.stage.name for planned in plan.stages])
 
     def configure_model(self) -> None:
-        """Build the model on this process, and shard it when the strategy brings a device mesh."""
+        """Build the model on this process; shard it if the strategy has a device mesh."""
         if self.net is not None:
             return
         attention = None if self.attention == "auto" else self.attention
@@ -206,21 +206,21 @@ class SFTModule(LightningModule):
         return LiveAdapter(adapter, model, parallel.decoder_layers(model), global_seed(), base)
 
     def begin_stage(self, before: StagePlan | None, stage: StagePlan) -> bool:
-        """Get ready for the first step of a stage; whether other weights are trained than before."""
+        """Prepare the first step of a stage; returns whether other weights are trained than before."""
         return self.live_adapter is not None and self.live_adapter.begin_stage(before, stage)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say whose optimizer state it holds; leave out weights of a base that an adapter leaves as they are."""
+        """Add which optimizer its state belongs to; leave out the base's weights if an adapter does not change them."""
         checkpoint["optimizer"] = None if self._optimizer_in_use is _NONE_YET else self._optimizer_in_use
         if (live := self.live_adapter) is not None:
             kept = {k: v for k, v in checkpoint["state_dict"].items() if live.is_kept(k)}
             checkpoint["state_dict"], checkpoint["adapter"] = kept, live.note()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take over whose optimizer state it holds, and whether the base has changed.
+        """Restore which optimizer is in use and whether the base has changed.
 
         Raises:
-            ValueError: Weights of the adapter are missing, or they are those of another model.
+            ValueError: Weights of the adapter are missing, or the weights are those of another model.
         """
         if "state_dict" in checkpoint:
             self.check_weights(checkpoint["state_dict"])
@@ -234,10 +234,10 @@ class SFTModule(LightningModule):
                 raise ValueError(f"ckpt_path: the checkpoint lacks weights of the adapter: {missing[0]}")
 
     def check_weights(self, held: Mapping[str, torch.Tensor]) -> None:
-        """Look at the weights of a checkpoint before they are loaded.
+        """Check the weights of a checkpoint before they are loaded.
 
         Raises:
-            ValueError: They are those of another model.
+            ValueError: They belong to another model.
         """
         own = {name: tuple(weight.shape) for name, weight in self.state_dict().items()}
         there = {name: tuple(weight.shape) for name, weight in held.items()}
@@ -249,10 +249,10 @@ class SFTModule(LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """Try on this very model whether examples stay apart; ``auto`` takes the first attention that keeps them so.
+        """Check on this model that packed examples do not influence each other; ``auto`` selects an attention so.
 
         Raises:
-            ValueError: None does.
+            ValueError: No attention keeps them apart.
         """
         assert self.net is not None
         names = attentions_to_try(self.device) if self.attention == "auto" else [self.attention]
@@ -260,7 +260,7 @@ class SFTModule(LightningModule):
         use_isolating_attention(self.net, names, data.max_length, data.packing, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """One micro-batch's part of the step's loss, and ``nll_A``: its negative log likelihoods, summed by ability."""
+        """A micro-batch's part of the step's loss, and its negative log likelihoods summed by ability (``nll_A``)."""
         plan = self._plan
         assert self.net is not None and plan is not None
         counts = (plan.supervised_A, plan.examples_A)
@@ -289,7 +289,7 @@ class SFTModule(LightningModule):
         self._val_loss[self.val_abilities[dataloader_idx]].update(nll_K[real_K].double())
 
     def on_validation_epoch_start(self) -> None:
-        """Start the means over."""
+        """Reset the means."""
         from torchmetrics import MeanMetric
 
         self._val_loss = {
@@ -313,17 +313,17 @@ class SFTModule(LightningModule):
         return learning_rate_at(self._plan, step, self.learning_rate, warmup, self.lr_schedule)
 
     def optimizer_of(self, stage: Stage) -> dict[str, Any] | None:
-        """The choice of optimizer of a stage, in full; None is the default AdamW.
+        """The optimizer of a stage as class_path and init_args; None for the default AdamW.
 
         Raises:
-            ValueError: The stage's own is none.
+            ValueError: The stage names no valid optimizer.
         """
         if stage.optimizer is None:
             return self.optimizer
         return chosen_optimizer(f"stage {stage.name!r}: optimizer", stage.optimizer)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of the stage in training, and the plan's learning rate, set at every optimizer step."""
+        """The optimizer of the current stage, and the plan's learning rate, set at every optimizer step."""
         plan = self._plan
         assert plan is not None, "a StageSchedule callback compiles the plan before the optimizer is made"
         choice = (
@@ -334,12 +334,12 @@ class SFTModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def use_optimizer(self, strategy: Strategy, choice: dict[str, Any] | None, step: int) -> None:
-        """Put another optimizer, without any state, in the place of the one that trains.
+        """Replace the optimizer by a new one with empty state.
 
         Args:
             strategy: The trainer's.
-            choice: As ``optimizer_of`` gives it.
-            step: The optimizer step that comes next.
+            choice: As returned by ``optimizer_of``.
+            step: The next optimizer step.
         """
         optimizer = self._build_optimizer(choice)
         for group in optimizer.param_groups:
@@ -352,10 +352,10 @@ class SFTModule(LightningModule):
             scheduler.lr_lambdas = [self.learning_rate_at for _ in optimizer.param_groups]
 
     def check(self, stages: Sequence[Stage]) -> None:
-        """What can be told of this model and the stages of a schedule before any weight is loaded.
+        """Check this model against the stages of a schedule before any weight is loaded.
 
         Raises:
-            ValueError: A stage's optimizer is none, or a pattern of ``frozen`` matches nothing.
+            ValueError: A stage's optimizer is invalid, or a pattern of ``frozen`` matches nothing.
         """
         for stage in stages:
             self.optimizer_of(stage)

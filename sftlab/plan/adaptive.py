@@ -1,11 +1,11 @@
-"""Adaptive policies: what decides the shares of a stage while it trains, and from what.
+"""Adaptive policies: they decide the shares of a stage while it trains, from what it has shown so far.
 
     decide(segment 0)          decide(segment 1)          decide(segment 2)
     |------ N steps ----------|------ N steps ----------|------ ...
          losses of abilities  ^    losses of abilities  ^
 
-A policy sees what the segment that ended has shown and says which shares the next one has. Numbers in, numbers out: the
-same observations lead to the same decisions.
+A policy gets the observations of the segment that has ended and returns the shares of the next one. Equal observations
+must lead to equal decisions.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from sftlab.plan.pool import Pool, Unit
 
 @dataclass(frozen=True)
 class Observations:
-    """What a policy decides from.
+    """The input of a policy's decision.
 
     Attributes:
-        segment: Number of the segment that is decided, from 0 in each stage.
-        step: Optimizer steps of the run that are done.
-        sizes: Examples of each ability that the stage selects; the abilities to decide about.
-        shares: What was decided for the segment that ended; empty before the first one.
-        train_loss: Mean loss per supervised token over the segment that ended, of each ability that it trained.
-        val_loss: Loss on held-out examples at its end, where the policy ``needs_validation``.
+        segment: Index of the segment to decide on, from 0 in each stage.
+        step: Number of optimizer steps of the run so far.
+        sizes: Number of examples that the stage selects of each ability; its keys are the abilities to decide on.
+        shares: The shares of the segment that has ended; empty before the first one.
+        train_loss: Mean loss per supervised token over that segment, for each ability that it trained.
+        val_loss: Held-out loss at its end by ability, if the policy ``needs_validation``.
     """
 
     segment: int
@@ -44,17 +44,17 @@ class Observations:
 
     @property
     def abilities(self) -> tuple[str, ...]:
-        """The abilities to decide about, sorted."""
+        """The abilities to decide on, sorted."""
         return tuple(sorted(self.sizes))
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What a policy decided, and from what; replayed when the run is resumed.
+    """A decision of a policy with its input; replayed when the run is resumed.
 
     Attributes:
-        stage: The adaptive stage.
-        shares: Of the segment that follows.
+        stage: Name of the adaptive stage.
+        shares: The shares of the next segment.
         observations: What it was decided from.
     """
 
@@ -73,11 +73,11 @@ class Decision:
 
 
 class AdaptivePolicy(ABC):
-    """Decides the shares of a stage's next segment from what the last one has shown.
+    """Decides the shares of a stage's next segment from the observations of the last one.
 
     Attributes:
         counted_in: What shares count: examples, tokens or supervised_tokens.
-        needs_validation: Validate at the end of each segment; every ability needs held-out examples then.
+        needs_validation: Whether to validate at the end of each segment; every ability then needs held-out examples.
     """
 
     counted_in: Unit = "examples"
@@ -87,23 +87,23 @@ class AdaptivePolicy(ABC):
     def decide(self, observations: Observations) -> Mapping[str, float]:
         """The share of each of ``observations.abilities`` in the next segment; they sum to 1.
 
-        Segment 0 is decided before anything is trained, so that it can be shown.
+        Segment 0 is decided before training, so that it can be shown in the plan.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """What ``decide`` remembers, as JSON holds it; all attributes by default."""
+        """The state of the policy as plain JSON values; all attributes by default."""
         return copy.deepcopy(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take up what ``state_dict`` gave."""
+        """Restore what ``state_dict`` returned."""
         vars(self).update(copy.deepcopy(dict(state)))
 
 
 def checked_state(policy: AdaptivePolicy) -> dict[str, Any]:
-    """What a policy remembers.
+    """The state of a policy.
 
     Raises:
-        ValueError: JSON does not give it back as it is.
+        ValueError: It does not survive a round trip through JSON.
     """
     state = policy.state_dict()
     try:
@@ -133,12 +133,12 @@ def checked_shares(policy: AdaptivePolicy, decided: Mapping[str, float], abiliti
 
 
 class DecidedShares(MixturePolicy):
-    """The mixture of one segment: a number of examples in decided shares, repeated where an ability has too few.
+    """The mixture of one segment: a number of examples in the decided shares, repeated if an ability has too few.
 
     Args:
-        shares: Of each ability.
-        counted_in: What they count.
-        num_examples: Examples of the segment.
+        shares: The share of each ability.
+        counted_in: What shares count.
+        num_examples: Number of examples in the segment.
     """
 
     resample = True
@@ -147,11 +147,11 @@ class DecidedShares(MixturePolicy):
         self._shares, self.counted_in, self.num_examples = dict(shares), counted_in, num_examples
 
     def shares(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """As decided."""
+        """The decided shares."""
         return dict(self._shares)
 
     def counts(self, pools: Sequence[Pool]) -> dict[str, int]:
-        """Examples of each ability: shares of tokens go by the mean length of its examples."""
+        """Number of examples of each ability; shares of tokens are converted by the mean length of its examples."""
         shares = self._checked_shares(pools)
         per_example = {pool.ability: max(1, pool.total(self.counted_in)) / len(pool) for pool in pools}
         weights = {name: share / per_example[name] for name, share in shares.items()}

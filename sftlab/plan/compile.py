@@ -1,4 +1,4 @@
-"""Stages become segments of a plan: epochs are mixed, shuffled and packed until the budget is spent."""
+"""Compiles stages into segments of a plan: epochs are mixed, shuffled and packed until the budget is spent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sftlab.plan.pool import Pool, seed_from
 from sftlab.plan.stage import Stage, StepSize
 from sftlab.plan.uids import Uids, index_type
 
-RULES = 1  # version of how pools become plans (ranks, policies, packing, curricula too): raise it when others come out
+RULES = 1  # version of how pools become plans (ranks, policies, packing, curricula): raise it when plans change
 
 
 def compile_plan(
@@ -28,7 +28,7 @@ def compile_plan(
     seed: int = 0,
     packing: bool = True,
 ) -> Plan:
-    """Compile stages over pools into a plan, a segment each: a pure function of its arguments.
+    """Compile stages over pools into a plan, one segment per stage. A pure function of its arguments.
 
     Args:
         pools: One per ability, ranked.
@@ -51,13 +51,13 @@ def compile_plan(
 
 
 def one_pass(name: str, pool: Pool, num_rows: int, max_length: int, packing: bool = True) -> Plan:
-    """A plan that goes once through a pool, ``num_rows`` rows a step; ``name`` seeds their order."""
+    """A plan that passes once over a pool with ``num_rows`` rows per step; ``name`` seeds their order."""
     stage = Stage(name, {pool.ability: 1.0}, epochs=1)
     return compile_plan([pool], [stage], Proportional(), StepSize(rows=num_rows), max_length, packing=packing)
 
 
 def check_stages(compiler: Compiler, stages: Sequence[Stage]) -> None:
-    """Whether stages go together and with the data.
+    """Check that stages have distinct names and fit the data.
 
     Raises:
         ValueError: They do not.
@@ -70,7 +70,7 @@ def check_stages(compiler: Compiler, stages: Sequence[Stage]) -> None:
 
 
 class Compiler:
-    """Compiles segments over pools, one after another, into a plan that starts empty and open.
+    """Compiles stages into segments of a plan, which starts empty and open.
 
     Args:
         pools: One per ability, ranked.
@@ -125,10 +125,10 @@ class Compiler:
         )
 
     def check(self, stage: Stage) -> None:
-        """Whether the pools have the abilities of a stage.
+        """Check that the pools have the abilities of a stage and that its curriculum fits the batch.
 
         Raises:
-            ValueError: They have not.
+            ValueError: They do not.
         """
         unknown = sorted(set(stage.fractions) - set(self._pools))
         if unknown:
@@ -140,28 +140,28 @@ class Compiler:
             )
 
     def selected(self, stage: Stage) -> dict[str, int]:
-        """Examples of each ability that a stage's fractions select."""
+        """Number of examples of each ability that a stage's fractions select."""
         return {pool.ability: len(pool) for pool in self.pools_of(stage)}
 
     def mean_lengths(self, stage: Stage) -> dict[str, float]:
-        """Mean tokens of the examples of each ability that a stage's fractions select."""
+        """Mean length in tokens of these examples, by ability."""
         return {pool.ability: pool.total("tokens") / len(pool) for pool in self.pools_of(stage) if len(pool)}
 
     def pools_of(self, stage: Stage) -> list[Pool]:
-        """What a stage's fractions select, by name."""
+        """The pools that a stage's fractions select, sorted by name."""
         unit = stage.counted_in
         return [self._pools[name].fraction(fraction, unit) for name, fraction in sorted(stage.fractions.items())]
 
     def append(self, stage: Stage, stage_steps: int = 0, whole: Stage | None = None) -> Segment:
         """Compile a segment and append it to the plan.
 
-        A further segment of a stage prefers the examples that the stage has trained least; a segment whose budget is
-        one epoch trains exactly the counts of its policy.
+        Later segments of a stage prefer the examples that the stage has trained least; a segment with a budget of one
+        epoch trains exactly the counts of its policy.
 
         Args:
-            stage: What the segment trains; its budget is the segment's.
-            stage_steps: Steps that the stage will have in all, where more segments of it follow.
-            whole: The stage that it is a part of, where that has another budget or policy.
+            stage: What the segment trains; its budget is that of the segment.
+            stage_steps: Number of steps of the whole stage, if more segments of it follow.
+            whole: The stage that the segment is part of, if that has another budget or policy.
 
         Raises:
             ValueError: It has nothing to train, or names an unknown ability.

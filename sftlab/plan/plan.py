@@ -5,10 +5,10 @@
     rows       |r r r|r r|r r r| ...                      one step = the rows between two step starts
     examples   |e e e|e|e e| ...                          one row  = the examples between two row starts
 
-A plan is a list of segments, each compiled at once and never changed: a fixed schedule has one a stage, an adaptive one
-compiles the next from what it has seen. Whoever needs a number of a step asks the plan for it when the step comes.
+A plan is a list of segments, each compiled at once and never changed. A fixed schedule has one segment per stage; an
+adaptive one compiles the next segment from what it has observed, so callers ask the plan about a step when it comes.
 
-The dry run, exact resume, the loss denominators and the ledger all read it.
+The dry run, exact resume, the loss denominators and the ledger all read the plan.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class StagePlan:
     """One stage of a plan.
 
     Attributes:
-        stage: What was asked for.
+        stage: The stage as declared.
         first_step: Its first optimizer step, counted over the run.
-        num_steps: Its optimizer steps.
-        num_epochs: Passes over its mixture, the last one perhaps in part.
-        selected: Distinct examples of each ability that its fractions select.
-        per_epoch: Examples of each ability in one epoch; above ``selected`` they repeat.
-        requested: The share of each ability that the policy asked for, counted in ``counted_in``.
+        num_steps: Number of its optimizer steps.
+        num_epochs: Passes over its mixture; the last one may be partial.
+        selected: Number of distinct examples of each ability that its fractions select.
+        per_epoch: Examples of each ability in one epoch; more than ``selected`` means repeats.
+        requested: The share of each ability that the policy requested, counted in ``counted_in``.
         counted_in: What ``requested`` counts.
     """
 
@@ -51,20 +51,20 @@ class StagePlan:
 
     @property
     def end_step(self) -> int:
-        """One past its last optimizer step."""
+        """One after its last optimizer step."""
         return self.first_step + self.num_steps
 
 
 @dataclass(frozen=True, eq=False)
 class Segment:
-    """A part of a plan that is compiled at once.
+    """A part of a plan that is compiled at once and never changed.
 
     Attributes:
-        planned: What it trains of its stage.
+        planned: The part of its stage that it trains.
         example_E: Its examples in the order of training.
         row_starts_R1: Row r holds ``example_E[row_starts_R1[r]:row_starts_R1[r + 1]]``.
         step_starts_S1: Step s holds the rows from ``step_starts_S1[s]`` to ``step_starts_S1[s + 1]``.
-        stage_steps: Steps that the stage will have where more segments of it follow; 0 where none does.
+        stage_steps: Number of steps of the whole stage if more segments of it follow; otherwise 0.
     """
 
     planned: StagePlan
@@ -74,7 +74,7 @@ class Segment:
     stage_steps: int = 0
 
     def until(self, num_steps: int) -> Segment:
-        """Its first steps, at most ``num_steps``, as the last ones of the stage."""
+        """The segment cut after ``num_steps`` steps, so that the stage ends there."""
         num_steps = min(num_steps, self.planned.num_steps)
         epochs = self.planned.num_epochs * num_steps / self.planned.num_steps
         steps_S1 = self.step_starts_S1[: num_steps + 1]
@@ -93,16 +93,16 @@ class Plan:
         abilities: Names, sorted; ability numbers are positions in it.
         batch: What a step holds.
         max_length: Tokens that a row holds.
-        packing: Examples share rows; otherwise each has one of its own.
+        packing: Whether examples share rows; otherwise each has a row of its own.
         ability_N: Ability number of each example.
         index_N: Position of each example in its ability's source.
         uids_N: Content hash of each example.
         lengths_N: Tokens of each example.
-        supervised_N: Trained tokens of each example.
-        declared: Lengths are placeholders; the plan can be printed, not trained.
-        populations: Examples of each ability before any fraction.
-        losses_N: The base's mean loss per supervised token of each example, where a curriculum asks for it.
-        is_open: More segments may follow.
+        supervised_N: Supervised tokens of each example.
+        declared: Whether lengths are placeholders, so that the plan can be printed but not trained.
+        populations: Number of examples of each ability before any fraction was taken.
+        losses_N: The base's mean loss per supervised token of each example, where a curriculum needs it.
+        is_open: Whether more segments may follow.
         segments: In the order of training; ``append`` adds to them.
         stages: In the order of training.
         example_E: The examples in the order of training.
@@ -130,18 +130,23 @@ class Plan:
     step_starts_S1: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        """Lay the segments one after another."""
+        """Concatenate the segments."""
         self._join()
 
     def append(self, segment: Segment) -> None:
-        """Add what follows the last compiled step."""
+        """Append the segment that follows the last compiled step."""
         assert self.is_open, "a closed plan has all its segments"
         assert segment.planned.first_step == self.num_compiled_steps
         self.segments = (*self.segments, segment)
         self._join()
 
     def end_stage(self, step: int, ends_run: bool = False) -> None:
-        """End the stage in training before ``step``, as if it had been planned so; what follows moves up, or goes."""
+        """End the current stage before ``step``, as if it had been planned so.
+
+        Args:
+            step: The step after the stage's new last one.
+            ends_run: Whether the stages after it are dropped; otherwise they follow at once.
+        """
         stage, kept = self.stage_at(step - 1), []
         for segment in self.segments:
             planned = segment.planned
@@ -174,12 +179,12 @@ class Plan:
 
     @property
     def num_steps(self) -> int:
-        """Optimizer steps of the whole run, as far as they are known."""
+        """Number of optimizer steps of the run, as far as it is known."""
         return self.stages[-1].end_step if self.stages else 0
 
     @property
     def num_compiled_steps(self) -> int:
-        """Optimizer steps of which the examples are known: all of a fixed schedule."""
+        """Number of optimizer steps whose examples are known: all steps of a fixed schedule."""
         return len(self.step_starts_S1) - 1
 
     @property
@@ -188,17 +193,17 @@ class Plan:
         return [stage.end_step for stage in self.stages]
 
     def rows(self, step: int) -> list[np.ndarray]:
-        """The rows of a step, each an array of example numbers."""
+        """The rows of a step, each an array of example numbers (indices into the arrays [N])."""
         first, end = self.step_starts_S1[step], self.step_starts_S1[step + 1]
         return [self.example_E[self.row_starts_R1[r] : self.row_starts_R1[r + 1]] for r in range(first, end)]
 
     def example_span(self, first_step: int, end_step: int) -> slice:
-        """Where the examples of the steps [first_step, end_step) stand in ``example_E``."""
+        """The slice of ``example_E`` that holds the examples of the steps [first_step, end_step)."""
         first, end = self.step_starts_S1[first_step], self.step_starts_S1[end_step]
         return slice(int(self.row_starts_R1[first]), int(self.row_starts_R1[end]))
 
     def stage_index(self, step: int) -> int:
-        """Number of the stage that trains ``step``; the last stage's at the end of the plan."""
+        """Index of the stage that trains ``step``; that of the last stage at the end of the plan."""
         return min(sum(step >= end for end in self.boundaries), len(self.stages) - 1)
 
     def stage_at(self, step: int) -> StagePlan:
@@ -206,37 +211,37 @@ class Plan:
         return self.stages[self.stage_index(step)]
 
     def stage_ending_at(self, step: int) -> StagePlan | None:
-        """The stage whose last step is the one before ``step``."""
+        """The stage whose last step is the one before ``step``; None if no stage ends there."""
         return next((stage for stage in self.stages if stage.end_step == step), None)
 
     def examples_A(self, first_step: int, end_step: int) -> np.ndarray:
-        """Examples of each ability in the steps [first_step, end_step)."""
+        """Number of examples of each ability in the steps [first_step, end_step)."""
         example_E = self.example_E[self.example_span(first_step, end_step)]
         return np.bincount(self.ability_N[example_E], minlength=len(self.abilities))
 
     def supervised_A(self, first_step: int, end_step: int) -> np.ndarray:
-        """Supervised tokens of each ability in the steps [first_step, end_step): of one step, the loss denominators."""
+        """Supervised tokens of each ability in the steps [first_step, end_step); of one step, the loss denominators."""
         example_E = self.example_E[self.example_span(first_step, end_step)]
         sums = np.bincount(self.ability_N[example_E], self.supervised_N[example_E], minlength=len(self.abilities))
         return sums.astype(np.int64)
 
     def loss_weights_A(self, step: int) -> np.ndarray:
-        """The relative weight of each ability's supervised tokens in the loss of a step: of its stage, 1 by default."""
+        """Relative weight of each ability's supervised tokens in the loss of a step, as declared by its stage."""
         stage = self.stage_at(step).stage
         return np.array([stage.loss_weight(ability) for ability in self.abilities])
 
     def num_tokens(self, first_step: int, end_step: int) -> int:
-        """Tokens of the examples in the steps [first_step, end_step), without padding."""
+        """Number of tokens in the steps [first_step, end_step), without padding."""
         return int(self.lengths_N[self.example_E[self.example_span(first_step, end_step)]].sum())
 
     def fill(self, first_step: int = 0, end_step: int | None = None) -> float:
-        """Part of the rows' room that holds tokens, over the steps [first_step, end_step)."""
+        """Packing fill of the steps [first_step, end_step): tokens over the capacity of their rows."""
         end_step = self.num_compiled_steps if end_step is None else end_step
         num_rows = int(self.step_starts_S1[end_step] - self.step_starts_S1[first_step])
         return self.num_tokens(first_step, end_step) / (num_rows * self.max_length) if num_rows else 0.0
 
     def fingerprint(self) -> str:
-        """Hash of what would be trained and when: equal plans train the same examples in the same steps."""
+        """Hash of what is trained when: plans with equal fingerprints train the same examples in the same steps."""
         digest = hashlib.blake2b(digest_size=16)
         self.uids_N[self.example_E].add_to(digest)
         for array in (self.ability_N[self.example_E], self.row_starts_R1, self.step_starts_S1):

@@ -1,4 +1,4 @@
-"""Mixture policies: how many examples of each ability make one epoch of a mixture."""
+"""Mixture policies: how many examples of each ability make up one epoch of a mixture."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sftlab.plan.pool import Pool, Unit
 
 
 def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
-    """Split ``total`` into whole numbers by shares, exactly (Hamilton's largest remainders; ties go by name)."""
+    """Split ``total`` into whole numbers by shares that sum to 1 (Hamilton's largest remainders; ties by name)."""
     quotas = {name: total * share for name, share in shares.items()}
     counts = {name: math.floor(quota + 1e-9) for name, quota in quotas.items()}
     by_remainder = sorted(quotas, key=lambda name: (counts[name] - quotas[name], name))
@@ -23,15 +23,15 @@ def apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
 
 
 class MixturePolicy(ABC):
-    """Selected examples of several abilities become one stream.
+    """How the selected examples of several abilities are mixed into one stream.
 
-    A subclass says which share of an epoch each ability makes up; the size of the epoch follows: as large as it can be
-    without any ability being repeated more than ``max_repeats`` times.
+    A subclass defines the share of each ability in an epoch. The epoch is then as large as it can be without repeating
+    any ability more than ``max_repeats`` times.
 
     Attributes:
-        counted_in: What a share counts: examples, tokens or supervised tokens.
-        max_repeats: How often an epoch may show one example (1.0: an epoch repeats nothing; 2.5 is allowed).
-        resample: Each epoch takes the next examples in rank, wrapping around, instead of the same ones again.
+        counted_in: What shares count: examples, tokens or supervised_tokens.
+        max_repeats: How often an epoch may contain one example: 1.0 repeats none; fractions such as 2.5 are allowed.
+        resample: Whether each epoch takes the next examples in rank, wrapping around, instead of the same ones.
     """
 
     counted_in: Unit = "examples"
@@ -40,10 +40,10 @@ class MixturePolicy(ABC):
 
     @abstractmethod
     def shares(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """The share of an epoch that each ability makes up, counted in ``counted_in``; they sum to 1."""
+        """The share of each ability in an epoch, counted in ``counted_in``; shares sum to 1."""
 
     def counts(self, pools: Sequence[Pool]) -> dict[str, int]:
-        """Examples of each ability in one epoch; more than the pool holds means repeats."""
+        """Number of examples of each ability in one epoch; a number larger than the pool repeats examples."""
         shares = self._checked_shares(pools)
         sizes = {pool.ability: pool.total(self.counted_in) for pool in pools}
         limits = [self.max_repeats * sizes[name] / share for name, share in shares.items() if share > 0]
@@ -80,41 +80,41 @@ def _normalised(weights: Mapping[str, float]) -> dict[str, float]:
 
 
 def checked_unit(unit: str) -> None:
-    """Whether there is such a unit.
+    """Check that a unit is known.
 
     Raises:
-        ValueError: There is not.
+        ValueError: It is not.
     """
     if unit not in get_args(Unit):
         raise ValueError(f"counted_in: {unit!r} is not one of {', '.join(get_args(Unit))}")
 
 
 class Proportional(MixturePolicy):
-    """Concatenate and shuffle: every selected example once an epoch (the paper's mixture, section 3.3)."""
+    """Concatenate and shuffle: every selected example once per epoch (the mixture of the paper, section 3.3)."""
 
     def shares(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """Shares as the data has them."""
+        """Shares proportional to the pools' sizes."""
         return _normalised({pool.ability: float(len(pool)) for pool in pools})
 
 
 class EqualCount(MixturePolicy):
-    """The same number of examples of each ability, as many as the smallest has (the paper, appendix H)."""
+    """The same number of examples of each ability: as many as the smallest has (the paper, appendix H)."""
 
     def shares(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """One over the number of abilities."""
+        """Equal shares."""
         return _normalised({pool.ability: 1.0 for pool in pools})
 
 
 class WeightedShares(MixturePolicy):
-    """Shares by the user's relative weights.
+    """Shares proportional to given weights.
 
     Args:
-        weights: Relative sampling weight of each ability; they need not sum to 1. Abilities that a stage does not
-            train are passed over.
-        counted_in: What a share counts: examples, tokens or supervised_tokens.
-        max_repeats: How often an epoch may show one example; 1.0 repeats nothing, so the scarcest ability sets the
-            size of the epoch.
-        resample: Each epoch takes other examples of an ability that is not used up.
+        weights: Relative sampling weight of each ability; they need not sum to 1. Those of abilities that a stage does
+            not train are ignored.
+        counted_in: What shares count: examples, tokens or supervised_tokens.
+        max_repeats: How often an epoch may contain one example; with 1.0 nothing is repeated, so the scarcest ability
+            determines the size of the epoch.
+        resample: Whether each epoch takes new examples of an ability that is not used up.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class WeightedShares(MixturePolicy):
         self.weights, self.counted_in, self.max_repeats, self.resample = weights, counted_in, max_repeats, resample
 
     def shares(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """The weights of the abilities present, normalised."""
+        """The weights of the given abilities, normalised."""
         missing = [pool.ability for pool in pools if pool.ability not in self.weights]
         if missing:
             raise ValueError(f"weights: no weight for {missing}; weights are given for {sorted(self.weights)}")
@@ -138,11 +138,13 @@ class WeightedShares(MixturePolicy):
 class Temperature(MixturePolicy):
     """Shares proportional to size ** (1 / temperature): 1 is proportional, large values approach equal shares.
 
+    The temperature-scaled mixing of Raffel et al. 2020 (arXiv 1910.10683, section 3.5.2), without its size limit.
+
     Args:
-        temperature: At least 1 (Raffel et al. 2020, section 3.5.2, without the artificial limit).
-        counted_in: What size and share count: examples, tokens or supervised_tokens.
-        max_repeats: How often an epoch may show one example.
-        resample: Each epoch takes other examples of an ability that is not used up.
+        temperature: At least 1.
+        counted_in: What sizes and shares count: examples, tokens or supervised_tokens.
+        max_repeats: How often an epoch may contain one example.
+        resample: Whether each epoch takes new examples of an ability that is not used up.
     """
 
     def __init__(
@@ -157,5 +159,5 @@ class Temperature(MixturePolicy):
         self.max_repeats, self.resample = max_repeats, resample
 
     def shares(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """Flattened shares."""
+        """Shares flattened by the temperature."""
         return _normalised({p.ability: p.total(self.counted_in) ** (1 / self.temperature) for p in pools})

@@ -17,11 +17,11 @@ from sftlab.plan.rate import LRSchedule
 
 @dataclass(frozen=True)
 class StepSize:
-    """What one optimizer step trains, over all ranks and accumulated micro-batches; give one of the two.
+    """Size of an optimizer step over all ranks and accumulated micro-batches; exactly one of the two is given.
 
     Attributes:
-        examples: Conversations in a step, packed inside the step (the paper's batch of 128 conversations).
-        rows: Packed rows of at most ``max_length`` tokens in a step.
+        examples: Conversations per step, packed within the step (the paper's batch of 128 conversations).
+        rows: Packed rows of at most ``max_length`` tokens per step.
     """
 
     examples: int | None = None
@@ -31,7 +31,7 @@ class StepSize:
         """Exactly one of the two, at least 1.
 
         Raises:
-            ValueError: None or both are given, or the number is not positive.
+            ValueError: Neither or both are given, or the number is not positive.
         """
         given = {name: n for name, n in (("examples", self.examples), ("rows", self.rows)) if n is not None}
         if len(given) != 1:
@@ -52,7 +52,7 @@ def check_learning_rate(key: str, rate: float) -> None:
         rate: What was given.
 
     Raises:
-        ValueError: It is negative, no number, or so large that no weight survives the first steps.
+        ValueError: It is negative, not a number, or so large that training would diverge at once.
     """
     within(key, rate, 0, math.inf)
     if rate > 1:
@@ -67,25 +67,25 @@ class Stage:
     """A part of training.
 
     Attributes:
-        name: Names the stage in folders, tags and seeds.
-        fractions: The abilities trained, each with the fraction of its selected examples.
-        epochs: Budget: passes over the stage's mixture (0.5 is half a pass).
-        steps: Budget: optimizer steps, passes as needed.
-        supervised_tokens: Budget: the stage ends with the step that reaches this number of trained tokens.
-        policy: How the abilities are mixed; None is the data's own policy.
-        learning_rate: Peak; None is the model's.
-        warmup_ratio: Part of the stage's steps that warm up; None is the model's.
-        warmup_steps: The same as a number of steps; give one of the two.
-        lr_schedule: What becomes of the rate after warm-up; None is the model's.
-        optimizer: As ``model.optimizer``; None is the model's.
-        fresh_optimizer: Start with empty optimizer state, as separate fine-tuning runs do; False carries it over.
+        name: Name of the stage in folders, tags and seeds.
+        fractions: The abilities to train, each with the fraction of its selected examples.
+        epochs: Budget in passes over the stage's mixture (0.5 is half a pass).
+        steps: Budget in optimizer steps.
+        supervised_tokens: Budget in supervised tokens: the stage ends with the step that reaches it.
+        policy: How the abilities are mixed; None uses the policy of the data.
+        learning_rate: Peak learning rate; None uses the model's.
+        warmup_ratio: Fraction of the stage's steps that warm up; None uses the model's.
+        warmup_steps: Number of warm-up steps, instead of ``warmup_ratio``.
+        lr_schedule: Learning-rate schedule after the warm-up; None uses the model's.
+        optimizer: As ``model.optimizer``; None uses the model's.
+        fresh_optimizer: Whether to start with empty optimizer state, as separate runs would, or carry it over.
         curriculum: Order of each pass over the mixture: shuffled, short_first, long_first, easy_first, hard_first (by
             the loss of the base), blocked (one ability after another) or interleaved.
-        loss_weights: Relative weight of each ability's supervised tokens in the loss, 1 where none is given: how much
-            an ability counts, apart from how often it is seen. Only their ratios matter.
+        loss_weights: Relative weight of each ability's supervised tokens in the loss, 1 by default: how much an ability
+            counts, as opposed to how often it is seen. Only the ratios matter.
         counted_in: What fractions count: examples, tokens or supervised_tokens.
-        adaptive: Decides the shares while the stage trains, in the place of ``policy``; its budget is in steps.
-        decide_every_n_steps: Optimizer steps from one decision to the next.
+        adaptive: A policy that decides the shares during training, instead of ``policy``; needs a budget in steps.
+        decide_every_n_steps: Optimizer steps between two decisions.
     """
 
     name: str
@@ -110,7 +110,8 @@ class Stage:
         """Check what can be checked without data.
 
         Raises:
-            ValueError: A name that is none, no ability, a fraction outside [0, 1], or not exactly one budget.
+            ValueError: The name is invalid, no ability is given, not exactly one budget is given, a fraction is outside
+                [0, 1], or options contradict one another.
         """
         checked_name("stage", self.name)
         if not self.fractions:
@@ -161,19 +162,19 @@ class Stage:
             )
 
     def loss_weight(self, ability: str) -> float:
-        """How much a supervised token of an ability counts in the loss; 1 unless said otherwise."""
+        """Relative weight of an ability's supervised tokens in the loss; 1 by default."""
         return float((self.loss_weights or {}).get(ability, 1.0))
 
     def warmup(self, model_ratio: float, model_steps: int | None) -> tuple[float | None, int | None]:
-        """Ratio and steps of warm-up, the stage's own or the model's; where there are steps, these count."""
+        """Ratio and steps of the warm-up, the stage's own or else the model's; steps take precedence."""
         own = (self.warmup_ratio, self.warmup_steps)
         return own if own != (None, None) else (model_ratio, model_steps)
 
     def num_warmup_steps(self, num_steps: int, model_ratio: float, model_steps: int | None) -> int:
-        """Steps of warm-up among the stage's.
+        """Number of the stage's ``num_steps`` that warm up.
 
         Raises:
-            ValueError: They leave no step at the peak.
+            ValueError: The warm-up leaves no step at the peak.
         """
         ratio, steps = self.warmup(model_ratio, model_steps)
         if steps is None:
@@ -187,10 +188,10 @@ class Stage:
 
     @property
     def weighs_abilities(self) -> bool:
-        """Whether the loss gives some abilities another weight than others."""
+        """Whether abilities have different weights in the loss."""
         return len({self.loss_weight(ability) for ability in self.fractions}) > 1
 
     @property
     def full_abilities(self) -> tuple[str, ...]:
-        """Abilities of which the stage selects every example; scores are anchored at such stages."""
+        """Abilities of which the stage selects every example; forgetting is measured from such stages."""
         return tuple(ability for ability, fraction in self.fractions.items() if fraction == 1)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from sftlab.data.conversation import BadRecord, Turn
 from sftlab.data.encoder import Encoder
-from sftlab.data.pieces import is_trained
 from sftlab.data.template import get_template
 
 ENCODERS = {
@@ -146,7 +145,7 @@ def conversations(draw):
 @settings(max_examples=500, deadline=None)
 def test_every_trained_answer_is_trained_once_after_exactly_what_asks_for_it(conversation, name):
     (turns, tools), encoder = conversation, ENCODERS[name]
-    trained = [number for number, turn in enumerate(turns) if is_trained(turn)]
+    trained = [number for number, turn in enumerate(turns) if turn.is_trained]
     if not trained:
         return
     try:
