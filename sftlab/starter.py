@@ -251,7 +251,7 @@ class Starter:
         paths = [file.path for file in mine]
         given = [] if isinstance(first.reader, _USUAL[first.kind]) else [f"        reader: {_reader(first.reader)}"]
         return [
-            _line(f"    {_yaml(name)}:", f"{records} records, about {np.median(lengths):,.0f} tokens each"),
+            _line(f"    {_yaml(name)}:", f"{records} records, about {lengths.mean():,.0f} tokens each"),
             f"      class_path: {_CLASSES[first.kind]}",
             "      init_args:",
             f"        path: {_yaml(paths if len(paths) > 1 else paths[0])}",

@@ -12,18 +12,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
-from sftlab.config import read_yaml
-from sftlab.credentials import flat
-from sftlab.files import cut_jsonl, write_text
+from sftlab.callbacks.hparams import FinalValues, hyperparameters
+from sftlab.files import cut_jsonl
 from sftlab.plan.plan import StagePlan
-from sftlab.run.folder import CONFIG_FILE
 
 _SUMS = "sftlab_train_loss"  # of a checkpoint
 
@@ -113,8 +110,8 @@ class Metrics(Callback):
             if isinstance(logger, JsonlLogger):
                 logger.forget_after(context.step)
             elif isinstance(logger, TensorBoardLogger):
-                begin_hparams(logger, context)
-            else:
+                FinalValues.beside(logger, context)
+            elif not isinstance(logger, FinalValues):
                 logger.log_hyperparams(hyperparameters(context))
 
     def on_train_batch_end(
@@ -193,35 +190,8 @@ def _peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def begin_hparams(logger: TensorBoardLogger, context: RunContext) -> None:
-    """The settings for hparams.yaml and for TensorBoard's table of runs, where values fill in while they are logged.
-
-    Lightning writes the file before there is a plan, and at the end only where there is none. Its own words to
-    TensorBoard hold a list of columns too, and of many runs the first one's list would stand for all.
-    """
-    if not context.trainer.is_global_zero:
-        return
-    from torch.utils.tensorboard.summary import hparams
-
-    settings = hyperparameters(context)
-    Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
-    write_text(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE, yaml.safe_dump(settings, allow_unicode=True))
-    _, start, _ = hparams({key: value for key, value in settings.items() if value is not None}, {})
-    logger.experiment._get_file_writer().add_summary(start, context.step)
-
-
 def log_text(trainer: Trainer, tag: str, text: str, step: int) -> None:
     """Add a Markdown text to TensorBoard, where a run has it."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             logger.experiment.add_text(tag, text, step)
-
-
-def hyperparameters(context: RunContext) -> dict[str, Any]:
-    """The settings of a run by dotted key: of a config all, of plain Python those that are compared most."""
-    module, plan = context.module, context.plan
-    about = {"model.path": module.path, "model.learning_rate": module.learning_rate, "data.seed": context.data.seed}
-    fractions = {f"{s.stage.name}/{ability}": x for s in plan.stages for ability, x in s.stage.fractions.items()}
-    config = context.folder / CONFIG_FILE
-    written = dict(flat(read_yaml(config, "config"))) if config.is_file() else {}
-    return {**about, **(written or fractions), "steps": plan.num_steps}  # other stages are other columns of a table

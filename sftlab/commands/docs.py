@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +23,7 @@ PARSER = CommandParser(
 )
 PARSER.add_argument("page", nargs="?", default="", metavar="PAGE", help="the page to print, such as configuration")
 FOLDER = Path(__file__).parents[1] / "docs"
+_TOOLS = "Programs in `tools/` are in the project's repository, not in the package: run them in a checkout."
 _OBJECT = re.compile(r"^::: ([\w.]+)$", re.M)
 _COMMENT = re.compile(r"^<!-- .*? -->\n", re.M)
 
@@ -34,12 +36,11 @@ def main(arguments: list[str]) -> int:
     name = PARSER.parse(arguments).page
     if not name:
         rows = [f"  {page:<20} {title_of(page)}" for page in pages()]
-        show(
-            "Pages (sftlab docs PAGE prints one):",
-            *rows,
-            "",
-            "Programs in tools/ that they name are in the project's repository.",
-        )
+        show("Pages (sftlab docs PAGE prints one):", *rows, "")
+        show("Files (sftlab docs FILE > FILE):", *(f"  {file}" for file in sorted(files())))
+        return 0
+    if name in files():
+        sys.stdout.write(files()[name].read_text(encoding="utf-8"))
         return 0
     console, text = screen(), page_text(name)
     if console.is_terminal:
@@ -73,6 +74,12 @@ def pages() -> list[str]:
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
+def files() -> dict[str, Path]:
+    """The files that come with the manual: what clusters start a run with, examples in Python."""
+    found = [*(FOLDER / "clusters").iterdir(), *(FOLDER.parent / "examples").glob("*.py")]
+    return {path.name: path for path in found}
+
+
 def title_of(page: str) -> str:
     """The heading of a page."""
     with (FOLDER / f"{page}.md").open(encoding="utf-8") as file:
@@ -90,9 +97,10 @@ def page_text(name: str) -> str:
     if asked not in known:
         near = nearest(asked, known)
         hint = f"did you mean {near}? " if near else ""
-        raise ValueError(f"docs: there is no page {name}; {hint}There are {', '.join(known)}")
+        raise ValueError(f"docs: there is no page {name}; {hint}There are {', '.join([*known, *files()])}")
     text = (FOLDER / f"{asked}.md").read_text(encoding="utf-8")
-    return _COMMENT.sub("", _OBJECT.sub(lambda match: _docstring(match[1]), text)).rstrip()
+    page = _COMMENT.sub("", _OBJECT.sub(lambda match: _docstring(match[1]), text)).rstrip()
+    return f"{page}\n\n{_TOOLS}" if "tools/" in text else page
 
 
 def _docstring(path: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from sftlab.report.evidence import Point
 from sftlab.report.spots import Spot, point_lines
 from sftlab.report.style import BACK, INK, MUTED, Look, look
-from sftlab.report.text import shortened
+from sftlab.report.text import apart, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +60,7 @@ def line_figure(grid: Sequence[Sequence[LinePanel]], xlabel: str, tick: Tick) ->
     """
     panels = [panel for row in grid for panel in row]
     labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
+    named = {label: _shown(text) for label, text in zip(labels, apart(labels), strict=True)}
     xs = sorted({x for panel in panels for line in panel.lines.values() for x, _ in line})
     rows = -(-len(labels) // _MOST_IN_A_ROW) if len(labels) > 1 else 0
     figure, axes_RC = subplots(len(grid), max(len(row) for row in grid), 3.3, 2.75, 0.1 * bool(rows) + 0.25 * rows)
@@ -70,7 +71,7 @@ def line_figure(grid: Sequence[Sequence[LinePanel]], xlabel: str, tick: Tick) ->
         for c, panel in enumerate(row):
             axes = axes_RC[r][c]
             for label, line in panel.lines.items():
-                _draw_line(axes, panel, label, look(labels.index(label)), xs)
+                _draw_line(axes, panel, label, named[label], look(labels.index(label)), xs)
                 for (x, point), place in zip(line, _places([x for x, _ in line], xs), strict=True):
                     title = f"{label}, {xlabel} {tick(x)}" if len(labels) > 1 else f"{xlabel} {tick(x)}"
                     spots.append(Spot(axes, place, point.value, point_lines(title, point, panel.best)))
@@ -84,13 +85,13 @@ def line_figure(grid: Sequence[Sequence[LinePanel]], xlabel: str, tick: Tick) ->
                 axes.set_xlabel(shortened(xlabel))
     if len(labels) > 1:
         handles = {h.get_label(): h for axes in np.ravel(axes_RC) for h in axes.get_legend_handles_labels()[0]}
-        _legend(figure, [handles[_named(label)] for label in labels if _named(label) in handles])
+        _legend(figure, [handles[text] for text in named.values() if text in handles])
     return figure, spots
 
 
-def _named(label: str) -> str:
+def _shown(label: str) -> str:
     """A label as a legend shows it: one that begins with ``_`` would be left out."""
-    return shortened(f" {label}" if label.startswith("_") else label)
+    return f" {label}" if label.startswith("_") else label
 
 
 def _legend(figure: Figure, handles: Sequence[Any]) -> None:
@@ -116,7 +117,7 @@ def _places(values: Sequence[float], xs: Sequence[float]) -> np.ndarray:
     return np.array([math.log2(v) if v > 0 else math.log2(smallest) - 1.7 for v in values])
 
 
-def _draw_line(axes: Axes, panel: LinePanel, label: str, how: Look, xs: Sequence[float]) -> None:
+def _draw_line(axes: Axes, panel: LinePanel, label: str, name: str, how: Look, xs: Sequence[float]) -> None:
     line, colour = panel.lines[label], how.colour
     at_P = _places([x for x, _ in line], xs)
     mean_P, low_P, high_P = (np.array([getattr(p, name) for _, p in line]) for name in ("value", "low", "high"))
@@ -124,13 +125,13 @@ def _draw_line(axes: Axes, panel: LinePanel, label: str, how: Look, xs: Sequence
     shared: dict[str, Any] = {"color": colour, "marker": how.marker, "markeredgecolor": BACK, "markeredgewidth": 0.6}
     is_joined = panel.joined and len(at_P) - start > 1
     if is_joined:
-        axes.plot(at_P[start:], mean_P[start:], linestyle=how.dashes, label=_named(label), zorder=3, **shared)
+        axes.plot(at_P[start:], mean_P[start:], linestyle=how.dashes, label=name, zorder=3, **shared)
         axes.fill_between(at_P[start:], low_P[start:], high_P[start:], color=colour, alpha=0.16, linewidth=0)
         at_P, mean_P, low_P, high_P = (a[:start] for a in (at_P, mean_P, low_P, high_P))  # the point at 0 stands alone
     if len(at_P):
         ends = np.nan_to_num(np.maximum(0, np.stack([mean_P - low_P, high_P - mean_P])))
-        name = None if is_joined else _named(label)
-        axes.errorbar(at_P, mean_P, ends, linestyle="none", capsize=2.5, elinewidth=1, label=name, zorder=3, **shared)
+        once = None if is_joined else name
+        axes.errorbar(at_P, mean_P, ends, linestyle="none", capsize=2.5, elinewidth=1, label=once, zorder=3, **shared)
     for owner, x_F, y_F, dash in panel.fitted:
         if owner == label:
             axes.plot(_places(x_F.tolist(), xs), y_F, color=colour, linestyle=dash, linewidth=1.2, zorder=2)
@@ -141,7 +142,7 @@ def _number_axis(axes: Axes, xs: Sequence[float], tick: Tick) -> None:
     if not xs:
         return
     every = -(-len(xs) // 14)  # more labels than that would run into each other
-    texts = [shortened(tick(x), 12) for x in xs]
+    texts = apart([tick(x) for x in xs], 12)
     is_wide = max(map(len, texts)) * len(xs[::every]) > 36
     axes.set_xticks(places[::every], texts[::every], rotation=35 if is_wide else 0, fontsize=8.5)
     axes.set_xlim(places[0] - 0.45, places[-1] + 0.45)
@@ -207,7 +208,7 @@ def dot_figure(panels: Sequence[tuple[str, float | None, Sequence[Point | None]]
         panels: Title, best score and the point of every name.
         names: Row labels, from the top.
     """
-    texts = [shortened(name) for name in names]
+    texts = apart(names)
     figure, axes_1C = subplots(1, len(panels), 2.9, 0.34 * len(names) + 0.9, 0)
     figure.set_figwidth(figure.get_figwidth() + 0.085 * max(map(len, texts)))
     spots = []

@@ -12,7 +12,7 @@ from sftlab.report.evidence import Point
 from sftlab.report.figures import Drawn, limit, percent, subplots
 from sftlab.report.spots import Spot, point_lines
 from sftlab.report.style import LOOKS
-from sftlab.report.text import short_count, shortened, with_interval
+from sftlab.report.text import apart, short_count, shortened, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def front_figure(
     front = sorted((p for p in points if p[3]), key=lambda p: p[1].value)
     axes.plot([p[1].value for p in front], [p[2].value for p in front], color=ahead.colour, zorder=2)
     spots, labels = [], []
-    for label, x, y, on_front in points:
+    for (label, x, y, on_front), text in zip(points, apart([p[0] for p in points], 24), strict=True):
         bars = [np.nan_to_num([[max(0.0, p.value - p.low)], [max(0.0, p.high - p.value)]]) for p in (x, y)]
         how = ahead if on_front else behind
         axes.errorbar(
@@ -45,7 +45,7 @@ def front_figure(
         spots.append(Spot(axes, x.value, y.value, [f"{what} {label}", *told, *point_lines("", y, 1)[2:3]]))
         shift, side = ((5, 5), "left") if on_front else ((-5, -11), "right")  # away from the line
         rank = (label != best_label, not on_front, -y.value)
-        labels.append((rank, shortened(label, 24), (x.value, y.value), shift, side))
+        labels.append((rank, text, (x.value, y.value), shift, side))
         if label == best_label:
             axes.plot(x.value, y.value, "o", markersize=14, fillstyle="none", color=LOOKS[1].colour, zorder=4)
     axes.set_xlabel(shortened(xlabel, 60))
@@ -71,14 +71,14 @@ def budget_figure(points: Sequence[tuple[str, int, Point, bool]], best_label: st
     axes, behind, ahead, spots, labels = axes_11[0][0], LOOKS[6], LOOKS[0], [], []
     steps = sorted((p for p in points if p[3]), key=lambda p: p[1])
     axes.step([p[1] for p in steps], [p[2].value for p in steps], where="post", color=ahead.colour, zorder=2)
-    for label, tokens, y, is_best in points:
+    for (label, tokens, y, is_best), text in zip(points, apart([p[0] for p in points], 28), strict=True):
         bars = np.nan_to_num([[max(0.0, y.value - y.low)], [max(0.0, y.high - y.value)]])
         how = ahead if is_best else behind
         axes.errorbar(tokens, y.value, bars, color=how.colour, marker=how.marker, elinewidth=0.7, alpha=0.9, zorder=3)
         spots.append(Spot(axes, tokens, y.value, [*point_lines(label, y, 1)[:3], f"{tokens:,} tokens trained"]))
         if is_best:
             rank = (label != best_label, False, -y.value)
-            labels.append((rank, shortened(label, 28), (tokens, y.value), (5, 6), "left"))
+            labels.append((rank, text, (tokens, y.value), (5, 6), "left"))
         if label == best_label:
             axes.plot(tokens, y.value, "o", markersize=14, fillstyle="none", color=LOOKS[1].colour, zorder=4)
     axes.set_xlabel("tokens trained, all stages")

@@ -12,7 +12,7 @@ import numpy as np
 from sftlab.report.figures import Drawn, subplots
 from sftlab.report.spots import Spot
 from sftlab.report.style import GRID, INK, SCORES
-from sftlab.report.text import shortened
+from sftlab.report.text import apart, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,16 +45,16 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
     colours = matplotlib.colormaps[SCORES]
     gaps = [0.35 if len(b.rows) > 1 else 0.08 for b in blocks]
     height = sum(len(b.rows) + gap for b, gap in zip(blocks, gaps, strict=True))
-    named = [row for b in blocks if len(b.rows) > 1 for row in b.rows]  # the one stage of a block needs no name
-    wide = [max(len(shortened(b.name)) for b in blocks), max((len(shortened(name)) for name in named), default=0)]
+    names = apart([b.name for b in blocks], _LONGEST_NAME)
+    rows = [apart(b.rows) if len(b.rows) > 1 else [""] for b in blocks]  # the one stage of a block needs no name
+    wide = [max(map(len, names)), max(len(row) for shown in rows for row in shown)]
     inches = [_INCHES_PER_LETTER * letters for letters in wide]
     figure, axes_11 = subplots(1, 1, 1.15 * len(columns) + sum(inches) + 0.4, 0.31 * height + 0.45, 0)
     axes, y, spots = axes_11[0][0], 0.0, []
-    for block, gap in zip(blocks, gaps, strict=True):
-        _beside(axes, y + len(block.rows) / 2, shortened(block.name), 0.2 + inches[1], "bold")
-        for i, row in enumerate(block.rows):
-            if len(block.rows) > 1:
-                _beside(axes, y + 0.5, shortened(row), 0.1, "normal")
+    for block, gap, name, shown in zip(blocks, gaps, names, rows, strict=True):
+        _beside(axes, y + len(block.rows) / 2, name, 0.2 + inches[1], "bold")
+        for i, row in enumerate(shown):
+            _beside(axes, y + 0.5, row, 0.1, "normal")
             for j in range(len(columns)):
                 share = float(block.share_RC[i, j])
                 face = colours(share) if math.isfinite(share) else "none"
@@ -73,6 +73,7 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
     return figure, spots
 
 
+_LONGEST_NAME = 72  # a composition of three abilities
 _INCHES_PER_LETTER = 0.098  # of the bold names
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from sftlab.report.figures import Drawn, percent, subplots
 from sftlab.report.spots import Spot
 from sftlab.report.style import AMOUNTS, INK, LOOKS, MUTED, SCORES, look
-from sftlab.report.text import shortened, with_interval
+from sftlab.report.text import apart, shortened, with_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,9 +82,10 @@ def _triangle(axes: Axes, corners: Sequence[str]) -> None:
             ((0, 1 - at, at), (1 - at, 0, at)),
         ):
             axes.plot(*_places(np.array(line)), color=MUTED, linewidth=0.3, alpha=0.6, zorder=3)
-    for name, x, y, side, up in zip(corners, (0, 1, 0.5), (-0.05, -0.05, _HEIGHT + 0.03), ("left", "right", "center"),
+    names = apart(corners, 16)
+    for name, x, y, side, up in zip(names, (0, 1, 0.5), (-0.05, -0.05, _HEIGHT + 0.03), ("left", "right", "center"),
                                     ("top", "top", "bottom"), strict=True):  # fmt: skip
-        axes.text(x, y, shortened(name, 16), ha=side, va=up, fontsize=8.5)
+        axes.text(x, y, name, ha=side, va=up, fontsize=8.5)
     axes.set_axis_off()
     axes.set_aspect("equal")
     axes.set_xlim(-0.08, 1.08)
@@ -109,7 +110,7 @@ def slice_figure(slices: Sequence[Mapping[str, Any]]) -> Drawn:
             for x, y, low, high, text in zip(place, one["mean"], one["low"], one["high"], one["texts"], strict=True):
                 spots.append(Spot(axes, x, y, [f"{axis} {text}", f"{one['of']}: {with_interval(y, low, high, 1)}"]))
             if not is_share:
-                axes.set_xticks(place, [shortened(text, 8) for text in one["texts"]], rotation=45 * (len(place) > 6))
+                axes.set_xticks(place, apart(one["texts"], 8), rotation=45 * (len(place) > 6))
             else:
                 percent(axes.xaxis)
         axes.set_title(shortened(f"share of {axis}" if is_share else axis))
@@ -149,7 +150,7 @@ def change_figure(slices: Sequence[Mapping[str, Any]]) -> Drawn:
         spots.append(Spot(axes, one["change"], y, [f"{one['axis']}, {one['of']}", interval]))
     axes.axvline(0, color=MUTED, linewidth=0.8)
     shown = [f"share of {axis}" if is_share else axis for axis, is_share in axes_names]
-    axes.set_yticks([-i for i in range(len(shown))], [shortened(name) for name in shown])
+    axes.set_yticks([-i for i in range(len(shown))], apart(shown))
     axes.set_ylim(-len(shown) + 0.5, 0.5)
     axes.set_xlabel("largest change along the factor, averaged over all else, in points")
     percent(axes.xaxis, unit="")
@@ -182,10 +183,10 @@ def prediction_figure(
             ends = [(name, *c["scores"][name]) for name in abilities]
             told = [f"{name}: {with_interval(mean, low, high, 1)}" for name, mean, low, high in ends]
             spots.append(Spot(axes, c["scores"][a][0], c["scores"][b][0], [shortened(c["text"], 60), *told]))
-        for name, scores in anchors.items():
+        for scores, text in zip(anchors.values(), apart(list(anchors), 20), strict=True):
             axes.plot(scores[a], scores[b], linestyle="none", marker="s", color=LOOKS[1].colour, fillstyle="none",
                       label="anchor, measured")  # fmt: skip
-            axes.annotate(shortened(name, 20), (scores[a], scores[b]), (4, 4), textcoords="offset points", fontsize=7)
+            axes.annotate(text, (scores[a], scores[b]), (4, 4), textcoords="offset points", fontsize=7)
         for c in (c for c in candidates if c["best"]):
             axes.plot(c["scores"][a][0], c["scores"][b][0], "o", markersize=13, fillstyle="none", color=LOOKS[3].colour,
                       linestyle="none", label="proposal")  # fmt: skip

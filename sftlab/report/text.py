@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from sftlab.stats.interval import Estimate
@@ -11,6 +12,7 @@ from sftlab.stats.interval import Estimate
 _LONGEST_SLUG = 80
 _FORMULA = re.compile(r"\s*[=+\-@]|[\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?%?")
+_LONG_DECIMAL = re.compile(r"(?<![\d.])\d+\.\d{4,}(?![\d.eE])")
 
 
 def slug(text: str) -> str:
@@ -21,6 +23,28 @@ def slug(text: str) -> str:
 def shortened(text: str, most: int = 48) -> str:
     """A text of at most so many characters, for places where a long one would push all else aside."""
     return text if len(text) <= most else f"{text[: most - 1]}\u2026"
+
+
+def apart(texts: Sequence[str], most: int = 48) -> list[str]:
+    """Texts that stand in one figure, shortened so that two that differ never read alike.
+
+    Where one is too long, decimals are rounded to three figures; then ends are left out, where that is not enough
+    middles, and what would still read like another stays whole.
+    """
+    if all(len(text) <= most for text in texts):
+        return list(texts)
+    rounded = [_LONG_DECIMAL.sub(lambda found: f"{float(found[0]):.3g}", text) for text in texts]
+    whole = rounded if len(set(rounded)) == len(set(texts)) else list(texts)
+    shown = [shortened(text, most) for text in whole]
+    for way in (_without_middle, lambda text, most: text):
+        differing = Counter(text for text, _ in set(zip(shown, whole, strict=True)))
+        shown = [way(full, most) if differing[text] > 1 else text for text, full in zip(shown, whole, strict=True)]
+    return shown
+
+
+def _without_middle(text: str, most: int) -> str:
+    head = most // 2
+    return text if len(text) <= most else f"{text[:head]}\u2026{text[len(text) - (most - head - 1) :]}"
 
 
 def some_of(names: Sequence[str], most: int = 8, between: str = ", ") -> str:

@@ -2,12 +2,14 @@
 
 import io
 import re
+import subprocess
 import tomllib
 
 import pytest
+import yaml
 from fitting import ROOT
 
-from sftlab.commands.docs import main, page_text, pages, rendered, title_of
+from sftlab.commands.docs import files, main, page_text, pages, rendered, title_of
 from sftlab.screen import screen
 
 FILES = [*(ROOT / "sftlab").rglob("*.py"), *(ROOT / "configs").rglob("*.yaml")]
@@ -21,6 +23,19 @@ def test_every_page_is_listed_and_goes_into_a_wheel(capsys):
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["sftlab"]
     packed = {path for pattern in patterns for path in (ROOT / "sftlab").glob(pattern)}
     assert packed >= {ROOT / "sftlab" / "docs" / f"{page}.md" for page in there}
+    assert packed >= set(files().values()) and {"slurm.sbatch", "kubernetes.yaml", "tour.py"} <= set(files())
+
+
+def test_files_are_printed_as_they_are_and_what_a_wheel_lacks_is_said(capsys):
+    for name, path in files().items():
+        assert main([name]) == 0 and capsys.readouterr().out == path.read_text()
+    subprocess.run(["bash", "-n", ROOT / "docs" / "clusters" / "slurm.sbatch"], check=True)
+    assert {part["kind"] for part in yaml.safe_load_all((ROOT / "docs/clusters/kubernetes.yaml").read_text())} >= {
+        "Job"
+    }
+    for page in pages():
+        names_tools = "tools/" in (ROOT / "docs" / f"{page}.md").read_text()
+        assert ("are in the project's repository" in page_text(page)) == names_tools, page
 
 
 def test_a_page_is_printed_by_name_and_classes_with_what_they_take(capsys):
@@ -41,6 +56,8 @@ def test_names_in_tables_are_whole_in_a_narrow_terminal():
 
 def test_pointers_lead_to_pages():
     texts = {path: path.read_text() for path in FILES}
-    named = {name for text in texts.values() for name in re.findall(r"sftlab docs ([a-z][\w/-]*)", text)}
-    assert {"configuration", "lab", "extending/ability", "extending/task"} <= named <= set(pages())
+    named = {name for text in texts.values() for name in re.findall(r"sftlab docs ([a-z][\w/.-]*\w)", text)}
+    assert {"configuration", "lab", "extending/ability", "extending/task"} <= named <= {*pages(), *files()}
     assert not [path for path, text in texts.items() if re.search(r"docs/[\w/]+\.md", text)], "a wheel has no docs/"
+    paths = {page: re.findall(r"(?<!/)configs/[a-z][\w/]+", page_text(page)) for page in pages() if page != "house"}
+    assert not [page for page, found in paths.items() if found], "sftlab:NAME does where there is no configs/, too"

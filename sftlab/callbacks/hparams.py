@@ -1,0 +1,116 @@
+"""What TensorBoard's HPARAMS page sets side by side: a run's settings, and what they led to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from sftlab.callbacks.context import RunContext
+from sftlab.config import read_yaml
+from sftlab.credentials import flat
+from sftlab.files import write_text
+from sftlab.run.folder import CONFIG_FILE
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+_FOLDER = "final"
+_SHOWN = ("score/", "val/loss/")
+
+
+class FinalValues(Logger):
+    """Scores and held-out losses, of which the table shows the last, in a folder of their own with the settings.
+
+    TensorBoard takes every curve in the folder of the settings, and in those below, for a column of the table. The
+    words for naming columns do not do: those of the first of many runs would stand for all, its settings too.
+
+    Args:
+        folder: Where the curves of the run are.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        self._folder = Path(folder)
+        self._writer: SummaryWriter | None = None
+
+    @classmethod
+    def beside(cls, logger: TensorBoardLogger, context: RunContext) -> None:
+        """Let a run with this logger have a table too, and ``hparams.yaml`` with the settings.
+
+        Lightning writes the file before there is a plan, and at the end only where there is none.
+        """
+        loggers = context.trainer.loggers
+        mine = next((one for one in loggers if isinstance(one, cls) and one.save_dir == logger.log_dir), None)
+        if mine is None:
+            mine = cls(logger.log_dir)
+            context.trainer.loggers = [*loggers, mine]
+        settings = hyperparameters(context)
+        if context.trainer.is_global_zero:
+            Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
+            write_text(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE, yaml.safe_dump(settings, allow_unicode=True))
+        mine.log_hyperparams(settings)
+
+    @property
+    def name(self) -> str:
+        """Nothing lies between the folder and the files."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """The run's folder is one already."""
+        return ""
+
+    @property
+    def save_dir(self) -> str:
+        """The folder of the curves."""
+        return str(self._folder)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+        """Begin the run's row."""
+        from torch.utils.tensorboard.summary import hparams
+
+        _, start, _ = hparams({key: value for key, value in params.items() if value is not None}, {})
+        self._events._get_file_writer().add_summary(start)  # type: ignore[no-untyped-call]
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add those that are results."""
+        for name, value in metrics.items():
+            if name.startswith(_SHOWN):
+                self._events.add_scalar(f"{_FOLDER}/{name}", value, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what is held back."""
+        self._events.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is held back; another fit with the same trainer goes on in a file of its own."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    @property
+    def _events(self) -> SummaryWriter:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder / _FOLDER))
+        return self._writer
+
+
+def hyperparameters(context: RunContext) -> dict[str, Any]:
+    """The settings of a run by dotted key: of a config all, of plain Python those that are compared most."""
+    module, plan = context.module, context.plan
+    about = {"model.path": module.path, "model.learning_rate": module.learning_rate, "data.seed": context.data.seed}
+    fractions = {f"{s.stage.name}/{ability}": x for s in plan.stages for ability, x in s.stage.fractions.items()}
+    config = context.folder / CONFIG_FILE
+    written = dict(flat(read_yaml(config, "config"))) if config.is_file() else {}
+    return {**about, **(written or fractions), "steps": plan.num_steps}  # other stages are other columns of a table
