@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,7 @@ class FinalValues(Logger):
         return str(self._folder)
 
     @rank_zero_only
-    def log_hyperparams(self, params: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
         """Begin the run's row."""
         from torch.utils.tensorboard.summary import hparams
 
@@ -79,7 +78,7 @@ class FinalValues(Logger):
         self._events._get_file_writer().add_summary(start)  # type: ignore[no-untyped-call]
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Add those that are results."""
         for name, value in metrics.items():
             if name.startswith(_SHOWN):
