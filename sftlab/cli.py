@@ -27,7 +27,7 @@ from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.micro_batches import PlannedTrainer
-from sftlab.callbacks.monitors import refuse_callbacks
+from sftlab.callbacks.monitors import refuse_callbacks, refuse_places
 from sftlab.callbacks.progress import ScreenProgress
 from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
@@ -42,7 +42,8 @@ from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
 from sftlab.plan import adaptive_policies  # noqa: F401 - as above
 from sftlab.plan.plan import Plan
-from sftlab.run.folder import CONFIG_FILE, begin, end, is_follower, new_run_folder, own_folder, resumed
+from sftlab.processes import is_follower
+from sftlab.run.folder import CONFIG_FILE, begin, begun, end, new_run_folder, own_folder, resumed
 from sftlab.run.identity import StageKey, stage_keys
 from sftlab.run.launcher import watch_ranks
 from sftlab.run.settings import Settings
@@ -138,13 +139,13 @@ class LabCLI(LightningCLI):
         """The Trainer with its run folder, loggers and callbacks."""
         config = self.config_init[self.subcommand] if self.subcommand else self.config_init
         refuse_callbacks(_listed(config.trainer.callbacks))
-        folder = self._run_folder(config)
-        try:
-            trainer = super().instantiate_trainer(**kwargs, **run_options(config.trainer, folder, config.schedule))
-        except TypeError as error:  # what Lightning says of devices that an accelerator cannot have
-            if "`devices`" not in str(error):
-                raise
-            raise ValueError(f"trainer.devices: {config.trainer.devices!r}: {error}") from error
+        with begun(self._run_folder(config)) as folder:
+            try:
+                trainer = super().instantiate_trainer(**kwargs, **run_options(config.trainer, folder, config.schedule))
+            except TypeError as error:  # what Lightning says of devices that an accelerator cannot have
+                if "`devices`" not in str(error):
+                    raise
+                raise ValueError(f"trainer.devices: {config.trainer.devices!r}: {error}") from error
         watch_ranks(trainer)
         return trainer
 
@@ -350,8 +351,12 @@ def run_options(asked: Any, folder: Path, schedule: StageSchedule) -> dict[str, 
         asked: What the user asked for, by name.
         folder: The run's.
         schedule: Its stages.
+
+    Raises:
+        ValueError: A place that the user names to write to cannot be written.
     """
     given = _listed(asked.callbacks)
+    refuse_places([asked.profiler, *given, *_listed(asked.logger)])
     callbacks = [*given, *_default_callbacks(given, asked), schedule]
     options: dict[str, Any] = {
         "default_root_dir": str(folder),
@@ -365,8 +370,8 @@ def run_options(asked: Any, folder: Path, schedule: StageSchedule) -> dict[str, 
     return options
 
 
-def _listed(callbacks: Any) -> list[Callback]:
-    return callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+def _listed(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [given] if given else []
 
 
 def _loggers(given: Any, folder: Path) -> list[Logger]:

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, get_args, get_origin
 import yaml
 
 from sftlab.credentials import find_credentials, mask
+from sftlab.foreign import called_here
 from sftlab.nearest import did_you_mean, nearest
 
 Nested = dict[str, Any]
@@ -361,4 +362,6 @@ def type_name(hint: Any) -> str:
 def _unknown(path: str, what: str, valid: list[str]) -> str:
     wrong = path.rsplit(": ", 1)[-1].rsplit(".", 1)[-1]
     hint = did_you_mean(wrong, valid, f"there are {', '.join(valid[:12])}", cutoff=0.5)
+    if what.startswith("key") and not path.startswith("--"):
+        hint = called_here(wrong) or hint
     return f"{path}: no such {what}; {hint}"

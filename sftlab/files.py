@@ -20,6 +20,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,6 +178,18 @@ def _exchange(first: Path, second: Path) -> bool:
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return rename is not None and rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
+
+
+def write_error(folder: Path) -> OSError | None:
+    """Why nothing could be written into a folder, one that is not there yet included; nothing is left there."""
+    place = folder.absolute()
+    while not os.path.exists(place) and place != place.parent:
+        place = place.parent
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".sftlab-", dir=place))
+    except OSError as error:
+        return error
+    return None
 
 
 def disk_error(error: BaseException, path: Path) -> OSError | None:

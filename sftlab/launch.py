@@ -21,7 +21,8 @@ import yaml
 
 from sftlab.config import read_yaml
 from sftlab.files import checked_name
-from sftlab.run.folder import FOLDER_VARIABLE, LOGS, begin, end, is_follower, new_run_folder, release, resumed
+from sftlab.processes import is_follower
+from sftlab.run.folder import FOLDER_VARIABLE, LOGS, begin, begun, end, new_run_folder, release, resumed
 from sftlab.run.record import Run, StudyRuns
 from sftlab.shipped import config_path
 
@@ -132,9 +133,9 @@ def _fit_objects(
     begin(folder)
     options = {**TRAINER_DEFAULTS, **options}
     asked = Namespace(**{"logger": None, "callbacks": None, "precision": None, "enable_progress_bar": None,
-                         "enable_checkpointing": None, **options})  # fmt: skip
-    options.update(run_options(asked, folder, schedule))
-    made = PlannedTrainer(**options)
+                         "enable_checkpointing": None, "profiler": None, **options})  # fmt: skip
+    with begun(folder):
+        made = PlannedTrainer(**{**options, **run_options(asked, folder, schedule)})
     watch_ranks(made)
     if made.world_size > 1 and _num_trainings > 1 and not _launched_before(made):
         end(folder, 0, None)

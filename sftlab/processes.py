@@ -1,4 +1,4 @@
-"""Processes of others that we start: a port for them to meet at, and how they are ended."""
+"""Processes: which of a run's this one is; a port for those that we start to meet at, and how they are ended."""
 
 from __future__ import annotations
 
@@ -9,6 +9,13 @@ import subprocess
 from contextlib import suppress
 
 _GRACE_S = 30.0  # a process that was asked to end and does not is killed
+
+
+def is_follower() -> bool:
+    """Whether this process is a rank other than the first, however it was launched."""
+    if rank := os.environ.get("RANK", os.environ.get("SLURM_PROCID")):
+        return rank != "0"
+    return any(os.environ.get(name, "0") != "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
 def free_port(host: str = "") -> int:

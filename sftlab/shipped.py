@@ -12,6 +12,7 @@ from sftlab.nearest import nearest
 
 PREFIX = "sftlab:"
 FOLDER = Path(__file__).parent / "configs"
+DOCS = Path(__file__).parent / "docs"
 _OPTIONS = ("--config", "-c")
 
 

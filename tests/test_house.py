@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
-    moved nearest screen files processes fingerprint bounds credentials shipped config
+    moved nearest screen files processes fingerprint bounds credentials shipped foreign config
     stats.interval stats.fits stats.tradeoff
     stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict
@@ -28,8 +28,8 @@ ORDER = """
     data.chat_template data.messages data.pieces data.survey
     data.own_template data.template data.encoder data.fitter data.examples data.repeats data.prepare data.source
     data.seed data.feed data.ability data.mixture data.plan_cache
-    model.contents model.attention model.sharded model.adapter model.backbone model.freeze model.noise model.loss
-    model.isolation model.limits model.muon model.optim model.moments model.recompute
+    model.contents model.leftover model.attention model.sharded model.adapter model.backbone model.freeze
+    model.noise model.loss model.isolation model.limits model.muon model.optim model.moments model.recompute
     model.checkpoint model.weights model.layout model.snapshot model.async_save model.parallel model.loading
     model.module model.memory model.needs model.card model.export model.rewrite model.hub
     endpoint.replies endpoint.response endpoint.client

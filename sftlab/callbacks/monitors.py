@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from sftlab.callbacks.context import RunContext
+from sftlab.files import write_error
 from sftlab.screen import show
 
 _AVERAGES = "stages would be exported and scored without its average; average exported stages instead"
@@ -36,6 +38,25 @@ def refuse_callbacks(callbacks: Iterable[Callback]) -> None:
         ValueError: Some are refused: says all of them.
     """
     if problems := [words for callback in callbacks if (words := _refused(callback))]:
+        raise ValueError("\n  ".join(problems))
+
+
+def refuse_places(named: Iterable[object]) -> None:
+    """Look at the folders that a user's profiler, callbacks and loggers write to: some are first used at the end.
+
+    Raises:
+        ValueError: Some cannot be written: says all of them.
+    """
+    problems = []
+    for one in named:
+        for attribute in ("dirpath", "save_dir"):
+            place = getattr(one, attribute, None)
+            if not isinstance(place, (str, Path)) or not str(place) or "://" in str(place):
+                continue
+            if error := write_error(Path(place)):
+                what = f"trainer: {type(one).__name__}.{attribute}"
+                problems.append(f"{what}: {place} cannot be written ({error.strerror}); name another folder")
+    if problems:
         raise ValueError("\n  ".join(problems))
 
 
@@ -74,6 +95,8 @@ def check_callbacks(context: RunContext, validates_inside: bool) -> None:
                 )
     if problems:
         raise ValueError("\n  ".join(problems))
+    trainer = cast(Any, context.trainer)
+    refuse_places([trainer.profiler, *trainer.callbacks, *trainer.loggers])
     if context.trainer.is_global_zero:
         for line in _untrained(context):
             show(line)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sftlab.commands.options import CommandParser
 from sftlab.nearest import nearest
 from sftlab.screen import screen, show
+from sftlab.shipped import DOCS
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -22,7 +23,6 @@ PARSER = CommandParser(
     "They are those of this version, and need no network.",
 )
 PARSER.add_argument("page", nargs="?", default="", metavar="PAGE", help="the page to print, such as configuration")
-FOLDER = Path(__file__).parents[1] / "docs"
 _TOOLS = "Programs in `tools/` are in the project's repository, not in the package: run them in a checkout."
 _OBJECT = re.compile(r"^::: ([\w.]+)$", re.M)
 _COMMENT = re.compile(r"^<!-- .*? -->\n", re.M)
@@ -70,19 +70,19 @@ def rendered(text: str) -> RenderableType:
 
 def pages() -> list[str]:
     """Names of all pages, such as ``training`` and ``extending/task``."""
-    found = (path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.md"))
+    found = (path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
 def files() -> dict[str, Path]:
     """The files that come with the manual: what clusters start a run with, examples in Python."""
-    found = [*(FOLDER / "clusters").iterdir(), *(FOLDER.parent / "examples").glob("*.py")]
+    found = [*(DOCS / "clusters").iterdir(), *(DOCS.parent / "examples").glob("*.py")]
     return {path.name: path for path in found}
 
 
 def title_of(page: str) -> str:
     """The heading of a page."""
-    with (FOLDER / f"{page}.md").open(encoding="utf-8") as file:
+    with (DOCS / f"{page}.md").open(encoding="utf-8") as file:
         return next((line.removeprefix("# ").strip() for line in file if line.startswith("# ")), page)
 
 
@@ -98,7 +98,7 @@ def page_text(name: str) -> str:
         near = nearest(asked, known)
         hint = f"did you mean {near}? " if near else ""
         raise ValueError(f"docs: there is no page {name}; {hint}There are {', '.join([*known, *files()])}")
-    text = (FOLDER / f"{asked}.md").read_text(encoding="utf-8")
+    text = (DOCS / f"{asked}.md").read_text(encoding="utf-8")
     page = _COMMENT.sub("", _OBJECT.sub(lambda match: _docstring(match[1]), text)).rstrip()
     return f"{page}\n\n{_TOOLS}" if "tools/" in text else page
 

@@ -8,7 +8,7 @@ import tempfile
 from argparse import ArgumentTypeError
 from pathlib import Path
 
-from sftlab.commands.options import CommandParser, wants_help
+from sftlab.commands.options import CommandParser, new_folder, wants_help
 from sftlab.run.results import path_named
 from sftlab.screen import show
 
@@ -63,10 +63,7 @@ def export(
     from sftlab.run.opening import Form
     from sftlab.run.opening import export as write
 
-    folder = Path(to)
-    if folder.exists():
-        raise ValueError(f"--to: {folder} exists; name a new folder")
-    write(checkpoint, folder, Form(merge, dtype, max_shard_size))
+    write(checkpoint, new_folder("--to", to), Form(merge, dtype, max_shard_size))
 
 
 def main(arguments: list[str]) -> int:

@@ -11,7 +11,8 @@ import sys
 
 def main(arguments: list[str]) -> int:
     """Train; the arguments are LightningCLI's and are read from ``sys.argv``, so that launched ranks get them too."""
-    from sftlab.run.folder import LAUNCHER_VARIABLE, is_follower
+    from sftlab.processes import is_follower
+    from sftlab.run.folder import LAUNCHER_VARIABLE
 
     launcher = os.environ.pop(LAUNCHER_VARIABLE, "")
     if is_follower() and launcher:

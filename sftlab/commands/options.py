@@ -7,12 +7,14 @@ options = parser.parse(["--weights=math=1", "FOLDER"])                 own optio
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sftlab.config import option_pairs
+from sftlab.files import checked_name
 from sftlab.nearest import did_you_mean
 from sftlab.shipped import config_path
 
@@ -172,6 +174,25 @@ def output_folder(to: str) -> Path:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--to: {folder} is a file; name a folder")
     folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def new_folder(option: str, name: str) -> Path:
+    """A folder that a model is written to: one that is not there yet, and that no run takes for its own.
+
+    Raises:
+        ValueError: Something has its name, it is none, or it lies inside a run.
+    """
+    from sftlab.run.folder import run_of
+
+    folder = Path(name)
+    if os.path.lexists(folder):
+        raise ValueError(f"{option}: {folder} exists; name a new folder")
+    checked_name(option, folder.name)
+    if (run := run_of(folder.resolve())) is not None:
+        raise ValueError(
+            f"{option}: {folder} lies inside the run {run}, which reads its folders as its own; name another"
+        )
     return folder
 
 

@@ -18,6 +18,7 @@ from sftlab.data.stream import MAX_RECORD, BrokenRecord, text_blocks, text_lines
 MAX_DEPTH = 200  # lists and dictionaries inside one another
 _MAX_DIGITS = 1000
 _SPACE = " \t\n\r"
+_MARK = "\ufeff"  # a byte order mark: files that were joined to one have it in their midst
 _BRACKETS = re.compile(r'"[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)  # a string may be cut by the end
 _SPACES = re.compile(r"[ \t\n\r]*")
 
@@ -90,16 +91,16 @@ def json_lines(file: Path) -> Iterator[Any]:
     """
     for number, line in enumerate(text_lines(file), start=1):
         try:
-            yield parse_json(line)
+            yield parse_json(line.lstrip(_MARK))
         except ValueError as error:
-            yield from _broken_line(line, f"line {number:,} is not JSON: {error}")
+            yield from _broken_line(line.lstrip(_MARK), f"line {number:,} is not JSON: {error}")
 
 
 def _broken_line(line: str, reason: str) -> Iterator[Any]:
     """What stands in a line that is no JSON: nothing, several records (old Macs end lines by CR alone) or a bad one."""
     if not line.strip(_SPACE):
         return
-    parts = [_parsed(part) for part in line.split("\r") if part.strip(_SPACE)]
+    parts = [_parsed(part.lstrip(_MARK)) for part in line.split("\r") if part.strip(_SPACE + _MARK)]
     if all(isinstance(part, BrokenRecord) for part in parts):
         yield BrokenRecord(reason)
     else:

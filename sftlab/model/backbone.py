@@ -26,6 +26,7 @@ from sftlab.model.contents import (
     is_model_folder,
     noted_base_hash,
 )
+from sftlab.model.leftover import tell_leftover, without_table
 
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -176,13 +177,18 @@ def load_model(
     if quantise:
         options |= four_bits()
     try:
-        model, loading = cast(Any, AutoModelForCausalLM).from_pretrained(
-            place, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
-        )
+        with without_table():
+            model, loading = cast(Any, AutoModelForCausalLM).from_pretrained(
+                place, dtype=dtype, attn_implementation=attention, output_loading_info=True, **options
+            )
     except Exception as error:  # as above
         raise ValueError(_not_loadable("model", path, error)) from error
     if missing := sorted(loading["missing_keys"]):
-        raise ValueError(f"model.path: {path!r} has no weights for {missing[0]} and {len(missing) - 1} others")
+        raise ValueError(
+            f"model.path: {path!r} has no weights for {missing[0]} and {len(missing) - 1} others, which would be drawn "
+            "at random; does config.json fit its files?"
+        )
+    tell_leftover(path, loading["unexpected_keys"])
     return model
 
 

@@ -224,6 +224,23 @@ def check_model_folder(path: Path) -> None:
     config = _json_object(path / "config.json")
     if not isinstance(config.get("model_type"), str):
         raise ValueError(f"{path / 'config.json'} describes no model: it has no model_type")
+    names = [file.name for file in weight_files(path)]
+    for name in names:
+        kinds = _check_safetensors(path / name)
+        whole = [tensor for tensor, kind in kinds.items() if tensor.endswith(".weight") and kind in _WHOLE_NUMBERS]
+        if whole and not config.get("quantization_config"):
+            raise ValueError(
+                f"{path / name} holds {whole[0]} as {kinds[whole[0]]}, and config.json does not say how it was "
+                "quantised: as they stand the numbers are no weights; take the model as it was before that"
+            )
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The files of a model folder that hold its weights, all of them there; others may lie beside them.
+
+    Raises:
+        ValueError: Some are missing.
+    """
     index = path / "model.safetensors.index.json"
     if index.is_file():
         places = _json_object(index).get("weight_map")
@@ -234,14 +251,7 @@ def check_model_folder(path: Path) -> None:
         pickled = ", ".join(sorted(file.name for file in path.glob("*.bin")))
         hint = f"; {pickled} is a pickle, which may run code: save the model as safetensors" if pickled else ""
         raise ValueError(f"{path} has no complete weights: {names[0] if names else index.name} is missing{hint}")
-    for name in names:
-        kinds = _check_safetensors(path / name)
-        whole = [tensor for tensor, kind in kinds.items() if tensor.endswith(".weight") and kind in _WHOLE_NUMBERS]
-        if whole and not config.get("quantization_config"):
-            raise ValueError(
-                f"{path / name} holds {whole[0]} as {kinds[whole[0]]}, and config.json does not say how it was "
-                "quantised: as they stand the numbers are no weights; take the model as it was before that"
-            )
+    return [path / name for name in names]
 
 
 def is_model_folder(path: Path) -> bool:

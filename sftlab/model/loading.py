@@ -22,7 +22,8 @@ from torch import nn
 from sftlab.model.adapter import is_adapter
 from sftlab.model.attention import register_attention
 from sftlab.model.backbone import load_config, resolve_path
-from sftlab.model.contents import adapter_base, check_model_folder
+from sftlab.model.contents import adapter_base, check_model_folder, weight_files
+from sftlab.model.leftover import tell_leftover, unplaced
 from sftlab.model.sharded import buffers_to, local, rows_of
 
 if TYPE_CHECKING:
@@ -51,13 +52,14 @@ def shell(
         model = AutoModelForCausalLM.from_config(
             config, attn_implementation=attention, dtype=dtype, trust_remote_code=trust_remote_code
         )
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     with ExitStack() as stack:
         held = {name: tuple(file.get_slice(name).get_shape()) for name, file in _open(files, stack).items()}
     weights = dict(model.named_parameters())
     stored = {name for name, _ in model.named_buffers()} & set(model.state_dict())
     if stored or any(held.get(name) != tuple(weight.shape) for name, weight in weights.items()):
         return None
+    tell_leftover(path, unplaced(model, held))
     model.config.use_cache = False
     return model.train(), files
 

@@ -8,11 +8,13 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sftlab.files import checked_name, remove_stale, write_text
 from sftlab.model.contents import ARCHITECTURE, NOTE_FILE, contents
+from sftlab.processes import is_follower
 
 LOGS = Path("lightning_logs")
 STATE_FILE = "state.json"
@@ -113,6 +115,21 @@ def release(folder: Path) -> None:
         del os.environ[FOLDER_VARIABLE]
 
 
+@contextmanager
+def begun(folder: Path) -> Iterator[Path]:
+    """The folder of a run that has begun; if the block raises before anything is written into a new one, it goes."""
+    try:
+        yield folder
+    except BaseException:
+        ours = {_LOCK_FILE, STATE_FILE}
+        if folder.resolve() in _HELD and {path.name for path in folder.iterdir()} == ours:
+            for name in ours:
+                (folder / name).unlink()
+            folder.rmdir()
+        release(folder)
+        raise
+
+
 def _write(folder: Path, state: RunState) -> None:
     write_text(folder / STATE_FILE, json.dumps(asdict(state), indent=1))
 
@@ -134,13 +151,6 @@ def _locked(folder: Path) -> int | None:
     except OSError:  # a file system without locks
         return number
     return number
-
-
-def is_follower() -> bool:
-    """Whether this process is a rank other than the first, however it was launched."""
-    if rank := os.environ.get("RANK", os.environ.get("SLURM_PROCID")):
-        return rank != "0"
-    return any(os.environ.get(name, "0") != "0" for name in ("NODE_RANK", "LOCAL_RANK"))
 
 
 def new_run_folder(name: str, is_trial: bool = False) -> Path:

@@ -12,13 +12,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.distributed import _set_num_threads_if_needed
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
-from sftlab.run.folder import LAUNCHER_VARIABLE
+from sftlab.run.folder import FOLDER_VARIABLE, LAUNCHER_VARIABLE
 from sftlab.screen import complain
 
 LOOK_EVERY_S = 0.5
@@ -32,12 +33,39 @@ class RankLauncher(_SubprocessScriptLauncher):
         """Start the ranks, then call the function in this one."""
         self.cluster_environment.validate_settings(num_devices=self.num_processes, num_nodes=self.num_nodes)
         if not self.cluster_environment.creates_processes_externally:
+            if self.num_nodes > 1:
+                complain(self._meeting())
             os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
             self._call_children_scripts()
             del os.environ[LAUNCHER_VARIABLE]  # what else this process starts is no rank of this run
             threading.Thread(target=watch, args=(self.procs,), name="ranks", daemon=True).start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **options)
+
+    def _meeting(self) -> str:
+        """Whom this node waits for, and how the others are started.
+
+        Raises:
+            ValueError: This one cannot find the first, which chose a port of its own.
+        """
+        environment, node = self.cluster_environment, self.cluster_environment.node_rank()
+        if node and "MASTER_PORT" not in os.environ:
+            raise ValueError(
+                f"trainer.num_nodes: {self.num_nodes}: node {node} does not know where node 0 is: set MASTER_ADDR and "
+                "MASTER_PORT, as node 0 says when it is started"
+            )
+        place = f"{environment.main_address}:{environment.main_port}"
+        if node:
+            return f"Node {node} of {self.num_nodes}: looks for node 0 at {place}"
+        here = ""
+        if environment.main_address in ("127.0.0.1", "localhost", "::1"):
+            here = ". Only this machine finds it there: for others set MASTER_ADDR to its address"
+        run = Path(os.environ.get(FOLDER_VARIABLE, "")).name
+        where = f"MASTER_ADDR={environment.main_address} MASTER_PORT={environment.main_port}"
+        return (
+            f"Node 0 of {self.num_nodes}: waits at {place} for the others. On each start the same command"
+            f"{f' with --run {run} and' if run else ' with'} NODE_RANK=1, 2 ... {where}{here}"
+        )
 
 
 def watch_ranks(trainer: Trainer) -> None:

@@ -111,7 +111,7 @@ def _view() -> tuple[str, ...]:
 
 @functools.cache
 def _source() -> str:
-    return Path(__file__).with_name("guest.py").read_text()
+    return Path(__file__).with_name("guest.py").read_text(encoding="utf-8")
 
 
 def _python(job: dict[str, Any]) -> list[str]:

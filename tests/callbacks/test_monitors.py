@@ -1,17 +1,23 @@
 """EarlyStopping, monitors, what is not finite, and callbacks that a plan has no place for."""
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from fitting import write_records
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint, Timer, WeightAveraging
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
-from small import small_fit, small_mixture
+from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from small import MODEL, small_fit, small_mixture
 
-from sftlab import DMT, MultiTask
+import sftlab
+from sftlab import DMT, MultiTask, SFTModule
 from sftlab.callbacks.finite import DIVERGED
-from sftlab.callbacks.monitors import REFUSED
+from sftlab.callbacks.monitors import REFUSED, refuse_places
 
 
 @pytest.fixture
@@ -99,6 +105,49 @@ class Overflow(Timer):
 
     def on_after_backward(self, trainer, module):
         next(p for p in module.parameters() if p.grad is not None).grad.fill_(float("inf"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda place: {"profiler": SimpleProfiler(place, "report")},
+        lambda place: {"profiler": AdvancedProfiler(place, "report")},
+        lambda place: {"profiler": PyTorchProfiler(place, "report")},
+        lambda place: {"callbacks": [ModelCheckpoint(place)]},
+        lambda place: {"callbacks": [OnExceptionCheckpoint(place)]},
+        lambda place: {"logger": [CSVLogger(place)]},
+    ],
+)
+def test_a_place_that_cannot_be_written_is_told_before_training(records, make):
+    (records / "file").write_text("")
+    folder = str(records / "file" / "inner")
+    with pytest.raises(
+        ValueError, match=r"trainer: \w+\.(dirpath|save_dir): .*inner cannot be written \(Not a directory\)"
+    ):
+        sftlab_fit(records, **make(folder))
+    assert not (records / "lightning_logs").exists() or not list((records / "lightning_logs").iterdir())
+
+
+def sftlab_fit(records, **trainer):
+    """From Python, with the folder of a run."""
+    options = {"accelerator": "cpu", "devices": 1, **trainer}
+    model = SFTModule(path=None, config=MODEL, tokenizer="lab-base")
+    with contextlib.chdir(records):
+        sftlab.fit(data=small_mixture(records), schedule=DMT(k=0.5, steps=1), model=model, trainer=options)
+
+
+@pytest.mark.parametrize("devices", [[0, 5], "0,5", 0])
+def test_devices_that_are_not_there_leave_no_folder(records, devices):
+    with pytest.raises((ValueError, TypeError, MisconfigurationException), match="devices"):
+        sftlab_fit(records, devices=devices)
+    assert not list((records / "lightning_logs").iterdir())
+
+
+def test_places_that_can_be_written_are_left_as_they_are(tmp_path):
+    refuse_places(
+        [ModelCheckpoint(str(tmp_path / "a" / "b")), SimpleNamespace(save_dir="s3://bucket/x"), None, ModelCheckpoint()]
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_callback_that_lightning_ships_works_or_is_refused(records):

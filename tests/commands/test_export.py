@@ -176,3 +176,27 @@ def test_what_makes_no_sense_is_told_and_writes_nothing(folder, tmp_path, monkey
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="exists"):
         main(["--checkpoint", str(folder), "--to", str(tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        ("run/stages/2-mine", "inside the run"),
+        ("run/stages/0-specialised/inner", "inside the run"),
+        ("run/checkpoints/step=000999.ckpt", "inside the run"),
+        ("by_link/2-mine", "inside the run"),
+        ("nowhere", "exists"),
+        ("new/..", "names nothing"),
+        ("..", "exists"),
+        ("a\nb", "cannot be seen"),
+        ("x" * 300, "is longer than 100 bytes"),
+    ],
+)
+def test_a_model_is_written_to_a_new_folder_that_is_nobodys(folder, tmp_path, monkeypatch, to, said):
+    monkeypatch.chdir(folder.parent if to.startswith("run") else tmp_path)
+    (tmp_path / "nowhere").symlink_to("gone")
+    (tmp_path / "by_link").symlink_to(folder / "stages")
+    before = sorted(tmp_path.rglob("*")), sorted(folder.rglob("*"))
+    with pytest.raises(ValueError, match=rf"^--to: .*{said}"):
+        main(["--checkpoint", str(folder), "--to", to])
+    assert (sorted(tmp_path.rglob("*")), sorted(folder.rglob("*"))) == before

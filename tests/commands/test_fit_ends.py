@@ -175,6 +175,36 @@ def test_only_ranks_are_told_of_the_one_that_launched_them(monkeypatch):
     assert seen[0]["SFTLAB_FIRST_RANK"] == str(os.getpid())
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "Node 0 of 2: waits at 127.0.0.1:"),
+        (
+            {"MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "5055"},
+            "NODE_RANK=1, 2 ... MASTER_ADDR=10.0.0.7 MASTER_PORT=5055\n",
+        ),
+        ({"NODE_RANK": "1", "MASTER_ADDR": "10.0.0.7", "MASTER_PORT": "5055"}, "looks for node 0 at 10.0.0.7:5055"),
+        ({"NODE_RANK": "1"}, "node 1 does not know where node 0 is: set MASTER_ADDR and MASTER_PORT"),
+    ],
+)
+def test_a_node_says_whom_it_waits_for(monkeypatch, capsys, given, said):
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "SFTLAB_RUN_FOLDER"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    options = {"logger": False, "enable_checkpointing": False}
+    trainer = Trainer(accelerator="cpu", devices=1, num_nodes=2, strategy="ddp", **options)
+    watch_ranks(trainer)
+    launcher = trainer.strategy.launcher
+    monkeypatch.setattr(launcher, "_call_children_scripts", lambda: None)
+    try:
+        launcher.launch(lambda: None)
+    except ValueError as error:
+        assert said in str(error)
+    else:
+        assert said in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_a_trainer_that_starts_ranks_watches_them(devices):
     trainer = Trainer(accelerator="cpu", devices=devices, strategy="ddp", logger=False, enable_checkpointing=False)

@@ -307,6 +307,15 @@ def test_what_json_leaves_open_is_decided(tmp_path):
     assert json.dumps(deep) == nested and half == "\ud83d"
 
 
+@given(st.lists(st.lists(VALUES.map(lambda value: {"v": value}), max_size=3), max_size=4), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_files_that_were_joined_with_their_byte_order_marks_give_all_records(tmp_path_factory, files, has_blank):
+    lines = ["\ufeff" + "".join(f"{json.dumps(row)}\n" for row in rows) for rows in files]
+    path = tmp_path_factory.mktemp("joined") / "a.jsonl"
+    path.write_text(("\n" if has_blank else "").join(lines), encoding="utf-8")
+    assert list(read_records(str(path))) == [row for rows in files for row in rows]
+
+
 def test_lines_that_end_as_on_old_macs_are_records_each(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(LINES.replace(b"\n", b"\r"))
