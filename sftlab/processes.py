@@ -1,4 +1,4 @@
-"""Processes: which of a run's this one is; a port for those that we start to meet at, and how they are ended."""
+"""Processes: cores for them, which of a run's this one is, a port for those we start to meet at, how they end."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import signal
 import socket
 import subprocess
 from contextlib import suppress
+from pathlib import Path
 
 _GRACE_S = 30.0  # a process that was asked to end and does not is killed
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "400000 100000" in a container that may use four cores, "max 100000" else
 
 
 def is_follower() -> bool:
@@ -16,6 +18,15 @@ def is_follower() -> bool:
     if rank := os.environ.get("RANK", os.environ.get("SLURM_PROCID")):
         return rank != "0"
     return any(os.environ.get(name, "0") != "0" for name in ("NODE_RANK", "LOCAL_RANK"))
+
+
+def num_cores() -> int:
+    """Cores that this process may use: those it is bound to, no more than its container's share of time."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):
+        quota, period = map(int, _QUOTA.read_text().split())
+        return max(1, min(bound, quota // period))
+    return bound
 
 
 def free_port(host: str = "") -> int:

@@ -21,6 +21,7 @@ from sftlab.data.records import HUB
 from sftlab.data.survey import Survey
 from sftlab.data.template import get_template
 from sftlab.model.backbone import count_parameters, load_config, load_tokenizer
+from sftlab.processes import num_cores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -55,10 +56,9 @@ class Machine:
         """This one."""
         import torch
 
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
         found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-        return cls(cores, memory, tuple((gpu.name, gpu.total_memory / 2**30) for gpu in found))
+        return cls(num_cores(), memory, tuple((gpu.name, gpu.total_memory / 2**30) for gpu in found))
 
     def __str__(self) -> str:
         """In words."""

@@ -26,7 +26,8 @@ ORDER = """
     data.conversation
     data.stream data.json_records data.columns data.records data.droplist data.split data.keys data.readers
     data.chat_template data.messages data.pieces data.survey
-    data.own_template data.template data.encoder data.fitter data.examples data.repeats data.prepare data.source
+    data.own_template data.template data.encoder data.fitter data.workers data.examples data.repeats data.prepare
+    data.source
     data.seed data.feed data.ability data.mixture data.plan_cache
     model.contents model.leftover model.attention model.sharded model.adapter model.backbone model.freeze
     model.noise model.loss model.isolation model.limits model.muon model.optim model.moments model.recompute
@@ -77,7 +78,7 @@ ORDER = """
 LIGHT = """
     screen files shipped config commands.options plan.plan plan.compile plan.table report.exhibit report.write
     model.contents run.folder run.opening run.results run.record
-    data.records data.conversation data.readers data.survey data.template data.encoder data.prepare
+    data.records data.conversation data.readers data.survey data.template data.encoder data.workers data.prepare
     results.score results.verdict stats.paired stats.forgetting
     endpoint.client tasks.registry evaluate.server evaluate.run
 """.split()

@@ -4,6 +4,7 @@
     .venv/bin/python tools/bench_prepare.py --conversations 8000 --sharegpt conversations.json
     .venv/bin/python tools/bench_prepare.py --trl           # TRL's SFTTrainer too (pip install trl)
     .venv/bin/python tools/bench_prepare.py --curve 1 4 16 64     # peak memory by millions of tokens, nothing else
+    .venv/bin/python tools/bench_prepare.py --jinja         # by the tokenizer's own chat template: threads, processes
 
 Takes ShareGPT-like conversations of several long turns in made-up words, or those of a file again and again with a
 number before each, and trains a byte-level BPE tokenizer on them. In turn, each in a process of its own with the same
@@ -18,8 +19,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,19 +31,23 @@ import time
 from pathlib import Path
 
 TOKENS_OF_A_TALK = 1400  # of those made up here, about
+JINJA = (
+    "{{ bos_token }}{% for m in messages %}{{ m['role'] + ': ' + m['content'] | trim + eos_token + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 SYLLABLES = ["ka", "to", "ri", "me", "su", "lo", "ven", "dar", "pi", "gra", "stel", "un", "ex", "com", "ing", "tion"]
 
 
-def made_up(num_conversations: int) -> list[dict]:
-    """Conversations of about 1,200 tokens each."""
+def made_up(num_conversations: int, short: bool = False) -> list[dict]:
+    """Conversations of about 1,200 tokens each, or of 60."""
     rng = random.Random(0)
     words = ["".join(rng.choices(SYLLABLES, k=rng.randint(1, 4))) for _ in range(30_000)]
 
     def text(most: int) -> str:
-        return " ".join(rng.choices(words, k=rng.randint(10, most))) + ".\n"
+        return " ".join(rng.choices(words, k=rng.randint(10, 15 if short else most))) + ".\n"
 
     def talk(number: int) -> dict:
-        pairs = [(("human", text(80)), ("gpt", text(400))) for _ in range(rng.randint(1, 8))]
+        pairs = [(("human", text(80)), ("gpt", text(400))) for _ in range(1 if short else rng.randint(1, 8))]
         return {"id": f"t{number}_0", "conversations": [{"from": f, "value": v} for pair in pairs for f, v in pair]}
 
     return [talk(number) for number in range(num_conversations)]
@@ -68,7 +75,7 @@ def write_many(path: Path, talks: list[dict], num_tokens: float) -> None:
             file.write(json.dumps({"id": f"t{number}_0", "conversations": turns}) + "\n")
 
 
-def write_inputs(folder: Path, talks: list[dict]) -> None:
+def write_inputs(folder: Path, talks: list[dict], jinja: bool) -> None:
     """The conversations, once and four times, and a tokenizer of 32,000 tokens trained on a part of them."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -85,6 +92,7 @@ def write_inputs(folder: Path, talks: list[dict]) -> None:
     tokenizer.train_from_iterator((turn["value"] for t in talks[:600] for turn in t["conversations"]), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.chat_template = JINJA if jinja else None
     fast.save_pretrained(folder / "tokenizer")
 
 
@@ -121,6 +129,22 @@ def run_bare(folder: Path, records: str) -> dict[str, float]:
     return {"tokens": sum(len(one) for one in encoded), **since(start)}
 
 
+def run_threads(folder: Path, records: str) -> dict[str, float]:
+    """``run_prepare``, which never looks whether processes would pay."""
+    from sftlab.data import workers
+
+    workers.WINDOW_S = math.inf
+    return run_prepare(folder, records)
+
+
+def run_processes(folder: Path, records: str) -> dict[str, float]:
+    """``run_prepare`` by processes from its second chunk on, one for each of the threads."""
+    from sftlab.data import workers
+
+    workers.WINDOW_S, workers.num_workers = 0.0, lambda *_: int(os.environ["RAYON_NUM_THREADS"])
+    return run_prepare(folder, records)
+
+
 def run_prepare(folder: Path, records: str) -> dict[str, float]:
     """Records to a packed plan, through the package."""
     from transformers import AutoTokenizer
@@ -132,13 +156,16 @@ def run_prepare(folder: Path, records: str) -> dict[str, float]:
     from sftlab.plan.compile import compile_plan
 
     tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
-    data = MixtureData({"general": GeneralData(str(folder / records))}, batch={"rows": 64}, seed=0)
+    template = "tokenizer" if tokenizer.chat_template else "vicuna_v1.1"
+    data = MixtureData({"general": GeneralData(str(folder / records))}, template=template, batch={"rows": 64}, seed=0)
     freeze_imports()  # as fit and plan do
     start = times()
     data.load(tokenizer)
     stages = MultiTask(epochs=1).final_stages(["general"])
     plan = compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed)
-    return {**since(start), "tokens": int(plan.lengths_N.sum()), "fill": plan.fill()}
+    theirs = resource.getrusage(resource.RUSAGE_CHILDREN)
+    found = {"worker_cpu_seconds": theirs.ru_utime + theirs.ru_stime, "worker_mib": theirs.ru_maxrss // 1024}
+    return {**since(start), "tokens": int(plan.lengths_N.sum()), "fill": plan.fill(), **found}
 
 
 def run_trl(folder: Path, records: str) -> dict[str, float]:
@@ -176,6 +203,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trl", action="store_true", help="measure TRL too (pip install trl)")
+    parser.add_argument("--jinja", action="store_true", help="threads, processes, and what is chosen between them")
+    parser.add_argument("--short", action="store_true", help="conversations of one exchange of a few words")
     parser.add_argument(
         "--curve", nargs="+", type=float, metavar="MILLIONS", help="only peak memory, by millions of tokens"
     )
@@ -183,15 +212,16 @@ def main() -> None:
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        run = {"bare": run_bare, "prepare": run_prepare, "trl": run_trl}[options.only[0]]
+        runs = (run_bare, run_prepare, run_threads, run_processes, run_trl)
+        (run,) = [run for run in runs if run.__name__ == f"run_{options.only[0]}"]
         found = run(Path(options.folder), options.only[1])
         found["peak_mib"] = peak_mib()
         print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as folder:
         count = options.conversations
-        talks = varied(options.sharegpt, count) if options.sharegpt else made_up(count)
-        write_inputs(Path(folder), talks)
+        talks = varied(options.sharegpt, count) if options.sharegpt else made_up(count, options.short)
+        write_inputs(Path(folder), talks, options.jinja)
         environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "true"}
 
         def measure(name: str, records: str, cache: str) -> dict[str, float]:
@@ -208,7 +238,17 @@ def main() -> None:
             found = measure("prepare", "many.jsonl", "many")
             seconds, mib = found["cpu_seconds"], found["peak_mib"]
             print(f"{found['tokens']:>13,} tokens{seconds:8.1f} s of processor time{mib:7,} MiB peak", flush=True)
-        if options.curve:
+        for number in range(options.rounds if options.jinja and not options.curve else 0):
+            for name in ("threads", "processes", "prepare"):
+                found = measure(name, "talks.json", f"{name}{number}")
+                seconds, here, theirs = (found[key] for key in ("seconds", "cpu_seconds", "worker_cpu_seconds"))
+                print(
+                    f"{name:<10}{found['tokens'] / seconds:>10,.0f} tokens/s{seconds:7.1f} s; processor time"
+                    f"{here:6.1f} s here,{theirs:6.1f} s in workers; peak{found['peak_mib']:6,} MiB here,"
+                    f"{found['worker_mib']:5,} MiB the largest worker",
+                    flush=True,
+                )
+        if options.curve or options.jinja:
             return
         pairs = [
             (measure("bare", "talks.json", ""), measure("prepare", "talks.json", f"c{i}"))

@@ -53,11 +53,12 @@ class ChatTemplate:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self._words = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-        self._compiled = {}
+        self._sources = {}
         for with_tools in (False, True):
             source = tokenizer.get_chat_template(tools=[{}] if with_tools else None)
             try:
-                self._compiled[with_tools] = _compiled(source)
+                self._sources[with_tools] = source
+                _compiled(source)
             except _OverBound as error:
                 raise ValueError(f"data.template: the tokenizer's chat template {error}") from None
             except Exception as error:  # the parser of a stranger's text; RecursionError included
@@ -72,7 +73,7 @@ class ChatTemplate:
             Refused: The template raised an error.
             ValueError: It went over a bound.
         """
-        template = self._compiled[bool(tools)]
+        template = _compiled(self._sources[bool(tools)])
         _clock.start()
         said = {"messages": list(messages), "tools": tools or None, "documents": None}
         parts, length = [], 0

@@ -25,7 +25,7 @@ from sftlab import moved
 
 RULES = 2  # version of the mending rules and of uids: raise it when other conversations come out
 HALVES = "mended: half of a surrogate pair replaced"
-_MOST_CAUSES = 200  # counted apart: more than that nobody reads
+_MOST_CAUSES, _MOST_PLACES = 200, 5  # causes counted apart, and places told of each: more than that nobody reads
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -88,7 +88,11 @@ class BadRecord(ValueError):
 
     def __init__(self, cause: str, detail: str = "") -> None:
         super().__init__(f"{cause}: {detail}" if detail else cause)
-        self.cause = cause
+        self.cause, self._detail = cause, detail
+
+    def __reduce__(self) -> tuple[type[BadRecord], tuple[str, str]]:
+        """Another process gets the same one."""
+        return type(self), (self.cause, self._detail)
 
 
 class Place(NamedTuple):
@@ -112,12 +116,19 @@ class Audit:
 
     def add(self, cause: str, place: Place) -> None:
         """Count the record at ``place`` under ``cause``; beyond ``_MOST_CAUSES`` causes, new ones count as one."""
+        self._add(cause, [place], 1)
+
+    def add_all(self, other: Audit) -> None:
+        """Add what another one counted."""
+        for cause, count in other.counts.items():
+            self._add(cause, other.first[cause], count)
+
+    def _add(self, cause: str, places: Sequence[Place], count: int) -> None:
         if cause not in self.counts and len(self.counts) >= _MOST_CAUSES:
             cause = f"{cause.partition(':')[0]}: other causes"
-        self.counts[cause] += 1
+        self.counts[cause] += count
         known = self.first.setdefault(cause, [])
-        if len(known) < 5:
-            known.append(place)
+        known += places[: _MOST_PLACES - len(known)]
 
     def places(self, names: Sequence[str]) -> dict[str, str]:
         """The first records of each cause as text, such as ``3, 14 of a.jsonl``.

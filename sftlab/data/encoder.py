@@ -60,14 +60,26 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template) -> None:
         self.tokenizer, self.template = tokenizer, template
         self._source = tokenizer.backend_tokenizer.to_str()
-        self._first = self._inside = _plain(self._source, template.ends)
-        without_prefix = _without_prefix(self._source)
-        if without_prefix != self._source:
-            self._inside = _plain(without_prefix, template.ends)
+        self._first, self._inside = _twins(self._source, template.ends)
         self._bos: list[int] = tokenizer("")["input_ids"][:1] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
         self._prefix_after_special = self._probe()
         self._keeps_texts = _keeps_texts(json.loads(self._source))
+        self._unknown: int | None = tokenizer.unk_token_id
+
+    def alone(self) -> Encoder:
+        """Its own part, which encodes and no more: a process that gets it need not import transformers."""
+        other = object.__new__(Encoder)
+        vars(other).update({name: one for name, one in vars(self).items() if name != "tokenizer"})
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the two that ``tokenizers`` would write down without what they were told of special tokens."""
+        return {name: one for name, one in vars(self).items() if name not in ("_first", "_inside")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._first, self._inside = _twins(self._source, self.template.ends)
 
     def _probe(self) -> bool:
         """Whether the tokenizer itself puts its prefix after a special token too, as LLaMA's first one does."""
@@ -123,7 +135,7 @@ class Encoder:
         """What the tokenizer does to the texts of a conversation, by the name that it is counted under."""
         if self._keeps_texts:
             return []
-        unknown, found = self.tokenizer.unk_token_id, set()
+        unknown, found = self._unknown, set()
         for piece, ids in zip(pieces, encoded.parts, strict=True):
             if piece.special:
                 continue
@@ -211,6 +223,12 @@ def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Sequence[Encoding]:
     for text in texts:  # one at a time, to name the one
         _encoded(tokenizer, [text])
     raise ValueError("tokenizer: it failed on texts together that it encodes one by one")
+
+
+def _twins(source: str, ends: Sequence[str]) -> tuple[Tokenizer, Tokenizer]:
+    """The tokenizer for what stands first and the one for the rest; they are one where there is no prefix."""
+    first, without_prefix = _plain(source, ends), _without_prefix(source)
+    return first, first if without_prefix == source else _plain(without_prefix, ends)
 
 
 def _plain(source: str, ends: Sequence[str]) -> Tokenizer:

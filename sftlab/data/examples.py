@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sftlab.data.conversation import Audit
-from sftlab.fingerprint import file_hash
+from sftlab.fingerprint import table_hash
 from sftlab.plan.uids import Uids, digest_order
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> N
                 writer.write_batch(_record_batch(waiting, schema))
                 waiting, num_tokens = [], 0
         writer.write_batch(_record_batch(waiting, schema))
-    about = {**audit.to_dict(), "table": file_hash(folder / TABLE)}
+    about = {**audit.to_dict(), "table": table_hash(folder / TABLE)}
     (folder / AUDIT).write_text(json.dumps(about), encoding="utf-8")
 
 
@@ -199,7 +199,7 @@ def _checked_audit(folder: Path) -> tuple[dict[str, Any], str]:
     """The audit, and the hash of the file of examples."""
     try:
         about = json.loads((folder / AUDIT).read_text(encoding="utf-8"))
-        written, found = about.pop("table"), file_hash(folder / TABLE)
+        written, found = about.pop("table"), table_hash(folder / TABLE)
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise DamagedEntry(f"{type(error).__name__}: {error}") from None
     if written != found:

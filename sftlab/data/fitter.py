@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sftlab.data.conversation import BadRecord, Conversation, Turn
 from sftlab.data.encoder import Encoded, Encoder
@@ -49,6 +49,10 @@ class Fitter:
         self._head: tuple[Turn, ...] = (Turn("system", system),) if system else ()
         if self._head:
             self._check_head()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker needs."""
+        return {**vars(self), "encoder": self.encoder.alone()}
 
     def _check_head(self) -> None:
         told = (
@@ -98,7 +102,8 @@ class Fitter:
             return Fitted(talk.uid, [], [], rendered)
         rules = list(rendered.rules)
         texts = [next(encoded) for _ in rendered.texts]
-        rules += {rule for text in zip(rendered.texts, texts, strict=True) for rule in self.encoder.changes(*text)}
+        changed = {rule for text in zip(rendered.texts, texts, strict=True) for rule in self.encoder.changes(*text)}
+        rules += sorted(changed)
         if all(len(text.ids) <= self.max_length for text in texts):
             parts = texts
         elif self.overlong == "drop":
@@ -112,7 +117,9 @@ class Fitter:
         kept = [part for part in parts if part.supervised]
         rules += ["dropped: nothing supervised within max_length"] * (len(parts) - len(kept))
         alone = len(parts) == 1 and "split: longer than max_length" not in rules
-        return Fitted(talk.uid, [("" if alone else f"/{i}", p) for i, p in enumerate(parts) if p.supervised], rules)
+        ends = ["" if alone else f"/{i}" for i in range(len(parts))]
+        whole = [part._replace(parts=[]) for part in parts]  # of pieces nobody asks any more
+        return Fitted(talk.uid, [(end, one) for end, one in zip(ends, whole, strict=True) if one.supervised], rules)
 
     def _truncated(self, whole: Encoded, rules: list[str]) -> Encoded:
         if len(whole.ids) <= self.max_length:

@@ -1,7 +1,9 @@
 """Preparation: conversations become examples once, and are kept in a cache.
 
     conversations --render--> pieces --encode--> ids and runs --fit to max_length--> examples.arrow
-    (this thread)             (other threads: the tokenizer works outside of Python's lock)  (this thread)
+    (this thread)             (on all cores, see ``workers``)                                (this thread)
+
+Numbers, counts and errors come in the order of the records, whoever works on them and however far reading is ahead.
 
 A cache entry is named by everything that determines its content: records, reader, tokenizer, template, options, and
 the versions of our own rules, so that an edit that changes no output leaves it as it is.
@@ -11,9 +13,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,13 +25,14 @@ from sftlab.data.encoder import Encoder
 from sftlab.data.examples import DamagedEntry, Examples, Row, write_examples
 from sftlab.data.fitter import Fitted, Fitter
 from sftlab.data.repeats import Repeats
+from sftlab.data.workers import Fitting
 from sftlab.files import cache_root, explain, whole_folder
 from sftlab.fingerprint import digest
 from sftlab.screen import complain
 
-RULES = 1  # version of how examples are named and written down: raise it when other examples come out
-_CHUNK, _AHEAD = 128, 5  # conversations tokenised at once (few: they stay in the processor's cache); chunks ahead
-_THREADS = 3  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the others
+RULES = 2  # version of how examples are named and written down: raise it when other examples or files come out
+_CHUNK = 128  # conversations fitted at once: few, so that they stay in the processor's cache
+_MOST_CHARACTERS = 1 << 20  # of them: fewer conversations where those are long, for a bounded memory
 Source = Callable[[Audit], Iterator[tuple[Place, Conversation]]]
 
 
@@ -176,29 +178,48 @@ def _chunks(
     Raises:
         ValueError: The template refuses too many conversations, or one where none may be bad.
     """
-    seen, refusals = Repeats(), _Refusals(limit)
+    seen, refusals, counted = Repeats(), _Refusals(limit), Audit()
 
     def rows(chunk: list[tuple[Place, Conversation]], fitted: list[Fitted]) -> Iterator[Row]:
         times = iter(seen.count([bytes.fromhex(uid) + end.encode() for uid, parts, *_ in fitted for end, _ in parts]))
         for (place, talk), (uid, parts, rules, refused) in zip(chunk, fitted, strict=True):
-            refusals.count(refused, place, audit)
+            refusals.count(refused, place, counted)
             for rule in rules:
-                audit.add(rule, place)
+                counted.add(rule, place)
             for end, part in parts:
                 name = uid + end
                 if (number := next(times)) > 1:
-                    audit.add("kept: same conversation again", place)
+                    counted.add("kept: same conversation again", place)
                     name = f"{name}#{number}"
                 yield name, talk.group, part
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        work: deque[tuple[list[tuple[Place, Conversation]], Future]] = deque()
+    with Fitting(fit) as fitting:
+        work: deque[tuple[list[tuple[Place, Conversation]], Future[list[Fitted]]]] = deque()
+        unreadable: Exception | None = None
         while True:
-            chunk = list(islice(conversations, _CHUNK))
+            try:
+                chunk = [] if unreadable else _chunk(conversations)
+            except Exception as error:  # told once all that stands before it is done
+                unreadable, chunk = error, []
             if chunk:
-                work.append((chunk, pool.submit(fit.fitted, [talk for _, talk in chunk])))
+                work.append((chunk, fitting.submit([talk for _, talk in chunk])))
             if not work:
-                return refusals.check()
-            if len(work) > _AHEAD or not chunk:  # the threads always find a chunk waiting
+                break
+            if len(work) > fitting.most_waiting or not chunk:
                 done, fitted = work.popleft()
                 yield list(rows(done, fitted.result()))
+    if unreadable:
+        raise unreadable
+    refusals.check()
+    audit.add_all(counted)
+
+
+def _chunk(conversations: Iterator[tuple[Place, Conversation]]) -> list[tuple[Place, Conversation]]:
+    """The next conversations; how many depends on them alone."""
+    chunk, num_characters = list[tuple[Place, Conversation]](), 0
+    for place, talk in conversations:
+        chunk.append((place, talk))
+        num_characters += sum(len(turn.text) for turn in talk.turns)
+        if len(chunk) >= _CHUNK or num_characters >= _MOST_CHARACTERS:
+            break
+    return chunk

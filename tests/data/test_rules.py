@@ -22,7 +22,7 @@ RULES = {
     "sftlab.data.template": 2,
     "sftlab.data.encoder": 3,
     "sftlab.data.fitter": 1,
-    "sftlab.data.prepare": 1,
+    "sftlab.data.prepare": 2,
 }
 GOLDEN = {
     "GSM8KReader": "0f3fa4d70d845c8a",
