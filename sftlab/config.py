@@ -85,7 +85,7 @@ def read_yaml(path: Path, asked_by: str) -> Nested:
 
 
 class _Loader(yaml.SafeLoader):
-    """A key that stands twice is an error: YAML would let the first one go in silence. ``1e-3`` is a number."""
+    """What PyYAML reads otherwise than anyone writes is an error: a key that stands twice, 010 (8), 1:30 (90)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -98,7 +98,23 @@ class _Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        """A number as it stands there: 010 was one in base 8, and 1:30 one in base 60."""
+        kind, text = node.tag.rpartition(":")[2], node.value
+        made: int | float = getattr(super(), f"construct_yaml_{kind}")(node)
+        if ":" in text or re.match(r"[-+]?0[0-7_]*[0-7]\Z", text):
+            base = 60 if ":" in text else 8
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"{text} is the number {made} in base {base}: write that, or put a text in quotes",
+                node.start_mark,
+            )
+        return made
 
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
 # PyYAML reads YAML 1.1, to which 1e-3 is a text: a factor would have texts for values.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")

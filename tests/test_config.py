@@ -52,3 +52,14 @@ def test_what_only_looks_like_one_stays_a_text(tmp_path, word):
     assert scalar(word) == word
     (tmp_path / "c.yaml").write_text(f"a: {word}\n")
     assert read_yaml(tmp_path / "c.yaml", "--config") == {"a": word}
+
+
+@pytest.mark.parametrize(
+    ("word", "number"), [("010", 8), ("-017", -15), ("1:30", 90), ("1:00:00", 3600), ("1:30.5", 90.5)]
+)
+def test_numbers_that_yaml_reads_in_another_base_are_refused(tmp_path, word, number):
+    (tmp_path / "c.yaml").write_text(f"epochs: [{word}]")
+    with pytest.raises(ValueError, match=rf"{word} is the number {number} in base (8|60): write that"):
+        read_yaml(tmp_path / "c.yaml", "--config")
+    (tmp_path / "c.yaml").write_text(f"epochs: '{word}'")
+    assert read_yaml(tmp_path / "c.yaml", "--config") == {"epochs": word}

@@ -61,7 +61,7 @@ class Encoder:
         self.tokenizer, self.template = tokenizer, template
         self._source = tokenizer.backend_tokenizer.to_str()
         self._first, self._inside = _twins(self._source, template.ends)
-        self._bos: list[int] = tokenizer("")["input_ids"][:1] if template.bos else []
+        self._bos: list[int] = [tokenizer.bos_token_id] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
         self._prefix_after_special = self._probe()
         self._keeps_texts = _keeps_texts(json.loads(self._source))

@@ -28,7 +28,7 @@ from sftlab.data.pieces import Piece, Pieces, Rendered, Template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-RULES = 1  # version of how chat templates are followed (pieces, messages): raise it when other pieces come out
+RULES = 2  # version of how chat templates are followed (pieces, messages): raise it when other pieces come out
 _PROBE_CALL = {
     "id": "abcdefgh1",
     "type": "function",
@@ -272,7 +272,7 @@ class OwnTemplate(Template):
         self, text: str, shown: dict[int, tuple[int, int]], trained: set[int], turns: Sequence[Turn], marks: Marks
     ) -> list[Piece]:
         """A marked text, cut where answers begin and end and at every special token."""
-        pieces, position = Pieces(), 0
+        pieces, position = Pieces(self.stripping), 0
         asked = [self._form.broken(marks)(turn.text.strip()) for turn in turns if turn.role == "user"]
         begins = list(_positions(text, asked))
         for number, (start, end) in [*sorted(shown.items()), (-1, (len(text), len(text)))]:
@@ -306,8 +306,7 @@ class OwnTemplate(Template):
             turn, written = turns[number], answer.own[answer.start :].replace(marks.broken, "")
             if not turn.is_trained:
                 continue
-            if turn.text.rsplit(THINK[1], 1)[-1].strip() not in written:
-                raise BadRecord("the tokenizer's chat template drops, moves or changes contents", "an answer's text")
+            rules |= _changed(turn.text, written)
             if turn.reasoning.strip() not in written:
                 rules.add("left out: reasoning that the tokenizer's chat template cannot write")
             elif turn.reasoning and self._form.reasoning == "inline":
@@ -335,6 +334,28 @@ class OwnTemplate(Template):
             raise BadRecord("the tokenizer's chat template drops, moves or changes contents", _roles(turns))
         trimmed = any(turn.text not in text for turn in said if turn.text.strip() and THINK[1] not in turn.text)
         return ["changed by the template: contents trimmed"] if trimmed else []
+
+
+def _changed(text: str, written: str) -> set[str]:
+    """What a template did to an answer's text, which it may cut where thinking ends.
+
+    Raises:
+        BadRecord: A part of it is gone that is no thinking before it.
+    """
+    if text.strip() in written:
+        return set()
+    before, *after = (part.strip() for part in text.split(THINK[1]))
+    is_thinking = len(after) == 1 and before.startswith(THINK[0]) and before.count(THINK[0]) == 1
+    parts = [part.strip() for part in before.split(THINK[0])] if after else []
+    if not after or any(part not in written for part in after):
+        raise BadRecord("the tokenizer's chat template drops, moves or changes contents", "an answer's text")
+    if is_thinking:
+        return (
+            set() if parts[-1] in written else {"left out: reasoning that the tokenizer's chat template cannot write"}
+        )
+    if any(part not in written for part in parts):
+        raise BadRecord("the tokenizer's chat template drops, moves or changes contents", "an answer's text")
+    return {f"changed by the template: a text with {THINK[1]} in it is written as reasoning and an answer"}
 
 
 def _roles(turns: Sequence[Turn]) -> str:

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sftlab.data.conversation import Turn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_SPACES = "".join(
+    map(chr, (*range(9, 14), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000))
+)
 
 
 class Piece(NamedTuple):
@@ -38,6 +45,25 @@ class Rendered(NamedTuple):
     rules: list[str]
 
 
+class Stripping(NamedTuple):
+    """Special tokens that take the white space beside them away when the tokenizer reads a text.
+
+    Attributes:
+        before: Names of those that take what stands before them.
+        after: Names of those that take what stands after them.
+    """
+
+    before: frozenset[str] = frozenset()
+    after: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerFast) -> Stripping:
+        """Those of a tokenizer, as Phi-3's has them."""
+        added = tokenizer.added_tokens_decoder.values()
+        before, after = ({t.content for t in added if getattr(t, side)} for side in ("lstrip", "rstrip"))
+        return cls(frozenset(before), frozenset(after))
+
+
 class Template(ABC):
     """How conversations are written as text; subclasses say how.
 
@@ -46,12 +72,14 @@ class Template(ABC):
         end_of_turn: The special token that ends the last answer of a conversation.
         answer_prefix: Text between the prompt and the answer; it is trained with the answer.
         bos: The special token that begins a text, empty when the tokenizer adds none.
+        stripping: Special tokens beside which the tokenizer reads no white space.
     """
 
     name: str
     end_of_turn: str
     answer_prefix = ""
     bos = ""
+    stripping = Stripping()
 
     @property
     def ends(self) -> tuple[str, ...]:
@@ -86,11 +114,13 @@ class Template(ABC):
 class Pieces:
     """A list of pieces under construction; adjacent pieces of one kind are joined and tokenised as one text.
 
-    Answers are never joined with what surrounds them, trained or not, so that the same turns give the same ids.
+    Answers are never joined with what surrounds them, trained or not, so that the same turns give the same ids. White
+    space that the tokenizer would not read is left out, but for that of answers, which a model says as they are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stripping: Stripping) -> None:
         self.list: list[Piece] = []
+        self._stripping = stripping
         self.exchange = -1
         self._in_answer = False
 
@@ -104,6 +134,10 @@ class Pieces:
             special: It names a special token.
         """
         exchange = max(0, self.exchange)
+        if special and text in self._stripping.before:
+            self._strip_end()
+        elif not (special or answer) and self.list and self.list[-1].special:
+            text = text.lstrip(_SPACES) if self.list[-1].text in self._stripping.after else text
         if self.list and not special and answer is self._in_answer:
             before, *kind = self.list[-1]
             if kind == [supervised, False, exchange]:
@@ -112,3 +146,10 @@ class Pieces:
         if text:
             self.list.append(Piece(text, supervised, special, exchange))
             self._in_answer = answer
+
+    def _strip_end(self) -> None:
+        """Take the white space at the end away, unless it is an answer's."""
+        if self.list and not (self.list[-1].special or self._in_answer):
+            last = self.list.pop()
+            if text := last.text.rstrip(_SPACES):
+                self.list.append(last._replace(text=text))

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 
 from sftlab.data.conversation import BadRecord, Turn
 from sftlab.data.own_template import OwnTemplate
-from sftlab.data.pieces import Piece, Pieces, Rendered, Template
+from sftlab.data.pieces import Piece, Pieces, Rendered, Stripping, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-RULES = 2  # version of how conversations are written: raise it when other pieces come out
+RULES = 3  # version of how conversations are written: raise it when other pieces come out
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -92,7 +92,7 @@ class Vicuna(WrittenTemplate):
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
         """``{system} USER: q ASSISTANT: a</s>USER: ...``, without the space where there is no system text."""
-        pieces, system = Pieces(), self.system
+        pieces, system = Pieces(self.stripping), self.system
         if turns and turns[0].role == "system":
             system, turns = turns[0].text, turns[1:]
         if system:
@@ -141,7 +141,7 @@ class ChatML(WrittenTemplate):
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
         """One block per turn, a line break after each."""
-        pieces = Pieces()
+        pieces = Pieces(self.stripping)
         for turn in turns:
             role, text, trained = turn.role, turn.text, turn.is_trained
             pieces.exchange += role == "user"
@@ -174,7 +174,7 @@ class Alpaca(WrittenTemplate):
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
         """The answer follows ``### Response:`` at once, as GSM8K-RFT was trained."""
-        pieces, system = Pieces(), ALPACA_SYSTEM
+        pieces, system = Pieces(self.stripping), ALPACA_SYSTEM
         if turns and turns[0].role == "system":
             system, turns = turns[0].text, turns[1:]
         pieces.add(system)
@@ -212,6 +212,12 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
     Raises:
         ValueError: There is none of that name, or the tokenizer cannot write it.
     """
+    template = _named(name, tokenizer)
+    template.stripping = Stripping.of(tokenizer)
+    return template
+
+
+def _named(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
     if name == "vicuna_v1.1":
         return Vicuna(name, tokenizer, VICUNA_SYSTEM)
     if name == "vicuna_short":
@@ -243,8 +249,8 @@ def _eos(tokenizer: PreTrainedTokenizerFast, name: str) -> str:
 
 
 def _bos(tokenizer: PreTrainedTokenizerFast) -> str:
-    first = tokenizer("")["input_ids"][:1]
-    return str(tokenizer.bos_token) if first and first[0] == tokenizer.bos_token_id else ""
+    first = tokenizer("a")["input_ids"][0]  # of an empty text it could be the end, where that is the same token
+    return str(tokenizer.bos_token) if first == tokenizer.bos_token_id else ""
 
 
 def _quoted(text: str) -> str:

@@ -234,6 +234,23 @@ def is_adapter(name: str) -> bool:
     return f".{_A}." in name or f".{_B}." in name
 
 
+def check_pairs(where: str, adapter: Mapping[str, torch.Tensor], rank: int) -> None:
+    """Look whether weights are those of LoRA and nothing else.
+
+    Raises:
+        ValueError: One is of another kind, stands alone, or is of another rank.
+    """
+    for name, weight in adapter.items():
+        mine, partner, axis = (_A, _B, 0) if f".{_A}." in name else (_B, _A, 1)
+        if not is_adapter(name):
+            raise ValueError(f"{where} holds weights other than those of LoRA: {name}")
+        if name.replace(f".{mine}.", f".{partner}.") not in adapter:
+            raise ValueError(f"{where} is not whole: {name} has no {partner} beside it")
+        if weight.ndim != 2 or weight.shape[axis] != rank:
+            shape = tuple(weight.shape)
+            raise ValueError(f"{where} is not of the rank that its config says: {name} is {shape}, r is {rank}")
+
+
 def pairs(adapter: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
     """The name of each weight that an adapter changes, with its A and its B."""
     for name in adapter:
@@ -253,10 +270,16 @@ def merged(
         scale: Factor of their product.
         transposed: Whether W is [in, out].
         rows: Which rows of W these are.
+
+    Raises:
+        ValueError: The adapter is one of a weight of another shape.
     """
     left, right = (a.T, b.T) if transposed else (b, a)
     with torch.autocast(weight.device.type, enabled=False):
         change = left[rows].float() @ right.float() * scale
+    if change.shape != weight.shape:
+        shapes = f"{tuple(change.shape)}, the weight {tuple(weight.shape)}"
+        raise ValueError(f"the adapter is one of another base: its change is {shapes}")
     return (weight.float() + change).to(weight.dtype)
 
 

@@ -16,7 +16,7 @@ from sftlab.bounds import within
 from sftlab.fingerprint import digest, file_hash
 from sftlab.lab.bases import LAB_SIZES, base_folder
 from sftlab.lab.tokenizer import lab_tokenizer
-from sftlab.model.adapter import is_transposed, merged, pairs
+from sftlab.model.adapter import check_pairs, is_transposed, merged, pairs
 from sftlab.model.attention import register_attention
 from sftlab.model.contents import (
     ADAPTER,
@@ -189,6 +189,9 @@ def load_model(
             "at random; does config.json fit its files?"
         )
     tell_leftover(path, loading["unexpected_keys"])
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if model.config.tie_word_embeddings and head is not None and head.weight is not embedding.weight:
+        model.config.tie_word_embeddings = False  # the files have a head of its own, whatever their config says
     return model
 
 
@@ -210,16 +213,20 @@ def checked_base(folder: Path, base: str) -> str:
 def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     config = adapter_config(folder)
     weights = {name.removeprefix(PEFT_PREFIX): weight for name, weight in load_file(folder / ADAPTER).items()}
-    changed = list(pairs(weights))
-    if 2 * len(changed) != len(weights):
-        raise ValueError(f"{folder / ADAPTER} holds weights other than those of LoRA")
-    for name, a, b in changed:
+    check_pairs(str(folder / ADAPTER), weights, config["r"])
+    for name, a, b in pairs(weights):
         try:
             layer = model.get_submodule(name.rpartition(".")[0])
-            weight = cast(torch.Tensor, layer.weight)
+            weight = cast(torch.nn.Parameter, layer.weight)
         except AttributeError:
             raise ValueError(f"{folder / ADAPTER} changes {name}, which its base does not have") from None
-        weight.copy_(merged(weight, a, b, config["lora_alpha"] / config["r"], is_transposed(layer)))
+        if sum(one is weight for _, one in model.named_parameters(remove_duplicate=False)) > 1:
+            layer.weight = weight = torch.nn.Parameter(weight.clone())  # tied: the other one stays as it is
+            model.config.tie_word_embeddings = False
+        try:
+            weight.copy_(merged(weight, a, b, config["lora_alpha"] / config["r"], is_transposed(layer)))
+        except ValueError as error:
+            raise ValueError(f"{folder / ADAPTER}, {name}: {error}") from None
     return model
 
 

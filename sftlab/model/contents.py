@@ -29,10 +29,13 @@ METADATA, META = ".metadata", "meta.pt"
 ARCHITECTURE = "architecture"  # folder of a run: the model without its weights
 NOTE_FILE = "sftlab.json"  # in a Hugging Face folder of ours: what it was made from, and its template
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
-_OTHER_KINDS = (
-    "use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "layer_replication",
-    "trainable_token_indices", "target_parameters", "use_qalora", "lora_bias",
-)  # fmt: skip
+_OF_PLAIN_LORA = frozenset(
+    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha "
+    "lora_dropout target_modules exclude_modules layers_to_transform layers_pattern bias init_lora_weights "
+    "loftq_config eva_config megatron_core qalora_group_size runtime_config".split()
+)
+"""Keys that may have any value: the product of the two matrices is added to the base's own weights all the same."""
+_KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")  # others (pissa, olora, ...) start from another base
 _MAX_PICKLE_BYTES = 2**30
 _BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2}  # others: 1 at least
 
@@ -289,9 +292,9 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / ADAPTER_CONFIG
     config = _json_object(path)
-    plain = {"peft_type": ("LORA",), "bias": ("none", None)}
+    plain = {"peft_type": ("LORA",), "bias": ("none", None), "init_lora_weights": _KEEPS_BASE}
     odd = [name for name, values in plain.items() if config.get(name) not in values]
-    odd += [name for name in _OTHER_KINDS if config.get(name)]
+    odd += sorted(name for name, value in config.items() if value and name not in _OF_PLAIN_LORA)
     numbers = all(isinstance(config.get(name), (int, float)) for name in ("r", "lora_alpha")) and config.get("r")
     if odd or not numbers:
         raise ValueError(

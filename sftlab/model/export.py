@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer
 from sftlab.data.ability import PlannedData
 from sftlab.data.records import HUB
 from sftlab.files import copy_folder, whole_folder
-from sftlab.model.adapter import is_adapter, peft_config
+from sftlab.model.adapter import check_pairs, is_adapter, pairs, peft_config
 from sftlab.model.backbone import PEFT_PREFIX, checked_base, generation_ends, hub_name, load_model, resolve_path
 from sftlab.model.card import FROM_SCRATCH, model_card
 from sftlab.model.contents import (
@@ -27,10 +27,11 @@ from sftlab.model.contents import (
     check_model_folder,
     contents,
     read_note,
+    weight_files,
 )
 from sftlab.model.contents import ARCHITECTURE as ARCHITECTURE
 from sftlab.model.contents import NOTE_FILE as NOTE_FILE
-from sftlab.model.layout import Layout, of_base
+from sftlab.model.layout import Layout, has_heads_of_its_own, of_base
 from sftlab.model.module import SFTModule
 from sftlab.model.sharded import divide_again, whole
 from sftlab.model.weights import WeightFiles, Weights, copy, described, of_checkpoint, of_files
@@ -199,7 +200,12 @@ def _merge_by_weight(folder: Path, adapter: Path) -> bool:
     model = _empty(place, dtype=torch.float32)
     with ExitStack() as stack:
         lora = of_files([adapter / ADAPTER], stack).renamed(lambda name: name.removeprefix(PEFT_PREFIX))
-        weights = of_base(of_files(sorted(place.glob("*.safetensors")), stack), lora, model.state_dict())
+        check_pairs(str(adapter / ADAPTER), lora.shapes, config["r"])
+        held = of_files(weight_files(place), stack)
+        changed = {name for name, _, _ in pairs(lora.shapes)}
+        if has_heads_of_its_own(model, held) or not changed.isdisjoint(model.all_tied_weights_keys):
+            return False
+        weights = of_base(held, lora, model.state_dict())
         try:
             layout = Layout(model, weights.shapes, config)
         except ValueError:

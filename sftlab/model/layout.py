@@ -116,6 +116,13 @@ def _sources(model: PreTrainedModel, given: Mapping[str, torch.Tensor]) -> dict[
     return {name: found[name] for name in held if name in found}
 
 
+def has_heads_of_its_own(model: PreTrainedModel, weights: Weights) -> bool:
+    """Whether files hold a weight that the architecture ties, with other values than the one that it is tied to."""
+    tied, held = model.all_tied_weights_keys, weights.shapes
+    pairs_held = [(name, source) for name, source in tied.items() if name in held and source in held]
+    return any(not torch.equal(weights.take(name), weights.take(source)) for name, source in pairs_held)
+
+
 def _by_layer(names: Iterable[str]) -> list[list[str]]:
     """Names of one layer together, others alone."""
     units: dict[str, list[str]] = {}

@@ -23,8 +23,10 @@ from sftlab.model.adapter import is_adapter
 from sftlab.model.attention import register_attention
 from sftlab.model.backbone import load_config, resolve_path
 from sftlab.model.contents import adapter_base, check_model_folder, weight_files
+from sftlab.model.layout import has_heads_of_its_own
 from sftlab.model.leftover import tell_leftover, unplaced
 from sftlab.model.sharded import buffers_to, local, rows_of
+from sftlab.model.weights import of_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,13 +55,15 @@ def shell(
             config, attn_implementation=attention, dtype=dtype, trust_remote_code=trust_remote_code
         )
     files = weight_files(folder)
-    with ExitStack() as stack:
-        held = {name: tuple(file.get_slice(name).get_shape()) for name, file in _open(files, stack).items()}
-    weights = dict(model.named_parameters())
     stored = {name for name, _ in model.named_buffers()} & set(model.state_dict())
-    if stored or any(held.get(name) != tuple(weight.shape) for name, weight in weights.items()):
-        return None
-    tell_leftover(path, unplaced(model, held))
+    with ExitStack() as stack:
+        held = of_files(files, stack)
+        alike = all(
+            name in held.shapes and held.shapes[name].shape == one.shape for name, one in model.named_parameters()
+        )
+        if stored or not alike or has_heads_of_its_own(model, held):
+            return None
+    tell_leftover(path, unplaced(model, held.shapes))
     model.config.use_cache = False
     return model.train(), files
 

@@ -317,3 +317,14 @@ def test_a_text_that_the_tokenizer_cannot_encode_is_named():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|im_end|>")
     with pytest.raises(ValueError, match=r"tokenizer: it cannot encode 'user\\nabz': .*<unk>"):
         encoder_of(tokenizer, "chatml").prompt_ids([Turn("user", "abz")])
+
+
+@pytest.mark.parametrize(("written", "begins"), [("$A </s>", "USER"), ("</s> $A </s>", "</s>")])
+def test_a_text_begins_as_the_tokenizer_begins_it_where_begin_and_end_are_one_token(written, begins):
+    tokenizer = build("bytes")
+    tokenizer.bos_token = "</s>"
+    end = [("</s>", tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single=written, special_tokens=end)
+    encoder = Encoder(tokenizer, get_template("vicuna_short", tokenizer))
+    ids = encoder.encode([encoder.template.render([Turn("user", "q"), Turn("assistant", "a")])])[0].ids
+    assert tokenizer.decode(ids).startswith(begins) and tokenizer.decode(ids).count("</s>") == written.count("</s>")

@@ -3,9 +3,11 @@
 import json
 
 import pytest
-from chat_templates import CHATML, TEMPLATES, byte_tokenizer
+from chat_templates import CHATML, SPECIAL, TEMPLATES, byte_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from sftlab.data.conversation import BadRecord, Turn
 from sftlab.data.encoder import Encoder
@@ -186,3 +188,56 @@ def test_special_tokens_come_from_the_template_alone(conversation, name):
         return
     counts = [[sum(i in special for i in one.ids) for one in some] for some in pairs]
     assert counts[0] == counts[1]
+
+
+def stripping_tokenizer(chat_template, names, **sides):
+    """The byte tokenizer, some of whose special tokens take the white space beside them."""
+    plain = byte_tokenizer(chat_template)
+    whole = json.loads(plain.backend_tokenizer.to_str())
+    for token in whole["added_tokens"]:
+        token |= sides if token["content"] in names else {}
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(whole)), bos_token="<s>", eos_token="</s>"
+    )
+    made.chat_template = chat_template
+    return made
+
+
+@pytest.mark.parametrize("sides", [{"rstrip": True}, {"lstrip": True}, {"lstrip": True, "rstrip": True}])
+@pytest.mark.parametrize("name", ["chatml", "closing", "thinking", "channels", "strict"])
+def test_special_tokens_that_take_white_space_take_it_in_training_as_where_an_answer_is_asked_for(name, sides):
+    tokenizer = stripping_tokenizer(TEMPLATES[name], SPECIAL, **sides)
+    assert any(isinstance(t, AddedToken) and (t.lstrip or t.rstrip) for t in tokenizer.added_tokens_decoder.values())
+    encoder = Encoder(tokenizer, get_template("tokenizer", tokenizer))
+    turns = [user("one x"), says("two"), user(" three\n"), says("four five")]
+    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
+
+    def by_the_tokenizer(messages, **options):
+        return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+
+    assert encoder.prompt_ids(turns[:-1]) == by_the_tokenizer(messages[:-1], add_generation_prompt=True)
+    whole = encoder.encode(encoder.template.rendered(turns).texts)[-1]
+    assert whole.ids.tolist() == by_the_tokenizer(messages)
+    if name == "chatml" and "rstrip" in sides:  # what a model says stays as it is
+        [runs] = texts(encoder, [user("q"), says("  a \n")])
+        assert runs[1].startswith("  a \n")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<think>\nplan\n</think>\n\nanswer", ""),
+        ("Close it by </think> then.", "changed by the template"),
+        ("cut = s.split('</think>')[-1]", "changed by the template"),
+        ("<think>a</think> b </think> c", "drops, moves or changes contents"),
+        ("x <think>y</think> z", "drops, moves or changes contents"),
+    ],
+)
+def test_a_template_that_cuts_answers_at_the_end_of_thinking_loses_nothing_unsaid(text, said):
+    template = ENCODERS["thinking"].template
+    try:
+        rules = "".join(template.rendered([user("q"), says(text)]).rules)
+    except BadRecord as error:
+        rules = str(error)
+    assert said in rules and bool(said) == bool(rules)
+    assert not ENCODERS["chatml"].template.rendered([user("q"), says(text)]).rules
