@@ -7,6 +7,7 @@ import textwrap
 import threading
 from functools import partial
 from importlib import import_module
+from typing import Any
 
 from sftlab.credentials import mask, secrets_of_environment
 from sftlab.files import explain
@@ -34,6 +35,7 @@ COMMANDS = {
     "docs": "print a page of the documentation",
 }
 """What each command does; each is the module of its name in ``commands``."""
+_AGAIN_AFTER_S = 0.05
 
 
 def usage() -> str:
@@ -112,10 +114,38 @@ def _complain_of(error: BaseException) -> int:
     return 2 if isinstance(error, (FileNotFoundError, NotADirectoryError, IsADirectoryError, FileExistsError)) else 1
 
 
+def _heed_ends() -> None:
+    """Where Python passes over the exception of a signal (in ``__del__``, say), let it come again a moment later."""
+    tell = sys.unraisablehook
+
+    def again(ignored: Any) -> None:
+        error, is_main = ignored.exc_value, threading.current_thread() is threading.main_thread()
+        if not is_main or not isinstance(error, (SystemExit, KeyboardInterrupt)):
+            tell(ignored)
+            return
+        signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, lambda *_: sys.exit(128 + signum))
+        threading.Timer(_AGAIN_AFTER_S, os.kill, (os.getpid(), signum)).start()
+
+    sys.unraisablehook = again
+
+
 def console_script() -> None:
     """The entry point ``sftlab``; as with ``python -m``, modules of the folder that one stands in are found."""
-    sys.path.insert(0, os.getcwd())
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.path.insert(0, os.getcwd())
+    except FileNotFoundError:
+        complain("error: the folder that you stand in is gone: change to another one")
+        sys.exit(2)
+    _heed_ends()
+    try:
+        status = main(sys.argv[1:])
+    finally:  # what is left is Python's own end, in which an exception would be a traceback
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, signal.SIG_DFL)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,13 @@ def num_cores() -> int:
         quota, period = map(int, _QUOTA.read_text().split())
         return max(1, min(bound, quota // period))
     return bound
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error says that another process of the run has gone: of torch's communication, by class or words."""
+    names = [cls.__name__ for cls in type(error).__mro__]
+    words = r"gloo|NCCL|Connection (closed|reset)|Broken pipe|Socket"
+    return "DistError" in names or bool(isinstance(error, RuntimeError) and re.search(words, str(error)))
 
 
 def free_port(host: str = "") -> int:

@@ -126,11 +126,12 @@ def _command(folder: Path, arguments: list[str], room: int | None) -> Any:
     return _sftlab(arguments)
 
 
-def _sftlab(arguments: list[str]) -> Any:
+def _sftlab(arguments: list[str]) -> NoReturn:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [str(ROOT / "sftlab" / "__main__.py"), *arguments]
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("sftlab.__main__")  # how ranks are launched
-    return import_module("sftlab.__main__").main(arguments)
+    import_module("sftlab.__main__").console_script()
+    raise AssertionError
 
 
 def keep_spare() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -22,6 +23,8 @@ from lightning.pytorch import Trainer
 from torch import distributed
 
 from sftlab.screen import complain
+
+GRACE_S = 20.0  # for a rank to end by itself once all is saved
 
 
 class Stopped(SystemExit):
@@ -106,4 +109,14 @@ class Signals:
             )
         # Lightning kills all processes as soon as one that it launched ends with another status than 0.
         is_launched = not trainer.is_global_zero and "RANK" not in os.environ and "SLURM_PROCID" not in os.environ
-        raise Stopped(0 if is_launched else 128 + signum)
+        status = 0 if is_launched else 128 + signum
+        if trainer.world_size > 1:
+            threading.Thread(target=self._end_anyway, args=(status,), daemon=True).start()
+        raise Stopped(status)
+
+    def _end_anyway(self, status: int) -> None:
+        """End this process where its own end waits for ranks that wait for it: what they would do together is saved."""
+        while self.saved is None or not self.saved.exists():  # it may be written in the background
+            time.sleep(GRACE_S / 10)
+        time.sleep(GRACE_S)
+        os._exit(status)

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 def _ended_process(error: RuntimeError) -> str | None:
     """The process whose end made training fail, where that is the cause."""
-    import torch
+    from sftlab.processes import is_lost_process
 
     text = str(error)
     if match := re.search(r"port: (\d+).*EADDRINUSE", text, re.DOTALL):
@@ -48,8 +48,7 @@ def _ended_process(error: RuntimeError) -> str | None:
         )
     if match := re.search(r"DataLoader worker \(pid[^)]*\).*", text):
         return f"{' '.join(match[0].split()).rstrip('.')}: was it killed, or out of memory?"
-    network = re.search(r"gloo|Connection (closed|reset)|Broken pipe|Socket", text)
-    if isinstance(error, torch.distributed.DistError) or network:
+    if is_lost_process(error):
         return f"another process of this run has ended ({text.strip().splitlines()[0][:200]})."
     return None
 

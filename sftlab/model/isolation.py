@@ -18,6 +18,7 @@ import torch
 from sftlab.data.feed import Batch
 from sftlab.model.attention import PER_DOCUMENT
 from sftlab.model.loss import SupervisedLoss
+from sftlab.processes import is_lost_process
 
 _SHORT = (23, 11)  # tokens of B and C
 _ERRORS = (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeError, NotImplementedError, ImportError)
@@ -87,6 +88,8 @@ def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, devi
     except torch.OutOfMemoryError:
         raise
     except _ERRORS as error:
+        if is_lost_process(error):  # which says nothing of the model
+            raise
         return f"fails with {type(error).__name__} {str(error).strip().splitlines()[0][:160] if str(error) else ''}"
     finally:
         net.train(was_training)

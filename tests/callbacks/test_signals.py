@@ -3,7 +3,9 @@
 import os
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from fitting import environment, losses, run, start, write_config, write_records
 from forked import FORKING, Started
 from safetensors.torch import load_file
 
+from sftlab.callbacks import signals
 from sftlab.run.folder import state_of
 
 
@@ -32,6 +35,23 @@ def wait_for(process: Started, path: Path, lines: int) -> None:
     """Until a file has some lines, or the process ended."""
     while process.poll() is None and not (path.is_file() and path.read_text().count("\n") >= lines):
         time.sleep(0.02)
+
+
+def test_a_rank_whose_end_waits_for_the_others_ends_when_all_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "GRACE_S", 0.2)
+    asked = signals.Signals.__new__(signals.Signals)
+    asked.trainer = SimpleNamespace(is_global_zero=True, world_size=2, global_step=3)
+    asked._folder, asked.saved = tmp_path / "r", tmp_path / "step=000003.ckpt"
+    if not (child := os.fork()):
+        with suppress(signals.Stopped):
+            asked._stop(signal.SIGTERM)
+        time.sleep(0.5)
+        asked.saved.touch()  # it is not cut short while that is being written
+        time.sleep(30)
+        os._exit(1)
+    start = time.monotonic()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143
+    assert 0.5 < time.monotonic() - start < 20
 
 
 @pytest.mark.slow

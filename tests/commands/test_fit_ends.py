@@ -93,6 +93,41 @@ def test_any_other_error_stays_what_it_is(ends):
         ends(raises(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
 
 
+ENDED = """
+import atexit, os, signal, sys, time, types
+from sftlab.__main__ import console_script
+where, number = sys.argv[1], int(sys.argv[2])
+def signal_comes():
+    os.kill(os.getpid(), number)
+    for _ in range(100):
+        pass
+class Deaf:
+    def __del__(self):
+        signal_comes()
+def main(words):
+    if where == "atexit":
+        atexit.register(signal_comes)
+    else:
+        Deaf()
+        time.sleep(30)
+    return 0
+sys.modules["sftlab.commands.fit"] = types.SimpleNamespace(main=main)
+sys.argv = ["sftlab", "fit"]
+console_script()
+"""
+
+
+@pytest.mark.parametrize("where", ["__del__", "atexit"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_where_python_passes_over_exceptions_ends_the_command_too(where, number):
+    words = [sys.executable, "-c", ENDED, where, str(int(number))]
+    start = time.monotonic()
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert time.monotonic() - start < 20
+    assert done.returncode == (-number if where == "atexit" else 128 + number)
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 1
+
+
 RANK = """
 import contextlib, sys, time, types
 cli = types.ModuleType("sftlab.cli")

@@ -124,3 +124,13 @@ def test_dropout_and_the_random_state_are_left_as_they_were():
     state = torch.get_rng_state()
     use_isolating_attention(net, TRIED, 40, True, CPU)
     assert net.training and torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_process_that_is_lost_in_the_midst_says_nothing_of_the_model(monkeypatch):
+    def lost(*_, **__):
+        raise RuntimeError("[/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+
+    net = SupervisedLoss(tiny("llama"))
+    monkeypatch.setattr(net.model, "forward", lost)
+    with pytest.raises(RuntimeError, match="reset by peer"):
+        use_isolating_attention(net, ["sdpa", "eager"], 40, True, CPU)
