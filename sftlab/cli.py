@@ -33,7 +33,7 @@ from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.callbacks.trainer_options import option_problems
 from sftlab.class_help import class_help
-from sftlab.config import config_files, find_problems, merged_config, option_pairs, read_yaml
+from sftlab.config import config_files, find_problems, merged_config, option_pairs
 from sftlab.credentials import unresolved
 from sftlab.data.mixture import MixtureData
 from sftlab.data.seed import global_seed
@@ -49,6 +49,7 @@ from sftlab.run.launcher import watch_ranks
 from sftlab.run.settings import Settings
 from sftlab.screen import show
 from sftlab.shipped import with_paths
+from sftlab.yaml_files import read_yaml
 
 HEADER = """Trains the stages of a schedule over a mixture of abilities.
 

@@ -9,21 +9,17 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
-import yaml
-
 from sftlab.credentials import find_credentials, mask
 from sftlab.foreign import called_here
-from sftlab.nearest import did_you_mean, nearest
+from sftlab.nearest import did_you_mean
+from sftlab.yaml_files import OTHER_BASE, Nested, read_yaml, scalar
 
-Nested = dict[str, Any]
-_MOST_BYTES, _MOST_VALUES, _MOST_DEPTH = 10_000_000, 100_000, 100
 T = TypeVar("T")
 
 
@@ -59,94 +55,6 @@ def option_pairs(arguments: list[str]) -> Iterable[tuple[str, str]]:
 def config_files(arguments: list[str]) -> list[str]:
     """The config files of a command line, in their order."""
     return [value for name, value in option_pairs(arguments) if name in ("config", "c")]
-
-
-def read_yaml(path: Path, asked_by: str) -> Nested:
-    """The keys and values of a YAML file; ``asked_by`` begins what is said of a bad one.
-
-    Raises:
-        ValueError: The file is missing or is no YAML mapping.
-    """
-    if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])
-        hint = f"; did you mean {path.parent / near}?" if near else ""
-        raise ValueError(f"{asked_by}: there is no file {path}{hint}")
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), _Loader) or {}
-        _check_size(content)
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
-        why = "it is nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
-        raise ValueError(f"{asked_by}: {path} is not valid YAML: {why}") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{asked_by}: {path} must hold keys and values, not a {type(content).__name__}")
-    return content
-
-
-class _Loader(yaml.SafeLoader):
-    """What PyYAML reads otherwise than anyone writes is an error: a key that stands twice, 010 (8), 1:30 (90)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.tag != "tag:yaml.org,2002:merge" and isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} stands twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """A number as it stands there: 010 was one in base 8, and 1:30 one in base 60."""
-        kind, text = node.tag.rpartition(":")[2], node.value
-        made: int | float = getattr(super(), f"construct_yaml_{kind}")(node)
-        if ":" in text or re.match(r"[-+]?0[0-7_]*[0-7]\Z", text):
-            base = 60 if ":" in text else 8
-            raise yaml.constructor.ConstructorError(
-                None,
-                None,
-                f"{text} is the number {made} in base {base}: write that, or put a text in quotes",
-                node.start_mark,
-            )
-        return made
-
-
-for _kind in ("int", "float"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
-# PyYAML reads YAML 1.1, to which 1e-3 is a text: a factor would have texts for values.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
-)
-
-
-def _check_size(content: Any) -> None:
-    """Refuse what anchors blow up beyond all use, and what is nested without end.
-
-    Raises:
-        ValueError: There are too many values, or they are nested too deeply.
-    """
-    num_values, row, depth = 0, [content], 0
-    while row:
-        num_values, depth = num_values + len(row), depth + 1
-        if num_values > _MOST_VALUES or depth > _MOST_DEPTH:
-            raise ValueError(
-                f"it holds more than {_MOST_VALUES:,} values, or they are nested more than {_MOST_DEPTH} deep"
-            )
-        row = [
-            inner
-            for value in row
-            for inner in (value.values() if isinstance(value, dict) else value if isinstance(value, list) else ())
-        ]
-
-
-def scalar(value: str) -> Any:
-    """A value of the command line as YAML reads it."""
-    try:
-        return yaml.load(value, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return value
 
 
 def merge_config(into: Nested, other: Nested) -> None:
@@ -350,6 +258,8 @@ def _value(path: str, hint: Any, value: Any) -> list[str]:
         return _node(path, classes[0], value)
     if hint is None or "${" in str(value) or "class_path" in str(value):
         return []
+    if found := _misread(path, hint, value):
+        return found
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
@@ -359,6 +269,25 @@ def _value(path: str, hint: Any, value: Any) -> list[str]:
     except ArgumentError:
         return [f"{path}: {value!r} is not of type {type_name(hint)}"]
     return []
+
+
+def _misread(path: str, hint: Any, value: Any) -> list[str]:
+    """Texts that would be taken for something else: a number of the command line in another base, None as a word."""
+    if isinstance(value, dict):
+        inner = next((get_args(h)[1] for h in (hint, *get_args(hint)) if get_origin(h) is dict), None)
+        return [problem for key, one in value.items() for problem in _misread(f"{path}.{key}", inner, one)]
+    hints = (hint, *get_args(hint))
+    if not isinstance(value, str) or _takes_any(hints):
+        return []
+    if str in hints:
+        is_none = value.strip().lower() == "none" and type(None) in hints
+        return [f"{path}: {value!r} is a text here; write null, or leave it out, for nothing"] if is_none else []
+    return [f"{path}: {value!r} is read in base 8 or 60; write the number itself"] if OTHER_BASE.match(value) else []
+
+
+def _takes_any(hints: Iterable[Any]) -> bool:
+    """Whether one of some types takes any value."""
+    return Any in hints or None in hints
 
 
 def is_ours(hint: Any) -> bool:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sftlab.config import read_yaml
 from sftlab.files import checked_name
 from sftlab.processes import is_follower
 from sftlab.run.folder import FOLDER_VARIABLE, LOGS, begin, begun, end, new_run_folder, release, resumed
 from sftlab.run.record import Run, StudyRuns
 from sftlab.shipped import config_path
+from sftlab.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from sftlab import MixtureData, PlannedData, SFTModule, StageSchedule

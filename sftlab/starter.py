@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
-from sftlab.config import scalar
 from sftlab.data.encoder import Encoder
 from sftlab.data.fitter import Fitter
 from sftlab.data.readers import AlpacaReader, GSM8KReader, PairReader, Reader, RFTReader, ShareGPTReader
@@ -22,6 +21,7 @@ from sftlab.data.survey import Survey
 from sftlab.data.template import get_template
 from sftlab.model.backbone import count_parameters, load_config, load_tokenizer
 from sftlab.processes import num_cores
+from sftlab.yaml_files import scalar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

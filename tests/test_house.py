@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
-    moved nearest screen files processes fingerprint bounds credentials shipped foreign config
+    moved nearest screen files processes fingerprint bounds credentials shipped foreign yaml_files config
     stats.interval stats.fits stats.tradeoff
     stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict

@@ -10,10 +10,10 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from sftlab.callbacks.context import RunContext
-from sftlab.config import read_yaml
 from sftlab.credentials import flat
 from sftlab.files import write_text
 from sftlab.run.folder import CONFIG_FILE
+from sftlab.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

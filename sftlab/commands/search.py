@@ -12,8 +12,8 @@ from typing import Any
 from sftlab.commands.interrupt import heed_sigterm
 from sftlab.commands.options import CommandParser, config_file, dotted, wants_help
 from sftlab.commands.study import add_executor_options, executor_of
-from sftlab.config import read_yaml, scalar
 from sftlab.screen import complain, screen, show
+from sftlab.yaml_files import read_yaml, scalar
 
 PARSER = CommandParser(
     "search",

@@ -22,9 +22,10 @@ from sftlab.commands.options import (
     wants_help,
     whole_number,
 )
-from sftlab.config import named_object, scalar
+from sftlab.config import named_object
 from sftlab.nearest import did_you_mean
 from sftlab.screen import complain, screen, show, tell_progress
+from sftlab.yaml_files import scalar
 
 if TYPE_CHECKING:
     from sftlab.study.executors import Executor

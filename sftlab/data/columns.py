@@ -72,7 +72,12 @@ def csv_rows(file: Path) -> Iterator[Any]:
     if twice := sorted({name for name in header if header.count(name) > 1}):
         raise ValueError(f"{file}: the header has the column {twice[0]!r} more than once; rename one")
     while (row := _next_row(file, lines)) is not None:
-        if not isinstance(row, list) or len(row) == len(header):
+        if row == header and len(header) > 1:
+            number = lines.number - len(lines.since) + 1
+            yield BrokenRecord(
+                f"line {number:,} is the header again; were files joined?", "the header of the table again"
+            )
+        elif not isinstance(row, list) or len(row) == len(header):
             yield dict(zip(header, row, strict=True)) if isinstance(row, list) else row
         else:
             told = f"line {lines.number - len(lines.since) + 1:,}: {len(row)} fields, the header has {len(header)}"

@@ -18,7 +18,7 @@ from sftlab.data.json_records import json_lines, json_list
 from sftlab.data.stream import HUB, BrokenRecord, byte_blocks, kind_of, one_line, regular_file
 
 __all__ = ["HUB", "RULES", "BrokenRecord", "content_hash", "read_records"]
-RULES = 2  # version of how records are read (stream, json_records, columns too): raise it when other records come out
+RULES = 3  # version of how records are read (stream, json_records, columns too): raise it when other records come out
 _READ = {"json": json_list, "jsonl": json_lines, "csv": csv_rows, "parquet": parquet_rows}
 _HUB_ID = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>[^:\s]+))?(:(?P<config>[^:/]*)(:(?P<split>.*))?)?")
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from sftlab.bounds import within
 from sftlab.config import named_object
 from sftlab.plan.plan import Plan
 from sftlab.plan.rate import LRSchedule
@@ -83,6 +84,8 @@ def chosen_optimizer(where: str, given: str | Mapping[str, Any] | None) -> dict[
             raise ValueError(f"{where}.init_args.{name}: {_SET[name]}")
         if name not in known and not takes_all:
             raise ValueError(f"{where}.init_args.{name}: {cls.__name__} takes no {name}; it takes {', '.join(known)}")
+    if (decay := options.get("weight_decay")) is not None:
+        within(f"{where}.init_args.weight_decay", decay, 0, 1e6)
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(options)}
 
 

@@ -26,11 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sftlab.config import read_yaml
 from sftlab.files import checked_name
 from sftlab.search.factors import Choice, Factor, Number, Shares, even_levels
 from sftlab.search.space import Anchor, Space
 from sftlab.study.study import plain_number
+from sftlab.yaml_files import read_yaml
 
 _KEYS = {
     "search", "title", "question", "base", "set", "factors", "budget", "batch", "weights", "constraints", "anchors",

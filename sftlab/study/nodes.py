@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sftlab.config import read_yaml
 from sftlab.processes import end_process, free_port
 from sftlab.study.graph import Job
 from sftlab.study.job import Outcome, carry_out, last_lines
+from sftlab.yaml_files import read_yaml
 
 _LOOK_EVERY_S = 1.0  # whether the other nodes still work
 

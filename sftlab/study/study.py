@@ -32,11 +32,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from sftlab.config import merge_config, read_yaml, set_key
+from sftlab.config import merge_config, set_key
 from sftlab.credentials import kept_secrets
 from sftlab.files import MAX_NAME_BYTES, checked_name
 from sftlab.report.named import figures_of
 from sftlab.shipped import config_path
+from sftlab.yaml_files import read_yaml
 
 _KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs", "budget", "keep"}
 BUDGETS = ("epochs", "steps", "supervised_tokens")

@@ -455,3 +455,11 @@ def test_reading_parquet_holds_a_row_group_at_most(tmp_path):
     for _ in read_records(str(path)):
         most = max(most, pa.total_allocated_bytes() - before)
     assert 0 < most < num_groups * size / 4
+
+
+def test_the_header_of_a_table_that_was_joined_to_another_is_no_record(tmp_path):
+    file = tmp_path / "joined.csv"
+    file.write_text("question,answer\nq,a\nquestion,answer\nr,b\n")
+    first, again, last = read_records(str(file))
+    assert [first["answer"], last["answer"]] == ["a", "b"]
+    assert (again.cause, again.reason[:26]) == ("the header of the table again", "line 3 is the header again")

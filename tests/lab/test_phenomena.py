@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sftlab.config import read_yaml
+from sftlab.yaml_files import read_yaml
 
 ROOT = Path(__file__).parents[2]
 

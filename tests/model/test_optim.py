@@ -19,6 +19,7 @@ from sftlab.model.optim import build_optimizer, chosen_optimizer
         ({"class_path": "SGD", "args": {}}, "args"),
         ({"class_path": "SGD", "init_args": {"lr": 1}}, r"init_args\.lr: give model\.learning_rate"),
         ({"class_path": "SGD", "init_args": {"params": []}}, r"init_args\.params: it gets the model's"),
+        ({"class_path": "AdamW", "init_args": {"weight_decay": "1e-2"}}, "weight_decay: '1e-2' is not a number"),
         ({"class_path": "SGD", "init_args": {"momentums": 0.9}}, "takes no momentums; it takes .*momentum"),
         ({"class_path": "SGD", "init_args": [1]}, "give keys and values"),
     ],

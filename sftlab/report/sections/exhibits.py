@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sftlab.config import read_yaml
 from sftlab.report.evidence import Evidence
 from sftlab.report.exhibit import Exhibit, Picture, Table, files_in
 from sftlab.report.section import Section
+from sftlab.yaml_files import read_yaml
 
 FOLDER = "exhibits"  # of a study and of a run, where tools and callbacks put their exhibits
 
