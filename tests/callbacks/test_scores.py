@@ -100,9 +100,12 @@ def test_tasks_of_a_config_score_a_set_number_of_problems_and_hparams_hold_the_c
     folder = records / "lightning_logs" / "scored"
     written = yaml.safe_load((folder / "config.yaml").read_text())
     assert written["trainer"]["logger"]["init_args"]["api_key"] == "${oc.env:SERVICE_KEY}"
-    (events,) = (path.read_bytes() for path in folder.glob("events.out.tfevents.*"))
+    (events,) = (path.read_bytes() for path in folder.glob("final/events.out.tfevents.*"))
     for key in ("data.abilities.math.init_args.path", "schedule.init_args.k", "trainer.logger.init_args.api_key"):
         assert key.encode() in events
+    results = ["score/code/humaneval", "score/math/gsm8k", "val/loss/general", "val/loss/math"]
+    table = EventAccumulator(str(folder / "final")).Reload()
+    assert sorted(table.Tags()["scalars"]) == [f"final/{name}" for name in results]
     board = EventAccumulator(str(folder)).Reload()
     for tag in ("score/math/gsm8k", "score/code/humaneval", "val/loss/math"):
         steps = [point.step for point in board.Scalars(tag)]
