@@ -206,6 +206,37 @@ def calls_of(value: Any) -> tuple[list[dict[str, Any]], list[str]]:
     return made, causes
 
 
+def results_by_calls(messages: list[Any]) -> list[Any]:
+    """Messages with the results of tools in the order of the calls that their ids name; most templates write no ids."""
+    if not any(isinstance(message, dict) and "tool_call_id" in message for message in messages):
+        return messages
+    ordered, start = list(messages), 0
+    while start < len(ordered):
+        message, start = ordered[start], start + 1
+        ids = _ids_of_calls(message)
+        end = start
+        while end < len(ordered) and isinstance(ordered[end], dict) and str(ordered[end].get("tool_call_id")) in ids:
+            end += 1
+        given = [ids.index(str(result["tool_call_id"])) for result in ordered[start:end]]
+        if len(set(given)) == len(given):
+            places = sorted(range(start, end), key=lambda place: given[place - start])
+            ordered[start:end] = [ordered[place] for place in places]
+        start = end
+    return ordered
+
+
+def _ids_of_calls(message: Any) -> list[str]:
+    """The ids of a message's tool calls; none where two are the same."""
+    try:
+        made = listed(message.get("tool_calls")) if isinstance(message, dict) else None
+    except ValueError:
+        made = None  # told where calls are read
+    ids = (
+        [str(call["id"]) for call in made if isinstance(call, dict) and "id" in call] if isinstance(made, list) else []
+    )
+    return ids if len(set(ids)) == len(ids) else []
+
+
 def _arguments(function: Mapping[str, Any]) -> str:
     """Arguments of a call as JSON; written anew only where they were no text, or hold half a surrogate pair."""
     wrong = BadRecord("the arguments of a tool call are no JSON object")

@@ -26,7 +26,7 @@ from sftlab.data.conversation import (
 from sftlab.data.records import BrokenRecord, read_records
 from sftlab.data.split import group_by_id
 
-RULES = 4  # version of how our readers read records (keys too): raise it when other turns or groups come out
+RULES = 5  # version of how our readers read records (keys too): raise it when other turns or groups come out
 
 
 class Reader(ABC):
@@ -211,7 +211,7 @@ class MessagesReader(Reader):
     def turns(self, record: dict[str, Any]) -> list[Turn]:
         """One turn per message."""
         turns, names = [], dict[str, str]()
-        for message in self._messages(record):
+        for message in keys.results_by_calls(self._messages(record)):
             if type(message) is dict and len(message) == 2:
                 text, role = message.get(self.text_key), message.get(self.role_key)
                 kind = self.roles.get(role) if type(role) is str else None
@@ -228,7 +228,10 @@ class MessagesReader(Reader):
     def passed_over(self, record: dict[str, Any]) -> list[str]:
         """The keys of a record and of its messages that are not used."""
         causes = super().passed_over(record)
-        for message in self._messages(record) if self.turns_key in record else ():
+        messages = self._messages(record) if self.turns_key in record else []
+        if keys.results_by_calls(messages) != messages:
+            causes.append("mended: results of tools put in the order of their calls")
+        for message in messages:
             if isinstance(message, dict) and len(message) > 2:
                 known = keys.known_of_turn(self.roles.get(str(message.get(self.role_key)), ""))
                 causes += keys.passed_over(message, known | {self.role_key, self.text_key}, " of a turn")

@@ -294,7 +294,7 @@ def generation_ends(path: str | None) -> list[int]:
         return []
     place, revision = _pinned(path)
     if Path(place).is_dir() and not (Path(place) / "generation_config.json").is_file():
-        return []
+        return generation_ends(adapter_base(Path(place)))  # PEFT leaves it with the base
     try:
         ends = cast(Any, GenerationConfig).from_pretrained(place, **revision).eos_token_id
     except Exception as error:  # as above

@@ -164,12 +164,12 @@ def test_the_result_of_a_tool_has_the_name_of_the_call_that_it_answers():
     assert [(turn.role, turn.name) for turn in turns] == [
         ("user", ""),
         ("assistant", ""),
-        ("tool", "time"),
         ("tool", "weather"),
+        ("tool", "time"),
         ("tool", "other"),
         ("assistant", ""),
     ]
-    assert json.loads(tools) == [TOOL] and not rules
+    assert json.loads(tools) == [TOOL] and rules == ["mended: results of tools put in the order of their calls"]
 
 
 @pytest.mark.parametrize("reader", [MessagesReader(), ShareGPTReader(), AlpacaReader(), GSM8KReader()])
@@ -184,7 +184,7 @@ def test_tools_and_system_of_a_record_are_read_by_every_reader(reader):
         ("tools", [json.dumps(TOOL)]),
     ):
         _, tools, rules = turns_of(record | {key: value}, reader)
-        assert json.loads(tools) == [TOOL] and not rules
+        assert json.loads(tools) == [TOOL] and rules == ["mended: results of tools put in the order of their calls"]
     for key in ("system", "system_prompt"):
         turns, _, rules = turns_of(record | {key: "In French."}, reader)
         assert turns[0] == Turn("system", "In French.") and len(turns) == 3 and not rules
@@ -513,3 +513,26 @@ def test_messages_name_file_record_and_key(tmp_path):
     with pytest.raises(ValueError, match=r"5 of 5 records are bad.*By cause: 4 key 'x' missing, 1 'a' is not"):
         (tmp_path / "c.jsonl").write_text('{"x": "q", "a": 5}\n' + '{"a": "y"}\n' * 4)
         list(read_conversations([str(tmp_path / "c.jsonl")], PairReader("x", "a"), Audit()))
+
+
+def conversation_with_results(*ids):
+    calls = [
+        {"id": name, "function": {"name": "look", "arguments": {"at": name}}} for name in ("call_a", "call_b", "call_c")
+    ]
+    results = [{"role": "tool", "tool_call_id": name, "content": f"of {name}"} for name in ids]
+    first = {"role": "assistant", "content": None, "tool_calls": calls}
+    return {"messages": [{"role": "user", "content": "q"}, first, *results, {"role": "assistant", "content": "done"}]}
+
+
+@pytest.mark.parametrize("ids", [("call_c", "call_a", "call_b"), ("call_b", "call_a"), ("call_a", "call_b", "call_c")])
+def test_results_of_tools_stand_in_the_order_of_their_calls(ids):
+    talk, rules = MessagesReader().read(conversation_with_results(*ids))
+    assert [turn.text for turn in talk.turns if turn.role == "tool"] == [f"of {name}" for name in sorted(ids)]
+    assert ("mended: results of tools put in the order of their calls" in rules) == (list(ids) != sorted(ids))
+
+
+@pytest.mark.parametrize("ids", [("call_b", "call_b", "call_a"), ("other", "call_b", "call_a")])
+def test_results_whose_ids_do_not_tell_stay_where_they_are(ids):
+    talk, rules = MessagesReader().read(conversation_with_results(*ids))
+    assert [turn.text for turn in talk.turns if turn.role == "tool"] == [f"of {name}" for name in ids]
+    assert not any("order" in rule for rule in rules)

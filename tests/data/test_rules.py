@@ -17,7 +17,7 @@ from sftlab.fingerprint import digest
 RULES = {
     "sftlab.data.records": 3,
     "sftlab.data.conversation": 2,
-    "sftlab.data.readers": 4,
+    "sftlab.data.readers": 5,
     "sftlab.data.own_template": 2,
     "sftlab.data.template": 3,
     "sftlab.data.encoder": 3,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sftlab import SFTModule
 from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.model import loading
-from sftlab.model.backbone import count_parameters, hub_name, load_config, load_model, load_tokenizer
+from sftlab.model.backbone import count_parameters, generation_ends, hub_name, load_config, load_model, load_tokenizer
 from sftlab.model.export import _empty, write_merged
 from sftlab.model.layout import Layout
 from sftlab.model.weights import Weights
@@ -201,3 +201,10 @@ def test_an_adapter_that_is_not_whole_or_of_another_base_is_told(tmp_path):
     config.write_text(config.read_text().replace('"r": 4', '"r": 8'))
     with pytest.raises(ValueError, match=r"is \(4, 16\), r is 8"):
         load(tmp_path / "adapter")
+
+
+def test_an_adapter_ends_generation_where_its_base_does(tmp_path):
+    saved(tmp_path, "base", tie=False)
+    transformers.GenerationConfig(eos_token_id=[3, 7]).save_pretrained(tmp_path / "base")
+    adapter(tmp_path, "base")
+    assert generation_ends(str(tmp_path / "adapter")) == [3, 7]
