@@ -61,6 +61,18 @@ def usage() -> str:
 def main(arguments: list[str]) -> int:
     """Run one command; a user's mistake is one message and exit status 2."""
     never_fail_to_print()
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except (ValueError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
+        if os.environ.get("SFTLAB_DEBUG"):
+            raise
+        return _complain_of(error)
+
+
+def _run(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         show(usage())
@@ -78,12 +90,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, partial(_end, os.getpid()))
-    try:
-        return int(import_module(f"sftlab.commands.{name}").main(arguments[1:]) or 0)
-    except (ValueError, OSError, MemoryError, RecursionError, KeyboardInterrupt) as error:
-        if os.environ.get("SFTLAB_DEBUG"):
-            raise
-        return _complain_of(error)
+    return int(import_module(f"sftlab.commands.{name}").main(arguments[1:]) or 0)
 
 
 def _end(owner: int, signum: int, _: object) -> None:

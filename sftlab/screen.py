@@ -6,6 +6,7 @@ and characters that a terminal cannot encode; all of them end here.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -31,6 +32,9 @@ def screen(stderr: bool = False, **options: Any) -> Console:
     from rich.segment import Segment
 
     class Screen(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # which Rich would end with status 1
+
         def render(self, *arguments: Any, **keywords: Any) -> Iterable[Segment]:
             for segment in super().render(*arguments, **keywords):
                 text, style, control = segment
@@ -70,7 +74,18 @@ def tell_progress(what: str, done: int, total: int | None = None) -> None:
 
 
 def never_fail_to_print() -> None:
-    """What the terminal's encoding lacks is written as a backslash escape, in the place of an error."""
+    """What the terminal's encoding lacks is written as a backslash escape; what goes to a closed stream, nowhere.
+
+    Without a stream's descriptor the next file that is opened would have its number, and what libraries say in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - to the end
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -1,15 +1,18 @@
 """The terminal: texts are shown, never obeyed."""
 
 import io
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.table import Table
 
-from sftlab.screen import screen, tell_progress, visible
+from sftlab.screen import complain, never_fail_to_print, screen, show, tell_progress, visible
 
 
 @given(st.text(st.characters(codec=None), max_size=50))
@@ -42,6 +45,37 @@ def test_a_terminal_without_the_characters_gets_escapes_instead_of_an_error():
     environment = {"PYTHONIOENCODING": "ascii", "PATH": ""}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "\\u4f60" in done.stdout
+
+
+WORDS = "import sys; from sftlab.__main__ import console_script; sys.argv = ['sftlab', *sys.argv[1:]]; console_script()"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["docs"], ["runs"]])
+def test_who_reads_no_more_of_what_is_printed_ends_the_command_without_a_word(tmp_path, words):
+    (tmp_path / "lightning_logs" / "r").mkdir(parents=True)
+    (tmp_path / "lightning_logs" / "r" / "metrics.jsonl").touch()
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", WORDS, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_without_streams_nothing_is_said_and_no_file_takes_their_numbers(tmp_path):
+    child = os.fork()
+    if not child:
+        for number in (0, 1, 2):
+            os.close(number)
+        sys.stdin = sys.stdout = sys.stderr = None
+        never_fail_to_print()
+        with (tmp_path / "data").open("w") as file:
+            show("to nobody")
+            complain("to nobody")
+            tell_progress("to nobody", 1, 1)
+            os._exit(0 if file.fileno() > 2 else 1)
+    assert os.waitpid(child, 0)[1] == 0 and not (tmp_path / "data").read_bytes()
 
 
 def test_progress_in_a_file_is_its_end_and_a_line_now_and_then(monkeypatch, capsys):
