@@ -23,6 +23,7 @@ from sftlab.evaluate.backend import Dialogue, dialogues
 from sftlab.evaluate.decoding import Cached, Uncached, best_decoder
 from sftlab.model.backbone import generation_ends, load_model, load_tokenizer
 from sftlab.model.contents import noted_template
+from sftlab.model.limits import unscaled_positions
 from sftlab.tasks.task import Answer, Problem, Sampling
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class LocalModel:
     ) -> None:
         self.model, self.encoder, self.batch_size = model.eval(), encoder, batch_size
         self._stops = {*encoder.stop_ids, *ends}
+        self._unscaled = unscaled_positions(model.config)
         # Some architectures (ALiBi, recurrent) have no end of positions.
         self.max_positions = int(getattr(model.config, "max_position_embeddings", None) or sys.maxsize)
 
@@ -88,13 +90,24 @@ class LocalModel:
                 yield ended
             prompts = sorted((pair for pair in prompts if not pair[1].missing), key=lambda pair: len(pair[0]))
             waiting = []
-            for start in range(0, len(prompts), self.batch_size):
-                batch = prompts[start : start + self.batch_size]
+            lengths = [len(ids) + sampling.max_new_tokens for ids, _ in prompts]
+            for start, end in self._batches(lengths):
+                batch = prompts[start:end]
                 asked = [one for _, one in batch]
                 self._decode([ids for ids, _ in batch], asked, sampling.max_new_tokens)
                 waiting += [one for one in asked if one.is_open]
                 if done := [one.answer() for one in asked if not one.is_open]:
                     yield done
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Which of some texts, the shortest first, are computed together: one by one where they change each other."""
+        start = 0
+        while start < len(lengths):
+            end = min(len(lengths), start + self.batch_size)
+            while end > start + 1 and lengths[end - 1] > self._unscaled:
+                end -= 1
+            yield start, end
+            start = end
 
     def reply(self, dialogue: Dialogue, max_new_tokens: int, tell: Callable[[str], None] = lambda text: None) -> None:
         """Answer the prompt of a dialogue that is due; one that does not fit ends it.
@@ -120,6 +133,10 @@ class LocalModel:
         except KeyboardInterrupt:
             dialogue.add(told, False)
 
+    def _begun(self, texts: Sequence[list[int]]) -> Cached | Uncached:
+        is_scaled = max(map(len, texts)) > self._unscaled
+        return (Uncached if is_scaled else self._decoder)(self.model, texts)
+
     @cached_property
     def _decoder(self) -> type[Cached] | type[Uncached]:
         return best_decoder(self.model)
@@ -133,7 +150,7 @@ class LocalModel:
         look: Callable[[list[int]], None] | None = None,
     ) -> None:
         """Add one answer to each dialogue; ``look`` gets the tokens of the first after each."""
-        stops, text = self._stops, self._decoder(self.model, prompts)
+        stops, text = self._stops, self._begun(prompts)
         generators = [torch.Generator().manual_seed((one.seed + len(one.texts)) % 2**63) for one in asked]
         # Each row has the room that it has by itself: an answer does not depend on what is decoded beside it.
         rooms = [min(max_new_tokens, self.max_positions - len(prompt)) for prompt in prompts]
@@ -150,7 +167,11 @@ class LocalModel:
             if not alive:
                 break
             rows, chosen = [rows[i] for i in alive], [chosen[i] for i in alive]
-            text.go_on(alive, chosen)
+            told = [prompts[row] + outputs[row] for row in rows]
+            if max(map(len, told)) == self._unscaled + 1:  # from here on the keys in the cache are other ones
+                text = self._begun(told)
+            else:
+                text.go_on(alive, chosen)
         for dialogue, output in zip(asked, outputs, strict=True):
             ended = bool(output) and output[-1] in stops
             dialogue.add(self.encoder.decode(output[:-1] if ended else output), ended)
@@ -160,8 +181,8 @@ class LocalModel:
         """Negative log likelihood of the supervised tokens of each example, summed."""
         order = sorted(indices, key=lambda i: int(examples.lengths_N[i]))
         found: dict[int, float] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
+        for start, end in self._batches([int(examples.lengths_N[i]) for i in order]):
+            batch = order[start:end]
             rows: list[Any] = [torch.from_numpy(examples.ids(i).astype("int64")) for i in batch]
             masks: list[Any] = [torch.from_numpy(examples.mask(i)) for i in batch]
             ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)

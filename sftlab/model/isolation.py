@@ -17,6 +17,7 @@ import torch
 
 from sftlab.data.feed import Batch
 from sftlab.model.attention import PER_DOCUMENT
+from sftlab.model.limits import unscaled_positions
 from sftlab.model.loss import SupervisedLoss
 from sftlab.processes import is_lost_process
 
@@ -48,7 +49,7 @@ def use_isolating_attention(
     if not (leaks := [one for one in troubles.values() if "by " in one]):
         said = "; ".join(f"{name}: {one}" for name, one in troubles.items())
         raise ValueError(f"model: {kind} cannot be trained here, a forward pass fails ({said})")
-    if (most := _unscaled_positions(net)) < max_length:
+    if (most := unscaled_positions(net.model.config)) < max_length:
         raise ValueError(
             f"model: {kind} scales its positions by the longest example of a batch once that has more than {most:,} "
             f"tokens, so that examples change one another: {leaks[0]}. Set data.max_length: {most} or less"
@@ -57,16 +58,6 @@ def use_isolating_attention(
         remedy = "Set data.packing: false, which gives every example a row of its own"
         raise ValueError(f"model: {kind} does not keep packed examples apart: {leaks[0]} ({tried}). {remedy}")
     raise ValueError(f"model: {kind} does not compute an example in a row of its own as alone: {leaks[0]} ({tried})")
-
-
-def _unscaled_positions(net: SupervisedLoss) -> float:
-    """Tokens up to which dynamic and long RoPE leave positions as they are; without end for others."""
-    text = net.model.config.get_text_config()
-    rope = getattr(text, "rope_parameters", None)
-    if not isinstance(rope, dict) or rope.get("rope_type") not in ("dynamic", "longrope"):
-        return float("inf")
-    own = getattr(text, "original_max_position_embeddings", None)
-    return int(rope.get("original_max_position_embeddings") or own or text.max_position_embeddings)
 
 
 def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, device: torch.device) -> str:

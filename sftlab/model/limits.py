@@ -61,3 +61,13 @@ def has_position_table(config: PretrainedConfig, positions: int) -> bool:
     tables += [(name, buffer.shape[0]) for name, buffer in model.named_buffers() if buffer.dim() > 1]
     words = ("pos", "wpe")
     return any(word in name for name, size in tables if positions <= size <= positions + 2 for word in words)
+
+
+def unscaled_positions(config: PretrainedConfig) -> float:
+    """Tokens up to which dynamic and long RoPE leave positions as they are, whatever is computed beside them."""
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None)
+    if not isinstance(rope, dict) or rope.get("rope_type") not in ("dynamic", "longrope"):
+        return float("inf")
+    own = getattr(text, "original_max_position_embeddings", None)
+    return int(rope.get("original_max_position_embeddings") or own or text.max_position_embeddings)

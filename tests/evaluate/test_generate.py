@@ -54,6 +54,28 @@ def test_answers_depend_on_neither_batch_size_nor_order(model, encoder, sampling
         assert len({answer.texts for answer in one_by_one.values() if answer.uid == "3"}) == 3
 
 
+@pytest.mark.parametrize("kind", ["longrope", "dynamic"])
+def test_a_long_text_beside_it_changes_no_answer_where_positions_scale_with_the_longest(encoder, kind):
+    config = load_config("lab-small", None)
+    most, half = 40, config.hidden_size // config.num_attention_heads // 2
+    config.max_position_embeddings = most if kind == "dynamic" else 160
+    scaled = {"factor": 4.0, "original_max_position_embeddings": most}
+    scaled |= {"short_factor": [1.0] * half, "long_factor": [8.0] * half} if kind == "longrope" else {}
+    config.rope_parameters = {"rope_theta": 10000.0, "rope_type": kind, **scaled}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
+    local = LocalModel(model, encoder, 64)
+    local.max_positions = 160
+    asked = [Problem(str(i), (" ".join(["apples"] * i),)) for i in (1, 3, 12, 60)]
+    assert [len(encoder.prompt_ids([Turn("user", one.prompts[0])])) > most for one in asked] == [False] * 3 + [True]
+    found = {answer.uid: answer for group in local.answer(asked, Sampling(24)) for answer in group}
+    for one in asked:  # as the whole text says, computed alone
+        ids, said = encoder.prompt_ids([Turn("user", one.prompts[0])]), []
+        while len(said) < 24 and not (said and said[-1] in encoder.stop_ids):
+            said.append(int(model(input_ids=torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax()))
+        assert found[one.uid].texts == (encoder.decode([i for i in said if i not in encoder.stop_ids]),)
+
+
 def test_greedy_answers_are_those_of_transformers(model, encoder):
     mine = answers(model, encoder, 8, Sampling(16), problems(4))
     for problem in problems(4):
