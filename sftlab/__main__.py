@@ -1,5 +1,7 @@
 """``sftlab`` and ``python -m sftlab``: finds the command and imports only what it needs."""
 
+import codecs
+import locale
 import os
 import signal
 import sys
@@ -138,6 +140,18 @@ def _heed_ends() -> None:
     sys.unraisablehook = again
 
 
+def _read_as_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale is another: libraries read configs and models as that says.
+
+    What is printed stays in the terminal's encoding.
+    """
+    if os.environ.get("PYTHONUTF8") != "1" and codecs.lookup(locale.getpreferredencoding(False)).name != "utf-8":
+        encoding = getattr(sys.stdout, "encoding", "ascii")
+        os.environ.setdefault("PYTHONIOENCODING", f"{encoding}:backslashreplace")
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
 def console_script() -> None:
     """The entry point ``sftlab``; as with ``python -m``, modules of the folder that one stands in are found."""
     try:
@@ -145,6 +159,7 @@ def console_script() -> None:
     except FileNotFoundError:
         complain("error: the folder that you stand in is gone: change to another one")
         sys.exit(2)
+    _read_as_utf8()
     _heed_ends()
     try:
         status = main(sys.argv[1:])

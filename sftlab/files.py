@@ -216,8 +216,17 @@ def explain(error: OSError) -> str:
 
 
 def cache_root() -> Path:
-    """Where what can be made again is kept: SFTLAB_CACHE, or ~/.cache/sftlab."""
-    return Path(os.environ.get("SFTLAB_CACHE", Path.home() / ".cache" / "sftlab"))
+    """Where what can be made again is kept: SFTLAB_CACHE, or ~/.cache/sftlab.
+
+    Raises:
+        ValueError: The variable is not set, and the user has no home.
+    """
+    if named := os.environ.get("SFTLAB_CACHE"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache" / "sftlab"
+    except RuntimeError:  # a user of a container whom nothing knows
+        raise ValueError("cache: you have no home folder: name a folder for it in the variable SFTLAB_CACHE") from None
 
 
 def checked_name(kind: str, name: object) -> str:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftlab.files import (
+    cache_root,
     checked_name,
     copy_folder,
     cut_jsonl,
@@ -258,3 +259,15 @@ def test_of_a_hubs_cache_the_files_behind_the_links_are_copied(tmp_path):
     (snapshot / "config.json").symlink_to("../../blobs/1")
     copy_folder(snapshot, tmp_path / "copy")
     assert (tmp_path / "copy" / "config.json").read_text() == "{}"
+
+
+def test_the_cache_needs_a_home_only_where_no_folder_is_named(tmp_path, monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path))
+    assert cache_root() == tmp_path
+    monkeypatch.delenv("SFTLAB_CACHE")
+    with pytest.raises(ValueError, match="SFTLAB_CACHE"):
+        cache_root()

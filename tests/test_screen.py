@@ -63,6 +63,26 @@ def test_who_reads_no_more_of_what_is_printed_ends_the_command_without_a_word(tm
     assert (done.returncode, done.stderr) == (141, "")
 
 
+LOCALE = """
+import locale, sys, types
+from sftlab.__main__ import console_script
+def main(words):
+    print(words, locale.getpreferredencoding(False), open(sys.argv[2]).read(), sys.stdout.encoding)
+sys.modules["sftlab.commands.docs"] = types.SimpleNamespace(main=main)
+sys.argv = ["sftlab", "docs", *sys.argv[1:]]
+console_script()
+"""
+
+
+def test_in_another_locale_texts_are_read_as_utf8_and_printed_as_it_can(tmp_path):
+    file = tmp_path / "\u00fc.yaml"
+    file.write_text("\u00e9", encoding="utf-8")
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", LOCALE, str(file)]
+    done = subprocess.run(command, env={**os.environ, **plain}, capture_output=True, check=True)
+    assert done.stdout.decode("ascii").endswith("\\xfc.yaml'] utf-8 \\xe9 ascii\n")
+
+
 def test_without_streams_nothing_is_said_and_no_file_takes_their_numbers(tmp_path):
     child = os.fork()
     if not child:
