@@ -7,6 +7,7 @@ put a space before every text that they are given; a twin without that prefix en
 from __future__ import annotations
 
 import json
+import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,10 @@ _PROBES = (
     (Turn("user", "a b"), Turn("assistant", " c\n")),
     (Turn("system", "s"), Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")),
 )
+
+
+_THINKING = re.compile(r"</?(seed:)?(think|thinking|thought|reasoning)>|\[/?THINK\]|<\|(begin|end)_of_thought\|>")
+"""Special tokens that stay in an answer's text: without them thoughts could not be told from what is answered."""
 
 
 class Encoded(NamedTuple):
@@ -63,6 +68,8 @@ class Encoder:
         self._first, self._inside = _twins(self._source, template.ends)
         self._bos: list[int] = [tokenizer.bos_token_id] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
+        added = tokenizer.added_tokens_decoder.items()
+        self._unsaid = {i for i, token in added if token.special and not _THINKING.fullmatch(token.content)}
         self._prefix_after_special = self._probe()
         self._keeps_texts = _keeps_texts(json.loads(self._source))
         self._unknown: int | None = tokenizer.unk_token_id
@@ -203,12 +210,15 @@ class Encoder:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer: special tokens and what the template puts before an answer are taken away."""
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
-        return text.removeprefix(self.template.answer_prefix)
+        return self._said(ids).removeprefix(self.template.answer_prefix)
+
+    def _said(self, ids: Sequence[int]) -> str:
+        said = [i for i in ids if i not in self._unsaid]
+        return str(self.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def decode_part(self, ids: Sequence[int]) -> str:
         """As much of the text of an answer as cannot change when more tokens come."""
-        text = str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).rstrip("\ufffd")
+        text = self._said(ids).rstrip("\ufffd")
         prefix = self.template.answer_prefix
         return "" if prefix.startswith(text) else text.removeprefix(prefix)
 

@@ -14,6 +14,7 @@ from sftlab.data.fitter import Fitter
 from sftlab.data.readers import AlpacaReader, MathReader, ShareGPTReader
 from sftlab.data.records import read_records
 from sftlab.data.template import VICUNA_SYSTEM, get_template
+from sftlab.tasks.gsm8k import flexible_3
 
 SAMPLE = [
     "The answer is 42, isn't it?",
@@ -328,3 +329,13 @@ def test_a_text_begins_as_the_tokenizer_begins_it_where_begin_and_end_are_one_to
     encoder = Encoder(tokenizer, get_template("vicuna_short", tokenizer))
     ids = encoder.encode([encoder.template.render([Turn("user", "q"), Turn("assistant", "a")])])[0].ids
     assert tokenizer.decode(ids).startswith(begins) and tokenizer.decode(ids).count("</s>") == written.count("</s>")
+
+
+def test_the_marks_of_thinking_stay_in_an_answer_though_they_are_special_tokens():
+    tokenizer = build("bytes")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", "[/THINK]", "<|start|>"]})
+    encoder = Encoder(tokenizer, get_template("vicuna_short", tokenizer))
+    said = "<think>draft 5</think> The answer is 7."
+    ids = tokenizer(f"<|start|>{said}</s>", add_special_tokens=False)["input_ids"]
+    assert encoder.decode(ids) == encoder.decode_part(ids) == said
+    assert flexible_3(encoder.decode(ids)) == "7" and encoder.decode(tokenizer("[/THINK]a")["input_ids"]) == "[/THINK]a"
