@@ -46,6 +46,8 @@ _PLACES = {
     "callbacks.scores": "ScoreAbilities",
     "callbacks.interference": "Interference",
     "callbacks.weight_change": "WeightChange",
+    "study.executors": "Executor",
+    "study.job": "Outcome",
     "report.evidence": "Evidence",
     "report.exhibit": "Exhibit Picture Table",
     "report.section": "Drawing Figure Section",

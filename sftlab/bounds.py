@@ -1,4 +1,4 @@
-"""Bounds: one message for a number that makes no sense, naming its key."""
+"""Bounds: the check of a number in a config, with a message that names its key."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ _HUGE = 10**12  # what is larger is a slip of the keyboard, and would not end
 
 
 def within(key: str, value: Any, least: float, most: float = _HUGE, is_whole: bool = False) -> None:
-    """Check a number that a user gives.
+    """Check that a given value is a finite number within bounds.
 
     Args:
         key: Its name in a config.
-        value: What was given.
-        least: The smallest that has a meaning.
-        most: The largest.
-        is_whole: Whether it counts something.
+        value: The value.
+        least: The smallest valid number.
+        most: The largest valid number.
+        is_whole: Whether it has to be a whole number.
 
     Raises:
-        ValueError: It is no number, not finite, not whole where it has to be, or out of bounds.
+        ValueError: It is not.
     """
     kind = "whole number" if is_whole else "number"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

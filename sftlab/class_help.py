@@ -1,4 +1,4 @@
-"""What a class of a config takes, by short and full name: ``--schedule.help DMT``."""
+"""Help on the classes of a config and their arguments: ``--schedule.help DMT``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _WIDTH = 80
 
 
 def class_help(key: str, name: str, roots: Mapping[str, type]) -> str:
-    """The help of a class, or the classes that there are where it is left open.
+    """The help of a class, or of a key's base class with a list of its subclasses.
 
     Args:
-        key: Of the config, dotted: ``schedule``, ``data.abilities``, ``trainer.callbacks``.
-        name: Of the class; empty for the key's own.
-        roots: The classes behind top-level keys.
+        key: Dotted key of the config: ``schedule``, ``data.abilities``, ``trainer.callbacks``.
+        name: Name of the class; empty for the base class of the key.
+        roots: The classes of top-level keys.
 
     Raises:
-        ValueError: The key holds no objects, or no class has that name.
+        ValueError: The key does not hold objects, or no class has that name.
     """
     base = _base_of(key, roots)
     if name:

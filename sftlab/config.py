@@ -1,7 +1,7 @@
-"""Config problems, all at once: unknown keys, classes and wrong types, each with the nearest valid name.
+"""Finds all problems of a config at once: unknown keys and classes, wrong types, each with the nearest valid name.
 
-jsonargparse stops at the first problem; this walks the whole config (files and command line merged) before it, using
-jsonargparse's own reading of signatures and types.
+jsonargparse stops at the first problem. This module checks the whole config (files and command line merged) before it,
+using jsonargparse's own reading of signatures and types.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 
 def merged_config(arguments: list[str]) -> Nested:
-    """The config files and dotted options of a command line, merged in their order.
+    """Merge the config files and dotted options of a command line, in order.
 
     Raises:
-        ValueError: A file is missing or is no YAML mapping.
+        ValueError: A file is missing or is not a YAML mapping.
     """
     merged: Nested = {}
     for name, value in option_pairs(arguments):
@@ -39,7 +39,7 @@ def merged_config(arguments: list[str]) -> Nested:
 
 
 def option_pairs(arguments: list[str]) -> Iterable[tuple[str, str]]:
-    """Names and values of a command line: ``--name value`` and ``--name=value``."""
+    """Names and values of the options of a command line: ``--name value`` and ``--name=value``."""
     position = 0
     while position < len(arguments):
         word = arguments[position]
@@ -53,12 +53,12 @@ def option_pairs(arguments: list[str]) -> Iterable[tuple[str, str]]:
 
 
 def config_files(arguments: list[str]) -> list[str]:
-    """The config files of a command line, in their order."""
+    """The config files of a command line, in order."""
     return [value for name, value in option_pairs(arguments) if name in ("config", "c")]
 
 
 def merge_config(into: Nested, other: Nested) -> None:
-    """Merge a config into another; where it names another class, the arguments of the old one go."""
+    """Merge a config into another. Where it names another class, the arguments of the old one are dropped."""
     for key, value in other.items():
         both = isinstance(value, dict) and isinstance(into.get(key), dict)
         if both and value.get("class_path", into[key].get("class_path")) == into[key].get("class_path"):
@@ -68,7 +68,7 @@ def merge_config(into: Nested, other: Nested) -> None:
 
 
 def set_key(config: Nested, keys: list[str], value: Any) -> None:
-    """Set a dotted key as the command line means it: init_args may be left out, a class may stand alone."""
+    """Set a dotted key as on the command line: init_args may be left out, a class name may stand alone."""
     for key in keys[:-1]:
         inner = config.setdefault(key, {})
         if isinstance(inner, str):
@@ -82,12 +82,12 @@ def set_key(config: Nested, keys: list[str], value: Any) -> None:
 
 
 def find_problems(config: Mapping[str, Any], roots: Mapping[str, type], plain: Iterable[str]) -> list[str]:
-    """Every problem of a config.
+    """All problems of a config, one message each.
 
     Args:
-        config: As ``merged_config`` gives it.
-        roots: The classes behind top-level keys; an abstract one is chosen by class_path.
-        plain: Other top-level keys that are known.
+        config: As returned by ``merged_config``.
+        roots: The classes of top-level keys; abstract ones are chosen by class_path.
+        plain: Other valid top-level keys.
     """
     found: list[str] = list(find_credentials(config))
     for key, value in config.items():
@@ -133,15 +133,15 @@ def _beside(path: str, cls: type, given: Mapping[str, Any]) -> list[str]:
 
 
 def build(where: str, cls: type[T], values: Mapping[str, Any]) -> T:
-    """An object of a class from its arguments as a config or a command line gives them.
+    """Build an object of a class from arguments of a config or a command line.
 
     Args:
-        where: What the arguments are called before a dot: ``--gsm8k``.
+        where: Prefix of the arguments in messages, such as ``--gsm8k``.
         cls: The class.
-        values: Its arguments; texts become numbers and so on, as their types ask for.
+        values: Its arguments; strings are converted to the types of the parameters.
 
     Raises:
-        ValueError: Arguments are unknown, of a wrong type or refused: all of them.
+        ValueError: Arguments are unknown, of a wrong type or refused; lists all of them.
     """
     if found := _arguments(where, cls, values):
         raise ValueError("\n  ".join(found))
@@ -159,7 +159,7 @@ def build(where: str, cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def build_chosen(where: str, base: type[T], value: Any) -> T:
-    """An object of ``base`` or a subclass, from its name or class_path and init_args; an object is given back.
+    """Build an object of ``base`` or a subclass from a class name, or class_path and init_args; objects pass through.
 
     Raises:
         ValueError: There is no such class, or it refuses its arguments.
@@ -179,7 +179,7 @@ _CALLBACK = "lightning.pytorch.callbacks.callback.Callback"  # by name: this mod
 
 
 def class_named(name: str, base: type) -> type | None:
-    """The subclass of ``base`` that a short or dotted name means; None where there is none."""
+    """The subclass of ``base`` with a short or dotted name; None if there is none."""
     known = {cls.__name__: cls for cls in subclasses_of(base)}
     if "." not in name:
         return known.get(name)
@@ -188,10 +188,10 @@ def class_named(name: str, base: type) -> type | None:
 
 
 def named_object(name: str) -> Any:
-    """What a dotted name means, looked for beside the user's files too; None where there is no such module or name.
+    """The object with a dotted name, also looked for in the working folder; None if there is none.
 
     Raises:
-        ValueError: The module is there, and importing it fails.
+        ValueError: The module exists but cannot be imported.
     """
     module, _, attribute = name.rpartition(".")
     here = os.getcwd()
@@ -208,7 +208,7 @@ def named_object(name: str) -> Any:
 
 
 def subclasses_of(base: type) -> list[type]:
-    """All that are imported, ``base`` first where it can be made itself."""
+    """All imported subclasses, with ``base`` itself first if it is not abstract."""
     children: list[type] = base.__subclasses__()
     nested = [cls for child in children for cls in subclasses_of(child)]
     return [*([] if inspect.isabstract(base) else [base]), *nested]
@@ -216,7 +216,7 @@ def subclasses_of(base: type) -> list[type]:
 
 @functools.cache
 def parameter_types(cls: type) -> dict[str, Any]:
-    """Types of a class's init arguments by name, with ``**options`` followed to where they go."""
+    """Types of a class's init arguments by name, including those that ``**options`` are passed on to."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser()
@@ -244,7 +244,7 @@ def _value(path: str, hint: Any, value: Any) -> list[str]:
     items = {get_origin(h): cls for h in hints for cls in get_args(h) if is_ours(cls)}
     if isinstance(value, dict) and dict in items:
         odd = [
-            f"{path}: the key {name!r} is no text; write it in quotes" for name in value if not isinstance(name, str)
+            f"{path}: the key {name!r} is not text; write it in quotes" for name in value if not isinstance(name, str)
         ]
         return odd or [
             problem for name, item in value.items() for problem in _node(f"{path}.{name}", items[dict], item)
@@ -291,7 +291,7 @@ def _takes_any(hints: Iterable[Any]) -> bool:
 
 
 def is_ours(hint: Any) -> bool:
-    """Whether a type stands for an object that a config builds."""
+    """Whether a type is a class that configs build objects of."""
     return isinstance(hint, type) and (hint.__module__.startswith("sftlab.") or _is_callback(hint))
 
 
@@ -300,7 +300,7 @@ def _is_callback(hint: Any) -> bool:
 
 
 def type_name(hint: Any) -> str:
-    """A type in words."""
+    """A readable name of a type."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace(" | None", " or null")
 
 

@@ -27,7 +27,7 @@ _SECRET_OPTIONS = {"api_key", "apikey", "password", "secret", "token", "auth_tok
 def mask(text: str, *secrets: str, urls: bool = False) -> str:
     """A text without credentials.
 
-    A word that is too short or too plain for a key (``none``, ``EMPTY``) is no secret: taking it out would change what
+    A word that is too short or too plain for a key (``none``, ``EMPTY``) is not a secret: masking it would change what
     a model said.
 
     Args:
@@ -151,5 +151,5 @@ class Key:
         return os.environ.get(self._variable, "").strip()
 
     def mask(self, text: str) -> str:
-        """A text without the key, nor what stands in the place of its variable where that may be a key."""
+        """A text without the key, nor what stands instead of its variable where that may be a key."""
         return mask(text, self.read(), "" if self.name.startswith("$") else self._variable)

@@ -1,12 +1,12 @@
-"""Files and folders that stand under their names only when they are complete, whatever kills their writer.
+"""Atomic writes: files and folders get their names only when they are complete, whatever kills their writer.
 
     .scores.jsonl.<host>-<process>-<n>.partial    beside its target, so on its disk (never in TMPDIR); each writer has a
           | flush, fsync                          name of its own, so that two never mix
           v
     scores.jsonl                                  renamed, the folder fsynced: a reader sees the old file or the new one
 
-What a killed writer left is taken away by the next writer of the same name. Here too: names that users give, JSON lines
-(of which a kill may tear the last) and deleting, which never leaves the folders that we own.
+What a killed writer left behind is removed by the next writer of the same name. Also here: checks of names given by
+users, JSON lines (whose last line a kill may cut short), and deletion, which never leaves the folders that we own.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _REFUSED = {errno.EROFS: "the file system is read-only", errno.EACCES: "not allo
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A path to write to; the file gets the name ``path``, in the place of an older one, unless the block raises.
+    """A temporary path to write to. After the block the file replaces ``path``, unless the block raised.
 
     Raises:
-        OSError: The disk is full or does not let itself be written; whatever library found that out, it is said here.
+        OSError: The disk is full or read-only, whatever error a library made of that.
     """
     with _partial(path) as partial:
         yield partial
@@ -48,10 +48,10 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """An empty folder to fill; it gets the name ``path``, in the place of an older one, unless the block raises.
+    """An empty temporary folder to fill. After the block it replaces ``path``, unless the block raised.
 
     Raises:
-        OSError: As of ``whole_file``.
+        OSError: As for ``whole_file``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _partial(path) as partial:
@@ -61,7 +61,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_folder(partial: Path, path: Path) -> None:
-    """Give a filled folder its final name; an older one of that name is gone afterwards."""
+    """Rename a filled folder to its final name, replacing an older one."""
     for folder, _, names in os.walk(partial):
         for name in names:
             _sync(Path(folder, name))
@@ -70,7 +70,7 @@ def publish_folder(partial: Path, path: Path) -> None:
 
 
 def _publish(partial: Path, path: Path) -> None:
-    """Rename what is written, in one instant wherever the file system can."""
+    """Rename a complete file or folder, atomically where the file system can."""
     _sync(partial)
     try:
         os.rename(partial, path)
@@ -86,7 +86,7 @@ def _publish(partial: Path, path: Path) -> None:
 
 
 def discard(path: Path) -> None:
-    """Take a file or a folder away; its name goes first, so that no part of it ever stands under it."""
+    """Remove a file or a folder; a folder is renamed first, so that no partial one ever has its name."""
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.is_dir():
@@ -100,7 +100,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def partial_name(path: Path) -> Path:
-    """A name beside ``path`` that no other writer has."""
+    """A path beside ``path`` that no other writer uses."""
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_COUNT)}.partial")
 
 
@@ -114,10 +114,10 @@ def _partial(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def removed_on_error(partial: Path, path: Path) -> Iterator[None]:
-    """Take a partial away if the block that writes it raises, and say the disk's error where that is the cause.
+    """Remove a partial file or folder if the block that writes it raises.
 
     Raises:
-        OSError: The disk is full or does not let itself be written.
+        OSError: The cause is a full or read-only disk.
     """
     _ACTIVE.add(partial.name)
     try:
@@ -132,7 +132,7 @@ def removed_on_error(partial: Path, path: Path) -> Iterator[None]:
 
 
 def remove_stale(folder: Path, name: str | None = None) -> None:
-    """Take away what writers of this machine that are dead left of ``name`` (of every name) in a folder."""
+    """Remove what dead writers of this machine left in a folder, of one name or of every name."""
     wanted = re.compile(rf"\.{re.escape(name) if name else '.+'}\.{_HOST}-(\d+)-\d+\.partial(\.old)?")
     for path in folder.iterdir() if folder.is_dir() else ():
         match = wanted.fullmatch(path.name)
@@ -141,7 +141,7 @@ def remove_stale(folder: Path, name: str | None = None) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this machine exists and has not ended; one that nobody has waited for (a zombie) has."""
+    """Whether a process of this machine is running; a zombie is not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -162,7 +162,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Bring a file or a folder to the disk; a file system that cannot is left alone."""
+    """Flush a file or a folder to the disk, where the file system can."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -174,7 +174,7 @@ def _sync(path: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one instant, where system and file system can."""
+    """Swap two names atomically; returns False where the system or the file system cannot."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return rename is not None and rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
@@ -193,7 +193,7 @@ def write_error(folder: Path) -> OSError | None:
 
 
 def disk_error(error: BaseException, path: Path) -> OSError | None:
-    """The full or read-only disk behind what a library raised while it wrote ``path``, if that is the cause."""
+    """An OSError that names ``path``, if a full or read-only disk caused an error while it was written; else None."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, ValueError):
         number = getattr(seen, "errno", None)
@@ -206,7 +206,7 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
 
 
 def explain(error: OSError) -> str:
-    """One message for an error of the system: which file, what is wrong, what to do."""
+    """The message for an operating-system error: which file, what is wrong, what to do."""
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in _FULL:
         return f"{where}{_FULL[error.errno]}; what was complete stays as it is. Make room, then go on"
@@ -230,21 +230,24 @@ def cache_root() -> Path:
 
 
 def checked_name(kind: str, name: object) -> str:
-    """A name that a user or a file gives, as a text that is safe to name a file.
+    """Check that a given name is safe as part of a file name.
 
     Args:
-        kind: What is named, as the user calls it: ``--run``, ``stage``, ``ability``.
-        name: What was given.
+        kind: What is named, as the user knows it: ``--run``, ``stage``, ``ability``.
+        name: The name.
+
+    Returns:
+        The name as a string.
 
     Raises:
-        ValueError: It is empty, too long, or could mean another place: says which.
+        ValueError: It is empty, too long, or could refer to another folder; says which.
     """
     text = str(name)
     wrong = ""
     if not text.strip() or text in (".", ".."):
         wrong = "names nothing"
     elif "/" in text or "\0" in text:
-        wrong = "is no path: a name has no '/'"
+        wrong = "contains '/': give a name, not a path"
     elif text.startswith("-"):
         wrong = "begins with '-', as options do"
     elif not text.isprintable():
@@ -258,10 +261,10 @@ def checked_name(kind: str, name: object) -> str:
 
 
 def remove_folder(path: Path, inside: Path) -> None:
-    """Delete a folder with all that is in it, if it is there; links are never followed.
+    """Delete a folder with its contents, if it exists; links are never followed.
 
     Raises:
-        ValueError: It does not lie inside the folder ``inside``, or only by way of a link.
+        ValueError: It is not inside the folder ``inside``, or only by way of a link.
     """
     if not path.exists() and not path.is_symlink():
         return
@@ -272,12 +275,12 @@ def remove_folder(path: Path, inside: Path) -> None:
 
 
 def copy_folder(source: Path, target: Path, left_out: Sequence[str] = ()) -> None:
-    """Copy what is in a folder into another; a stranger's links do not bring files from elsewhere along.
+    """Copy the contents of a folder into another, without following links that lead out of it.
 
     Args:
-        source: The folder. In a hub's cache its files are links to ``blobs`` beside ``snapshots``: those are copied.
-        target: Made if it is not there.
-        left_out: Patterns of names.
+        source: The folder. In the hub's cache its files are links to ``blobs`` beside ``snapshots``: those are copied.
+        target: Created if it does not exist.
+        left_out: Patterns of names that are not copied.
 
     Raises:
         ValueError: A link leads out of the folder.
@@ -297,23 +300,23 @@ def copy_folder(source: Path, target: Path, left_out: Sequence[str] = ()) -> Non
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a file of JSON lines; a last line that a kill cut short is left out. No file has no lines.
+    """The objects of a JSON-lines file, without a last line that a kill cut short; empty if there is no file.
 
     Raises:
-        ValueError: A line in the middle is no JSON object: says which.
+        ValueError: A line is not a JSON object; says which.
     """
     return [_object(path, number, line) for number, line in enumerate(_complete_lines(path), 1) if line.strip()]
 
 
 def jsonl_until(path: Path, step: int) -> str:
-    """The complete lines of a file of JSON lines whose ``step`` is at most this one (or null), as they stand."""
+    """The complete lines of a JSON-lines file whose ``step`` is at most this one (or null), unchanged."""
     lines = _complete_lines(path)
     kept = [line for number, line in enumerate(lines, 1) if _step(path, number, line) <= step]
     return "".join(f"{line}\n" for line in kept)
 
 
 def cut_jsonl(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drop the lines after a step and a torn last line from a file; the objects of the lines that stay."""
+    """Drop the lines after a step, and a torn last line, from a file; returns the objects of the lines that remain."""
     if path.is_file():
         write_text(path, jsonl_until(path, step))
     return read_jsonl(path)
@@ -322,7 +325,7 @@ def cut_jsonl(path: Path, step: int) -> list[dict[str, Any]]:
 def _step(path: Path, number: int, line: str) -> int:
     found = _object(path, number, line).get("step") or 0
     if not isinstance(found, int):
-        raise ValueError(f"{path}, line {number}: 'step' is no number; the file is damaged, delete or restore it")
+        raise ValueError(f"{path}, line {number}: 'step' is not a number; the file is damaged, delete or restore it")
     return found
 
 
@@ -344,5 +347,5 @@ def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{path}, line {number}: no JSON object; the file is damaged, delete or restore it")
+        raise ValueError(f"{path}, line {number}: not a JSON object; the file is damaged, delete or restore it")
     return found

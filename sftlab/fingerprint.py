@@ -27,7 +27,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def digest(*parts: Any, size: int = 16) -> str:
-    """A hash of ``size`` bytes of some values, in hex; equal values give equal hashes in every process."""
+    """A hash of ``size`` bytes of values, in hex; equal values have equal hashes in every process."""
     return hashlib.blake2b(json.dumps(described(parts), sort_keys=True).encode(), digest_size=size).hexdigest()
 
 
@@ -73,19 +73,19 @@ def _block_hash(path: Path, start: int) -> bytes:
 
 
 def described(value: Any) -> Any:
-    """A value as JSON, without addresses in memory: 1 and 1.0 are equal, objects are their class and what they hold."""
+    """A value as JSON without memory addresses: 1 equals 1.0, objects are their class and their attributes."""
     return _Description().of(value)
 
 
 class _Description:
-    """One description; an object that occurs often is looked through once, and within itself it is its class alone."""
+    """One description. A repeated object is described once; inside itself, an object is only its class."""
 
     def __init__(self) -> None:
         self._known: dict[int, Any] = {}
         self._inside: list[int] = []
 
     def of(self, value: Any) -> Any:
-        """Of any value."""
+        """The description of any value."""
         if value is None or isinstance(value, (bool, str)):
             return value
         if isinstance(value, float):
@@ -133,7 +133,7 @@ def _name(thing: Any) -> str:
 
 
 def _held(value: Any) -> dict[str, Any]:
-    """The attributes of an object; those of a dataclass without what is computed beside its fields."""
+    """The attributes of an object; of a dataclass, only its fields."""
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     slots = {name for cls in type(value).__mro__ for name in (getattr(cls, "__slots__", None) or ())}
@@ -141,11 +141,11 @@ def _held(value: Any) -> dict[str, Any]:
 
 
 def code_of(thing: Any) -> dict[str, str]:
-    """Hashes of all code of users that an object stands on, by module.
+    """Hashes of the user code that an object depends on, by module.
 
-    That is the source of the modules of its classes and base classes, of what it holds, and of all that these modules
-    import, inside functions too; without this package, the standard library and installed packages, whose versions
-    other places name. What a module reads from files is not seen.
+    That is the source of the modules of its classes and base classes, of the objects that it holds, and of all modules
+    that these import, also inside functions; not of this package, the standard library and installed packages, whose
+    versions are recorded elsewhere. Files that a module reads are not covered.
     """
     found: dict[str, str] = {}
     waiting = [module for cls in _classes_in(thing, ()) for module in _own_module(cls)]
@@ -163,7 +163,7 @@ def code_of(thing: Any) -> dict[str, str]:
 
 
 def _classes_in(value: Any, inside: tuple[int, ...]) -> Iterator[Any]:
-    """The classes of an object, its base classes, and the classes and functions that it holds, at any depth."""
+    """The classes of an object, their base classes, and the classes and functions that it holds at any depth."""
     if id(value) in inside or isinstance(value, (str, bytes, int, float, type(None))):
         return
     inside = (*inside, id(value))
@@ -181,7 +181,7 @@ def _classes_in(value: Any, inside: tuple[int, ...]) -> Iterator[Any]:
 
 
 def _own_module(thing: Any) -> list[str]:
-    """The module of a class or function, unless it comes with Python or with this package."""
+    """The module of a class or function, unless it is part of Python or of this package."""
     path = _source_file(thing.__module__)
     if path is None or _PACKAGE in path.parents:
         return []
@@ -198,7 +198,7 @@ def _is_users(path: Path | None) -> bool:
 
 @functools.cache
 def _source_file(name: str) -> Path | None:
-    """The file of a module's source, None where it has none."""
+    """The source file of a module; None if it has none."""
     try:
         module = sys.modules.get(name)
         spec = getattr(module, "__spec__", None) or (importlib.util.find_spec(name) if module is None else None)
@@ -210,7 +210,7 @@ def _source_file(name: str) -> Path | None:
 
 
 def _imported(source: bytes, name: str) -> set[str]:
-    """The modules that a source imports anywhere, and the packages that they lie in."""
+    """The modules that a source imports anywhere, and the packages that contain them."""
     module = sys.modules.get(name)
     package = getattr(module, "__package__", None) or name.rpartition(".")[0]
     found: set[str] = set()
@@ -228,7 +228,7 @@ def _imported(source: bytes, name: str) -> set[str]:
 
 
 def _typed(thing: Any) -> list[Any]:
-    """The code of a class or function that stands in no file, as in a notebook, and of what it calls there."""
+    """The code of a class or function without a file, as in a notebook, and of what it calls there."""
     seen: dict[int, Any] = {}
 
     def visit(value: Any, names: Mapping[str, Any]) -> Iterator[Any]:

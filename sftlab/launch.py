@@ -1,4 +1,4 @@
-"""From Python: ``fit`` and ``study`` as functions, which give back what was trained.
+"""The commands ``fit`` and ``study`` as Python functions that return what was trained.
 
 run = sftlab.fit("sftlab:dmt", {"schedule.k": 0.25})
 run = sftlab.fit(data=MixtureData(...), schedule=DMT(k=0.25), model=SFTModule(...), trainer={"devices": 1})
@@ -46,27 +46,27 @@ def fit(
     ckpt_path: str | None = None,
     seed: int = 0,
 ) -> Run:
-    """Train, from a config or from objects, with all that the command ``fit`` gives a run.
+    """Train from a config or from objects, with the same folder, loggers and callbacks as the command ``fit``.
 
-    On several devices the other processes of a config are commands of their own. Those of objects run the script again
-    up to this call, and end in it: what follows is done once, and such a training is the first of its script.
+    On several devices, the other processes of a config are started as commands. Those of objects run the script again
+    up to this call and end there, so that what follows is done once; such a call must be the script's first training.
 
     Args:
-        config: A file, ``sftlab:dmt``, a mapping, or a list of these, merged in their order.
-        changes: Dotted keys of the config with their values: {"schedule.k": 0.25}.
-        data: Abilities and policy, in the place of a config.
-        schedule: With ``data``: the stages.
+        config: A file, ``sftlab:dmt``, a mapping, or a list of these, merged in order.
+        changes: Changes to the config by dotted key: {"schedule.k": 0.25}.
+        data: The datamodule, instead of a config.
+        schedule: With ``data``: the schedule.
         model: With ``data``: the model.
-        trainer: With ``data``: arguments of Lightning's Trainer; its callbacks and loggers are added to ours.
+        trainer: With ``data``: arguments of Lightning's Trainer; its callbacks and loggers are added to the usual ones.
         run: Name of the run's folder in lightning_logs/.
-        ckpt_path: A checkpoint to go on from, or ``last``.
-        seed: With ``data``: subsets, order and initial weights; a config has its own.
+        ckpt_path: A checkpoint to resume from, or ``last``.
+        seed: With ``data``: seed of subsets, order and initial weights; a config has its own.
 
     Returns:
-        The run.
+        The finished run.
 
     Raises:
-        ValueError: Both or neither of config and objects were given, or what the command would refuse.
+        ValueError: Both or neither of config and objects are given, or the command would refuse the arguments.
     """
     objects = (data, schedule, model)
     if (config is None) == all(part is None for part in objects):
@@ -197,21 +197,21 @@ def study(
     num_workers: int = 1,
     name: str = "",
 ) -> StudyRuns:
-    """Run a study, or what is missing of it, and write its report.
+    """Run what is missing of a study, and write its report.
 
     Args:
-        config: A study file, ``sftlab:studies/rq3``, or what such a file says as a mapping, whose ``base`` may be a
-            mapping too: {"base": "my.yaml", "grid": {"k": {"keys": ["schedule.k"], "values": [0, 0.25]}}}.
-        changes: Dotted keys of every run's config with their values.
-        seeds: In the place of the file's.
-        num_workers: Runs side by side.
-        name: Folder in lightning_logs/, in the place of the file's.
+        config: A study file, ``sftlab:studies/rq3``, or the content of such a file as a mapping, whose ``base`` may be
+            a mapping too: {"base": "my.yaml", "grid": {"k": {"keys": ["schedule.k"], "values": [0, 0.25]}}}.
+        changes: Changes to every run's config by dotted key.
+        seeds: Seeds, instead of the file's.
+        num_workers: Number of runs at a time.
+        name: Folder in lightning_logs/, instead of the file's.
 
     Returns:
-        Its runs and results.
+        The study's runs and results.
 
     Raises:
-        ValueError: The study is not what it must be, or runs failed.
+        ValueError: The study is invalid, or runs failed.
     """
     from sftlab.commands.study import main
 

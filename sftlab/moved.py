@@ -1,4 +1,4 @@
-"""Names that have moved: a user's file or config of an earlier release works, and is told the new ones."""
+"""Names that have moved: files and configs of earlier releases still work, with a warning that names the new place."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ READERS = ("Reader", "PairReader", "GSM8KReader", "RFTReader", "MathReader", "Al
 
 
 def where_now(path: str) -> str | None:
-    """Where a dotted path of an earlier release stands now; None where it has not moved."""
+    """The present path of a dotted path of an earlier release; None if it has not moved."""
     inner = path.removeprefix("sftlab.")
     for old, new in MODULES.items():
         if inner == old or inner.startswith(f"{old}."):
@@ -46,10 +46,10 @@ def where_now(path: str) -> str | None:
 
 
 class _Alias(Loader):
-    """A module of an earlier release: whatever is asked of it comes from where it stands now."""
+    """Loads a module of an earlier release as an alias: its names are looked up where they are now."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """An empty module that looks names up in the new ones."""
+        """An empty module that looks its names up in the new ones."""
         places = [
             import_module(f"sftlab.{place}") for place in MODULES[spec.name.removeprefix("sftlab.")].split(" and ")
         ]
@@ -65,18 +65,18 @@ class _Alias(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Tell it."""
+        """Warn."""
         tell(module.__name__)
 
 
 def tell(path: str) -> None:
-    """Say where something stands now."""
+    """Warn that a path has moved, and where to."""
     message = f"{path} is {where_now(path)} now; import public names from sftlab itself: from sftlab import Task"
     warnings.warn(message, FutureWarning, stacklevel=2)
 
 
 class _Signpost(MetaPathFinder):
-    """Asked last for a module: one that has moved is found, and its new place is told."""
+    """The last finder asked for a module; finds those that have moved."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -85,6 +85,6 @@ class _Signpost(MetaPathFinder):
 
 
 def put_up() -> None:
-    """Find moved modules from now on."""
+    """Install the finder of moved modules."""
     if not any(isinstance(finder, _Signpost) for finder in sys.meta_path):
         sys.meta_path.append(_Signpost())

@@ -1,7 +1,7 @@
-"""What goes to a terminal: names and texts are shown as they are, never obeyed.
+"""Output to a terminal: texts are shown literally and never interpreted.
 
-Data may hold escape sequences that clear a screen or rename a window, square brackets that Rich would take for markup,
-and characters that a terminal cannot encode; all of them end here.
+Data may contain escape sequences that clear a screen or rename a window, square brackets that Rich would take for
+markup, and characters that a terminal cannot encode; all of them are made harmless here.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _PICTURES |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xF
 
 
 def visible(text: object) -> str:
-    """A text whose control characters are pictures of themselves; line breaks and tabs stay."""
+    """A text with control characters replaced by visible symbols, except line breaks and tabs."""
     return str(text).translate(_PICTURES)
 
 
 def screen(stderr: bool = False, **options: Any) -> Console:
-    """A Rich console that shows every text as it is: no markup, no emoji codes, no control characters from data."""
+    """A Rich console that shows every text literally: no markup, no emoji codes, no control characters."""
     from rich.console import Console
     from rich.segment import Segment
 
@@ -61,7 +61,7 @@ _told_at = [0.0]  # when a line of progress was last written to a file
 
 
 def tell_progress(what: str, done: int, total: int | None = None) -> None:
-    """Progress on one line of a terminal; in a file its end, and a line now and then."""
+    """Show progress: on one line of a terminal, or as an occasional line of a file, and at the end."""
     is_last, is_terminal = total is not None and done >= total, sys.stderr.isatty()
     if done <= 1:
         _told_at[0] = time.monotonic()
@@ -74,9 +74,9 @@ def tell_progress(what: str, done: int, total: int | None = None) -> None:
 
 
 def never_fail_to_print() -> None:
-    """What the terminal's encoding lacks is written as a backslash escape; what goes to a closed stream, nowhere.
+    """Write characters that the encoding lacks as backslash escapes, and output to closed streams nowhere.
 
-    Without a stream's descriptor the next file that is opened would have its number, and what libraries say in it.
+    Without a stream's descriptor, the next file that is opened would get its number, and what libraries print in it.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

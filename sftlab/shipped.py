@@ -1,6 +1,6 @@
-"""Configs that come with the package: ``sftlab:dmt`` is configs/dmt.yaml, wherever sftlab is installed.
+"""Configs that ship with the package: ``sftlab:dmt`` is configs/dmt.yaml, wherever sftlab is installed.
 
-In a checkout they are the files of ``configs/``; a wheel holds the same ones.
+In a checkout they are the files of ``configs/``; a wheel contains the same files.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ _OPTIONS = ("--config", "-c")
 
 
 def names() -> list[str]:
-    """Of all configs and studies, such as ``dmt`` and ``studies/rq3``."""
+    """Names of all shipped configs, such as ``dmt`` and ``studies/rq3``."""
     found = (path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
 def config_path(name: str | Path, beside: Path | None = None) -> Path:
-    """The file that a name of a config means.
+    """The path of a config.
 
     Args:
-        name: A path, or ``sftlab:`` and the name of a config that comes with the package.
+        name: A path, or ``sftlab:`` and the name of a shipped config.
         beside: The folder that a relative path starts from; the working folder by default.
 
     Raises:
-        ValueError: No such config comes with the package.
+        ValueError: No shipped config has that name.
     """
     text = str(name)
     if not text.startswith(PREFIX):
@@ -44,10 +44,10 @@ def config_path(name: str | Path, beside: Path | None = None) -> Path:
 
 
 def with_paths(arguments: Sequence[str]) -> list[str]:
-    """The words of a command line with ``sftlab:`` names of configs as the paths that they mean.
+    """The words of a command line with ``sftlab:`` names of configs replaced by their paths.
 
     Raises:
-        ValueError: No such config comes with the package.
+        ValueError: No shipped config has such a name.
     """
     words: list[str] = []
     for word in arguments:

@@ -303,7 +303,7 @@ def _name_of(file: Survey, taken: Mapping[str, Any]) -> str:
     if stem.lower() in ("train", "data", "dataset", "records") and path.parent.name:
         stem = path.parent.name
     name = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") or "more"
-    name = name if isinstance(scalar(name), str) else f"data_{name}"  # to YAML, no and 1 are no texts
+    name = name if isinstance(scalar(name), str) else f"data_{name}"  # to YAML, no and 1 are not texts
     return name if name not in taken else f"{name}_{len(taken) + 1}"
 
 

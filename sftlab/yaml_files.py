@@ -20,7 +20,7 @@ def read_yaml(path: Path, asked_by: str) -> Nested:
     """The keys and values of a YAML file; ``asked_by`` begins what is said of a bad one.
 
     Raises:
-        ValueError: The file is missing or is no YAML mapping.
+        ValueError: The file is missing or is not a YAML mapping.
     """
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")])

@@ -13,7 +13,7 @@ from hypothesis import settings
 from sftlab.endpoint import client
 from sftlab.sandbox.host import Sandbox
 
-settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of what is tested
+settings.register_profile("untimed", deadline=None)  # a busy machine is not a fault of what is tested
 settings.load_profile("untimed")
 _BEFORE = dict(os.environ)
 

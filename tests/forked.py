@@ -97,7 +97,7 @@ FORKING = Forking()
 def _serve() -> dict | None:
     """Fork for each line that asks for it; what a child was asked for, None at the end."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a library prints while it is imported is no answer
+    os.dup2(2, 1)  # what a library prints while it is imported is not an answer
     for name in HEAVY:
         with contextlib.suppress(ImportError):
             __import__(name)

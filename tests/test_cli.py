@@ -72,7 +72,7 @@ def test_all_problems_of_a_config_are_told_at_once_with_the_nearest_name(tmp_pat
         ({"data/max_length": "${oc.env:NOT_THERE}"}, "a reference .* cannot be resolved: .*NOT_THERE"),
         ({"data/max_length": "${data.max_length}"}, "a reference .* cannot be resolved"),
         ({"data/abilities/math/dict_kwargs": {"fractoin": 1}}, "no such key of MathData; did you mean fraction"),
-        ({"data/abilities": {False: {"class_path": "MathData"}}}, "the key False is no text; write it in quotes"),
+        ({"data/abilities": {False: {"class_path": "MathData"}}}, "the key False is not text; write it in quotes"),
         ({"seed_everything": -1}, "seed_everything: -1 must be between 0"),
     ],
 )

@@ -60,7 +60,7 @@ def _locked(name):
     text = (ROOT / "locks" / f"{name}.txt").read_text()
     package = r"^([A-Za-z0-9_.-]+)==(\S+)(?: ;[^\\\n]*)?(?: \\\n {4}--hash=sha256:[0-9a-f]{64})+$"
     found = {canonicalize_name(match[1]): match[2] for match in re.finditer(package, text, re.M)}
-    assert not re.sub(package, "", text, flags=re.M).strip(), "a line is no package with hashes"
+    assert not re.sub(package, "", text, flags=re.M).strip(), "a line is not a package with hashes"
     return found
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints inside stages, from which a killed run goes on; those at stage ends are the conductor's."""
+"""The checkpoints inside stages, for resuming a killed run; the conductor saves those at stage ends."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ _KEPT = "kept"
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Saves the run now and then; every run has one. A ModelCheckpoint of your own stands beside it.
+    """Saves the run at intervals; every run has one. You may add ModelCheckpoints of your own.
 
     Args:
-        every_n_steps: Optimizer steps from one to the next.
-        keep_last: How many are kept, the newest; null keeps all. Those at stage ends are kept always.
-        asynchronous: Under FSDP2, write them while training goes on, from a copy in memory. Elsewhere, and at stage
-            ends, training waits.
+        every_n_steps: Optimizer steps between two checkpoints.
+        keep_last: Number of checkpoints to keep, the newest ones; null keeps all. Those at stage ends are always kept.
+        asynchronous: Under FSDP2, write checkpoints in the background from a copy in memory. With other strategies,
+            and at stage ends, training waits.
+
+    Raises:
+        ValueError: A number is out of bounds.
     """
 
     def __init__(self, every_n_steps: int = 500, keep_last: int | None = 1, asynchronous: bool = False) -> None:
@@ -38,7 +41,7 @@ class RunCheckpoint(ModelCheckpoint):
         self._kept: list[str] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Into the run's folder, whatever loggers there are."""
+        """Save into the run's folder, whatever the loggers are."""
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
         with warnings.catch_warnings():  # of a run that goes on
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
@@ -47,12 +50,12 @@ class RunCheckpoint(ModelCheckpoint):
             show("RunCheckpoint.asynchronous: only under strategy: fsdp2; here training waits for each checkpoint")
 
     def on_train_batch_end(self, trainer: Trainer, *batch: Any) -> None:
-        """Save inside a stage; at its end the conductor does."""
+        """Save inside a stage; the conductor saves at its end."""
         if RunContext.of(trainer).plan.stage_ending_at(trainer.global_step) is None:
             super().on_train_batch_end(trainer, *batch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for the last one, which says whether it could be written."""
+        """Wait for an asynchronous checkpoint, and raise its error if it could not be written."""
         super().on_train_end(trainer, pl_module)
         if isinstance(trainer.strategy, FSDP2Strategy):
             trainer.strategy.finish_saving()
@@ -69,11 +72,11 @@ class RunCheckpoint(ModelCheckpoint):
             self._remove_checkpoint(trainer, str(Path(filepath).with_name(self._kept.pop(0))))
 
     def state_dict(self) -> dict[str, Any]:
-        """With the names of the files that are kept."""
+        """The state with the names of the kept files."""
         return {**super().state_dict(), _KEPT: list(self._kept)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Files of another folder stay where they are: they are not this run's to remove."""
+        """Restore the names of the kept files, unless they are in another run's folder, which is left alone."""
         super().load_state_dict(state_dict)
         if state_dict.get("dirpath") == self.dirpath:
             self._kept = list(state_dict.get(_KEPT, []))

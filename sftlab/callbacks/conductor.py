@@ -1,4 +1,4 @@
-"""The conductor: what carries a plan out inside Lightning's loops. Nothing else touches what Lightning keeps inside."""
+"""The conductor: carries a plan out inside Lightning's loops, whose internals nothing else touches."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ StopEarly = Literal["stage", "run"]
 
 
 class Conductor:
-    """Carries out one call of ``fit``: what is fed, when a stage starts and ends, what a checkpoint holds.
+    """Carries out one call of ``fit``: feeds the data, starts and ends stages, adds to checkpoints.
 
     Args:
-        trainer: Lightning's.
+        trainer: Lightning's Trainer.
         module: The model.
-        plan: What is trained.
+        plan: The plan.
         extend: Appends the next segment to an open plan, or closes it; called when the last compiled step is done.
-        val_every_n_steps: Validate inside stages too; stage ends are always validated.
+        val_every_n_steps: Also validate inside stages; stage ends are always validated.
         stop_early: What EarlyStopping ends: the stage, or the run.
-        keep_best: The ability whose held-out loss chooses the weights that a stage ends with.
-        average_last_n_steps: A stage ends with the mean of its weights after so many of its last steps.
+        keep_best: The ability by whose held-out loss the final weights of a stage are chosen.
+        average_last_n_steps: A stage ends with the mean of its weights after each of its last n steps.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What callbacks know of the run that they are in: its folder, its data, its module and its plan."""
+"""RunContext: what callbacks can know about their run: folder, data, module and plan."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from sftlab.run.folder import new_run_folder
 
 @dataclass(frozen=True, eq=False)
 class RunContext:
-    """One run; callbacks get it by ``RunContext.of(trainer)`` once a schedule has compiled its plan.
+    """A run, as callbacks see it. Get it by ``RunContext.of(trainer)`` once a schedule has compiled its plan.
 
     Attributes:
-        trainer: Lightning's.
-        folder: Where checkpoints, stages and results go.
-        data: The abilities.
+        trainer: Lightning's Trainer.
+        folder: The run's folder, for checkpoints, stages and results.
+        data: The datamodule.
         module: The model.
-        plan: What is trained; of an adaptive schedule, as far as it has been compiled.
+        plan: The plan; of an adaptive schedule, as far as it has been compiled.
     """
 
     trainer: Trainer
@@ -52,16 +52,16 @@ class RunContext:
 
     @property
     def step(self) -> int:
-        """Optimizer steps done."""
+        """Number of optimizer steps done."""
         return self.trainer.global_step
 
     @property
     def stage(self) -> StagePlan:
-        """The stage of the last optimizer step; the first one before training."""
+        """The stage of the last optimizer step; before training, the first stage."""
         return self.plan.stage_at(max(0, self.step - 1))
 
     def stage_folder(self, stage: StagePlan) -> Path:
-        """Where a stage's result is exported: stages/0-specialised."""
+        """The folder that a stage is exported to, such as stages/0-specialised."""
         return self.folder / "stages" / f"{self.plan.stages.index(stage)}-{stage.stage.name}"
 
     def ends_step(self, batch_idx: int) -> bool:
@@ -69,26 +69,26 @@ class RunContext:
         return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
 
     def is_due_inside(self, batch_idx: int, every_n_steps: int | None) -> bool:
-        """Whether this micro-batch ended every n-th optimizer step, where that is inside a stage and not at its end."""
+        """Whether this micro-batch ended an n-th optimizer step that is not the end of a stage."""
         if not every_n_steps or self.step % every_n_steps or not self.ends_step(batch_idx):
             return False
         return self.plan.stage_ending_at(self.step) is None
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Give metrics to every logger, of now or of an earlier step."""
+        """Log metrics to every logger, at the current step or a given one."""
         for logger in self.trainer.loggers:
             logger.log_metrics(dict(metrics), step=self.step if step is None else step)
 
     def export(self, folder: Path) -> None:
-        """Export the model as it is now, as a Hugging Face folder; call it on every rank."""
+        """Export the current model as a Hugging Face folder; call it on every rank."""
         export_live(self.trainer, self.module, folder, self.folder / ARCHITECTURE, self.plan, self.step)
 
 
 def data_of(trainer: Trainer) -> PlannedData:
-    """The data that a trainer was given.
+    """The datamodule of a trainer.
 
     Raises:
-        ValueError: It is not of ours.
+        ValueError: It is not a ``PlannedData``.
     """
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, PlannedData):
@@ -97,10 +97,10 @@ def data_of(trainer: Trainer) -> PlannedData:
 
 
 def module_of(module: LightningModule) -> SFTModule:
-    """The module that a trainer was given.
+    """The module of a trainer.
 
     Raises:
-        ValueError: It is not of ours.
+        ValueError: It is not an ``SFTModule``.
     """
     if not isinstance(module, SFTModule):
         raise ValueError(f"fit needs an SFTModule, not {type(module).__name__}: a schedule trains by its losses")
@@ -108,7 +108,7 @@ def module_of(module: LightningModule) -> SFTModule:
 
 
 def folder_of(trainer: Trainer) -> Path:
-    """The folder of the first logger that has one of its own, else the trainer's; never one that runs share."""
+    """The folder of the first logger that has its own, else the trainer's; never a folder that runs share."""
     place: str | None = None
     for logger in reversed(trainer.loggers):
         if isinstance(logger, (TensorBoardLogger, CSVLogger)):

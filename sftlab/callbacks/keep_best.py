@@ -36,7 +36,7 @@ class BestKeeper:
         known = context.data.val_abilities()
         if ability not in known:
             raise ValueError(
-                f"schedule.keep_best: {ability!r} is no ability with held-out examples, which val_fraction gives; "
+                f"schedule.keep_best: {ability!r} is not an ability with held-out examples, which val_fraction gives; "
                 f"those are {known}"
             )
         if not is_inside:

@@ -26,7 +26,7 @@ _OF_STAGES = ("lr_schedule", "optimizer", "warmup_steps")  # of the model, and n
 
 
 def settings_of(data: PlannedData, module: SFTModule, stages: Sequence[Stage]) -> dict[str, Any] | None:
-    """What a table of k must share with a run; None of a run that is no plain DMT on generated data."""
+    """What a table of k must share with a run; None of a run that is not a plain DMT on generated data."""
     abilities = {}
     for name, ability in sorted(data.abilities.items()):
         if not isinstance(source := ability.source, LabSource) or source.exclude or ability.drop:

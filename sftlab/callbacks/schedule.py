@@ -246,7 +246,7 @@ _OBJECTS: dict[str, type] = {"policy": MixturePolicy, "lr_schedule": LRSchedule}
 
 
 def _with_objects(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes of a stage with objects in the place of class names."""
+    """The changes of a stage with objects instead of class names."""
     where = f"schedule.per_stage.{name}"
     if not isinstance(changes, Mapping):
         raise ValueError(f"{where}: give keys and values, not {changes!r}")

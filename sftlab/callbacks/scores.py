@@ -1,4 +1,4 @@
-"""Scores every ability at each stage boundary, on request before and inside stages too: R[stage, ability]."""
+"""Scores every ability at each stage's end, and optionally before training and inside stages: R[stage, ability]."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ from sftlab.tasks.task import ModelTask, Task
 
 
 class ScoreAbilities(Callback):
-    """Answers each ability's problems with the exported model, each rank a part of them, and grades them.
+    """Scores each ability at the end of each stage: the exported model answers its problems, on all ranks.
 
     Args:
-        tasks: The task of each ability that is to be scored: GSM8K, HumanEval, MBPP, MTBench, LabTask or your own, each
-            with its number of problems. Left out, each ability with generated data has its lab task.
-        num_problems: Problems of a lab task, where ``tasks`` is left out.
-        every_n_steps: Score inside stages too; the dip right after a switch is itself of interest.
-        before: Score before training too: what forward transfer and the gain over the base are measured against.
-        batch_size: Prompts that a rank decodes side by side.
-        engine: Command that serves a stage to OpenAI-compatible clients, which is asked in the place of the ranks:
-            ``vllm serve {model} --port {port}``. It is started for each scoring and ended after it.
-        background: Grade answers while the next stage trains, for a slow judge. The last stage's scores are waited for;
-            a killed run that goes on grades what it owes.
+        tasks: The task of each ability to score: GSM8K, HumanEval, MBPP, MTBench, LabTask or your own. By default each
+            ability with generated data has its lab task.
+        num_problems: Number of problems of the default lab tasks.
+        every_n_steps: Also score inside stages, every n optimizer steps.
+        before: Also score before training, as the baseline of forward transfer and of the gain over the base.
+        batch_size: Number of prompts that a rank decodes together.
+        engine: A command that serves a stage to OpenAI-compatible clients and answers instead of the ranks, such as
+            ``vllm serve {model} --port {port}``. It is started and stopped for each scoring.
+        background: Grade answers while the next stage trains, for a slow judge. The run waits for the last stage's
+            scores; a killed run that is resumed grades what is left.
 
     Raises:
-        ValueError: A number is out of bounds, the command is none, or a task needs the model itself.
+        ValueError: A number is out of bounds, ``engine`` is not a command, or a task needs the model itself.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class ScoreAbilities(Callback):
         self._rows: list[ScoreRow] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look for what the tasks need before anything is trained.
+        """Check that the tasks have what they need before anything is trained.
 
         Raises:
             ValueError: A file, the sandbox for generated code, or the judge's key is missing.
@@ -102,7 +102,7 @@ class ScoreAbilities(Callback):
                 raise ValueError(f"ScoreAbilities.tasks.{ability}: {error}") from None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up the scores of a resumed run, and those that it owes; steps that are trained again have none."""
+        """Restore the scores of a resumed run up to its step, and grade the answers that it left ungraded."""
         context, step = RunContext.of(trainer), trainer.global_step
         rows = read_scores(context.folder / "scores.jsonl")
         self._rows = [row for row in rows if (row.step or 0) <= step] if step else []
@@ -117,14 +117,14 @@ class ScoreAbilities(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Score inside a stage, where asked for."""
+        """Score inside a stage, if requested."""
         context = RunContext.of(trainer)
         self._take_graded(context)
         if context.is_due_inside(batch_idx, self.every_n_steps):
             self._score_live(context, context.stage.stage.name, inside=True)
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
-        """Score the model as it is before training, where asked for."""
+        """Score the model before training, if requested."""
         if self.before and trainer.global_step == 0:
             self._score_live(RunContext.of(trainer), BEFORE, inside=False)
 
@@ -134,7 +134,7 @@ class ScoreAbilities(Callback):
         self._score(context, context.stage_folder(stage), stage.stage.name, inside=False)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for what is owed, and print the matrix."""
+        """Wait for ungraded answers and print the table of scores."""
         with first_rank_works():
             self._take_graded(RunContext.of(trainer), wait=True)
         rows = [row for row in self._rows if not row.inside and row.headline and row.best is not None]
@@ -148,7 +148,7 @@ class ScoreAbilities(Callback):
         _log_matrix(context, score_matrix(rows, full))
 
     def _score_live(self, context: RunContext, stage: str, inside: bool) -> None:
-        """Score the model in training, exported for that time alone."""
+        """Score the model in training, by a temporary export."""
         folder = context.folder / "scoring"
         context.export(folder)
         self._score(context, folder, stage, inside)
@@ -210,7 +210,7 @@ class ScoreAbilities(Callback):
         say(trainer, "\n  ".join([f"  {ability}{of}: {_as_words(headline)}", *missing_lines(task.name, verdicts)]))
 
     def tasks_of(self, data: PlannedData) -> dict[str, Task]:
-        """What each ability of the data is asked."""
+        """The task of each ability."""
         lab: dict[str, Task] = {}
         for name, ability in data.abilities.items():
             if isinstance(ability.source, LabSource):

@@ -53,7 +53,7 @@ class TailAverage:
                 mean += (wide - mean) / self._count
 
     def end_stage(self, ended: StagePlan) -> bool:
-        """Put the mean in the place of the weights; whether there was one."""
+        """Put the mean instead of the weights; whether there was one."""
         if self._num_steps is None:
             return False
         if self._last != ended.end_step:
@@ -75,7 +75,7 @@ class TailAverage:
             remove_snapshots(self._context.folder / _FOLDER, set())
 
     def state(self) -> dict[str, int]:
-        """What a checkpoint keeps; the mean itself is put beside it, in the place of those of earlier ones."""
+        """What a checkpoint keeps; the mean itself is put beside it, instead of those of earlier ones."""
         context = self._context
         if self._mean:
             assert context.module.net is not None

@@ -179,7 +179,7 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
     if options.get("max_steps") == 0:
         found.append("trainer.max_steps: 0 trains nothing; give at least 1, or -1 for the whole plan")
     if type(devices := options.get("devices")) is int and (devices == 0 or devices < -1):
-        found.append(f"trainer.devices: {devices} is no number of devices; give 1 or more, -1 or auto for all")
+        found.append(f"trainer.devices: {devices} is not a number of devices; give 1 or more, -1 or auto for all")
     found.append(_time_problem(options.get("max_time")))
     return [problem for problem in found if problem]
 
@@ -188,7 +188,7 @@ def _time_problem(value: Any) -> str | None:
     """What is wrong with a time limit."""
     if value is None:
         return None
-    wrong = f"trainer.max_time: {value!r} is no time to train in; give DD:HH:MM:SS, such as 00:12:00:00"
+    wrong = f"trainer.max_time: {value!r} is not a time to train in; give DD:HH:MM:SS, such as 00:12:00:00"
     if isinstance(value, str):
         parts = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", value.strip())
         return wrong if parts is None or not any(map(int, parts.groups())) else None
@@ -224,7 +224,7 @@ def _logger_problems(loggers: Sequence[Any]) -> list[str]:
 
 
 def _strategy_of(trainer: Trainer) -> str:
-    """The name by which a strategy is refused, or that of its class; FSDP2Strategy is no tensor parallelism."""
+    """The name by which a strategy is refused, or that of its class; FSDP2Strategy is not tensor parallelism."""
     strategy: Any = trainer.strategy
     names = [cls.__name__ for cls in type(strategy).__mro__]
     if type(strategy.launcher).__name__ == "_MultiProcessingLauncher":

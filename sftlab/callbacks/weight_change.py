@@ -133,4 +133,4 @@ def weight_changes(before: Path, after: Path) -> Mapping[str, Change]:
 def _tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
     """The open file of each tensor of a folder."""
     files = [stack.enter_context(safe_open(path, "pt")) for path in sorted(folder.glob("*.safetensors"))]
-    return {name: file for file in files for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+    return {name: file for file in files for name in file.keys()}  # noqa: SIM118 - it is not a dictionary

@@ -46,7 +46,7 @@ def _pairs(a: str, b: str) -> list[tuple[Path, Path]]:
     """The files to compare.
 
     Raises:
-        ValueError: One of the two is no result file, run or stage.
+        ValueError: One of the two is not a result file, run or stage.
     """
     are_files = [Path(name).is_file() or name.endswith(".jsonl") for name in (a, b)]
     if all(are_files):

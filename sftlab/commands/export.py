@@ -17,7 +17,7 @@ DTYPES = ("float32", "bf16", "fp16")
 
 def _size(text: str) -> str:
     if not re.fullmatch(r"[1-9]\d*(KB|MB|GB)", text):
-        raise ArgumentTypeError(f"{text!r} is no size; write 5GB or 500MB")
+        raise ArgumentTypeError(f"{text!r} is not a size; write 5GB or 500MB")
     return text
 
 

@@ -54,7 +54,7 @@ def _ended_process(error: RuntimeError) -> str | None:
 
 
 def _end_with(launcher: int) -> None:
-    """A rank that the first one launched dies with it, in the place of waiting for it with a device in its hands."""
+    """A rank that the first one launched dies with it, instead of waiting for it with a device in its hands."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

@@ -1,4 +1,4 @@
-"""The one way to parse: a command's own options by argparse; what is left is the config, or an error.
+"""Command-line options: those of a command by argparse; all other words are the config's, or an error.
 
 options, config = parser.split(["--to", "x", "--schedule.k=0.25"])     own options, and words for the config
 options = parser.parse(["--weights=math=1", "FOLDER"])                 own options alone
@@ -26,13 +26,15 @@ _CONFIG = """
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Options as ``--x v`` and ``--x=v``, never abbreviated; a mistake is a ValueError.
+    """Parses options as ``--x v`` and ``--x=v``, never abbreviated; ``-`` and ``_`` in names are the same.
+
+    A mistake raises a ValueError instead of exiting.
 
     Args:
         command: Name of the command.
         description: What it does.
-        takes_config: Words that are no option of the command are the config's; ``--config`` is among them.
-        notes: What the help says at its end.
+        takes_config: Words that are not options of the command are the config's; ``--config`` is among them.
+        notes: Text at the end of the help.
     """
 
     def __init__(self, command: str, description: str, takes_config: bool = False, notes: str = "") -> None:
@@ -48,25 +50,33 @@ class CommandParser(argparse.ArgumentParser):
         self._given: list[str] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse; the words are kept, so that a misspelt option is told in the place of the missing one."""
-        self._given = list(args or [])
-        return super().parse_known_args(args, namespace)
+        """As argparse; the words are kept, so that ``error`` can name a misspelt option instead of a missing one."""
+        self._given = [self._as_declared(word) for word in args or ()]
+        return super().parse_known_args(self._given, namespace)
+
+    def _as_declared(self, word: str) -> str:
+        """A word of the command line; an option with ``-`` for ``_`` or the other way round, as it is declared."""
+        if not word.startswith("--"):
+            return word
+        name, equals, value = word.partition("=")
+        declared = {option.replace("_", "-"): option for option in self._option_string_actions}
+        return declared.get(name.replace("_", "-"), name) + equals + value
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """The options of a command that takes no config.
 
         Raises:
-            ValueError: An option or argument is unknown, missing, or has no such value.
+            ValueError: An option or argument is unknown, missing, or has an invalid value.
         """
         options, rest = self.parse_known_args(list(arguments))
         self.refuse(rest)
         return options
 
     def split(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """Own options, and the words that are left for the config.
+        """The command's own options, and the words that are left for the config.
 
         Raises:
-            ValueError: An own option has no such value, or is missing; or a word stands where no option takes it.
+            ValueError: An option of the command is missing or has an invalid value, or a word belongs to no option.
         """
         options, rest = self.parse_known_args(list(arguments))
         for before, word in zip([None, *rest], rest, strict=False):
@@ -75,7 +85,7 @@ class CommandParser(argparse.ArgumentParser):
         return options, rest
 
     def refuse(self, rest: Sequence[str]) -> None:
-        """Raise an error for words that no option takes."""
+        """Raise a ValueError if there are words that no option takes."""
         if not rest:
             return
         word = next((word for word in rest if word.startswith("-")), rest[0]).partition("=")[0]
@@ -85,7 +95,7 @@ class CommandParser(argparse.ArgumentParser):
         raise ValueError(f"{self._command} has no {what} {word}; {hint}")
 
     def error(self, message: str) -> NoReturn:
-        """A ValueError in the place of argparse's exit."""
+        """Raise a ValueError instead of exiting."""
         known = {option for action in self._actions for option in action.option_strings}
         words = [word.partition("=")[0] for word in self._given if word.startswith("--")]
         if "required" in message and not self.takes_config:
@@ -107,7 +117,7 @@ def _indent(line: str) -> int:
 
 
 def whole_number(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
-    """A type of option: a whole number in these bounds."""
+    """An option type: a whole number within bounds."""
 
     def read(text: str) -> int:
         if not text.strip().isdecimal() or not least <= int(text) <= most:
@@ -118,7 +128,7 @@ def whole_number(least: int = 1, most: int = 10**9) -> Callable[[str], int]:
 
 
 def number(least: float, most: float) -> Callable[[str], float]:
-    """A type of option: a number in these bounds."""
+    """An option type: a number within bounds."""
 
     def read(text: str) -> float:
         try:
@@ -133,29 +143,29 @@ def number(least: float, most: float) -> Callable[[str], float]:
 
 
 def names(text: str) -> list[str]:
-    """A type of option: names with commas between them."""
+    """An option type: names separated by commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def seeds(text: str) -> list[int]:
-    """A type of option: whole numbers with commas between them."""
+    """An option type: seeds separated by commas."""
     return [whole_number(0, 2**32 - 1)(part.strip()) for part in text.split(",")]
 
 
 def dotted(rest: Sequence[str]) -> dict[str, str]:
-    """Names and values of ``--a.b v`` and ``--a.b=v``, for options whose names a command cannot know before."""
+    """Names and values of ``--a.b v`` and ``--a.b=v``, for options whose names are not known beforehand."""
     return dict(option_pairs(list(rest)))
 
 
 def existing_file(text: str) -> Path:
-    """A type of option: a file that is there."""
+    """An option type: an existing file."""
     if not Path(text).is_file():
         raise argparse.ArgumentTypeError(f"there is no file {text}")
     return Path(text)
 
 
 def config_file(text: str) -> Path:
-    """A type of option: a config's path, or ``sftlab:`` and the name of one that comes with the package."""
+    """An option type: the path of a config, or ``sftlab:`` and the name of one that ships with the package."""
     try:
         return config_path(text)
     except ValueError as error:
@@ -163,7 +173,7 @@ def config_file(text: str) -> Path:
 
 
 def output_folder(to: str) -> Path:
-    """The folder that ``--to`` names, made if need be.
+    """The folder that ``--to`` names, created if it does not exist.
 
     Raises:
         ValueError: It is not given, or a file has its name.
@@ -197,7 +207,7 @@ def new_folder(option: str, name: str) -> Path:
 
 
 def wants_help(arguments: Sequence[str], parser: argparse.ArgumentParser) -> bool:
-    """Print the help where it is asked for, or where nothing is; whether it was."""
+    """Print the help if it is requested or there are no arguments; returns whether it was printed."""
     asked = not arguments or bool({"-h", "--help"} & set(arguments))
     if asked:
         parser.print_help()

@@ -32,7 +32,7 @@ def weights_of(text: str) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals or not name.strip():
-            raise ValueError(f"--weights: {part!r} is no ability=number; write math=1,code=1,general=2")
+            raise ValueError(f"--weights: {part!r} is not an ability=number; write math=1,code=1,general=2")
     return weights
 
 

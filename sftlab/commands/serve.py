@@ -23,7 +23,7 @@ sftlab evaluate --server http://localhost:8000/v1 --checkpoint NAME --tasks gsm8
 )
 PARSER.add_argument("model", metavar="MODEL", help="a run, run/stage or Hugging Face folder")
 PARSER.add_argument("--port", type=whole_number(1, 65_535), default=8000, metavar="8000", help="of the server")
-PARSER.add_argument("--dry_run", action="store_true", help="print the command and do not run it")
+PARSER.add_argument("--dry-run", action="store_true", help="print the command and do not run it")
 
 
 def main(arguments: list[str]) -> int:

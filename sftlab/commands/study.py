@@ -144,7 +144,7 @@ def executor_of(options: Namespace, own: dict[str, Any]) -> Executor | None:
         raise ValueError(f"--executor: {name} cannot be imported: there is no such module, or it has no such class")
     if not (isinstance(chosen, type) and issubclass(chosen, Executor)):
         hint = did_you_mean(name, shipped, "give local, ray, print or the class path of an Executor")
-        raise ValueError(f"--executor: {name!r} is no executor; {hint}")
+        raise ValueError(f"--executor: {name!r} is not an executor; {hint}")
     try:
         inspect.signature(chosen).bind(**own)
     except TypeError as error:

@@ -48,7 +48,7 @@ class ChatTemplate:
         tokenizer: Has one, or several by name, of which ``default`` and ``tool_use`` are used.
 
     Raises:
-        ValueError: It is no valid Jinja.
+        ValueError: It is not valid Jinja.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -62,7 +62,7 @@ class ChatTemplate:
             except _OverBound as error:
                 raise ValueError(f"data.template: the tokenizer's chat template {error}") from None
             except Exception as error:  # the parser of a stranger's text; RecursionError included
-                raise ValueError(f"data.template: the tokenizer's chat template is no valid Jinja: {error}") from None
+                raise ValueError(f"data.template: the tokenizer's chat template is not valid Jinja: {error}") from None
 
     def render(
         self, messages: Sequence[dict[str, Any]], tools: list[Any] | None = None, generation: bool = False

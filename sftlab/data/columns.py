@@ -99,7 +99,7 @@ def _next_row(file: Path, lines: _Lines) -> list[str] | BrokenRecord | None:
             if "unexpected end" in str(error) or lines.size > MAX_RECORD:
                 raise ValueError(f"{file}, line {number:,}: a quote is opened and never closed") from None
             lines.back_to_second()
-            return BrokenRecord(f"line {number:,} is no row: {error}", "not a row of the table")
+            return BrokenRecord(f"line {number:,} is not a row: {error}", "not a row of the table")
     return row
 
 

@@ -8,7 +8,7 @@ Every rule has a name; each use of a rule is counted and shown.
                                              (one is not trained, or calls a tool), so that no flag is spread
     empty turns                   dropped
     carriage returns              read as line breaks
-    halves of surrogate pairs     replaced   by U+FFFD (half of an emoji is no text)
+    halves of surrogate pairs     replaced   by U+FFFD (half of an emoji is not text)
     no assistant turn left, unknown role, missing key, wrong type, not a dictionary: a bad record
 """
 

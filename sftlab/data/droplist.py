@@ -115,9 +115,9 @@ def _read_line(where: str, line: str) -> Drop:
         raise ValueError(f"{where}: {wanted}")
     texts = [row[key] for key in _KEYS if key in row]
     if not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError(f"{where}: an empty value, or one that is no text; {wanted}")
+        raise ValueError(f"{where}: an empty value, or one that is not text; {wanted}")
     if any(halves_replaced(text) != text for text in texts):
-        raise ValueError(f"{where}: half of a surrogate pair, which is no text; {wanted}")
+        raise ValueError(f"{where}: half of a surrogate pair, which is not text; {wanted}")
     if base_uid(row["uid"]) != row["uid"]:
         raise ValueError(f"{where}: {row['uid']} is an example; give its conversation, {base_uid(row['uid'])}")
     return Drop(**row)

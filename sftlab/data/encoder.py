@@ -1,7 +1,7 @@
-"""The encoder: pieces of a conversation become token ids, so that token boundaries fall where masks change.
+"""The encoder: turns pieces of a conversation into token ids, with token boundaries wherever the mask changes.
 
-The ids of a text in the middle of a conversation must be those that it has there. Tokenizers of the SentencePiece kind
-put a space before every text that they are given; a twin without that prefix encodes what does not stand first.
+A text in the middle of a conversation must get the ids that it has there. SentencePiece tokenizers put a space before
+every text that they are given; a twin without that prefix encodes every piece but the first.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Encoded(NamedTuple):
 
     Attributes:
         ids: Token ids.
-        runs: Lengths of unsupervised and supervised runs in turn; the first is unsupervised.
-        exchange_lengths: Tokens of each exchange; what stands before the first belongs to it.
+        runs: Lengths of alternating unsupervised and supervised runs of tokens; the first is unsupervised.
+        exchange_lengths: Tokens of each exchange; those before the first one belong to it.
         parts: Token ids of each piece.
     """
 
@@ -50,16 +50,16 @@ class Encoded(NamedTuple):
 
     @property
     def supervised(self) -> int:
-        """Supervised tokens."""
+        """Number of supervised tokens."""
         return sum(self.runs[1::2])
 
 
 class Encoder:
-    """A tokenizer and a template.
+    """Encodes conversations that a template renders.
 
     Args:
         tokenizer: A fast tokenizer.
-        template: Renders for it.
+        template: A template for this tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template) -> None:
@@ -89,7 +89,7 @@ class Encoder:
         self._first, self._inside = _twins(self._source, self.template.ends)
 
     def _probe(self) -> bool:
-        """Whether the tokenizer itself puts its prefix after a special token too, as LLaMA's first one does."""
+        """Whether the tokenizer adds its prefix after special tokens too, as LLaMA's original one does."""
         end = self.template.end_of_turn
         (after,) = _encoded(self.tokenizer.backend_tokenizer, [f"{end}a"])
         (alone,) = _encoded(self._first, ["a"])
@@ -97,14 +97,14 @@ class Encoder:
 
     @property
     def stop_ids(self) -> list[int]:
-        """The token ids that end an answer: every one that was trained to, and the tokenizer's own."""
+        """The token ids that end an answer: those trained as ends of turns, and the tokenizer's end of sequence."""
         ids = {*(self._special[end] for end in self.template.ends), self.tokenizer.eos_token_id}
         return sorted(i for i in ids if i is not None)
 
     def fingerprint(self) -> str:
-        """What of tokenizer and template determines ids, masks and ends of turn.
+        """Hash of all of tokenizer and template that determines ids, masks and ends of turn.
 
-        The template's own text is part of it, so that one that prints the date is another one tomorrow.
+        It covers the rendered text of sample conversations, and so the date that a template may print.
         """
         tokenizer, template = self.tokenizer, self.template
         backend = {**json.loads(self._source), "truncation": None, "padding": None}  # those are states of calls
@@ -123,10 +123,10 @@ class Encoder:
             return str(error)
 
     def encode(self, rendered: Sequence[Sequence[Piece]]) -> list[Encoded]:
-        """Encode rendered conversations, all pieces of all of them in one call that works outside of Python's lock.
+        """Encode rendered conversations: all their pieces in one call, which releases the GIL.
 
         Raises:
-            ValueError: The tokenizer has no token for a text, nor one for what it does not know.
+            ValueError: The tokenizer has neither tokens for a text nor an unknown token.
         """
         texts = self._texts(rendered)
         tokenizers = (self._first, self._inside)
@@ -134,12 +134,12 @@ class Encoder:
         return [self._joined(pieces, lambda _, prefix: next(first if prefix else inside).ids) for pieces in rendered]
 
     def known(self, pieces: Sequence[Piece], encoded: Encoded) -> dict[tuple[str, bool], array]:
-        """The ids of the texts of a conversation, each with and without the tokenizer's prefix as it has it there."""
+        """The ids of a conversation's texts, by text and whether the tokenizer's prefix was added."""
         found = zip(pieces, self._prefixes(pieces), encoded.parts, strict=True)
         return {(piece.text, prefix): ids for piece, prefix, ids in found if not piece.special}
 
     def changes(self, pieces: Sequence[Piece], encoded: Encoded) -> list[str]:
-        """What the tokenizer does to the texts of a conversation, by the name that it is counted under."""
+        """How the tokenizer alters the texts of a conversation, by the names that this is counted under."""
         if self._keeps_texts:
             return []
         unknown, found = self._unknown, set()
@@ -154,7 +154,7 @@ class Encoder:
         return sorted(found)
 
     def encode_again(self, pieces: Sequence[Piece], known: dict[tuple[str, bool], array]) -> Encoded:
-        """Encode a part of a conversation; only texts that are not yet known are tokenised, and then are known."""
+        """Encode a part of a conversation; only texts that are not in ``known`` are tokenised and added to it."""
 
         def ids_of(text: str, prefix: bool) -> array:
             if (text, prefix) not in known:
@@ -201,7 +201,7 @@ class Encoder:
         return Encoded(ids, runs, exchange_lengths, parts)
 
     def prompt_ids(self, turns: Sequence[Turn], tools: str = "") -> list[int]:
-        """The ids before the answer to the last turn: exactly what training showed there.
+        """The ids that precede the answer to the last turn, exactly as in training.
 
         Raises:
             BadRecord: The template cannot write these turns.

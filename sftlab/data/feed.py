@@ -1,4 +1,4 @@
-"""Plan and examples become batches: one loader for the whole run, whose only state is the optimizer step.
+"""Batches from a plan and its examples: one loader for the whole run, whose only state is the optimizer step.
 
 A batch is flat: the examples of its rows one after another, without padding.
 
@@ -31,7 +31,7 @@ _ENDLESS = 2**40  # micro-batches of a plan whose end is not known
 
 
 class ExampleTable(Protocol):
-    """What the feed needs of an ability's examples."""
+    """The examples of an ability, as the feed needs them."""
 
     def ids(self, index: int) -> np.ndarray:
         """Token ids of one example."""
@@ -45,17 +45,17 @@ class Batch:
     """One micro-batch of one rank; see the drawing above.
 
     Attributes:
-        step: Optimizer step that it belongs to.
+        step: The optimizer step that it is part of.
         ids_T: Token ids.
         positions_T: Position ids, from 0 in each example.
         lengths_D: Tokens of each example.
         row_lengths_R: Tokens of each row.
         keep_K: Positions whose next token is supervised; at least one.
-        target_K: Those next tokens.
-        example_K: The example that each of them belongs to.
+        target_K: These next tokens.
+        example_K: Index of the example that each of them belongs to.
         ability_D: Ability number of each example.
-        supervised_D: Supervised tokens of each example; 0 marks filler, which has no weight.
-        number_D: The example's number in the plan; -1 for filler.
+        supervised_D: Supervised tokens of each example; 0 marks filler, which has no weight in the loss.
+        number_D: Number of each example in the plan; -1 for filler.
     """
 
     step: int
@@ -83,10 +83,16 @@ class Batch:
 
 
 def collate(step: int, rows: list[np.ndarray], plan: Plan, tables: Mapping[str, ExampleTable]) -> Batch:
-    """Lay the examples of some rows of a plan one after another.
+    """Concatenate the examples of some rows of a plan into a batch.
 
-    Without rows (a step with fewer rows than micro-batches) the batch is one filler token of weight 0, so that every
+    Without rows (in a step with fewer rows than micro-batches) the batch is one filler token of weight 0, so that every
     rank runs the same number of forward passes.
+
+    Args:
+        step: The optimizer step.
+        rows: Example numbers of each row.
+        plan: The plan.
+        tables: The examples of each ability.
     """
     ids, keep, target, owner, supervised = [], [], [], [], []
     numbers = [int(n) for row in rows for n in row]
@@ -156,11 +162,19 @@ class _InOrder:
 
 
 class PlanLoader(DataLoader):
-    """The micro-batches of a plan for one rank, resumable at any optimizer step.
+    """Loads the micro-batches of a plan for one rank; resumable at any optimizer step.
 
-    The batches depend on the plan, ``accumulate``, ``rank`` and ``world`` alone, never on workers; together the ranks
-    and micro-batches of a step hold exactly the plan's rows of that step. The state counts optimizer steps, so that a
-    run may resume with other memory knobs. The plan may grow while it is fed.
+    Batches depend only on the plan, ``accumulate``, ``rank`` and ``world``, never on the number of workers. Together,
+    the ranks and micro-batches of a step contain exactly the plan's rows of that step. The state is the number of
+    optimizer steps, so that a run may resume with other memory settings. The plan may grow during iteration.
+
+    Args:
+        plan: The plan.
+        tables: The examples of each ability.
+        accumulate: Micro-batches per optimizer step.
+        rank: Rank of this process.
+        world: Number of ranks.
+        options: Arguments of ``DataLoader``.
     """
 
     def __init__(
@@ -179,11 +193,11 @@ class PlanLoader(DataLoader):
         super().__init__(dataset, batch_size=None, sampler=_InOrder(dataset), **options)
 
     def __len__(self) -> int:
-        """Micro-batches of the whole plan, also after a resume; of an open plan more than there will be."""
+        """Number of micro-batches of the whole plan, also after a resume; practically infinite for an open plan."""
         return _ENDLESS if self.plan.is_open else self.plan.num_steps * self.accumulate
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        """Hand out micro-batches, counting in this process, so that workers that prefetch do not matter."""
+        """Yield micro-batches, counting them in this process, so that prefetching workers do not matter."""
         self._handed_out = self.sampler.start  # type: ignore[attr-defined]
         while self._handed_out < len(self.dataset):  # type: ignore[arg-type]
             segments = self.plan.segments
@@ -211,9 +225,9 @@ class PlanLoader(DataLoader):
             raise RuntimeError(f"DataLoader worker (pid unknown) exited unexpectedly ({error})") from error
 
     def state_dict(self) -> dict[str, int]:
-        """Optimizer steps handed out in full."""
+        """Number of optimizer steps whose micro-batches have all been yielded."""
         return {"step": self._handed_out // self.accumulate}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at the step after the last one handed out; at the end of the plan nothing is left."""
+        """Continue after the last complete step; at the end of the plan nothing is left."""
         self.sampler.start = self._handed_out = state["step"] * self.accumulate  # type: ignore[attr-defined]

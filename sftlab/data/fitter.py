@@ -1,4 +1,4 @@
-"""The fitter: a conversation becomes the examples that train it, none longer than ``max_length``."""
+"""The fitter: turns a conversation into examples, none longer than ``max_length``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ OVERLONG = ("split", "truncate", "drop")
 
 
 class Fitted(NamedTuple):
-    """What became of one conversation.
+    """The examples of one conversation.
 
     Attributes:
-        uid: Of the conversation.
-        parts: Its examples, each with the end of its uid.
-        rules: What was done to it, by the name that it is counted under.
-        refused: Why the template cannot write it; a bad record.
+        uid: Uid of the conversation.
+        parts: Its examples, each with the suffix of its uid.
+        rules: What was done to it, by the names that it is counted under.
+        refused: Why the template cannot write it, which makes it a bad record.
     """
 
     uid: str
@@ -30,16 +30,16 @@ class Fitted(NamedTuple):
 
 
 class Fitter:
-    """Conversations to examples that fit; safe to use from several threads.
+    """Turns conversations into examples that fit. Thread-safe.
 
     Args:
         encoder: Tokenizer and template.
-        max_length: Tokens that an example may have.
-        overlong: split, truncate or drop.
+        max_length: Maximum number of tokens of an example.
+        overlong: What to do with longer conversations: split, truncate or drop.
         system: A system turn for conversations that have none; empty for none.
 
     Raises:
-        ValueError: ``overlong`` has no such value, or the template has no place for the system turn.
+        ValueError: ``overlong`` has an invalid value, or the template has no place for a system turn.
     """
 
     def __init__(self, encoder: Encoder, max_length: int, overlong: str, system: str = "") -> None:
@@ -67,7 +67,7 @@ class Fitter:
             raise ValueError(told)
 
     def fitted(self, talks: Sequence[Conversation]) -> list[Fitted]:
-        """Render, tokenise and fit some conversations; a uid is that of the conversation without the system prompt."""
+        """Render, tokenise and fit conversations; uids are those of the conversations without the system prompt."""
         shown = [self._with_head(talk) for talk in talks]
         rendered = [self._rendered(talk) for talk in shown]
         texts = [text for one in rendered if isinstance(one, Rendered) for text in one.texts]
@@ -79,14 +79,14 @@ class Fitter:
         return talk if _has_system(talk) else talk._replace(turns=(*self._head, *talk.turns))
 
     def _told(self, talk: Conversation, found: Fitted) -> Fitted:
-        own = ["kept: its own system turn, in the place of the ability's"] if _has_system(talk) else []
+        own = ["kept: its own system turn, instead of the ability's"] if _has_system(talk) else []
         return found._replace(uid=talk.uid, rules=[*found.rules, *own])
 
     def _rendered(self, talk: Conversation) -> Rendered | BadRecord:
         """The texts of a conversation up to its last trained turn: none when nothing is trained."""
         turns = trained_part(talk.turns)
         rules = ["not trained: a turn by its own flag" for t in turns if t.role == "assistant" and not t.is_trained]
-        rules += ["not trained: a turn that is no answer, whatever its flag" for t in turns if _asks_in_vain(t)]
+        rules += ["not trained: a turn that is not an answer, whatever its flag" for t in turns if _asks_in_vain(t)]
         if not turns:
             return Rendered([], ["dropped: no turn is to be trained, by their own flags"])
         if len(turns) < len(talk.turns):

@@ -97,7 +97,7 @@ def json_lines(file: Path) -> Iterator[Any]:
 
 
 def _broken_line(line: str, reason: str) -> Iterator[Any]:
-    """What stands in a line that is no JSON: nothing, several records (old Macs end lines by CR alone) or a bad one."""
+    """The records of a line that is not JSON: none, several (old Macs end lines with CR alone) or a bad one."""
     if not line.strip(_SPACE):
         return
     parts = [_parsed(part.lstrip(_MARK)) for part in line.split("\r") if part.strip(_SPACE + _MARK)]
@@ -138,7 +138,7 @@ class _Window:
         return True
 
     def next(self) -> str:
-        """The next character that is no white space; nothing at the end of the file."""
+        """The next character that is not white space; nothing at the end of the file."""
         while True:
             self.position = _SPACES.match(self.text, self.position).end()  # type: ignore[union-attr]
             if self.position < len(self.text):
@@ -157,7 +157,7 @@ def json_list(file: Path) -> Iterator[Any]:
     """Elements of a top-level list; one that is JSON and yet no record is a ``BrokenRecord``.
 
     Raises:
-        ValueError: The file cannot be read, or is no list; says where it breaks.
+        ValueError: The file cannot be read, or is not a list; says where it breaks.
     """
     window = _Window(file)
     if window.next() != "[":

@@ -9,8 +9,8 @@
     harmless         ids, sources and kinds; see HARMLESS
 
 Any other key is counted as passed over. But a record is bad where a key has a meaning that cannot be followed there (a
-mask, tools of a turn), where its name says that it is about training and its value is no text, and where it holds what
-is no text (images). A value that says nothing (null, "", [], {}, NaN) is no more than a missing key.
+mask, tools of a turn), where its name says that it is about training and its value is not text, and where it holds what
+is not text (images). A value that says nothing (null, "", [], {}, NaN) is no more than a missing key.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def listed(value: Any) -> Any:
     """A value, or what it holds as JSON where it is a text: columns often hold lists so.
 
     Raises:
-        ValueError: It is a text and no JSON.
+        ValueError: It is text but not JSON.
     """
     return parse_json(value) if isinstance(value, str) else value
 
@@ -75,14 +75,14 @@ def passed_over(fields: Mapping[str, Any], known: Collection[str], of: str = "")
         of: Of what it is: nothing, or `` of a turn``.
 
     Raises:
-        BadRecord: A key may change what is trained, or holds what is no text.
+        BadRecord: A key may change what is trained, or holds what is not text.
     """
     causes = []
     for key in sorted(map(str, fields.keys() - HARMLESS - set(known))):
         if (value := said(fields, key)) is None:
             continue
         if key in _NO_TEXT:
-            raise BadRecord(f"key {key!r}{of}: it is no text")
+            raise BadRecord(f"key {key!r}{of}: it is not text")
         flag = _FLAG_TEXTS.get(value.strip().lower()) if isinstance(value, str) else value
         is_flag = flag is not None and not _ABOUT_TRAINING.isdisjoint(_words(key))
         is_rejected = (key == "label" and value is False) or (key == "kto_tag" and flag in (False, 0))
@@ -134,7 +134,7 @@ def reasoning(fields: Mapping[str, Any], of: str = "") -> str:
     """What was thought before an answer.
 
     Raises:
-        BadRecord: It is no text, or two keys hold different ones.
+        BadRecord: It is not text, or two keys hold different ones.
     """
     return "" if OF_ANSWERS.isdisjoint(fields) else _only_text(fields, _REASONING, of)
 
@@ -157,7 +157,7 @@ def _tools(record: Mapping[str, Any]) -> str:
         raise BadRecord("keys 'tools' and 'functions' are both there")
     if not found:
         return ""
-    wrong = BadRecord(f"{found[0]!r} is no list of specifications of tools, each with a name")
+    wrong = BadRecord(f"{found[0]!r} is not a list of specifications of tools, each with a name")
     specifications = _json_of(record[found[0]], wrong)
     if not isinstance(specifications, list):
         raise wrong
@@ -239,7 +239,7 @@ def _ids_of_calls(message: Any) -> list[str]:
 
 def _arguments(function: Mapping[str, Any]) -> str:
     """Arguments of a call as JSON; written anew only where they were no text, or hold half a surrogate pair."""
-    wrong = BadRecord("the arguments of a tool call are no JSON object")
+    wrong = BadRecord("the arguments of a tool call are not a JSON object")
     given = function.get("arguments")
     arguments = {} if given in (None, "") else _json_of(given, wrong)
     if not isinstance(arguments, dict):

@@ -58,7 +58,7 @@ class MessageForm:
         """The tools on offer.
 
         Raises:
-            BadRecord: They are no list of objects.
+            BadRecord: They are not a list of objects.
         """
         if not tools:
             return None
@@ -67,7 +67,7 @@ class MessageForm:
         except (ValueError, RecursionError):
             offered = None
         if not isinstance(offered, list) or not all(isinstance(tool, dict) for tool in offered):
-            raise BadRecord("tools that are no list of objects", tools[:80])
+            raise BadRecord("tools that are not a list of objects", tools[:80])
         return offered
 
     def messages(self, turns: Sequence[Turn], marks: Marks | None, until: int | None = None) -> list[dict[str, Any]]:

@@ -340,7 +340,7 @@ def _changed(text: str, written: str) -> set[str]:
     """What a template did to an answer's text, which it may cut where thinking ends.
 
     Raises:
-        BadRecord: A part of it is gone that is no thinking before it.
+        BadRecord: A part of it is gone that is not thinking before it.
     """
     if text.strip() in written:
         return set()

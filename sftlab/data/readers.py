@@ -100,7 +100,7 @@ def _exchanges(record: dict[str, Any], question: str, answer: str) -> list[Turn]
     if not answer.strip():
         raise BadRecord("empty answer")
     own = [Turn("user", question), Turn("assistant", answer, reasoning=keys.reasoning(record))]
-    wrong = BadRecord(f"{keys.HISTORY!r} is no list of pairs of texts")
+    wrong = BadRecord(f"{keys.HISTORY!r} is not a list of pairs of texts")
     try:
         history = keys.listed(keys.said(record, keys.HISTORY)) or []
     except ValueError:
@@ -248,9 +248,9 @@ class MessagesReader(Reader):
         try:
             messages = keys.listed(messages)
         except ValueError as error:
-            raise BadRecord(f"{self.turns_key!r} is a text and no JSON", str(error)[:80]) from None
+            raise BadRecord(f"{self.turns_key!r} is text but not JSON", str(error)[:80]) from None
         if not isinstance(messages, list):
-            raise BadRecord(f"{self.turns_key!r} is no list of turns", type(messages).__name__)
+            raise BadRecord(f"{self.turns_key!r} is not a list of turns", type(messages).__name__)
         if not messages:
             raise BadRecord("no turns")
         return messages
@@ -293,7 +293,7 @@ def _content(content: Any, key: str) -> tuple[str, str]:
         elif kind == "thinking" and isinstance(fields.get("thinking"), str):
             thoughts.append(fields["thinking"])
         elif isinstance(content, list):
-            raise BadRecord("a turn has parts that are no text", repr(kind)[:60])
+            raise BadRecord("a turn has parts that are not text", repr(kind)[:60])
         elif part is not None:
             raise BadRecord(f"{key!r} of a turn is not a text", type(content).__name__)
     return "".join(texts), "\n".join(thoughts)

@@ -187,7 +187,7 @@ def text_lines(file: Path) -> Iterator[str]:
     """The lines of a file without their line breaks; only a line feed breaks a line.
 
     Raises:
-        ValueError: As of ``text_blocks``; or a line is longer than a record may be.
+        ValueError: As for ``text_blocks``; or a line is longer than a record may be.
     """
     held: list[str] = []
     number, size = 1, 0

@@ -231,7 +231,7 @@ def _work() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # its end is that of its pipe
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what some library prints is no answer
+    os.dup2(2, 1)  # what some library prints is not an answer
     try:
         fit = _loaded(pickle.load(sys.stdin.buffer))
         while True:

@@ -93,7 +93,7 @@ class ChatClient:
             raise ValueError(f"the endpoint's URL holds more than an address; put the key into {self.key.name}")
         if not valid or parts.fragment or base_url.split() != [base_url]:
             shown = mask(base_url, urls=True)
-            raise ValueError(f"{shown!r} is no endpoint; write it like https://api.openai.com/v1")
+            raise ValueError(f"{shown!r} is not an endpoint; write it like https://api.openai.com/v1")
         if not model:
             raise ValueError("the endpoint's model: give its name")
         within("num_parallel", num_parallel, 1, 1024, is_whole=True)
@@ -112,7 +112,7 @@ class ChatClient:
         Servers nearby are taken to need no key and to be on a network of one's own.
 
         Raises:
-            ValueError: The endpoint is a public host and the variable is not set, or the URL is no https; or the file
+            ValueError: The endpoint is a public host and the variable is not set, or the URL is not https; or the file
                 of the cache holds something else.
         """
         self.cache.read()

@@ -62,9 +62,9 @@ def read_body(data: bytes, kind: str) -> dict[str, Any]:
     """
     start = data[:200].lstrip().lower()
     if start.startswith(b"<") or "html" in kind.lower():
-        raise ChatFailed("a web page came in the place of an answer; check the URL (most end in /v1)", "endpoint")
+        raise ChatFailed("the server sent a web page instead of an answer; check the URL (most end in /v1)", "endpoint")
     if start.startswith(b"data:") or "event-stream" in kind.lower():
-        raise ChatFailed("a stream came in the place of an answer; the server has to answer in one piece", "endpoint")
+        raise ChatFailed("the server sent a stream instead of an answer; it has to answer in one piece", "endpoint")
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):
@@ -108,7 +108,7 @@ def _choice(choice: Any) -> tuple[str, bool, str]:
     if text.strip():
         return text, not cut, ""
     if message.get("refusal"):
-        return "", True, "a refusal in the place of text"
+        return "", True, "a refusal instead of text"
     if message.get("tool_calls") or message.get("function_call"):
         return "", True, "tool calls alone, without text"
     if message.get("reasoning_content") or message.get("reasoning"):

@@ -1,4 +1,4 @@
-"""What answers problems: the protocol, and a problem's dialogue on its way through its turns."""
+"""Backends, which answer problems, and the dialogue of a problem, which is answered turn by turn."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sftlab.tasks.task import Answer, Problem, Sampling
 
 
 class Backend(Protocol):
-    """Something that answers problems: a model in this process, or one behind a server."""
+    """Answers problems: a model in this process, or one behind a server."""
 
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
-        """Answers in groups, as they come; every sample of every problem once."""
+        """Yield groups of answers as they are generated: one answer for every sample of every problem."""
 
 
 class Dialogue:
-    """One sample of one problem on its way through its turns."""
+    """One sample of one problem, answered turn by turn."""
 
     def __init__(self, problem: Problem, sample: int, sampling: Sampling) -> None:
         self.problem, self.sample = problem, sample
@@ -30,11 +30,11 @@ class Dialogue:
 
     @property
     def is_open(self) -> bool:
-        """Whether a prompt is still to be answered."""
+        """Whether a prompt is still unanswered."""
         return not self.missing and len(self.texts) < len(self.problem.prompts)
 
     def turns(self) -> list[Turn]:
-        """The conversation up to the prompt that is due."""
+        """The conversation up to the next unanswered prompt."""
         turns = [Turn("system", self.problem.system)] if self.problem.system else []
         for prompt, text in zip(self.problem.prompts, [*self.texts, None], strict=False):
             turns.append(Turn("user", prompt))
@@ -43,19 +43,19 @@ class Dialogue:
         return turns
 
     def add(self, text: str, complete: bool) -> None:
-        """The answer to the prompt that was due."""
+        """Add the answer to this prompt."""
         self.texts.append(text)
         self.complete.append(complete)
 
     def end(self, why: str) -> None:
-        """There is no answer to the prompt that was due."""
+        """End the dialogue because this prompt cannot be answered."""
         self.missing = why
 
     def answer(self) -> Answer:
-        """What was answered."""
+        """The answer, as far as there is one."""
         return Answer(self.problem.uid, self.sample, tuple(self.texts), tuple(self.complete), self.missing)
 
 
 def dialogues(problems: Sequence[Problem], sampling: Sampling) -> list[Dialogue]:
-    """Every sample of every problem."""
+    """The dialogues of every sample of every problem."""
     return [Dialogue(problem, i, sampling) for problem in problems for i in range(sampling.num_samples)]

@@ -29,7 +29,7 @@ def weights_hash(folder: Path) -> str:
 
 
 def default_folder(checkpoint: str, model: Path | None, about: Mapping[str, Any]) -> Path:
-    """evaluations/<run>-<stage>-<hash of the weights>; by other names for what is no run.
+    """evaluations/<run>-<stage>-<hash of the weights>; by other names for what is not a run.
 
     Args:
         checkpoint: As the user named it.

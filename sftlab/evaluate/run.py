@@ -1,4 +1,4 @@
-"""Run tasks with a model: answers, verdicts and scores, each in a file of its own; a killed run goes on."""
+"""Run tasks with a model: answers, verdicts and scores, each in its own file; a killed run can be continued."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Graded = tuple[list[ScoreRow], list[Verdict], list[Answer]]
 
 @dataclass(frozen=True)
 class Answered:
-    """A task with its answers, which lie in their file."""
+    """A task with its answers, which are already in their file."""
 
     task: Task
     problems: Sequence[Problem]
@@ -31,7 +31,7 @@ class Answered:
     about: dict[str, Any]
 
     def grade(self) -> Graded:
-        """Grade and score it, and write what came out.
+        """Grade and score the answers, and write verdicts and scores.
 
         Raises:
             ValueError: The task lacks something.
@@ -50,14 +50,14 @@ def run_task(
     """Answer, grade and score one task.
 
     Args:
-        task: What is asked.
-        backend: What answers.
+        task: The task.
+        backend: What answers it.
         folder: Gets ``<task>.answers.jsonl`` (appended as answers come), ``<task>.problems.jsonl`` (one line per
             verdict with prompts, answers, what was extracted and why) and a line per score in ``scores.jsonl``.
         about: Fields of ``ScoreRow`` for every line of ``scores.jsonl``: checkpoint and weights, or stage and step; the
-            ``fingerprint`` of the task is added. Answers are only reused where they are of the same model to the same
-            questions, drawn in the same way; they are graded anew each time.
-        tell: Called as answers come.
+            ``fingerprint`` of the task is added. Existing answers are only reused if they are from the same model to
+            the same questions, sampled in the same way; they are graded again each time.
+        tell: Called with the numbers of answered problems and of all problems.
         system: A system turn for problems that have none.
 
     Raises:
@@ -75,7 +75,7 @@ def run_task(
 def answer_task(
     task: Task, backend: Backend, folder: Path, about: dict[str, Any], tell: Tell | None = None, system: str = ""
 ) -> Answered:
-    """Answer one task, which is graded later; the arguments are those of ``run_task``.
+    """Answer a task, to be graded later. Arguments as for ``run_task``.
 
     Raises:
         ValueError: The task lacks something, or the model cannot answer.
@@ -149,12 +149,12 @@ def _hash(task: Task, value: Any) -> str:
 
 
 def score_rows(scores: Sequence[Score], best: float | None, about: dict[str, Any]) -> list[ScoreRow]:
-    """The lines of a task's scores; the first is the headline."""
+    """The rows of a task's scores; the first is the headline."""
     return [ScoreRow.of(score, headline=i == 0, best=best, **about) for i, score in enumerate(scores)]
 
 
 def save_scores(folder: Path, rows: Sequence[ScoreRow]) -> None:
-    """Put scores into ``scores.jsonl``, in the place of earlier ones of the same tasks."""
+    """Put scores into ``scores.jsonl``, instead of earlier ones of the same tasks."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks, path = {row.task for row in rows}, folder / "scores.jsonl"
     kept = [row for row in read_scores(path) if row.task not in tasks]

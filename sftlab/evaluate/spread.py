@@ -33,7 +33,7 @@ def first_rank_asks(folder: Path, batch_size: int, device: str, engine: str = ""
         folder: The model, a Hugging Face folder.
         batch_size: Prompts that a rank decodes side by side.
         device: This rank's.
-        engine: Command of an engine that answers in the place of all ranks.
+        engine: Command of an engine that answers instead of all ranks.
     """
     from torch import distributed
 

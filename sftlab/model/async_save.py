@@ -4,7 +4,7 @@
     write     a thread on each writes its shards into a partial folder; process 0 renames it when all are there
     finish    before the next save, and at the run's end: every process waits, and all of them learn of an error
 
-Until it has its name it is no checkpoint; what it replaces is removed after that, so one is always whole.
+Until it has its name it is not a checkpoint; what it replaces is removed after that, so one is always whole.
 """
 
 from __future__ import annotations

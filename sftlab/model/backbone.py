@@ -55,7 +55,7 @@ def hub_name(path: str) -> tuple[str, str | None]:
     if not at or Path(path).exists():
         return path, None
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) or not re.fullmatch(r"\w[\w./-]*", revision):
-        raise ValueError(f"model.path: {path!r} is no folder here; a hub id is written <owner>/<name>[@<revision>]")
+        raise ValueError(f"model.path: {path!r} is not a folder here; a hub id is written <owner>/<name>[@<revision>]")
     return name, revision
 
 

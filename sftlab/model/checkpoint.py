@@ -107,7 +107,7 @@ class ShardReader(dcp.FileSystemReader):
         path = Path(self.path) / METADATA
         metadata = _Descriptions(path).load()
         if not isinstance(metadata, Metadata):
-            raise ValueError(f"{path} is no table of contents of a sharded checkpoint")
+            raise ValueError(f"{path} is not a table of contents of a sharded checkpoint")
         metadata.storage_meta = metadata.storage_meta or StorageMeta()
         metadata.storage_meta.load_id = self.load_id
         return metadata
@@ -149,7 +149,7 @@ class ShardPlanner(DefaultLoadPlanner):
         try:
             loaded = torch.load(value, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError):
-            raise ValueError(f"checkpoint: {name} is no plain value; the checkpoint is refused") from None
+            raise ValueError(f"checkpoint: {name} is not a plain value; the checkpoint is refused") from None
         *parents, last = self.mappings[name] if self.flatten_state_dict else (name,)
         target: Any = self.original_state_dict
         for key in parents:
@@ -217,7 +217,7 @@ def _nested(flat: dict[str, Any], paths: dict[str, tuple[str | int, ...]]) -> di
 
 
 def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state with parameters by number, as torch saves it, in the place of names."""
+    """An optimizer's state with parameters by number, as torch saves it, instead of names."""
     names = [name for group in optimizer["param_groups"] for name in group["params"]]
     number_of = {name: number for number, name in enumerate(names)}
     state = {number_of[name]: values for name, values in optimizer.get("state", {}).items()}
@@ -226,7 +226,7 @@ def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
 
 
 def named_state(state: dict[str, Any], model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """The reverse: parameters by their names in a model, in the place of their numbers in its optimizer."""
+    """The reverse: parameters by their names in a model, instead of their numbers in its optimizer."""
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     names = [name_of[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     groups = [{**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]]

@@ -173,14 +173,14 @@ def _file(path: Path) -> dict[str, Any]:
         sizes = {info.filename: info.file_size for info in archive.infolist() if info.compress_type == 0}
         found = [name for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(found) != 1 or sizes[found[0]] > _MAX_PICKLE_BYTES:
-            raise _Damaged("is no checkpoint: a zip file, but of something else")
+            raise _Damaged("is not a checkpoint: a zip file, but of something else")
         entries, storages = _unpickled(archive.read(found[0]))
     root = found[0].removesuffix("data.pkl")
     for key, least in storages:
         if sizes.get(f"{root}data/{key}", -1) < least:
             raise _Damaged("is damaged: some of its tensors are missing")
     if not isinstance(entries, dict):
-        raise _Damaged("is no checkpoint of a run: it holds no entries by name")
+        raise _Damaged("is not a checkpoint of a run: it holds no entries by name")
     return entries
 
 
@@ -188,7 +188,7 @@ def _shards(path: Path) -> tuple[list[str], bool]:
     """Names of the weights in a folder of shards, all of which are there, and whether it has optimizer states."""
     for name in (METADATA, META):
         if not (path / name).is_file():
-            raise _Damaged(f"is no complete sharded checkpoint: it has no {name}")
+            raise _Damaged(f"is not a complete sharded checkpoint: it has no {name}")
     if (path / METADATA).stat().st_size > _MAX_PICKLE_BYTES:
         raise _Damaged(f"is damaged: its {METADATA} is too large")
     metadata, _ = _unpickled((path / METADATA).read_bytes())
@@ -234,7 +234,7 @@ def check_model_folder(path: Path) -> None:
         if whole and not config.get("quantization_config"):
             raise ValueError(
                 f"{path / name} holds {whole[0]} as {kinds[whole[0]]}, and config.json does not say how it was "
-                "quantised: as they stand the numbers are no weights; take the model as it was before that"
+                "quantised: as they stand the numbers are not weights; take the model as it was before that"
             )
 
 
@@ -346,7 +346,7 @@ def _json_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged: it is no JSON object")
+        raise ValueError(f"{path} is damaged: it is not a JSON object")
     return found
 
 

@@ -100,7 +100,7 @@ def fill(net: nn.Module, files: list[Path], device: torch.device, cpu_offload: b
 def _open(files: list[Path], stack: ExitStack) -> dict[str, Any]:
     """The open file of each weight; nothing is read yet."""
     opened = [stack.enter_context(safe_open(path, "pt")) for path in files]
-    return {name: file for file in opened for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+    return {name: file for file in opened for name in file.keys()}  # noqa: SIM118 - it is not a dictionary
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _class(where: str, path: str) -> type[Optimizer]:
     if not (isinstance(found, type) and issubclass(found, Optimizer)) or found is Optimizer:
         left_out = (Optimizer, *_UNFIT)
         names = [name for name, cls in vars(torch.optim).items() if isinstance(cls, type) and cls not in left_out]
-        raise ValueError(f"{where}: {path} is no optimizer; torch.optim has {', '.join(names)}, and there are "
+        raise ValueError(f"{where}: {path} is not an optimizer; torch.optim has {', '.join(names)}, and there are "
                          f"{', '.join(_SHORT)}")  # fmt: skip
     return found
 

@@ -219,7 +219,7 @@ def register_strategies() -> None:
 
 
 def check_groups(shard_size: int | None, world: int) -> None:
-    """Look whether processes can be divided into groups of a size.
+    """Check that processes can be divided into groups of a size.
 
     Raises:
         ValueError: They cannot.

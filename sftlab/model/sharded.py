@@ -37,7 +37,7 @@ def divide_again(net: nn.Module) -> None:
 
 
 def buffers_to(net: nn.Module, device: torch.device) -> None:
-    """Move what is no weight."""
+    """Move what is not a weight."""
     for module in net.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:

@@ -20,7 +20,7 @@ BY_LOSS = ("easy_first", "hard_first")
 
 
 def check_curriculum(place: str, curriculum: str) -> None:
-    """Whether there is such a curriculum.
+    """Check that a curriculum is known.
 
     Raises:
         ValueError: There is not.

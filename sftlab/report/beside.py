@@ -34,7 +34,7 @@ def write_beside(folders: Sequence[Path], weights: Mapping[str, float] | None = 
         The page.
 
     Raises:
-        ValueError: A folder is no study, one is named twice, or they have no score in common.
+        ValueError: A folder is not a study, one is named twice, or they have no score in common.
     """
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ValueError("report: a study is named twice; name studies of which no two are the same")

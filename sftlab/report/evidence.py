@@ -1,4 +1,4 @@
-"""What a study found: its runs' scores by what they have in common, averaged over seeds."""
+"""Evidence: the results of a study, grouped by config and factors and averaged over seeds."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Point:
 
     Attributes:
         value: The mean.
-        low: With ``high`` its 95 % interval. Of several seeds: Student's t over them, and never narrower than what the
-            number of problems alone allows (seeds that happen to agree prove little). Of one: that over its problems.
-            nan where unknown.
-        error: Standard error: the larger of that over seeds and that over problems; nan where unknown.
+        low: With ``high``, the 95 % interval. Over several seeds it is Student's, but never narrower than the number of
+            problems allows (seeds that happen to agree prove little). For one seed it is the interval over problems.
+            nan if unknown.
+        error: Standard error: the larger of those over seeds and over problems; nan if unknown.
         by_seed: The value of each seed.
         runs: The run of each seed.
-        num_problems: Of one run; None where there are none.
+        num_problems: Number of problems of one run; None for a loss.
     """
 
     value: float
@@ -47,7 +47,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ in their seed only; ``label`` is how people read it."""
+    """Runs that differ only in their seed; ``label`` is their name for people."""
 
     config: str
     factors: Factors
@@ -60,7 +60,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Series:
-    """The runs of a config, or those of them that have fixed values of some factors."""
+    """The runs of a config, optionally only those with fixed values of some factors."""
 
     config: str
     fixed: Factors = ()
@@ -68,7 +68,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Budget:
-    """What a setting was trained on, all stages together, reused ones too; means over seeds, None where unknown."""
+    """What a setting was trained on in all its stages, reused ones included; means over seeds, None if unknown."""
 
     tokens: int | None
     supervised_tokens: int | None
@@ -77,12 +77,22 @@ class Budget:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """A study's files, and its runs' scores by what they have in common.
+    """The results of a study, by config and factors.
 
     Attributes:
+        folder: The study's folder.
+        study: Name of the study.
+        title: Title of its report.
+        question: The question that it answers.
+        figures: The figures named in the study file.
+        factors: Values of each factor, in order.
+        seeds: Seeds of the runs.
+        runs: Names of all runs.
         written: The values of each factor as the user wrote them, in the order of ``factors``.
-        weights: What each ability counts for who reads the report; 1 where left out.
-        uncounted: Finished runs in the folder that the study no longer has, so that none of their scores is here.
+        results: Scores and held-out losses.
+        costs: What each run cost.
+        weights: The weight of each ability for the reader of the report; 1 by default.
+        uncounted: Finished runs in the folder that are no longer part of the study and whose scores are left out.
     """
 
     folder: Path
@@ -101,7 +111,7 @@ class Evidence:
 
     @cached_property
     def final(self) -> list[Result]:
-        """Headline scores after the last stage, held-out losses among them."""
+        """Headline scores and held-out losses after the last stage."""
         ends = [r for r in self.results if r.last_stage and not r.inside and r.value is not None]
         return [r for r in ends if r.headline or r.task == HELD_OUT]
 
@@ -122,17 +132,17 @@ class Evidence:
 
     @cached_property
     def configs(self) -> list[str]:
-        """Configs, in the order of the runs; those without any result too."""
+        """Configs in the order of the runs, including those without results."""
         return list(dict.fromkeys([*(c.config for c in self.costs), *(r.config for r in self.results)]))
 
     @cached_property
     def groups(self) -> list[Group]:
-        """Groups that have results, by config, then by factors in the study's order."""
+        """Groups with results, ordered by config, then by factors in the study's order."""
         place = {config: i for i, config in enumerate(self.configs)}
         return sorted(self._results_of, key=lambda g: (place[g.config], [self._rank(*f) for f in g.factors]))
 
     def group_of(self, config: str, factors: Mapping[str, Value]) -> Group:
-        """The group of a config and factors, these in the study's order."""
+        """The group of a config and values of factors, sorted in the study's order."""
         names = [*(n for n in self.factors if n in factors), *(n for n in factors if n not in self.factors)]
         pairs = tuple((name, factors[name]) for name in names)
         label = " ".join([config, *(f"{name}={self.text(name, value)}" for name, value in pairs)])
@@ -143,11 +153,11 @@ class Evidence:
         return self._results_of.get(group, [])
 
     def final_of(self, group: Group, panel: Panel) -> list[Result]:
-        """A group's final scores by one panel, one of each seed."""
+        """A group's final scores in a panel, one per seed."""
         return self._final_of.get((group, panel), [])
 
     def point(self, panel: Panel, group: Group) -> Point | None:
-        """The mean of a group's final scores; None where it has none."""
+        """The mean of a group's final scores in a panel; None if it has none."""
         rows = self.final_of(group, panel)
         return point_of(rows) if rows else None
 
@@ -170,12 +180,12 @@ class Evidence:
         return found
 
     def rests(self, series: Series, axis: str) -> list[Factors]:
-        """The factors other than ``axis`` with which a config was run: one line of a figure each."""
+        """The combinations of factors other than ``axis`` in a series: one line of a figure each."""
         mine = (g for g in self._groups_in(series) if axis in dict(g.factors))
         return list(dict.fromkeys(tuple(f for f in g.factors if f[0] != axis and f not in series.fixed) for g in mine))
 
     def along(self, series: Series, axis: str, rest: Factors = ()) -> list[tuple[float, Group]]:
-        """Groups of a series by a factor, ascending, the other factors being ``rest``."""
+        """Groups of a series with other factors ``rest``, by ascending value of the factor ``axis``."""
         found = []
         for group in self._groups_in(series):
             factors = {name: value for name, value in group.factors if (name, value) not in series.fixed}
@@ -186,7 +196,7 @@ class Evidence:
         return sorted(found, key=lambda pair: pair[0])
 
     def line(self, panel: Panel, series: Series, axis: str, rest: Factors = ()) -> list[tuple[float, Point]]:
-        """Their points by one panel."""
+        """The points of these groups in a panel."""
         return [(x, point) for x, group in self.along(series, axis, rest) if (point := self.point(panel, group))]
 
     def missing(self, configs: Iterable[str]) -> list[str]:
@@ -300,12 +310,12 @@ def number_of(value: Value, factor: str) -> float:
     except (ValueError, ZeroDivisionError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
-        raise ValueError(f"factor {factor}: {value!r} is no number, so it cannot be an axis of a figure")
+        raise ValueError(f"factor {factor}: {value!r} is not a number, so it cannot be an axis of a figure")
     return found
 
 
 def text_of(value: Value) -> str:
-    """A value as people write it: 1/256 rather than 0.00390625, but 0.3 as it is."""
+    """A value as people write it: 1/256 rather than 0.00390625, but 0.3 unchanged."""
     if isinstance(value, str) or value in (0, 1):
         return str(value) if isinstance(value, str) else f"{value:.0f}"
     near = Fraction(value).limit_denominator(4096)
@@ -317,7 +327,7 @@ def read_evidence(folder: Path) -> Evidence:
     """Read a study's folder.
 
     Raises:
-        ValueError: It is none, or a line of its files is malformed.
+        ValueError: It is not the folder of a study, or a line of its files is malformed.
     """
     head = read_head(folder)
     return Evidence(folder, **vars(head), results=read_results(folder), costs=read_costs(folder))

@@ -22,7 +22,7 @@ Lines = Mapping[str, Line]  # by label
 
 
 def rest_text(evidence: Evidence, rest: Factors, config: str = "") -> str:
-    """A label from a config and the factors that are no axis; the size stands without its name."""
+    """A label from a config and the factors that are not the axis; the size stands without its name."""
     words = [
         evidence.text(name, value) if name == "size" else f"{name}={evidence.text(name, value)}" for name, value in rest
     ]

@@ -78,7 +78,7 @@ def _parts(entry: object, where: str) -> tuple[str, dict[str, Any]]:
         if isinstance(arguments, Mapping) and all(isinstance(name, str) for name in arguments):
             return entry["class_path"], dict(arguments)
     raise ValueError(
-        f"{where}: {entry!r:.80} is no figure; write a name such as k, or class_path and init_args: "
+        f"{where}: {entry!r:.80} is not a figure; write a name such as k, or class_path and init_args: "
         "{class_path: SingleAgainstMixed, init_args: {single: alone}}"
     )
 
@@ -93,7 +93,7 @@ def _class(name: str, where: str) -> type[Figure]:
     if not module:
         raise ValueError(f"{where}: there is no {name!r}; {_nearest(name, [*FIGURES, *_CLASSES], FIGURES)}")
     if not re.fullmatch(r"[\w.]+", name) or ".." in name:
-        raise ValueError(f"{where}: {name!r} is no class path such as my_figures.Ladder")
+        raise ValueError(f"{where}: {name!r} is not a class path such as my_figures.Ladder")
     try:
         kind = getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
@@ -104,7 +104,7 @@ def _class(name: str, where: str) -> type[Figure]:
     except Exception as error:  # whatever a user's file does when it is read
         raise ValueError(f"{where}: {module} cannot be imported: {type(error).__name__}: {error}") from None
     if not inspect.isclass(kind) or not issubclass(kind, Figure) or inspect.isabstract(kind):
-        raise ValueError(f"{where}: {name} is no figure: derive it from sftlab.Figure and write its section()")
+        raise ValueError(f"{where}: {name} is not a figure: derive it from sftlab.Figure and write its section()")
     return kind
 
 

@@ -117,11 +117,11 @@ def read_head(folder: Path) -> Head:
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: no JSON ({error}); {AGAIN}") from None
+        raise ValueError(f"{path}: not JSON ({error}); {AGAIN}") from None
     head = _told(Head, _visible(content), str(path))
     for name, lists in (("factors", head.factors), ("written", head.written)):
         if not all(isinstance(values, list) for values in lists.values()):
-            raise ValueError(f"{path}: {name} has a value that is no list; {AGAIN}")
+            raise ValueError(f"{path}: {name} has a value that is not a list; {AGAIN}")
     factors = {name: [_value(value) for value in values] for name, values in head.factors.items()}
     written = {name: [str(value) for value in values] for name, values in head.written.items()}
     return replace(head, factors=factors, written=written)
@@ -200,7 +200,7 @@ def _values(factors: dict[str, Any]) -> dict[str, Value]:
 
 
 def _value(value: Any) -> Value:
-    """A factor's value; what is no number and no text stands as the text that it is in JSON."""
+    """A factor's value; one that is neither a number nor text is shown as JSON."""
     is_plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
     return value if is_plain and not _is_endless(value) else json.dumps(value)
 

@@ -36,7 +36,7 @@ def read_verdicts(path: Path) -> Verdicts:
     """Read one file.
 
     Raises:
-        ValueError: There is none, or a line of it is no verdict or a second one on the same answer.
+        ValueError: There is none, or a line of it is not a verdict or a second one on the same answer.
     """
     if not path.is_file():
         there = sorted(p.name for p in path.glob("*.problems.jsonl"))

@@ -38,7 +38,7 @@ def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Pa
         The page.
 
     Raises:
-        ValueError: The folder is no study, a line of its files is malformed, or a weight names no ability.
+        ValueError: The folder is not a study, a line of its files is malformed, or a weight names no ability.
     """
     evidence = replace(read_evidence(folder), weights=dict(weights or {}))
     check_weights(evidence)
@@ -72,7 +72,7 @@ def is_choice(figure: Figure, evidence: Evidence) -> bool:
 
 
 def has_specialists_alone(evidence: Evidence) -> bool:
-    """Whether every setting trains one ability, and not all the same: they are no choice, unless they are weighed."""
+    """Whether every setting trains one ability only, not all the same: then none is best, unless they are weighted."""
     trained = {frozenset(r.ability for r in evidence.results_of(g) if r.full) for g in evidence.groups}
     return not evidence.weights and len(trained) > 1 and all(len(abilities) == 1 for abilities in trained)
 

@@ -1,4 +1,4 @@
-"""A line of a results file as the fields of a dataclass: written by one, read by another, checked in between."""
+"""Lines of results files as dataclasses, checked when they are read."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ T = TypeVar("T")
 
 
 def checked(kind: type[T], row: object, place: str) -> T:
-    """An object of a dataclass from a row; keys that it does not know are passed over.
+    """Build a dataclass from a row; unknown keys are ignored.
 
     JSON has no nan: where a field may be None, a number that is not finite becomes None.
 
     Args:
-        kind: The dataclass. Its fields are annotated by text, numbers, bool, tuples of one type, dicts, and unions.
-        row: What a line holds.
+        kind: The dataclass. Its fields may be strings, numbers, bools, tuples of one type, dicts, and unions of these.
+        row: The content of a line.
         place: File and line, for the message.
 
     Raises:
-        ValueError: The row is no object, a field without a default is missing, or one is of a wrong type.
+        ValueError: The row is not an object, a field without a default is missing, or one is of a wrong type.
     """
     if not isinstance(row, Mapping):
         raise ValueError(f"{place}: not an object with fields")
@@ -44,7 +44,7 @@ def checked(kind: type[T], row: object, place: str) -> T:
 
 
 def read_objects(path: Path) -> Iterator[tuple[object, str]]:
-    """What each line of a JSON-lines file holds, with its place; blank lines are passed over.
+    """The content and the place of each line of a JSON-lines file that is not blank.
 
     Raises:
         ValueError: A line is not JSON.
@@ -55,12 +55,12 @@ def read_objects(path: Path) -> Iterator[tuple[object, str]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{place}: no JSON ({error})") from None
+                raise ValueError(f"{place}: not JSON ({error})") from None
             yield row, place
 
 
 def finite(value: float | None) -> float | None:
-    """A number as JSON can hold it: None for what is not finite."""
+    """A number for JSON: None if it is not finite."""
     return None if value is None or not math.isfinite(value) else value
 
 

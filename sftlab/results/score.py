@@ -1,4 +1,4 @@
-"""A score with its uncertainty, and the line that it is in a file."""
+"""A score with its uncertainty, and its line in a file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ class Score:
     """One number with its uncertainty.
 
     Attributes:
-        metric: What is measured, extractor included: ``accuracy/strict@1``, ``pass@1``, ``rating/turn1``.
-        num_problems: Problems that the value is a mean over.
-        value: The mean.
-        standard_error: Of the mean, over problems.
-        num_missing: Problems without a verdict; they are not in the mean and never hidden.
+        metric: What is measured, with its extractor: ``accuracy/strict@1``, ``pass@1``, ``rating/turn1``.
+        num_problems: Number of problems in the mean.
+        value: The mean over problems.
+        standard_error: Standard error of the mean, over problems.
+        low: With ``high``, the 95 % interval of the mean.
+        num_missing: Number of problems without a verdict, which are not in the mean.
     """
 
     task: str
@@ -39,9 +40,9 @@ def mean_score(task: str, metric: str, values: Sequence[float], num_missing: int
     Args:
         task: Name of the task.
         metric: Name of the metric.
-        values: One value per problem (a problem's mean over its samples).
-        num_missing: Problems left out because no verdict could be had.
-        binary: Values lie in [0, 1]: Wilson's interval (Wilson 1927); otherwise the normal one.
+        values: One value per problem (its mean over samples).
+        num_missing: Number of problems left out for lack of a verdict.
+        binary: Whether values are in [0, 1]; the interval is then Wilson's (Wilson 1927), otherwise the normal one.
     """
     n = len(values)
     if n == 0:
@@ -61,15 +62,15 @@ class ScoreRow:
     """One line of a ``scores.jsonl``: a score, and what it is a score of.
 
     Attributes:
-        value: With ``standard_error``, ``low`` and ``high`` None where it could not be measured.
-        headline: Whether it is the task's first, the one that tables and figures show.
-        best: The highest value that there can be; None for a loss.
-        fingerprint: Hash of what was asked, how, and what answers were held against: equal ones may be compared.
-        ability: What it is a score of, in a run.
-        stage: After which stage of a run, or before training.
-        step: After which optimizer step of a run.
-        inside: Taken inside a stage, not at its end.
-        checkpoint: What was scored, as the user named it, where it was no run in training.
+        value: None if it could not be measured, as are ``standard_error``, ``low`` and ``high``.
+        headline: Whether it is the task's main score, which tables and figures show.
+        best: The highest possible value; None for a loss.
+        fingerprint: Hash of what was asked and how it was graded; scores with equal fingerprints are comparable.
+        ability: The ability that is scored, in a run.
+        stage: The stage of the run after which it was taken, or ``before training``.
+        step: The optimizer step of the run after which it was taken.
+        inside: Whether it was taken inside the stage, not at its end.
+        checkpoint: What was scored, as the user named it, outside of training.
         weights: Hash of its files.
         server: The endpoint that answered.
     """
@@ -95,25 +96,25 @@ class ScoreRow:
 
     @classmethod
     def of(cls, score: Score, headline: bool, best: float | None, **about: Any) -> ScoreRow:
-        """The row of a score; ``about`` says what it is a score of, by the names above."""
+        """The row of a score; ``about`` are the fields that say what it is a score of."""
         fields = asdict(score) | {name: finite(getattr(score, name)) for name in _NUMBERS}
         return cls(**fields, headline=headline, best=best, **about)
 
     @classmethod
     def from_dict(cls, row: object, place: str) -> ScoreRow:
-        """What a line says, checked.
+        """The checked content of a line.
 
         Raises:
-            ValueError: It is no such line; ``place`` says which.
+            ValueError: It is invalid; the message begins with ``place``.
         """
         return checked(cls, row, place)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """For JSON."""
         return asdict(self) | {name: finite(getattr(self, name)) for name in _NUMBERS}
 
     def score(self) -> Score:
-        """The score alone; nan where it was not measured."""
+        """The score; nan if it was not measured."""
         low, high, value, error = (
             math.nan if number is None else number for number in (self.low, self.high, self.value, self.standard_error)
         )

@@ -1,4 +1,4 @@
-"""What a grader says of one answer, and the line that it is in a file."""
+"""The verdict of a grader on an answer, and its line in a file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from sftlab.results.row import checked
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one grader says of one answer.
+    """The verdict of one grader on one answer.
 
     Attributes:
+        uid: Uid of the problem.
+        sample: Number of the sample, from 0.
         extractor: Name and version of the rule that read the answer, such as ``strict@1``.
         extracted: What the rule found, or None.
-        value: 0 or 1 for right and wrong, a rating, or None where no verdict could be had.
-        reason: One short line for people.
+        value: 1 for right and 0 for wrong, a rating, or None if there is no verdict.
+        reason: A short explanation.
+        category: Category of the problem.
     """
 
     uid: str
@@ -31,13 +34,13 @@ class Verdict:
 
 
 def why_missing(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Answers without a verdict by cause, the most frequent first; each answer counts once."""
+    """Number of answers without a verdict by cause, the most frequent first; each answer counts once."""
     causes = {(v.uid, v.sample): v.reason for v in reversed(verdicts) if v.value is None}
     return dict(Counter(causes.values()).most_common())
 
 
 def missing_lines(task: str, verdicts: Sequence[Verdict]) -> list[str]:
-    """For people: answers without a verdict, by cause; nothing where every answer has one."""
+    """Lines that report answers without a verdict, by cause; empty if every answer has one."""
     causes = why_missing(verdicts)
     if not causes:
         return []
@@ -70,13 +73,13 @@ class VerdictRow:
 
     @classmethod
     def from_dict(cls, row: object, place: str) -> VerdictRow:
-        """What a line says, checked.
+        """The checked content of a line.
 
         Raises:
-            ValueError: It is no such line; ``place`` says which.
+            ValueError: It is invalid; the message begins with ``place``.
         """
         return checked(cls, row, f"{place}: not a verdict")
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """For JSON."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Run folders, lightning_logs/<name>: whose they are, how their runs stand, and the checkpoints in them."""
+"""Run folders, lightning_logs/<name>: which process owns them, the state of their runs, and their checkpoints."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _HELD: dict[Path, int] = {}  # folders that this process runs in, with the descr
 
 @dataclass(frozen=True)
 class RunState:
-    """How a run stands, as ``state.json`` in its folder has it.
+    """The state of a run, as recorded in ``state.json`` in its folder.
 
     Attributes:
-        status: running, finished (the plan is trained to its end), stopped (it can go on) or unknown.
-        turn: Counts starts of runs of one name; clocks may jump, this does not.
-        step: Optimizer steps done when it was written.
-        num_steps: Those of the whole plan, where they are known.
-        is_trial: A fast_dev_run, which leaves nothing to go on with.
-        process: Its process.
+        status: running, finished (the plan is trained to its end), stopped (can be resumed) or unknown.
+        turn: Orders the starts of runs; unlike a clock, it never jumps.
+        step: Number of optimizer steps done when it was written.
+        num_steps: Number of steps of the whole plan, if known.
+        is_trial: Whether it is a fast_dev_run, which cannot be resumed.
+        process: Id of its process.
         host: The machine of that process.
     """
 
@@ -51,7 +51,7 @@ class RunState:
 
 
 def state_of(folder: Path) -> RunState:
-    """How the run in a folder stands; one that was killed is stopped, unless it had come to its end before."""
+    """The state of the run in a folder; one that was killed before its end counts as stopped."""
     try:
         content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         state = RunState(**{key: content[key] for key in RunState.__dataclass_fields__ if key in content})
@@ -67,7 +67,7 @@ def state_of(folder: Path) -> RunState:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process holds the folder; the kernel lets go of it when the process dies."""
+    """Whether a process holds the folder's lock, which the kernel releases when the process dies."""
     if folder.resolve() in _HELD:
         return True
     lock = _locked(folder)
@@ -78,10 +78,10 @@ def is_running(folder: Path) -> bool:
 
 
 def begin(folder: Path, is_trial: bool = False) -> None:
-    """Make a folder this process's until it ends, and say that its run is running.
+    """Lock a folder for this process until it ends, and record that its run is running.
 
     Raises:
-        ValueError: Another process runs in it.
+        ValueError: Another process holds the folder.
     """
     if is_follower() or folder.resolve() in _HELD:
         return
@@ -100,7 +100,7 @@ def begin(folder: Path, is_trial: bool = False) -> None:
 
 
 def end(folder: Path, step: int, num_steps: int | None) -> None:
-    """Say how far the run of this process has come: finished at the end of its plan, else stopped."""
+    """Record how far the run of this process has come: finished at the end of its plan, otherwise stopped."""
     if is_follower() or not (folder / STATE_FILE).is_file():
         return
     status = "finished" if num_steps is not None and step >= num_steps else "stopped"
@@ -108,7 +108,7 @@ def end(folder: Path, step: int, num_steps: int | None) -> None:
 
 
 def release(folder: Path) -> None:
-    """Let go of a folder that this process ran in, so that another run can begin in this process."""
+    """Unlock a folder of this process, so that another run can begin in this process."""
     if (lock := _HELD.pop(folder.resolve(), None)) is not None:
         os.close(lock)
     if os.environ.get(FOLDER_VARIABLE) == str(folder):
@@ -154,13 +154,13 @@ def _locked(folder: Path) -> int | None:
 
 
 def new_run_folder(name: str, is_trial: bool = False) -> Path:
-    """A folder for a new run, claimed by making it: lightning_logs/<name>, or <name>-2 and so on where one is there.
+    """Create and lock a folder for a new run: lightning_logs/<name>, or <name>-2 and so on if that exists.
 
-    Processes started side by side by torchrun, srun or on several nodes cannot agree on a free number, so there the
-    first rank claims the plain name and the others follow.
+    Processes that torchrun, srun or several nodes start at the same time cannot agree on a free number; there the first
+    rank claims the plain name and the others follow.
 
     Raises:
-        ValueError: The name is none, or such a launch has it in use already.
+        ValueError: The name is invalid, or the folder of such a launch exists already.
     """
     if FOLDER_VARIABLE in os.environ:
         folder = Path(os.environ[FOLDER_VARIABLE])
@@ -189,7 +189,7 @@ def _claimed(folder: Path) -> bool:
 
 
 def run_of(path: Path) -> Path | None:
-    """The run folder that a checkpoint or any other file of a run lies in."""
+    """The run folder that contains a checkpoint or any other file of a run; None if there is none."""
     for folder in path.absolute().parents:
         if state_of(folder).status != "unknown" or (folder / ARCHITECTURE / NOTE_FILE).is_file():
             return Path(os.path.relpath(folder)) if not path.is_absolute() else folder
@@ -197,7 +197,7 @@ def run_of(path: Path) -> Path | None:
 
 
 def own_folder(config: str) -> Path | None:
-    """The folder that is set for this process, or that of the run whose own ``config.yaml`` is given."""
+    """The folder set for this process, or that of the run whose own ``config.yaml`` is given."""
     if FOLDER_VARIABLE in os.environ:
         return Path(os.environ[FOLDER_VARIABLE])
     folder = Path(config).parent
@@ -206,12 +206,12 @@ def own_folder(config: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a resumed run goes on.
+    """Where a run is resumed.
 
     Attributes:
-        checkpoint: From this one.
-        folder: In this folder; None where the checkpoint lies outside of every run.
-        notes: What to tell the user of the choice, line by line.
+        checkpoint: The checkpoint to resume from.
+        folder: The run's folder; None if the checkpoint is outside of every run.
+        notes: Lines that explain the choice to the user.
     """
 
     checkpoint: Path
@@ -220,16 +220,16 @@ class Resumed:
 
 
 def resumed(name: str, checkpoint: str, is_exact: bool = False, own: Path | None = None) -> Resumed:
-    """What ``--ckpt_path`` means: a path, or ``last``, the newest whole checkpoint of the newest run of a name.
+    """Resolve ``--ckpt_path``: a path, or ``last`` for the newest whole checkpoint of the newest run of a name.
 
     Args:
-        name: Of the run; runs of that name are also those with a number after it, unless ``is_exact``.
+        name: Name of the run. Unless ``is_exact``, runs with a number after that name are considered too.
         checkpoint: A path or ``last``.
-        is_exact: The user has named the run.
+        is_exact: Whether the user has named the run.
         own: The folder of the run whose own config is given.
 
     Raises:
-        ValueError: There is none, or it cannot be gone on with: says why.
+        ValueError: There is no checkpoint, or it cannot be resumed; says why.
     """
     if checkpoint != "last":
         path = Path(checkpoint)
@@ -238,7 +238,7 @@ def resumed(name: str, checkpoint: str, is_exact: bool = False, own: Path | None
         except ValueError as error:
             raise ValueError(f"--ckpt_path: {error}") from None
         if not found.can_resume:
-            raise ValueError(f"--ckpt_path: {path} is no checkpoint of fit that training can go on from")
+            raise ValueError(f"--ckpt_path: {path} is not a checkpoint of fit that training can go on from")
         run = run_of(path)
         is_other = is_exact and run is not None and run.name != name
         return Resumed(path, run, (f"--run {name} is not used: {path} goes on in its own run, {run}",) * is_other)
@@ -284,12 +284,12 @@ def _runs_named(name: str) -> list[Path]:
 
 
 def checkpoint_path(folder: Path, step: int, stage: str = "") -> Path:
-    """Where the checkpoint after ``step`` optimizer steps goes: checkpoints/step=000123-specialised.ckpt."""
+    """Path of the checkpoint after ``step`` optimizer steps: checkpoints/step=000123-specialised.ckpt."""
     return folder / "checkpoints" / f"step={step:06d}{'-' + stage if stage else ''}.ckpt"
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run that training can go on from, whoever wrote them, in the order of their steps."""
+    """The checkpoints of a run that can be resumed, whoever wrote them, in the order of their steps."""
     return list(_whole(run, []))
 
 
@@ -318,7 +318,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
 
 
 def owed_scores(folder: Path) -> list[dict[str, object]]:
-    """What a run has answered and not graded yet, each with its step, stage and ability.
+    """The answers of a run that are not graded yet, each with its step, stage and ability.
 
     Raises:
         ValueError: The note is damaged.

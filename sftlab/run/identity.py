@@ -1,12 +1,12 @@
-"""What a run is, as hashes: the keys of its stages, which other runs may share, and its parts, to say what changed.
+"""The identity of a run as hashes: the keys of its stages, which other runs may share, and its parts by name.
 
     start            = weights and model, optimizer, arithmetic, seed of random weights
     key of stage 1   = hash(start, what stage 1 trains and how)
     key of stage 2   = hash(key of stage 1, what stage 2 trains and how)
 
-Equal keys, equal weights: a run goes on from a checkpoint whose stages have its own keys, whatever led to them. Equal
-``full`` keys, equal measurements too: a stage of that key need not be trained again. Code, names and times of files
-are in none of them; what is, the tables of ``settings`` say.
+Equal keys mean equal weights: a run can resume from a checkpoint whose stages have the same keys. Equal ``full`` keys
+also mean equal measurements: such a stage need not be trained again. Source code, file names and times are never part
+of a key; the tables of ``settings`` say what is.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.run.settings import OWN_CALLBACKS, Settings, is_without, module_settings
 
-RULES = 1  # version of how we train: raise it when the same settings lead to other weights
+RULES = 1  # version of the training code: raise it when equal settings lead to different weights
 REUSED_FILE = "reused.json"  # in a run's folder: the stages that it took over from other runs
-_WHOLE = "whole"  # the part of an identity that decides; the others only say what changed
-_HASHED = "hash "  # begins a part that only says whether it is the same
-_LONGEST = 60  # characters of a value that are shown
+_WHOLE = "whole"  # the decisive part of an identity; the others only say what has changed
+_HASHED = "hash "  # prefix of a part whose value is not shown
+_LONGEST = 60  # maximum number of characters of a shown value
 
 
 class StageKey(NamedTuple):
     """The key of one stage.
 
     Attributes:
-        trained: What determines the weights after it.
-        full: That, and what is measured of it.
+        trained: Hash of all that determines the weights after it.
+        full: Hash of that and of what is measured.
     """
 
     trained: str
@@ -46,7 +46,7 @@ class StageKey(NamedTuple):
 
 
 def stage_keys(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings) -> list[StageKey]:
-    """The keys of the stages that are compiled to their ends, or whose decisions are determined by what is known."""
+    """The keys of the stages that are completely compiled, or adaptive ones, whose decisions are determined."""
     measured, keys = _measured(data, settings), []
     trained = _start(data, module, plan, settings)
     for stage in plan.stages:

@@ -37,7 +37,7 @@ class RankLauncher(_SubprocessScriptLauncher):
                 complain(self._meeting())
             os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
             self._call_children_scripts()
-            del os.environ[LAUNCHER_VARIABLE]  # what else this process starts is no rank of this run
+            del os.environ[LAUNCHER_VARIABLE]  # what else this process starts is not a rank of this run
             threading.Thread(target=watch, args=(self.procs,), name="ranks", daemon=True).start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **options)

@@ -1,4 +1,4 @@
-"""Opening a model: what a path or a name means, and the Hugging Face folder behind it.
+"""Opening a model: resolves a path or a name to a Hugging Face folder.
 
 lightning_logs/dmt                                   the run's last finished stage, or else its newest checkpoint
 lightning_logs/dmt/stages/1-general                  a stage, as any other Hugging Face folder
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 
 def model_folder(name: str | Path, stack: ExitStack, tell: Callable[[str], None] | None = None) -> str:
-    """The Hugging Face folder, or the hub id, that a name means.
+    """Resolve a name to a Hugging Face folder or a hub id.
 
     Args:
         name: A run, a stage, a checkpoint, a Hugging Face folder or a hub id.
-        stack: A checkpoint is exported to a folder that lives as long as this.
-        tell: Told what was taken where the name leaves it open.
+        stack: Owns the temporary folder that a checkpoint is exported to.
+        tell: Called with a message if the name is ambiguous.
 
     Raises:
-        ValueError: It is none of these, or what it names is damaged: says what.
+        ValueError: It is none of these, or damaged; says which.
     """
     path = Path(name)
     if not path.exists():
@@ -65,7 +65,7 @@ def model_folder(name: str | Path, stack: ExitStack, tell: Callable[[str], None]
         return model_folder(checkpoints[-1], stack)
     if (path / "stages.json").is_file():
         raise ValueError(f"checkpoint: {path} is a study; name one of its runs: {path}/runs/<run>")
-    raise ValueError(f"checkpoint: {path} is no run folder, stage, checkpoint or Hugging Face folder")
+    raise ValueError(f"checkpoint: {path} is not a run folder, stage, checkpoint or Hugging Face folder")
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -74,18 +74,18 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def finished_stages(run: Path) -> list[Path]:
-    """The exported stages of a run, in their order."""
+    """The folders of a run's exported stages, in order."""
     found = {int(match[1]): path for path in run.glob("stages/*") if (match := re.match(r"(\d+)-", path.name))}
     return [path for _, path in sorted(found.items()) if is_model_folder(path)]
 
 
 class Form(NamedTuple):
-    """How a model is written.
+    """Options of an export.
 
     Attributes:
-        is_merged: Of an adapter, write the whole model that it makes of its base.
-        dtype: float32, bf16 or fp16; None leaves the weights as they are.
-        max_shard_size: Of one file of weights, such as 5GB; None leaves them as they are.
+        is_merged: Whether an adapter is merged into its base.
+        dtype: float32, bf16 or fp16; None keeps that of the weights.
+        max_shard_size: Maximum size of a file of weights, such as 5GB; None keeps the files.
     """
 
     is_merged: bool = False
@@ -94,12 +94,12 @@ class Form(NamedTuple):
 
 
 def export(name: str | Path, folder: Path, form: Form = Form()) -> None:  # noqa: B008 - it never changes
-    """Write the Hugging Face folder of a run, a stage, a checkpoint or a Hugging Face folder.
+    """Export a run, a stage, a checkpoint or a Hugging Face folder to a Hugging Face folder.
 
     Args:
-        name: Where the model is.
-        folder: What to write.
-        form: How.
+        name: The model.
+        folder: The folder to write.
+        form: Options.
 
     Raises:
         ValueError: There is no such model here, or it is damaged.
@@ -110,7 +110,7 @@ def export(name: str | Path, folder: Path, form: Form = Form()) -> None:  # noqa
     with ExitStack() as stack:
         found = Path(model_folder(name, stack))
         if not found.is_dir():
-            raise ValueError(f"--checkpoint: {name} is no run, stage, checkpoint or Hugging Face folder here")
+            raise ValueError(f"--checkpoint: {name} is not a run, stage, checkpoint or Hugging Face folder here")
         run = run_of(found) or run_of(Path(name))
         ended = re.match(r"step=\d+-(.+)\.ckpt$", Path(name).name)
         stage = ended[1] if ended else re.sub(r"^\d+-", "", found.name)
@@ -127,15 +127,15 @@ def export(name: str | Path, folder: Path, form: Form = Form()) -> None:  # noqa
 
 
 def export_checkpoint(path: Path, folder: Path, is_merged: bool = False) -> None:
-    """Write the Hugging Face folder of a checkpoint.
+    """Export a checkpoint to a Hugging Face folder.
 
     Args:
-        path: A file or a folder of shards, inside its run's folder; to merge, a folder with an adapter too.
-        folder: What to write.
-        is_merged: Of an adapter, write the whole model that it makes of its base.
+        path: A file or a folder of shards inside its run's folder; to be merged, also a folder with an adapter.
+        folder: The folder to write.
+        is_merged: Whether an adapter is merged into its base.
 
     Raises:
-        ValueError: There is no such checkpoint, it is damaged, or it stands outside of a run.
+        ValueError: There is no such checkpoint, it is damaged, or it is not inside a run's folder.
     """
     from sftlab.model.export import checkpoint_weights, write_folder, write_merged
 

@@ -1,4 +1,4 @@
-"""A run as Python reads it: its folder as data frames, models and figures; nothing here needs the run to be finished.
+"""Runs and studies in Python: their folders as data frames, models and figures, whether finished or not.
 
 run = sftlab.Run("dmt")            by name, or by its folder lightning_logs/dmt
 run.scores, run.losses             what each stage can do
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """A run and what it left in its folder.
+    """A run and the results in its folder.
 
     Args:
         folder: Its folder, or its name in lightning_logs/.
 
     Attributes:
-        folder: Where everything is.
+        folder: The run's folder.
 
     Raises:
         ValueError: There is no such run.
@@ -51,17 +51,17 @@ class Run:
 
     @property
     def state(self) -> str:
-        """running, finished, stopped or unknown."""
+        """The state of the run: running, finished, stopped or unknown."""
         return state_of(self.folder).status
 
     @property
     def stages(self) -> list[str]:
-        """The finished stages, in their order."""
+        """Names of the finished stages, in order."""
         return [stage_name(path) for path in finished_stages(self.folder)]
 
     @property
     def config(self) -> dict[str, Any]:
-        """The config that it was made from; empty for a run of objects."""
+        """The config of the run; empty if it was started from Python objects."""
         import yaml
 
         path = self.folder / "config.yaml"
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def scores(self) -> pd.DataFrame:
-        """One row a score: ability, task, metric, stage, step, value with its interval."""
+        """The scores, one per row: ability, task, metric, stage, step, value with its interval."""
         import pandas as pd
 
         rows = [asdict(row) for row in read_scores(self.folder / "scores.jsonl")]
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def metrics(self) -> pd.DataFrame:
-        """One row an optimizer step that was logged, one column a metric."""
+        """The logged metrics: a row per optimizer step, a column per metric."""
         import pandas as pd
 
         steps: dict[int, dict[str, Any]] = {}
@@ -88,48 +88,48 @@ class Run:
 
     @property
     def losses(self) -> pd.DataFrame:
-        """Loss on held-out examples: one row a stage, one column an ability."""
+        """Loss on held-out examples: a row per stage, a column per ability."""
         import pandas as pd
 
         return pd.DataFrame.from_dict(losses_by_stage(self.folder), orient="index").rename_axis("stage")
 
     @property
     def ledger(self) -> pd.DataFrame:
-        """What was trained: one row a stage and ability, with examples, tokens, epochs and shares."""
+        """What was trained: a row per stage and ability, with examples, tokens, epochs and shares."""
         import pandas as pd
 
         rows = [asdict(row) for row in ledger_rows(self.folder)]
         return pd.DataFrame(rows, columns=[field.name for field in fields(LedgerRow)])
 
     def export(self, stage: str = "") -> Path:
-        """The Hugging Face folder of a stage, of the last one by default.
+        """The Hugging Face folder of a stage, by default the last one.
 
         Raises:
-            ValueError: It is not finished.
+            ValueError: The stage is not finished.
         """
         return RunStage(self.folder, stage).export
 
     def model(self, stage: str = "", **options: Any) -> PreTrainedModel:
-        """The model after a stage, the last one by default; ``options`` are ``from_pretrained``'s."""
+        """The model after a stage, by default the last one; ``options`` are passed to ``from_pretrained``."""
         from transformers import AutoModelForCausalLM
 
         return AutoModelForCausalLM.from_pretrained(self.export(stage), **options)  # type: ignore[no-any-return]
 
     def tokenizer(self, stage: str = "") -> PreTrainedTokenizerFast:
-        """Its tokenizer, with the chat template that it was trained with."""
+        """The tokenizer of a stage, with the chat template of its training."""
         from transformers import AutoTokenizer
 
         return cast("PreTrainedTokenizerFast", AutoTokenizer.from_pretrained(self.export(stage)))
 
     def plot_loss(self, kind: str = "train", ax: Axes | None = None) -> Axes:
-        """The loss of each ability over optimizer steps, with the ends of stages.
+        """Plot the loss of each ability over optimizer steps, with the ends of stages.
 
         Args:
             kind: ``train``, or ``val`` for held-out examples.
-            ax: Drawn into it; into a new figure by default.
+            ax: The axes to draw into; by default those of a new figure.
 
         Raises:
-            ValueError: There is nothing to draw, or no matplotlib.
+            ValueError: There is nothing to draw, or matplotlib is missing.
         """
         try:
             import matplotlib.pyplot as plt
@@ -180,14 +180,14 @@ class StudyRuns:
 
     @property
     def runs(self) -> dict[str, Run]:
-        """By name, those that have begun."""
+        """The runs that have begun, by name."""
         from sftlab.run.results import runs_in
 
         return {run.name: Run(run) for run in runs_in(self.folder / "runs")}
 
     @property
     def results(self) -> pd.DataFrame:
-        """One row a score or held-out loss of a stage of a run; factors are columns."""
+        """Scores and held-out losses, one per row, after each stage of each run; factors are columns."""
         import pandas as pd
 
         rows = read_jsonl(self.folder / "results.jsonl")
@@ -195,7 +195,7 @@ class StudyRuns:
 
     @property
     def costs(self) -> pd.DataFrame:
-        """One row a stage of a run: tokens, seconds, and whether another run trained it."""
+        """Costs, a row per stage of each run: tokens, seconds, and whether another run trained it."""
         import pandas as pd
 
         rows = read_jsonl(self.folder / "costs.jsonl")
@@ -207,12 +207,12 @@ class StudyRuns:
 
     @property
     def decision(self) -> str:
-        """What a search has decided, in words; empty before its end, and of a study."""
+        """The decision of a search as text; empty before its end, and for a study."""
         path = self.folder / "search.json"
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return str(found.get("decision", "")).replace("**", "")
 
     @property
     def report(self) -> Path:
-        """Its page."""
+        """The page of its report."""
         return self.folder / "report" / "index.html"

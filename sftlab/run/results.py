@@ -167,7 +167,7 @@ def metric_lines(run: Path) -> list[dict[str, Any]]:
         line.setdefault("step", None)
         wrong = [tag for tag, value in line.items() if not (value is None or _is_number(value, tag == "step"))]
         if wrong:
-            raise ValueError(f"{path}, line {number}: {wrong[0]!r} is no number; the file is damaged, restore it")
+            raise ValueError(f"{path}, line {number}: {wrong[0]!r} is not a number; the file is damaged, restore it")
         line |= {tag: float("nan") for tag, value in line.items() if value is None and tag != "step"}
     return lines
 

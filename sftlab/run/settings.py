@@ -1,13 +1,13 @@
-"""Which settings change a result, and which only where and how fast it is computed: one table for all of them.
+"""Which settings change a result, and which only change where and how fast it is computed: a table of all settings.
 
     TRAINED     its value is part of a stage's key
-    CONTENT     what comes of it is: token ids, masks, their order in steps, weights, learning rates of stages
+    CONTENT     its effect is: token ids, masks, their order in steps, weights, learning rates of stages
     MEASURED    it changes what is measured of a stage, not the weights: a resumed run may change it, a reused one not
-    NONE        it changes nothing, or a result by rounding alone
-    REFUSED     the plan decides this; ``fit`` refuses another value
+    NONE        it changes nothing, or results only by rounding
+    REFUSED     the plan decides this; ``fit`` refuses any other value
 
-A setting that stands nowhere here, such as an argument of a user's own class, counts as TRAINED. A callback of a user
-may say ``changes_training = False`` about itself; then it only measures.
+A setting that is not listed, such as an argument of a user's class, counts as TRAINED. A user's callback may declare
+``changes_training = False``; then it counts as MEASURED.
 """
 
 from __future__ import annotations
@@ -191,12 +191,12 @@ _USUAL_PRECISION = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What, beside data, plan and model, changes a result.
+    """The settings beside data, plan and model that change a result.
 
     Attributes:
-        seed: That of ``seed_everything``: random weights and dropout.
-        trained: What changes the weights, by name.
-        measured: What changes what is measured, by name.
+        seed: The seed of ``seed_everything``, for random weights and dropout.
+        trained: Settings that change the weights, by name.
+        measured: Settings that change what is measured, by name.
     """
 
     seed: int = 0
@@ -205,7 +205,7 @@ class Settings:
 
     @classmethod
     def of_trainer(cls, trainer: Trainer) -> Settings:
-        """Those of a Trainer that runs."""
+        """The settings of a Trainer."""
         import torch
 
         algorithm = trainer.gradient_clip_algorithm
@@ -223,12 +223,12 @@ class Settings:
 
     @classmethod
     def of_arguments(cls, given: Mapping[str, Any], seed: int, callbacks: Iterable[Any] = ()) -> Settings:
-        """Those of a Trainer's arguments, as a config has them.
+        """The settings of a Trainer's arguments, as in a config.
 
         Args:
-            given: By name; its callbacks are objects.
-            seed: That of ``seed_everything``.
-            callbacks: Further ones, such as the schedule.
+            given: The arguments by name; callbacks are objects.
+            seed: The seed of ``seed_everything``.
+            callbacks: Further callbacks, such as the schedule.
         """
         plugins = [plugin for plugin in _listed(given.get("plugins")) if hasattr(plugin, "precision")]
         precision = str(next((plugin.precision for plugin in plugins), given.get("precision")))
@@ -274,9 +274,10 @@ def _of_sharded_weights(precision: str, strategy: Any) -> str:
 
 
 def effect_of(callback: Any) -> str:
-    """The effect of a callback: that of its class in the table, or what a user's class says about itself.
+    """The effect of a callback: that of its class in the table, or what a user's class declares.
 
-    One that says nothing may change training: its weights are shared with no other run, but a resume may go on without.
+    A class that declares nothing may change training: such a run shares no stages with others, but may be resumed
+    without the callback.
     """
     cls = type(callback)
     if cls.__module__.startswith(_OURS) and cls.__name__ in CALLBACKS:

@@ -256,7 +256,7 @@ class Peer:
                 return decode(answer["value"], lambda place: Remote(self, place))
             name, text = str(answer["raised"])[:100], str(answer["text"])[:200]
         except Exception:
-            raise ProgramEnded("the program sent something that is no answer") from None
+            raise ProgramEnded("the program sent something that is not an answer") from None
         self.raised = rebuild(name, text)
         raise self.raised
 

@@ -28,7 +28,7 @@ class Axis:
         name: Of the factor, or of the ability whose share it is.
         is_share: It is the share of an ability.
         value_C: The place of each candidate on it: a number, or the place in the list of options.
-        labels: Texts of the places where they are no numbers.
+        labels: Texts of the places where they are not numbers.
     """
 
     name: str

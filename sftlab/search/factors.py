@@ -234,7 +234,7 @@ class Choice(Factor):
 
 
 def _tuple(value: Value) -> tuple[float, ...]:
-    assert isinstance(value, tuple), f"{value!r} is no shares"
+    assert isinstance(value, tuple), f"{value!r} is not Shares"
     return value
 
 
@@ -249,7 +249,7 @@ def even_levels(low: float, high: float, is_log: bool, is_whole: bool, num_level
 
 
 def share_text(share: float) -> str:
-    """A share in percent: 25%; with a decimal where it is no whole one, so that shares add up as shown: 7.7%."""
+    """A share in percent: 25%; with a decimal where it is not a whole one, so that shares add up as shown: 7.7%."""
     return f"{share:.0%}" if abs(100 * share - round(100 * share)) < 0.05 else f"{share:.1%}"
 
 

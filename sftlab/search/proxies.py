@@ -1,7 +1,7 @@
 """Cheap proxies of runs, tested against the runs that a search has made anyway.
 
     merge      the specialists' weights averaged by the shares of a composition, scored without training
-    held_out   the loss on held-out examples in the place of the score
+    held_out   the loss on held-out examples instead of the score
     FOLDER     runs of another search or study with the same compositions: a smaller model, a part of the budget
 
 What is found stands in <search>/exhibits/proxies/, and from there in the search's report.
@@ -58,7 +58,7 @@ def proxy_report(search: Search, kind: str) -> str:
     if kind == "merge":
         from sftlab.search.merge import merged_scores
 
-        trials = [t for t in trials if not (t.anchor and t.anchor.alone)]  # a specialist is no average of others
+        trials = [t for t in trials if not (t.anchor and t.anchor.alone)]  # a specialist is not an average of others
         pairs = _pairs(search, trials, merged_scores(search, trials))
         title, about = (
             "Proxy: merged specialists",
@@ -66,7 +66,7 @@ def proxy_report(search: Search, kind: str) -> str:
         )
     elif kind == "held_out":
         pairs = _pairs(search, trials, _held_out(read_evidence(search.folder), trials))
-        title, about = "Proxy: held-out loss", "minus the loss on held-out examples, in the place of the score"
+        title, about = "Proxy: held-out loss", "minus the loss on held-out examples, instead of the score"
     else:
         folder = Path(kind)
         if not (folder / "study.json").is_file():

@@ -122,7 +122,7 @@ class StudySite(Site):
                 )
             if none := [ability for ability, row in first.items() if ability in weighed and row.value is None]:
                 raise ValueError(
-                    f"{run} has no graded answer of {', '.join(none)}, which is no score of 0: see why in its run "
+                    f"{run} has no graded answer of {', '.join(none)}, which is not a score of 0: see why in its run "
                     "folder's scores.jsonl, or leave it out of the search file's weights"
                 )
         known = [ability for ability in next(iter(found.values()), {}) if all(_has(r, ability) for r in found.values())]

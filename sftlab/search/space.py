@@ -153,7 +153,7 @@ class Columns:
         return np.hstack([np.sqrt(self.share_PS), self.number_PN, 0.7 * self.choice_PK])
 
     def logged(self) -> np.ndarray:
-        """Features of the quadratic: logarithms of shares (from 0 for none to 1 for all) in the place of the shares."""
+        """Features of the quadratic: logarithms of shares (from 0 for none to 1 for all) instead of the shares."""
         floor = 1 / 64
         log_PS = 1 + np.log(np.maximum(self.share_PS, 0) + floor) / -math.log(floor / (1 + floor))
         return np.hstack([log_PS, self.number_PN, self.choice_PK])

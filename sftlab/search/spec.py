@@ -113,7 +113,7 @@ def read_search(path: Path, sizes: Mapping[str, int], replaced: Mapping[str, Any
     """
     content = {**read_yaml(path, "--config"), **(replaced or {})}
     if unknown := sorted(set(content) - _KEYS):
-        raise ValueError(f"{path}: {unknown[0]!r} is no key of a search; there are {', '.join(sorted(_KEYS))}")
+        raise ValueError(f"{path}: {unknown[0]!r} is not a key of a search; there are {', '.join(sorted(_KEYS))}")
     if "base" not in content:
         raise ValueError(f"{path}: give base, the config of fit that the runs start from")
     name = checked_name(f"{path}, search", content.get("search") or path.stem)

@@ -147,7 +147,7 @@ def forgetting(matrix: ScoreMatrix) -> PerAbility:
 def forward_transfer(matrix: ScoreMatrix) -> PerAbility:
     """R[first - 1, j] - R[base, j]: what the stages before an ability's own did for it, against the base model.
 
-    Lopez-Paz and Ranzato 2017 (arXiv 1706.08840, section 2), with the pretrained model in the place of a random one and
+    Lopez-Paz and Ranzato 2017 (arXiv 1706.08840, section 2), with the pretrained model instead of a random one and
     the first stage that trained ability j in full as its own. Where an earlier stage trained a fraction of it, that
     counts too. None without a base row, and for abilities of the first stage or of none.
     """

@@ -1,6 +1,6 @@
-"""Uncertainty of means: intervals from the normal, Student's and Wilson's formulas, and from resamples.
+"""Uncertainty of means: normal, Student's and Wilson's intervals, and intervals from resamples.
 
-Every interval of the package is a 95 % one, and this is the one place where that number turns into quantiles.
+Every interval of the package is a 95 % interval; only this module turns that level into quantiles.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LEVEL = 0.05  # of tests: the chance of a false finding
-Z = 1.959964  # of a normal distribution, 95 % lie within this many standard deviations
-SEED = 0  # resamples are drawn the same each time, so that the same numbers always have the same intervals
+LEVEL = 0.05  # significance level of tests
+Z = 1.959964  # 95 % of a normal distribution lie within this many standard deviations
+SEED = 0  # of resamples: equal numbers always have equal intervals
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % interval; nan where there is none, infinite where it lies outside of what was tried."""
+    """A value with its 95 % interval: nan if there is none, infinite if outside of the range that was tried."""
 
     value: float
     low: float = math.nan
@@ -33,14 +33,14 @@ class Mean(Estimate):
 
 
 def student(values: Sequence[float]) -> Mean:
-    """Mean of independent values with Student's interval; one value has a mean alone.
+    """Mean of independent values with Student's interval; a single value has no interval.
 
     Raises:
         ValueError: There is no value.
     """
     n = len(values)
     if not n:
-        raise ValueError("no value has no mean")
+        raise ValueError("there is no mean without values")
     mean = sum(values) / n
     if n < 2:
         return Mean(mean)
@@ -52,22 +52,22 @@ def student(values: Sequence[float]) -> Mean:
 
 
 def normal(value: float, error: float) -> tuple[float, float]:
-    """Ends of the interval of a number whose error is normal."""
+    """Ends of the interval of a value with a normal error."""
     return value - Z * error, value + Z * error
 
 
 def error_of(low: float, high: float) -> float:
-    """The standard error that an interval of the normal distribution comes from."""
+    """The standard error of a normal interval."""
     return (high - low) / (2 * Z)
 
 
 def is_beyond_noise(difference: float, error: float) -> bool:
-    """Whether the normal interval of a difference leaves out 0; nan is never beyond."""
+    """Whether the normal interval of a difference excludes 0; False for nan."""
     return abs(difference) > Z * error
 
 
 def wilson(mean: float, n: int) -> tuple[float, float]:
-    """Ends of the interval of a mean of ``n`` values between 0 and 1 (Wilson 1927, exact in form for 0 and 1 alone)."""
+    """Ends of the interval of a mean of ``n`` values in [0, 1] (Wilson 1927, derived for values that are 0 or 1)."""
     centre = (mean + Z * Z / (2 * n)) / (1 + Z * Z / n)
     half = Z / (1 + Z * Z / n) * math.sqrt(mean * (1 - mean) / n + Z * Z / (4 * n * n))
     return (max(0.0, centre - half) if mean > 0 else 0.0), (min(1.0, centre + half) if mean < 1 else 1.0)
@@ -77,9 +77,9 @@ def middle(samples: np.ndarray, axis: int = 0, is_ordered: bool = False) -> np.n
     """Ends of the middle 95 % of samples [2, ...].
 
     Args:
-        samples: Along ``axis``.
-        axis: Which one.
-        is_ordered: The samples have no distances (some are infinite), so the ends are members of the sample.
+        samples: The samples, along ``axis``.
+        axis: The axis of the samples.
+        is_ordered: Whether samples cannot be interpolated (some are infinite), so that the ends must be among them.
     """
     ends = np.array([LEVEL / 2, 1 - LEVEL / 2])
     if is_ordered:
@@ -88,7 +88,7 @@ def middle(samples: np.ndarray, axis: int = 0, is_ordered: bool = False) -> np.n
 
 
 def normal_draws(mean: np.ndarray, error: np.ndarray, num_draws: int, seed: int = SEED) -> np.ndarray:
-    """Means drawn anew from normal distributions [num_draws, ...]: a parametric bootstrap."""
+    """Draws of means from normal distributions [num_draws, ...]: a parametric bootstrap."""
     return mean + np.random.default_rng(seed).normal(size=(num_draws, *np.shape(mean))) * error
 
 

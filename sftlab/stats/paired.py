@@ -1,13 +1,13 @@
-"""Two models compared problem by problem: the same problems, so most of the noise cancels.
+"""Compares two models problem by problem: as both answer the same problems, most of the noise cancels.
 
-Values of several samples of a problem are averaged first, so problems are the unit.
+The samples of a problem are averaged first, so that problems are the unit.
 
     every value 0 or 1     McNemar's exact test (McNemar 1947): of the problems that only one of the two solves, is the
                            split further from even than a fair coin's? Interval of Bonett and Price (2012).
     other values           paired bootstrap over problems (Efron and Tibshirani 1993, chapters 13 and 16): percentile
                            interval, p from the differences shifted to mean 0.
 
-A difference counts as more than noise when p < 0.05 and the 95 % interval does not hold 0.
+A difference counts as more than noise when p < 0.05 and the 95 % interval excludes 0.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Comparison:
     """Model b against model a by one extractor of one task.
 
     Attributes:
-        num_problems: Problems compared.
-        num_missing: Problems without a verdict of one of the two; they are not compared.
-        mean_a: Mean over the problems compared.
-        mean_b: The same of the other.
+        num_problems: Number of problems compared.
+        num_missing: Number of problems without a verdict of either model, which are not compared.
+        mean_a: Mean of model a over the problems compared.
+        mean_b: Mean of model b.
         difference: ``mean_b - mean_a``; ``low`` and ``high`` are its 95 % interval.
-        p_value: Two-sided.
-        method: How interval and p were found; or why there are none.
+        p_value: Two-sided p value.
+        method: How interval and p value were computed, or why there are none.
     """
 
     task: str
@@ -52,19 +52,19 @@ class Comparison:
 
     @property
     def inside_noise(self) -> bool:
-        """Whether a difference like this is to be expected between equals."""
+        """Whether such a difference is to be expected between equal models."""
         return not (self.p_value < LEVEL and not self.low <= 0 <= self.high)
 
     @property
     def words(self) -> str:
-        """The verdict on the difference."""
+        """The verdict as text."""
         if math.isnan(self.p_value):
             return "not compared"
         return "inside noise" if self.inside_noise else "b is better" if self.difference > 0 else "b is worse"
 
 
 def not_compared(task: str, extractor: str, num_missing: int, why: str) -> Comparison:
-    """What stands in the place of a comparison that cannot be made."""
+    """A placeholder for a comparison that cannot be made."""
     nan = math.nan
     return Comparison(task, extractor, 0, num_missing, nan, nan, nan, nan, nan, nan, why)
 

@@ -27,7 +27,7 @@ def rank_correlation(proxy_N: np.ndarray, real_N: np.ndarray) -> Estimate:
 
 
 def regret(proxy_N: np.ndarray, real_N: np.ndarray) -> float:
-    """What is lost by taking what the proxy ranks first in the place of the best (at least 0)."""
+    """What is lost by taking what the proxy ranks first instead of the best (at least 0)."""
     return float(real_N.max() - real_N[int(proxy_N.argmax())])
 
 

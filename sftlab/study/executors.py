@@ -1,7 +1,7 @@
-"""Who carries out the jobs: this machine, a Ray cluster, a class of the user's own, or a scheduler that reads commands.
+"""Executors carry out the jobs of a study: on this machine, on a Ray cluster, or by a class of the user's own.
 
-All of them start a job once those that it needs are done, go on with the rest when one fails, and say who waits in
-vain. A user's own executor says how one job is started and how its end is known:
+All of them start a job once those that it needs are done, continue with the rest when one fails, and report the jobs
+that cannot start. An executor of your own defines how a job is started and how its end is detected:
 
     class Slurm(Executor):                       # study --executor my_module.Slurm --executor.partition gpu
         def __init__(self, partition: str) -> None: ...
@@ -30,31 +30,35 @@ _SKIPPED = "not started: {} failed"
 
 
 class Executor(ABC):
-    """Starts jobs and tells how they ended.
+    """Starts jobs and reports their outcomes. Subclass it for a scheduler of your own.
 
     Attributes:
-        num_slots: Jobs that may run at once; None for any number.
+        num_slots: Number of jobs that may run at once; None for any number.
     """
 
     num_slots: int | None = None
 
     @abstractmethod
     def start(self, job: Job) -> Hashable:
-        """Start a job; what stands for it until its end."""
+        """Start a job; returns a handle for it."""
 
     @abstractmethod
     def first_done(self, handles: Sequence[Hashable]) -> Hashable:
-        """Wait until one of the running jobs has ended; which."""
+        """Wait until one of the running jobs has ended; returns its handle."""
 
     @abstractmethod
     def outcome(self, handle: Any) -> Outcome:
-        """How an ended job ended."""
+        """The outcome of a job that has ended."""
 
     def open(self) -> None:  # noqa: B027 - most have nothing to get ready
-        """Get ready; a problem is a ValueError."""
+        """Prepare to start jobs.
+
+        Raises:
+            ValueError: The executor cannot be used.
+        """
 
     def close(self) -> None:  # noqa: B027
-        """End what still runs; called also after an interrupt."""
+        """End the jobs that still run; also called after an interrupt."""
 
     def run(self, jobs: Sequence[Job], tell: Tell) -> list[Outcome]:
         """Carry out jobs, each after those that it needs.

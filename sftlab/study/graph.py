@@ -82,18 +82,18 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Job:
-    """A piece of one run: take over the first stages from another run, then train up to a stage.
+    """A part of one run: take over the first stages from another run, then train up to a stage.
 
     Attributes:
-        name: Unique in the study.
+        name: Name of the job, unique in the study.
         run: Name of the run.
-        folder: Of the run.
-        config_file: Of the run.
-        stages: All stages of the run up to the last that this job completes.
-        source: Folder of the run that has the first ``num_shared`` stages.
-        num_shared: Stages that come from there.
-        num_before: Stages that are there when it starts, taken over or trained.
-        needs: Jobs that must be done before.
+        folder: Folder of the run.
+        config_file: Config of the run.
+        stages: All stages of the run up to the last one that this job completes.
+        source: Folder of the run that the first ``num_shared`` stages are taken from.
+        num_shared: Number of stages that are taken from there.
+        num_before: Number of stages that exist when training starts, taken over or trained before.
+        needs: Names of the jobs that must be done before.
     """
 
     name: str
@@ -108,23 +108,23 @@ class Job:
 
     @property
     def tokens(self) -> int:
-        """Tokens that it trains."""
+        """Number of tokens that it trains."""
         return sum(stage.tokens for stage in self.stages[self.num_before :])
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """For JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Job:
-        """From what ``to_dict`` gave; whoever made it, such a job touches nothing outside the logs.
+        """Restore what ``to_dict`` returned. Checked, so that no job touches anything outside lightning_logs/.
 
         Raises:
-            ValueError: A name or a folder could lead elsewhere, or a number makes no sense.
+            ValueError: A name or a folder could lead elsewhere, or a value is invalid.
         """
         texts = ("name", "run", "folder", "config_file", "source")
         if wrong := [name for name in texts if not isinstance(content[name], str)]:
-            raise ValueError(f"{wrong[0]} is no text")
+            raise ValueError(f"{wrong[0]} is not text")
         stages = tuple(StageNode(**stage) for stage in content["stages"])
         for stage in stages:
             named, counted = (stage.name, stage.key, stage.trained_key), (stage.tokens, stage.supervised_tokens)
@@ -145,24 +145,24 @@ class Job:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Refuse what is not lightning_logs/<study>/runs/<run>, or is so only by way of a link.
+    """Check that a folder is lightning_logs/<study>/runs/<run>, and not by way of a link.
 
     Raises:
-        ValueError: The folder is another.
+        ValueError: It is not.
     """
     logs, study, runs, run = folder.parts if len(folder.parts) == 4 else ("", "", "", "")
     is_inside = folder.parent.resolve().is_relative_to(LOGS.resolve()) and not folder.is_symlink()
     if logs != str(LOGS) or runs != "runs" or not is_inside:
-        raise ValueError(f"{folder} is no folder of a study's run; such a one is {LOGS}/<study>/runs/<run>")
+        raise ValueError(f"{folder} is not a folder of a study's run; such a one is {LOGS}/<study>/runs/<run>")
     checked_name("study", study)
     checked_name("run", run)
 
 
 def study_folder(study: Study) -> Path:
-    """Where a study lives.
+    """The folder of a study.
 
     Raises:
-        ValueError: A run lives there.
+        ValueError: It is the folder of a run.
     """
     folder = LOGS / study.name
     if (folder / STATE_FILE).is_file():
@@ -237,7 +237,7 @@ def _as_long_as(run: Run, plan: Plan, unit: str, total: int) -> Run:
 
 
 def save_stages(folder: Path, planned: Sequence[PlannedRun]) -> None:
-    """Note which stages a study has, so that others can take them over."""
+    """Write down the stages of a study, so that other studies can take them over."""
     rows = [{"folder": str(run.folder), "stages": [asdict(stage) for stage in run.stages]} for run in planned]
     write_text(folder / "stages.json", json.dumps(rows))
 
@@ -271,7 +271,7 @@ def _saved_stages(path: Path) -> list[tuple[Path, tuple[StageNode, ...]]]:
 
 
 def find_problems_of(study: Study) -> list[str]:
-    """Problems of the runs' configs, each told once with the runs that have it."""
+    """Problems of the runs' configs, each listed once with the number of runs that have it."""
     from sftlab.cli import config_problems
 
     found: dict[str, list[str]] = {}
@@ -282,7 +282,7 @@ def find_problems_of(study: Study) -> list[str]:
 
 
 def jobs_of(planned: Sequence[PlannedRun], others: Sequence[PlannedRun] = ()) -> list[Job]:
-    """The jobs that are left, each after those that it needs.
+    """The remaining jobs, each after those that it needs.
 
     Args:
         planned: The runs of a study.

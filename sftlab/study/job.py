@@ -130,4 +130,4 @@ def read_job(path: Path) -> Job:
     try:
         return Job.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"--job: {path} is no job of a study ({error}); --executor print writes them") from None
+        raise ValueError(f"--job: {path} is not a job of a study ({error}); --executor print writes them") from None

@@ -119,7 +119,7 @@ def read_study(
     """
     content = {**read_yaml(path, "--config"), **(replaced or {})}
     if unknown := sorted(set(content) - _KEYS):
-        raise ValueError(f"{path}: {unknown[0]!r} is no key of a study; there are {', '.join(sorted(_KEYS))}")
+        raise ValueError(f"{path}: {unknown[0]!r} is not a key of a study; there are {', '.join(sorted(_KEYS))}")
     if "base" not in content:
         raise ValueError(f"{path}: give base, the config of fit that the runs start from")
     name = checked_name(f"{path}, study", content.get("study") or path.stem)
@@ -164,7 +164,7 @@ def _mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value or {}, dict):
         raise ValueError(f"{path}, {key}: give keys and values, not {value!r}")
     if odd := [name for name in value or {} if type(name) not in (str, int)]:  # to YAML, no and on are truth values
-        raise ValueError(f"{path}, {key}: the key {odd[0]!r} is no text; write it in quotes")
+        raise ValueError(f"{path}, {key}: the key {odd[0]!r} is not text; write it in quotes")
     return {str(name): inner for name, inner in (value or {}).items()}
 
 
@@ -213,8 +213,8 @@ def _needs(path: Path, given: Any) -> tuple[Path | tuple[str, dict[str, Any]], .
         (command, options), *more = (need.items() if isinstance(need, dict) else {}.items()) or [("", None)]
         if more or not isinstance(options, dict) or not options.get("to") or command not in _NEED_COMMANDS:
             raise ValueError(
-                f"{path}, needs: {need!r} is no study file and none of the commands {', '.join(_NEED_COMMANDS)} with "
-                "its options, among them to: the folder that it fills"
+                f"{path}, needs: {need!r} is neither a study file nor one of the commands {', '.join(_NEED_COMMANDS)} "
+                "with its options, among them to: the folder that it fills"
             )
         config = {"config": str(config_path(str(options["config"]), path.parent))} if "config" in options else {}
         needs.append((command, {**options, **config}))

@@ -1,6 +1,6 @@
 r"""GSM8K (Cobbe et al. 2021, arXiv 2110.14168): grade-school word problems whose answer is one number.
 
-Scores move by tens of points with the rule that finds the number, so every answer is graded by two named rules:
+Scores differ by tens of points with the rule that finds the number, so every answer is graded by several named rules:
 
     strict@1    the first "####" that a number follows at once; what comes after the number is not looked at, so a model
                 that runs on into the next question is graded by its own answer
@@ -143,16 +143,16 @@ count a model as bad at mathematics that was never shown ``####``."""
 
 
 class GSM8K(Task):
-    """Questions asked as they stand, answers graded by both rules.
+    """GSM8K: questions asked verbatim, answers graded by every rule of ``EXTRACTORS``.
 
     Args:
         path: Rows with ``question`` and ``answer`` (which ends in ``#### N``): a .jsonl, .json or .parquet file,
-            perhaps compressed, or ``hub:<id>:<config>:<split>``.
-        num_problems: The first so many; all when left out.
-        num_samples: Answers to each question; more than one also gives the majority vote, maj@k.
-        temperature: 0 is greedy.
-        max_new_tokens: Tokens of an answer at most.
-        seed: Of the samples.
+            optionally compressed, or ``hub:<id>:<config>:<split>``.
+        num_problems: Use the first this many questions; all by default.
+        num_samples: Number of answers to each question; more than one adds the majority vote, maj@k.
+        temperature: Sampling temperature; 0 is greedy.
+        max_new_tokens: Maximum number of tokens of an answer.
+        seed: Seed of the samples.
 
     Raises:
         ValueError: A number is out of bounds, or several samples at temperature 0 would all be the same.

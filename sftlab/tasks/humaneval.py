@@ -68,7 +68,7 @@ def _rows(path: Path, keys: Sequence[str], lacks: str = "") -> Iterator[tuple[st
             raise ValueError(f"{where}: no {missing[0]!r}; a record has the keys {', '.join(keys)}{lacks}")
         for key in sorted(_TEXTS & row.keys()):
             if not isinstance(row[key], str) and (key in keys or row[key] is not None):
-                raise ValueError(f"{where}: {key!r} is no text ({type(row[key]).__name__}){lacks}")
+                raise ValueError(f"{where}: {key!r} is not text ({type(row[key]).__name__}){lacks}")
         if isinstance(row["task_id"], bool) or not isinstance(row["task_id"], (str, int)):
             raise ValueError(f"{where}: 'task_id' is neither a text nor a number{lacks}")
         yield where, row
@@ -282,7 +282,7 @@ class MBPP(CodeTask):
         problems = []
         for where, row in _rows(Path(self.path), self.keys, self.lacks):
             if not str(row["task_id"]).isdecimal():
-                raise ValueError(f"{where}: task_id {row['task_id']!r} is no number{self.lacks}")
+                raise ValueError(f"{where}: task_id {row['task_id']!r} is not a number{self.lacks}")
             if not self.first <= int(row["task_id"]) <= self.last:
                 continue
             row = {**row, **{key: _listed(row.get(key) or [], key, where) for key in ("test_list", "test_imports")}}
@@ -317,7 +317,7 @@ def _listed(value: Any, key: str, where: str) -> list[str]:
         except (SyntaxError, ValueError):
             value = [value]
     if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise ValueError(f"{where}: {key} is no list of lines")
+        raise ValueError(f"{where}: {key} is not a list of lines")
     return value
 
 

@@ -84,7 +84,8 @@ class MTBench(Task):
         seed: Of the answers.
 
     Raises:
-        ValueError: The endpoint's URL cannot be one, ``judge_key`` is no variable's name, or a number is out of bounds.
+        ValueError: The endpoint's URL is invalid, ``judge_key`` is not the name of a variable, or a number is out of
+            bounds.
     """
 
     name = "mt_bench"

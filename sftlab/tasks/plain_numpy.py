@@ -14,7 +14,7 @@ def allclose(a: Any, b: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan
     """Whether numbers, or sequences of them at any depth, are equal up to atol + rtol x |b|.
 
     Raises:
-        TypeError: Something is no number.
+        TypeError: Something is not a number.
         ValueError: Sequences have unequal lengths.
     """
     if isinstance(a, list | tuple) or isinstance(b, list | tuple):
@@ -25,7 +25,7 @@ def allclose(a: Any, b: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan
         return all([allclose(x, y, rtol, atol, equal_nan) for x, y in zip(first, second, strict=True)])
     for value in (a, b):
         if not isinstance(value, int | float | complex):
-            raise TypeError(f"{type(value).__name__} is no number")
+            raise TypeError(f"{type(value).__name__} is not a number")
     if a == b:
         return True
     if a != a or b != b:

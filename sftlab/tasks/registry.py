@@ -42,7 +42,7 @@ def find_task(name: str) -> tuple[type[Task], dict[str, Any]]:
     if isinstance(found, type) and issubclass(found, Task):
         return found, {}
     if found is not None:
-        raise ValueError(f"--tasks: {name} is no Task: derive the class from sftlab.Task")
+        raise ValueError(f"--tasks: {name} is not a Task: derive the class from sftlab.Task")
     if "." in name:
         raise ValueError(f"--tasks: there is no class {name}; write module.Class, the module beside where you stand")
     hint = did_you_mean(name, [*TASKS, *ours], f"there are {', '.join(TASKS)}, and your own as module.Class")

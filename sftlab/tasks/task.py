@@ -1,4 +1,4 @@
-"""What an evaluation is made of: problems go in, answers come back, verdicts grade them, scores sum them up."""
+"""The parts of an evaluation: problems are answered, answers get verdicts, verdicts are summarised as scores."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Sampling:
     """How answers are drawn from a model.
 
     Attributes:
-        max_new_tokens: Tokens generated at most for one answer.
-        temperature: 0 is greedy decoding.
-        num_samples: Answers drawn for each problem.
-        seed: Sample ``i`` of a problem draws from a generator seeded by (seed, problem uid, i) alone.
+        max_new_tokens: Maximum number of tokens of an answer.
+        temperature: Sampling temperature; 0 is greedy decoding.
+        num_samples: Number of answers to each problem.
+        seed: Sample ``i`` of a problem uses a generator seeded by (seed, problem uid, i) alone.
 
     Raises:
         ValueError: A number is out of bounds, or several samples at temperature 0 would all be the same.
@@ -47,15 +47,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: user prompts asked in turn (each later one sees the model's own earlier answers) and what grades it.
+    """One problem: user prompts, asked in turn in one conversation, and what the grader needs.
 
     Attributes:
-        uid: Names the problem within its task.
+        uid: Name of the problem within its task.
         prompts: One user message per turn.
-        reference: What the grader needs (JSON-able); never shown to the model.
-        category: Free label, for per-category scores.
-        temperature: Overrides the task's sampling temperature when given.
-        system: A system turn before the first prompt, where the model's template has room for one.
+        reference: What the grader needs (JSON-serialisable); never shown to the model.
+        category: A label for scores by category.
+        temperature: Overrides the task's sampling temperature.
+        system: A system turn before the first prompt.
     """
 
     uid: str
@@ -68,16 +68,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Answer:
-    """The raw texts that a model gave to one problem, one per turn.
+    """The texts that a model generated for one problem, one per turn.
 
     Attributes:
-        uid: The problem's.
+        uid: Uid of the problem.
         sample: Number of the sample, from 0.
-        texts: Generated text of each turn, special tokens removed.
-        complete: For each turn, whether the end-of-turn token was reached before ``max_new_tokens``.
-        missing: Why a turn has no text where that says nothing of the model's ability (a server that gives reasoning
-            alone, a content filter, a prompt that does not fit); such an answer is not graded and not counted as wrong.
-            Empty where every turn has a text.
+        texts: Generated text of each turn, without special tokens.
+        complete: For each turn, whether the end-of-turn token came before ``max_new_tokens``.
+        missing: Why a turn has no text for reasons other than the model's ability (a server that returns only
+            reasoning, a content filter, a prompt that does not fit). Such an answer is not graded and does not count
+            as wrong. Empty if every turn has a text.
     """
 
     uid: str
@@ -88,10 +88,10 @@ class Answer:
 
 
 def options_of(task: str, num_problems: int | None, **sampling: Any) -> Sampling:
-    """The options that most tasks have, checked; ``sampling`` are those of ``Sampling``.
+    """Check the options that most tasks have; returns the ``Sampling`` with the given arguments.
 
     Raises:
-        ValueError: A number is out of bounds; told by the task's name.
+        ValueError: A number is out of bounds; the message names the task.
     """
     try:
         if num_problems is not None:
@@ -112,13 +112,13 @@ def mean_over_problems(task: str, metric: str, verdicts: Sequence[Verdict], bina
 
 
 class Task(ABC):
-    """Problems and how answers to them are graded; the class to write for a task of one's own.
+    """Problems and how answers to them are graded. Subclass it to write a task of your own.
 
-    ``sftlab docs extending/task`` shows one whole. It is used by its class path. As the task of an ability::
+    ``sftlab docs extending/task`` shows a complete example. A task is used by its class path, for an ability::
 
         {class_path: ScoreAbilities, init_args: {tasks: {general: {class_path: my_tasks.Capitals}}}}
 
-    On the command line, where its options go by its name::
+    or on the command line, where its options are prefixed by its name::
 
         python -m sftlab evaluate --checkpoint RUN --tasks my_tasks.Capitals --capitals.max_new_tokens 8
 
@@ -126,9 +126,9 @@ class Task(ABC):
     (``contains@2``) when its rule changes: scores by different rules are different measurements.
 
     Attributes:
-        name: Names the task in files and tags, such as ``gsm8k``.
+        name: Name of the task in files and tags, such as ``gsm8k``.
         sampling: How answers are drawn.
-        best: The highest value of its scores; None for a loss.
+        best: The highest possible score; None for a loss.
     """
 
     name: str
@@ -141,26 +141,26 @@ class Task(ABC):
         """All problems, in a fixed order.
 
         Raises:
-            ValueError: Something is missing; told before anything is trained or answered.
+            ValueError: Something is missing. Raised before anything is trained or answered.
         """
 
     @abstractmethod
     def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
-        """Grade every answer; one verdict per answer and extractor (and turn, where turns are rated apart).
+        """Grade the answers: one verdict per answer and extractor (and per turn, if turns are rated separately).
 
-        Every turn of every answer given here has a text; what has none is missing, not wrong, and never comes here.
+        Every turn of these answers has a text: an answer without one is missing, not wrong, and is not passed in.
         """
 
     def grading(self) -> dict[str, Any]:
-        """Settings that a verdict depends on beside problem and answer, for the fingerprint: limits, a judge."""
+        """Settings that verdicts depend on beside problem and answer (limits, a judge), for the fingerprint."""
         return {}
 
     def rules(self, problem: Problem) -> Sequence[str]:
-        """Extractors of the verdicts that an answer to a problem gets; empty where only ``grade`` knows."""
+        """Names of the extractors that grade an answer to a problem; empty if only ``grade`` knows."""
         return ()
 
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
-        """Sum verdicts up; the first score is the headline. Here: the mean over problems by each extractor."""
+        """Summarise verdicts as scores, the headline first. By default, the mean over problems for each extractor."""
         names = dict.fromkeys(verdict.extractor for verdict in verdicts)
         binary = all(v.value is None or 0 <= v.value <= 1 for v in verdicts)
         return [
@@ -170,18 +170,18 @@ class Task(ABC):
 
 
 class ModelTask(Task):
-    """A task that looks at the model itself, not at its answers: likelihoods of texts, other tools' tasks."""
+    """A task that measures the model itself rather than its answers: likelihoods of texts, tasks of other tools."""
 
     sampling = Sampling()
 
     def problems(self) -> list[Problem]:
-        """None; what is missing is told here."""
+        """No problems. May raise a ValueError if something is missing."""
         return []
 
     def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
-        """Nothing: there are no answers."""
+        """No verdicts: there are no answers."""
         return []
 
     @abstractmethod
     def measure(self, model: Any) -> list[Score]:
-        """Score a model (a ``LocalModel``); the first score is the headline."""
+        """Score a model (a ``LocalModel``), the headline first."""

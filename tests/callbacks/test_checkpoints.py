@@ -118,7 +118,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_what_is_in_it_is_tha
 ):
     held = Held(monkeypatch)
     lines = sharded(records, tmp_path / "behind", held, keep_last=None, max_steps=4)
-    assert held.began and held.seen[2] == held.seen[3] == [], "until all is written it is no checkpoint"
+    assert held.began and held.seen[2] == held.seen[3] == [], "until all is written it is not a checkpoint"
     alone = sharded(records, tmp_path / "waits", asynchronous=False, keep_last=None, max_steps=4)
     assert trained(lines) == trained(alone)
     mine, theirs = (complete_checkpoints(tmp_path / name) for name in ("behind", "waits"))

@@ -83,7 +83,7 @@ def test_a_killed_run_keeps_the_same(records, die_at):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep_best": "code", "val_every_n_steps": 2}, "no ability with held-out examples"),
+        ({"keep_best": "code", "val_every_n_steps": 2}, "not an ability with held-out examples"),
         ({"keep_best": "general"}, "set val_every_n_steps"),
     ],
 )

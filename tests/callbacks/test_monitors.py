@@ -71,7 +71,7 @@ def test_training_stops_at_the_first_gradient_that_is_not_finite_and_names_the_e
     assert [example["uid"] for example in told["examples"]] == wanted
     assert not (records / "stages").exists()
     for line in (records / "metrics.jsonl").read_text().splitlines():
-        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+        json.loads(line, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
 
 
 class BlowUp(Timer):

@@ -170,7 +170,7 @@ def test_a_rank_ends_with_the_one_that_launched_it(tmp_path, when):
 
 
 def _runs(process):
-    """Whether it is there and is no zombie."""
+    """Whether it is there and is not a zombie."""
     with contextlib.suppress(OSError), open(f"/proc/{process}/stat") as file:
         return file.read().rpartition(")")[2].split()[0] != "Z"
     return False

@@ -22,6 +22,15 @@ def test_both_forms_are_the_same(words):
     assert (options.count, options.names, options.share) == (3, ["a", "b"], None)
 
 
+@pytest.mark.parametrize("words", [["--num_parts", "3", "--dry-run"], ["--num-parts=3", "--dry_run"]])
+def test_hyphens_and_underscores_are_the_same_in_a_commands_own_options_alone(words):
+    made = CommandParser("try", "Tries.", takes_config=True)
+    made.add_argument("--num_parts", type=whole_number(1, 9))
+    made.add_argument("--dry-run", action="store_true")
+    options, rest = made.split([*words, "--data.path=a-b_c.json"])
+    assert (options.num_parts, options.dry_run, rest) == (3, True, ["--data.path=a-b_c.json"])
+
+
 def test_an_option_may_stand_without_a_value_and_the_config_gets_the_rest():
     words = ["--share", "--schedule.k", "0.25", "--count=4", "--config=x.yaml", "--data.policy", "-1"]
     options, rest = parser(takes_config=True).split(words)

@@ -84,7 +84,7 @@ def test_a_run_with_damaged_metrics_is_listed_with_the_line(here, capsys, line):
     assert runs.main([]) == 0
     out = "".join(capsys.readouterr().out.split())
     assert "stopped20/20" in out and "math75.0%" in out and "line3:" in out and "damaged" in out
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 3: '(step|val/loss/general)' is no number"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 3: '(step|val/loss/general)' is not a number"):
         _ = Run("multi_task").metrics
 
 

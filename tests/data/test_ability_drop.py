@@ -132,7 +132,7 @@ def test_one_file_serves_several_abilities_and_says_what_it_did_not_use(tmp_path
         ),
         ('{"uid": "\\ud800", "reason": "x"}\n', "line 1: half of a surrogate pair"),
         ("\0\0\0\0", "no text at byte 0"),
-        ('{"uid": 7, "reason": "x"}\n', "line 1: an empty value, or one that is no text"),
+        ('{"uid": 7, "reason": "x"}\n', "line 1: an empty value, or one that is not text"),
         ('{"uid": "aa", "reason": " "}\n', "line 1: an empty value"),
         ('{"uid": "aa/0", "reason": "x"}\n', "line 1: aa/0 is an example; give its conversation, aa"),
     ],

@@ -118,7 +118,7 @@ def test_what_a_list_or_a_form_holds_is_no_fault():
 
 @pytest.mark.parametrize("source", ["{{", "{% for %}", "{{" + "(" * 100_000])
 def test_what_is_no_jinja_is_told(source):
-    with pytest.raises(ValueError, match="no valid Jinja"):
+    with pytest.raises(ValueError, match="not valid Jinja"):
         ChatTemplate(byte_tokenizer(source))
 
 

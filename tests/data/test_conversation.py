@@ -88,7 +88,7 @@ def test_pieces_of_one_sharegpt_conversation_are_one_group():
         (
             ShareGPTReader(),
             {"conversations": {"from": ["human"], "value": ["q"]}},
-            "'conversations' is no list of turns",
+            "'conversations' is not a list of turns",
         ),
         (ShareGPTReader(), {"id": "x"}, "'conversations' missing"),
         (ShareGPTReader(), {"conversations": ["a"]}, "not a dictionary"),
@@ -110,7 +110,7 @@ def test_openai_messages_may_have_text_parts_and_developer_turns():
                            {"role": "assistant", "content": "c"}]}  # fmt: skip
     assert texts(MessagesReader().read(record)[0]) == [("system", "s"), ("user", "ab"), ("assistant", "c")]
     parts.append({"type": "image_url"})
-    with pytest.raises(BadRecord, match="no text"):
+    with pytest.raises(BadRecord, match="not text"):
         MessagesReader().read(record)
 
 

@@ -242,7 +242,7 @@ def test_a_history_comes_before_the_exchange(reader, record, history):
     assert [turn.text for turn in turns[:2]] == ["Hi", "Hello"]
     assert reader.read(record | {"history": []})[0] == reader.read(record)[0]
     for wrong in ([["Hi"]], [["Hi", None]], ["Hi", "Hello"], {"a": 1}, "no json", 5, [["a", "b", "c"]]):
-        with pytest.raises(BadRecord, match="'history' is no list of pairs"):
+        with pytest.raises(BadRecord, match="'history' is not a list of pairs"):
             reader.read(record | {"history": wrong})
 
 
@@ -323,7 +323,7 @@ def test_other_keys_of_a_turn_are_counted_or_make_the_record_bad():
         {"type": "tool_use", "text": "x"},
         {"type": "text", "text": "x", "image": "y"},
     ):
-        with pytest.raises(BadRecord, match="no text"):
+        with pytest.raises(BadRecord, match="not text"):
             MessagesReader().read(answered({"content": [part]}))
 
 
@@ -365,7 +365,7 @@ def test_columns_hold_messages_as_structures_or_as_json(tmp_path, as_text):
 
 
 def test_a_column_of_what_python_prints_is_no_json():
-    with pytest.raises(BadRecord, match="'messages' is a text and no JSON"):
+    with pytest.raises(BadRecord, match="'messages' is text but not JSON"):
         MessagesReader().read({"messages": str(answered({})["messages"])})
     for value in (b"bytes", 5, {"role": ["user"], "content": ["x"]}):
         with pytest.raises(BadRecord):

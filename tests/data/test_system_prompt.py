@@ -51,7 +51,7 @@ def test_it_stands_first_in_every_example_of_its_ability_that_has_none_of_its_ow
     assert [PROMPT in text for text in with_it] == [True, True, False]
     assert not any(PROMPT in text for text in without) and with_it[2] == without[2]
     counts = data.audits()
-    assert counts["math"]["kept: its own system turn, in the place of the ability's"] == 1
+    assert counts["math"]["kept: its own system turn, instead of the ability's"] == 1
     assert not counts["general"]
     assert (
         data.abilities["math"].examples.supervised_N.tolist()

@@ -30,7 +30,7 @@ ASK = [("user", "hello")]
         ("busy", r"429 .*\(6 tries in"), ("broken", "500 .*6 tries"), ("cut", "cut or is not JSON"),
         ("hang_up", "the connection broke"), ("error_in_200", "no choices"), ("slow", "no answer in 0.2 s"),
         ("drip", "no answer in 0.2 s"), ("too_long", "400 from .*context length"), ("elsewhere", "sends us elsewhere"),
-        ("page", "a web page came"), ("stream", "a stream came"), ("forbidden", "403 from 127.0.0.1"),
+        ("page", "a web page instead"), ("stream", "a stream instead"), ("forbidden", "403 from 127.0.0.1"),
     ],
 )  # fmt: skip
 def test_failures_say_why(act: str, message: str, stub: Stub) -> None:
@@ -98,9 +98,9 @@ def test_equal_chats_are_asked_once(stub: Stub) -> None:
         (f"https://me:{SECRET}@host/v1", "holds more than an address; put the key into"),
         (f"https://host/v1?key={SECRET}", "holds more than an address; put the key into"),
         (f"https://me:{SECRET}@[host/v1", "the endpoint's URL is none"),
-        ("host/v1", "'host/v1' is no endpoint"),
-        ("https://host name/v1", "is no endpoint"),
-        ("", "is no endpoint"),
+        ("host/v1", "'host/v1' is not an endpoint"),
+        ("https://host name/v1", "is not an endpoint"),
+        ("", "is not an endpoint"),
     ],
 )
 def test_bad_urls_are_refused_without_repeating_secrets(url: str, message: str) -> None:

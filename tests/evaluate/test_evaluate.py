@@ -111,7 +111,7 @@ def test_a_task_of_ones_own_is_evaluated_by_its_class_path(trained_run, tmp_path
     assert "mean/contains@1" in capsys.readouterr().out
     (tmp_path / "my_bad_tasks.py").write_text("import no_such_module\n")
     for name, said in (
-        ("my_own_tasks.Broken", "is no Task: derive the class from sftlab.Task"),
+        ("my_own_tasks.Broken", "is not a Task: derive the class from sftlab.Task"),
         ("my_own_tasks.Capital", "there is no class my_own_tasks.Capital"),
         ("no_tasks.Capitals", "there is no class no_tasks.Capitals"),
         ("my_bad_tasks.Capitals", "my_bad_tasks does not import: No module named 'no_such_module'"),
@@ -145,7 +145,7 @@ def test_numbers_out_of_bounds_are_one_message(name, value):
         (["--checkpoint", "x", "--tasks", "gsm8"], "did you mean gsm8k"),
         (["--checkpoint", "x", "--tasks", "humaneval", "--humaneval.num_problem", "3"], "num_problem"),
         (["--checkpoint", "x", "--tasks", "lab_math", "--batchsize", "3"], "--batchsize"),
-        (["--checkpoint", "{folder}", "--tasks", "lab_math"], "no run folder, stage, checkpoint"),
+        (["--checkpoint", "{folder}", "--tasks", "lab_math"], "not a run folder, stage, checkpoint"),
     ],
 )
 def test_mistakes_are_told(arguments, said, tmp_path):

@@ -72,7 +72,7 @@ def test_where_nothing_has_a_text_nothing_is_measured(stub: Stub, tmp_path: Path
     for task in (GSM8K(questions(tmp_path, 3)), Echo()):
         rows, verdicts, _ = run_task(task, server(stub), tmp_path / "to", {})
         assert rows[0].value is None and rows[0].num_missing == len(task.problems())
-        assert {v.reason for v in verdicts} == {"a refusal in the place of text"} and not any(v.value for v in verdicts)
+        assert {v.reason for v in verdicts} == {"a refusal instead of text"} and not any(v.value for v in verdicts)
         json.loads((tmp_path / "to" / "scores.jsonl").read_text().splitlines()[-1], parse_constant=pytest.fail)
 
 
@@ -94,7 +94,7 @@ def test_faults_between_answers_are_missing_and_told(stub: Stub, tmp_path: Path)
     assert "no reply: 400 from 127.0.0.1" in missing_lines("gsm8k", verdicts)[1]
 
 
-@pytest.mark.parametrize(("act", "said"), [("page", "a web page came"), ("denied", "401"), ("no_model", "400")])
+@pytest.mark.parametrize(("act", "said"), [("page", "a web page instead"), ("denied", "401"), ("no_model", "400")])
 def test_faults_that_last_are_one_error(act: str, said: str, stub: Stub, tmp_path: Path) -> None:
     stub.script = lambda i: act
     with pytest.raises(ValueError, match=rf"{stub.url}: .*{said}.*nothing was answered"):

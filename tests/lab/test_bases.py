@@ -46,7 +46,9 @@ def test_a_base_loads_by_its_name_and_reads_unseen_text_as_its_card_says(name):
 
 def test_its_weights_determine_a_run():
     assert weights_hash(SFTModule("lab:base")) not in ("", weights_hash(SFTModule("lab-base")))
-    with pytest.raises(ValueError, match="'lab:huge' is no base of the lab; there are lab:small, lab:base, lab:large"):
+    with pytest.raises(
+        ValueError, match="'lab:huge' is not a base of the lab; there are lab:small, lab:base, lab:large"
+    ):
         load_config("lab:huge", None)
 
 

@@ -91,7 +91,7 @@ def test_a_missing_one_is_named(tmp_path):
     with pytest.raises(ValueError, match="there is no such checkpoint"):
         contents(tmp_path / "none.ckpt")
     (tmp_path / "folder.ckpt").mkdir()
-    with pytest.raises(ValueError, match=r"no complete sharded checkpoint: it has no \.metadata"):
+    with pytest.raises(ValueError, match=r"not a complete sharded checkpoint: it has no \.metadata"):
         contents(tmp_path / "folder.ckpt")
 
 

@@ -12,9 +12,9 @@ from sftlab.model.optim import build_optimizer, chosen_optimizer
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("SDG", r"model\.optimizer: SDG is no optimizer; torch\.optim has .*SGD"),
-        ("torch.nn.Linear", "is no optimizer"),
-        ("no.such.Thing", "is no optimizer"),
+        ("SDG", r"model\.optimizer: SDG is not an optimizer; torch\.optim has .*SGD"),
+        ("torch.nn.Linear", "is not an optimizer"),
+        ("no.such.Thing", "is not an optimizer"),
         ({"init_args": {}}, "give class_path and init_args"),
         ({"class_path": "SGD", "args": {}}, "args"),
         ({"class_path": "SGD", "init_args": {"lr": 1}}, r"init_args\.lr: give model\.learning_rate"),

@@ -375,7 +375,7 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         write_report(tmp_path / "logs" / "two")
     with (study / "costs.jsonl").open("a") as file:
         file.write('{"run": "half')
-    with pytest.raises(ValueError, match=r"costs\.jsonl, line 5: no JSON"):
+    with pytest.raises(ValueError, match=r"costs\.jsonl, line 5: not JSON"):
         write_report(study)
     head = json.loads((study / "study.json").read_text())
     (study / "results.jsonl").unlink()
@@ -396,7 +396,7 @@ def test_an_axis_must_be_a_number(tmp_path: Path) -> None:
     (study / "results.jsonl").write_text(text.replace('"factors": {"k": 0.25}', '"factors": {"k": "1/4"}'))
     assert "1/4" in {row["k"] for row in rows_of(write_report(study), "k-front")}
     (study / "results.jsonl").write_text(text.replace('"factors": {"k": 0.25}', '"factors": {"k": "some"}'))
-    with pytest.raises(ValueError, match="factor k: 'some' is no number"):
+    with pytest.raises(ValueError, match="factor k: 'some' is not a number"):
         write_report(study)
     assert [text_of(x) for x in (0.0, 1 / 256, 0.25, 1, 0.3, 2.5, "lab")] == [
         "0",
@@ -429,7 +429,7 @@ def test_the_papers_tables_are_whole() -> None:
 def test_weights_on_the_command_line() -> None:
     assert weights_of("math=1, code=.5,general=2") == {"math": 1.0, "code": 0.5, "general": 2.0}
     for bad in ("math", "math=", "=1", "math=1,,code=2", "math=high"):
-        with pytest.raises(ValueError, match=r"--weights: .* is no ability=number"):
+        with pytest.raises(ValueError, match=r"--weights: .* is not an ability=number"):
             weights_of(bad)
 
 

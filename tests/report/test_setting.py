@@ -178,5 +178,7 @@ def test_an_ability_that_could_not_be_graded_is_named_and_no_zero(tmp_path: Path
             row.update(value=None, standard_error=None, low=None, high=None)
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     page = write_report(folder).read_text()
-    assert re.search(r"No answer could be graded for [^.]*\bmath\b[^.]* in 2 of 8 runs, which is no score of 0", page)
+    assert re.search(
+        r"No answer could be graded for [^.]*\bmath\b[^.]* in 2 of 8 runs, which is not a score of 0", page
+    )
     assert "multi/rate=0.3/size=small/seed=2" in page

@@ -155,10 +155,10 @@ def test_the_policys_hash_is_that_of_the_script_in_the_page() -> None:
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("study.json", "[" * 100_000, "no JSON"),
+        ("study.json", "[" * 100_000, "not JSON"),
         ("study.json", "[]", "not an object"),
-        ("study.json", b"\xff\xfe", "no JSON"),
-        ("results.jsonl", "[" * 100_000, "line 1: no JSON"),
+        ("study.json", b"\xff\xfe", "not JSON"),
+        ("results.jsonl", "[" * 100_000, "line 1: not JSON"),
         ("results.jsonl", b"\xff\xfe", "no UTF-8 text"),
         ("results.jsonl", "7", "line 1: not an object"),
         ("costs.jsonl", '{"run": 1}', "line 1: run is 1, not str"),

@@ -46,7 +46,7 @@ def test_right_and_wrong_problems(tmp_path: Path) -> None:
 
 
 def test_the_paper_s_gain_on_humaneval_is_inside_noise(tmp_path: Path) -> None:
-    # 15.24 to 17.68 of 164 problems; even if b kept all that a solved but one, four more are no evidence.
+    # 15.24 to 17.68 of 164 problems; even if b kept all that a solved but one, four more are not evidence.
     a, b = [1] * 25 + [0] * 139, [0] + [1] * 29 + [0] * 134
     (found,) = compare(_binary(tmp_path / "a", a), _binary(tmp_path / "b", b))
     assert found.words == "inside noise" and found.low < 0 < found.high
@@ -98,7 +98,7 @@ def test_malformed_files_are_refused(tmp_path: Path) -> None:
     ):
         compare(tmp_path, good)
     for text, message in (
-        (good.read_text()[:-9], "line 1: no JSON"),
+        (good.read_text()[:-9], "line 1: not JSON"),
         (good.read_text() * 2, "line 2: a second verdict on 0, sample 0, by x@1"),
         ('{"uid": "0"}\n', "line 1: not a verdict: task is missing"),
         ("[1]\n", "line 1: not a verdict"),

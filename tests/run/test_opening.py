@@ -134,7 +134,7 @@ def test_a_value_among_the_shards_never_runs_code(inputs, tmp_path, monkeypatch)
     torch.save(Evil(), evil / "evil.distcp")
     place.relative_path, place.offset, place.length = "evil.distcp", 0, (evil / "evil.distcp").stat().st_size
     (evil / ".metadata").write_bytes(pickle.dumps(metadata))
-    with pytest.raises(ValueError, match=r"param_groups\.0\.lr is no plain value"):
+    with pytest.raises(ValueError, match=r"param_groups\.0\.lr is not a plain value"):
         gathered(evil)
     assert not Path("code-ran").exists()
 
@@ -175,9 +175,9 @@ def test_shards_go_on_alone_and_a_file_goes_on_in_shards(inputs):
         ("lightning_logs/on", "there is no lightning_logs/on; did you mean lightning_logs/one?"),
         ("./a/b", "there is no ./a/b"),
         ("a b", "there is no a b"),
-        ("empty", "is no run folder, stage, checkpoint or Hugging Face folder"),
+        ("empty", "is not a run folder, stage, checkpoint or Hugging Face folder"),
         ("file.txt", "cut off or damaged, or was never a checkpoint"),
-        ("shardless.ckpt", "no complete sharded checkpoint"),
+        ("shardless.ckpt", "not a complete sharded checkpoint"),
         ("cut-weights", "model.safetensors is cut off or damaged"),
         ("no-config", "config.json is damaged"),
     ],

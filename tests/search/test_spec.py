@@ -124,7 +124,7 @@ def test_every_shipped_search_is_valid(path, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"budjet": {"runs": 3}}, "'budjet' is no key of a search"),
+        ({"budjet": {"runs": 3}}, "'budjet' is not a key of a search"),
         ({"budget": {"runs": 0}}, "budget: 0 is not a whole number from 1"),
         ({"budget": {"runs": 3, "tokens": 3}}, "budget: give runs or tokens"),
         ({"budget": None}, "budget: give runs or tokens"),
@@ -140,7 +140,7 @@ def test_every_shipped_search_is_valid(path, tmp_path, monkeypatch):
         ({"factors": {"s": {"shares": {"math": [0, 0.2], "code": [0, 0.2]}}}}, "no shares within"),
         ({"factors": {"s": {"shares": {"math": 1, "code": [0, 1]}}}}, "shares.math: give the least and the largest"),
         ({"factors": {"s": {"shares": THREE, "step": 0.3}}}, "must divide 1"),
-        ({"factors": {"a/b": FACTORS["k"]}}, "is no path"),
+        ({"factors": {"a/b": FACTORS["k"]}}, "contains '/': give a name"),
         ({"weights": {"cooking": 1}}, "must name abilities of the data"),
         ({"weights": {"math": 0}}, "one more"),
         ({"constraints": {"general": {"no_lower_than": "sideways"}}}, "there is no anchor sideways"),
@@ -148,7 +148,7 @@ def test_every_shipped_search_is_valid(path, tmp_path, monkeypatch):
         ({"anchors": {"mine": {}}}, "anchors.mine: give what it changes"),
         ({"seeds": [1.5]}, "seeds: give whole numbers"),
         ({"verify": 0}, "verify: 0 is not a whole number"),
-        ({"search": "../x"}, "is no path"),
+        ({"search": "../x"}, "contains '/': give a name"),
     ],
 )
 def test_bad_files_are_told(tmp_path, content, words):

@@ -25,7 +25,7 @@ def test_students_interval_against_scipy(values: list[float]) -> None:
 def test_one_value_has_no_interval_and_none_has_no_mean() -> None:
     mean = student([0.25])
     assert mean.value == 0.25 and all(map(math.isnan, (mean.low, mean.high, mean.error)))
-    with pytest.raises(ValueError, match="no value"):
+    with pytest.raises(ValueError, match="no mean without values"):
         student([])
 
 

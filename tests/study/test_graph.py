@@ -148,7 +148,7 @@ def test_a_link_out_of_the_logs_is_not_followed(tmp_path, monkeypatch):
     (tmp_path / "lightning_logs" / "s").mkdir(parents=True)
     assert Job.from_dict(GOOD).run == "r"
     (tmp_path / "lightning_logs" / "s" / "runs").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="no folder of a study's run"):
+    with pytest.raises(ValueError, match="not a folder of a study's run"):
         Job.from_dict(GOOD)
 
 
@@ -193,7 +193,7 @@ def test_a_local_executor_can_run_again(tmp_path, monkeypatch):
     [
         (["--executor", "lokal"], "did you mean local"),
         (["--executor", "no.such.Thing"], "cannot be imported"),
-        (["--executor", "test_graph.Job"], "is no executor"),
+        (["--executor", "test_graph.Job"], "is not an executor"),
         (["--executor", "broken.Thing"], "broken does not import: NameError"),
         (["--executor", "script.Thing"], "script does not import: SystemExit: 3"),
         (["--executor", "test_graph.Recorder", "--executor.nte", "x"], "unexpected keyword argument 'nte'"),

@@ -90,7 +90,7 @@ def test_a_secret_of_the_environment_is_never_resolved_into_the_configs_of_runs(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ({"sedes": [1]}, "'sedes' is no key of a study"),
+        ({"sedes": [1]}, "'sedes' is not a key of a study"),
         ({"base": "absent.yaml"}, "there is no file"),
         ({"runs": {"a": {"sett": {}}}}, "runs.a: an entry has set, grid and seeds"),
         ({"figures": ["strategy"]}, "figures: there is no 'strategy'; did you mean strategies"),
@@ -101,17 +101,17 @@ def test_a_secret_of_the_environment_is_never_resolved_into_the_configs_of_runs(
         ({"seeds": ["x"]}, "seeds: give whole numbers"),
         ({"seeds": [-1]}, "seeds: give whole numbers"),
         ({"study": ".."}, "study: '..' names nothing"),
-        ({"study": "a/b"}, "is no path"),
-        ({"runs": {"../../x": {}}}, "is no path"),
+        ({"study": "a/b"}, "contains '/': give a name"),
+        ({"runs": {"../../x": {}}}, "contains '/': give a name"),
         ({"runs": {"-rf": {}}}, "begins with '-'"),
         ({"runs": {"a\x1b[2J": {}}}, "cannot be seen"),
         ({"runs": {"a" * 101: {}}}, "longer than 100 bytes"),
         ({"runs": ["a", "b"]}, "runs: give keys and values"),
         ({"set": ["a"]}, "set: give keys and values"),
-        ({"grid": {"a/b": {"keys": ["schedule.k"], "values": [1]}}}, "is no path"),
+        ({"grid": {"a/b": {"keys": ["schedule.k"], "values": [1]}}}, "contains '/': give a name"),
         ({"grid": {f"k{i}": {"keys": [f"schedule.k{i}"], "values": list(range(9))} for i in range(5)}}, "10,000 comb"),
-        ({"runs": {False: {}}}, "runs: the key False is no text"),
-        ({"grid": {None: {"keys": ["schedule.k"], "values": [1]}}}, "the key None is no text"),
+        ({"runs": {False: {}}}, "runs: the key False is not text"),
+        ({"grid": {None: {"keys": ["schedule.k"], "values": [1]}}}, "the key None is not text"),
         ({"grid": {"k": {"keys": [], "values": [1, 2]}}}, "k needs keys"),
         (
             {
@@ -128,8 +128,8 @@ def test_a_secret_of_the_environment_is_never_resolved_into_the_configs_of_runs(
             {"grid": {"budget": {"keys": ["schedule.k"], "values": [1]}}, "runs": {"a": {}}, "budget": {"of": "a"}},
             "budget is a factor already",
         ),
-        ({"needs": [{"rm": {"to": "/"}}]}, "none of the commands"),
-        ({"needs": [{"tag": {"config": "x"}}]}, "none of the commands"),
+        ({"needs": [{"rm": {"to": "/"}}]}, "one of the commands"),
+        ({"needs": [{"tag": {"config": "x"}}]}, "one of the commands"),
     ],
 )
 def test_bad_files_are_told(tmp_path, content, words):

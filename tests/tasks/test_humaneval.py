@@ -308,11 +308,11 @@ def test_mbpp_grades_reference_and_wrong_programs(mbpp: Path, sandbox: Sandbox) 
         ('{"task_id": 11, "text": "a", "code": "def", "test_list": ["f()"]}', "line 1: code or tests are not Python"),
         ('{"task_id": 11, "text": "a", "code": "x = 1", "test_list": ["f()"]}', "line 1: the tests use nothing"),
         ('{"task_id": 9, "text": "a", "code": "x = 1", "test_list": ["f()"]}', "between 11 and 510"),
-        ('{"task_id": 11, "text": "a", "code": null, "test_list": ["f()"]}', "line 1: 'code' is no text (NoneType)"),
-        ('{"task_id": 11, "text": ["a"], "code": "", "test_list": ["f()"]}', "line 1: 'text' is no text (list)"),
+        ('{"task_id": 11, "text": "a", "code": null, "test_list": ["f()"]}', "line 1: 'code' is not text (NoneType)"),
+        ('{"task_id": 11, "text": ["a"], "code": "", "test_list": ["f()"]}', "line 1: 'text' is not text (list)"),
         (
             '{"task_id": 11, "text": "a", "code": "", "test_list": ["f()"], "test_setup_code": 5}',
-            "line 1: 'test_setup_code' is no text",
+            "line 1: 'test_setup_code' is not text",
         ),
         ('{"task_id": [11], "code": "", "test_list": ["f()"]}', "line 1: 'task_id' is neither a text nor a number"),
         ('{"task_id": 11, "text": "a", "code": "\\u0000", "test_list": ["f()"]}', "code or tests are not Python"),
@@ -332,7 +332,7 @@ def test_a_problem_whose_texts_are_none_is_told_with_its_line(key: str, tmp_path
     row = {"task_id": "HumanEval/0", "prompt": "def f():\n", "entry_point": "f", "test": "def check(f): pass"}
     path = tmp_path / "he.jsonl"
     path.write_text(json.dumps(row) + "\n" + json.dumps(row | {key: None}) + "\n")
-    with pytest.raises(ValueError, match=f"he.jsonl, line 2: '{key}' is no text"):
+    with pytest.raises(ValueError, match=f"he.jsonl, line 2: '{key}' is not text"):
         within(Recorder(), HumanEval(str(path))).problems()
 
 

@@ -34,7 +34,7 @@ DEFAULT_N = 8
 MUCH = 0.7
 """Share of a problem's n-grams that makes it contaminated."""
 MIN_EQUAL_WORDS = 4
-"""Texts with fewer words are not compared as a whole: "Yes." is no leak."""
+"""Texts with fewer words are not compared as a whole: "Yes." is not a leak."""
 TITLES = [
     "ability", "conversations", "against", "same text", f"{MUCH:.0%} shared", "any shared",
     f"problems {MUCH:.0%}", "problems any", "of",

@@ -39,7 +39,7 @@ def read_problem_texts(against: str) -> list[ProblemText]:
     conversations. One name may be given with several files.
 
     Raises:
-        ValueError: A name without a file is no task with problems of its own, a file cannot be read, or a record has
+        ValueError: A name without a file is not a task with problems of its own, a file cannot be read, or a record has
             none of these forms.
     """
     problem_texts: list[ProblemText] = []

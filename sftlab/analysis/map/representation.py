@@ -63,7 +63,7 @@ def layer_number(text: str, num_blocks: int) -> int:
     if "." in text and 0 <= depth <= 1:
         return math.floor(depth * num_blocks + 0.5)
     raise ValueError(
-        f"--layer: {text!r} is no layer; give 0 (embeddings) to {num_blocks} (the last block) or a fraction of the "
+        f"--layer: {text!r} is not a layer; give 0 (embeddings) to {num_blocks} (the last block) or a fraction of the "
         "depth with a point, such as 0.67"
     )
 

@@ -108,12 +108,12 @@ def tag_pattern(text: str) -> re.Pattern[str]:
     """A pattern over tags, case ignored.
 
     Raises:
-        ValueError: It is no regular expression, or matches every tag.
+        ValueError: It is not a regular expression, or matches every tag.
     """
     try:
         pattern = re.compile(text, re.IGNORECASE)
     except re.error as error:
-        raise ValueError(f"--drop: {text!r} is no regular expression: {error}") from None
+        raise ValueError(f"--drop: {text!r} is not a regular expression: {error}") from None
     if pattern.search(""):
         raise ValueError(f"--drop: {text!r} matches every tag, the whole ability would be dropped")
     return pattern

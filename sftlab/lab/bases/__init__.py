@@ -68,7 +68,7 @@ def base_folder(name: str) -> Path:
         ValueError: There is no base of that name, or it has still to be made.
     """
     if name not in LAB_BASES:
-        raise ValueError(f"model.path: {name!r} is no base of the lab; there are {', '.join(LAB_BASES)}")
+        raise ValueError(f"model.path: {name!r} is not a base of the lab; there are {', '.join(LAB_BASES)}")
     size = name.removeprefix("lab:")
     if not (FOLDER / size / "config.json").is_file():
         raise ValueError(f"model.path: {name!r} does not ship yet; make it with tools/make_lab_bases --sizes {size}")

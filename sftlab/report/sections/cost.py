@@ -52,7 +52,7 @@ class Failures(Figure):
             runs = [r.run for r in ends if r.panel == panel]
             section.warnings.append(
                 f"No answer could be graded for {panel_title(panel)} in {len(runs)} of {len(evidence.runs)} runs, "
-                f"which is no score of 0: they are in no mean, interval or choice of it ({some_of(runs)})."
+                f"which is not a score of 0: they are in no mean, interval or choice of it ({some_of(runs)})."
             )
         if not failed:
             return section

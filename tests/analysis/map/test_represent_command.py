@@ -182,9 +182,9 @@ def test_too_few_queries_are_told(tmp_path):
     [
         ([], "needs --checkpoints"),
         (["--checkpoints", "no/such/folder"], "--checkpoints: no model could be loaded from 'no/such/folder'"),
-        (["--checkpoints", "empty"], "empty is no run folder, stage, checkpoint or Hugging Face folder"),
-        (["--checkpoints", "lab-small", "--layer", "7"], r"'7' is no layer; give 0 \(embeddings\) to 3"),
-        (["--checkpoints", "lab-small", "--layer", "x"], "'x' is no layer"),
+        (["--checkpoints", "empty"], "empty is not a run folder, stage, checkpoint or Hugging Face folder"),
+        (["--checkpoints", "lab-small", "--layer", "7"], r"'7' is not a layer; give 0 \(embeddings\) to 3"),
+        (["--checkpoints", "lab-small", "--layer", "x"], "'x' is not a layer"),
         (["--checkpoints", "lab-small", "--pooling", "max"], "invalid choice: 'max'"),
         (["--checkpoints", "lab-small", "--num_queries", "many"], "'many' is not a whole number"),
         (["--checkpoints", "lab-small", "--to", "empty"], "empty exists; name a new folder"),

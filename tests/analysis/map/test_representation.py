@@ -111,7 +111,7 @@ def test_layers_by_number_and_by_fraction(text, num_blocks, layer):
 
 @pytest.mark.parametrize("text", ["5", "-1", "1.2", "-0.5", "half", "", "nan", "1e-1", "2.0"])
 def test_bad_layers_are_told(text):
-    with pytest.raises(ValueError, match=r"--layer: .* is no layer; give 0 \(embeddings\) to 4"):
+    with pytest.raises(ValueError, match=r"--layer: .* is not a layer; give 0 \(embeddings\) to 4"):
         layer_number(text, 4)
 
 

@@ -230,7 +230,7 @@ def test_the_pattern_matches_anywhere_in_a_tag_whatever_its_case():
     pattern = tag_pattern("code|math")
     assert reason_to_drop(["Source Code", "mathematics"], pattern) == "tag: code, math"
     assert reason_to_drop(["writing"], pattern) == reason_to_drop([], pattern) == ""
-    for wrong, said in (("(", "no regular expression"), ("code|", "matches every tag")):
+    for wrong, said in (("(", "not a regular expression"), ("code|", "matches every tag")):
         with pytest.raises(ValueError, match=said):
             tag_pattern(wrong)
 
