@@ -34,6 +34,7 @@ def table(lines: Lines, sizes: Mapping[str, int], ks: Sequence[float]) -> str:
         compromise(lines, seeds, ks),
         dial(lines, seeds, sizes),
         by_size(lines, seeds),
+        large(lines, seeds, ks),
     ]
     return "\n\n".join(part for part in parts if part)
 
@@ -159,19 +160,34 @@ def by_k(lines: Lines, ks: Sequence[float]) -> dict[str, dict[str, list[float]]]
 
 def compromise(lines: Lines, seeds: Sequence[int], ks: Sequence[float]) -> str:
     """The weighted mean score by k and for multi-task."""
-
-    def mean_of(run: str, weights: Sequence[int]) -> Of:
-        return lambda score: (
-            sum(w * score(run, f"{a} {ACCURACY}") for w, a in zip(weights, ABILITIES, strict=True)) / sum(weights)
-        )
-
     runs = {**{f"DMT, k = {k:g}": f"k {k:g}" for k in ks}, "multi-task": "mixed 1", "sequential": "sequential"}
     runs["DMT, k = 1/16, stage 2 at 1/10 of the rate"] = "k 0.0625 rate 0.100"
     rows = [
-        [name, *(_over_seeds(lines, seeds, mean_of(run, weights)) for weights in WEIGHTS.values())]
+        [name, *(_over_seeds(lines, seeds, _mean_of(run, weights)) for weights in WEIGHTS.values())]
         for name, run in runs.items()
     ]
     return _markdown("Compromise: the weighted mean score", ["", *WEIGHTS], rows)
+
+
+def large(lines: Lines, seeds: Sequence[int], ks: Sequence[float]) -> str:
+    """The same on ``lab:large``: alone, mixed, DMT by k, and what a reader's weights make of it."""
+    runs = {"multi-task": "mixed 1 large", "math and code (stage 1)": "stage 1 large"}
+    runs |= {f"DMT, k = {k:g}": f"k {k:g} large" for k in ks}
+    rows = [["each alone", *(_score(lines, seeds, f"{a} 1 large", f"{a} {ACCURACY}") for a in ABILITIES), "", ""]]
+    for name, run in runs.items():
+        scores = [_score(lines, seeds, run, f"{a} {ACCURACY}") for a in ABILITIES]
+        rows.append([name, *scores, *(_over_seeds(lines, seeds, _mean_of(run, w)) for w in WEIGHTS.values())])
+    conflict = [_difference(lines, seeds, "mixed 1 large", f"{a} 1 large", a) for a in ABILITIES]
+    price = [_difference(lines, seeds, "k 1 large", f"k {min(k for k in ks if k):g} large", a) for a in ABILITIES]
+    if rows[1][1] != "-":
+        rows += [["multi-task - alone", *conflict, "", ""], ["k = 1 - smallest k", *price, "", ""]]
+    return _markdown("A larger base", ["", *ABILITIES, *WEIGHTS], rows if rows[2][1] != "-" else [])
+
+
+def _mean_of(run: str, weights: Sequence[int]) -> Of:
+    return lambda score: (
+        sum(w * score(run, f"{a} {ACCURACY}") for w, a in zip(weights, ABILITIES, strict=True)) / sum(weights)
+    )
 
 
 def dial(lines: Lines, seeds: Sequence[int], sizes: Mapping[str, int]) -> str:
