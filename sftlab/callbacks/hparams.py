@@ -108,7 +108,8 @@ class FinalValues(Logger):
 def hyperparameters(context: RunContext) -> dict[str, Any]:
     """The settings of a run by dotted key: of a config all, of plain Python those that are compared most."""
     module, plan = context.module, context.plan
-    about = {"model.path": module.path, "model.learning_rate": module.learning_rate, "data.seed": context.data.seed}
+    about: dict[str, Any] = {"model.learning_rate": module.learning_rate, "data.seed": context.data.seed}
+    about |= {} if module.config else {"model.path": module.path}  # which config takes the place of
     fractions = {f"{s.stage.name}/{ability}": x for s in plan.stages for ability, x in s.stage.fractions.items()}
     config = context.folder / CONFIG_FILE
     written = dict(flat(read_yaml(config, "config"))) if config.is_file() else {}

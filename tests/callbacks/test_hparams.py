@@ -27,6 +27,7 @@ def test_settings_are_columns_and_of_all_curves_the_last_results_alone(records, 
     results = {f"val/loss/{ability}" for ability in ("math", "general")}
     assert {column.name.tag for column in table.metric_infos} == {f"final/{name}" for name in results}
     assert {column.name for column in table.hparam_infos if column.differs} >= {"general/math", "general/code"}
+    assert "model.path" not in {column.name for column in table.hparam_infos}, "its models are from scratch"
     last = board.read_last_scalars(asked, "", None)
     for name, mine in lines.items():
         assert "train/loss" in last[name], "the curves are where they were"
