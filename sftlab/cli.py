@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -276,6 +277,8 @@ class _Parser(LightningArgumentParser):
 def _told(message: str) -> list[str]:
     """The lines of a message of jsonargparse that say something."""
     noise = ("Given value", "Subtypes:", "Does not validate", "Errors:", "- Expected a <class 'NoneType'>")
+    # Where a class cannot be imported, all that was given comes first, secrets too.
+    message = re.sub(r"Not a valid subclass of .*?(?=Problem with given class_path)", "", message, flags=re.S)
     lines = [line.strip() for line in message.splitlines()]
     return [line for line in lines if line and not line.startswith(noise)]
 

@@ -1,6 +1,7 @@
 """The command line: fast help, all problems at once, every shipped config, extensions by class path."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -214,3 +215,13 @@ def test_every_logger_of_lightning_works_or_names_its_package_in_one_line_and_re
             parser.instantiate(parser.parse_args([f"--logger=lightning.pytorch.loggers.{name}", *key]))
         said = str(raised.value)
         assert package in said and len(said.splitlines()) == 1 and "sk-" not in said and "Given" not in said
+
+
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="needs a logger that is not there")
+def test_of_several_loggers_the_one_that_is_missing_is_told_alone():
+    there = {"class_path": "CSVLogger", "init_args": {"save_dir": "csv", "prefix": "sk-0123456789abcdef"}}
+    both = json.dumps([there, {"class_path": "MLFlowLogger"}])
+    with pytest.raises(ValueError) as raised:
+        parse_objects(["--config", str(ROOT / "configs" / "dmt.yaml"), "--trainer.logger", both])
+    said = str(raised.value)
+    assert "pip install" in said and "mlflow" in said and "sk-" not in said and "CSVLogger" not in said
