@@ -101,10 +101,25 @@ def times() -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def peak_mib() -> int:
-    """The most memory that this process held; ``ru_maxrss`` would count that of the process that started it too."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) // 1024
+def peak_mib(process: int | str = "self") -> int:
+    """The most memory that a process held; ``ru_maxrss`` would count that of the process that started it too."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    return max((int(line.split()[1]) // 1024 for line in lines if line.startswith("VmHWM:")), default=0)
+
+
+def watched_workers() -> list[int]:
+    """Gets the most memory that each worker held, at its end."""
+    from sftlab.data.workers import Fitting
+
+    peaks, leave = [0], Fitting.__exit__
+
+    def left(self: Fitting, *error: object) -> None:
+        mine = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        peaks.extend(map(peak_mib, mine))
+        leave(self, *error)
+
+    Fitting.__exit__ = left
+    return peaks
 
 
 def since(start: tuple[float, float]) -> dict[str, float]:
@@ -159,12 +174,13 @@ def run_prepare(folder: Path, records: str) -> dict[str, float]:
     template = "tokenizer" if tokenizer.chat_template else "vicuna_v1.1"
     data = MixtureData({"general": GeneralData(str(folder / records))}, template=template, batch={"rows": 64}, seed=0)
     freeze_imports()  # as fit and plan do
+    peaks = watched_workers()
     start = times()
     data.load(tokenizer)
     stages = MultiTask(epochs=1).final_stages(["general"])
     plan = compile_plan(data.pools(), stages, data.policy, data.batch, data.max_length, data.seed)
     theirs = resource.getrusage(resource.RUSAGE_CHILDREN)
-    found = {"worker_cpu_seconds": theirs.ru_utime + theirs.ru_stime, "worker_mib": theirs.ru_maxrss // 1024}
+    found = {"worker_cpu_seconds": theirs.ru_utime + theirs.ru_stime, "worker_mib": max(peaks)}
     return {**since(start), "tokens": int(plan.lengths_N.sum()), "fill": plan.fill(), **found}
 
 
