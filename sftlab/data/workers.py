@@ -106,14 +106,14 @@ class Fitting:
         own_s, all_s = (now - then for now, then in zip(_processor_s(), self._since_s, strict=True))
         python_s, chunks = sum(self._spent_s), len(self._spent_s)
         try:
-            setup = pickle.dumps(self._fit)
             start = time.thread_time()
             pickle.dumps(self._last[0]), pickle.loads(pickle.dumps(self._last[1]))
             carried_s = chunks * (time.thread_time() - start)
-        except Exception:  # a template of a class that no other process has
+            count = num_workers(own_s, python_s, max(0.0, all_s - own_s - python_s), carried_s, _cores())
+            setup = pickle.dumps(self._fit) if count else b""
+        except Exception:  # a text or a template of a class that no other process has
             self._can_leave = False
             return
-        count = num_workers(own_s, python_s, max(0.0, all_s - own_s - python_s), carried_s, _cores())
         self._look_again()
         if count:
             self._start(count, setup)

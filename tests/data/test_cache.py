@@ -1,5 +1,6 @@
 """The cache: a damaged entry is told and made again, a user's code is in its key, trouble is said."""
 
+import hashlib
 import importlib
 import json
 import os
@@ -7,6 +8,7 @@ import sys
 
 import pytest
 
+from sftlab import fingerprint
 from sftlab.data.ability import MathData
 from sftlab.data.encoder import Encoder
 from sftlab.data.source import FileSource
@@ -69,6 +71,22 @@ def test_a_cache_that_cannot_be_written_is_told_with_its_variable(tmp_path, monk
     monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "file"))
     with pytest.raises(ValueError, match=r"cache: .*SFTLAB_CACHE"):
         loaded()
+
+
+def test_a_large_table_is_hashed_in_blocks_and_every_byte_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(fingerprint, "_BLOCK", 1 << 21)
+    whole = bytearray(os.urandom((1 << 22) + 3))
+    path = tmp_path / "table"
+    path.write_bytes(whole)
+    blocks = (whole[start : start + (1 << 21)] for start in range(0, len(whole), 1 << 21))
+    parts = b"".join(hashlib.blake2b(block, digest_size=16).digest() for block in blocks)
+    hashes = {fingerprint.table_hash(path)}
+    assert hashes == {hashlib.blake2b(parts, digest_size=16).hexdigest()}
+    for number, place in enumerate((0, (1 << 21) - 1, 1 << 21, len(whole) - 1), start=1):
+        whole[place] ^= 1
+        (tmp_path / str(number)).write_bytes(whole)
+        hashes.add(fingerprint.table_hash(tmp_path / str(number)))
+    assert len(hashes) == 5
 
 
 MINE = """
