@@ -226,7 +226,8 @@ def parse_objects(arguments: list[str]) -> PlannedObjects:
     """The objects of a command line such as ``--config FILE --schedule.k 0.25``."""
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
-        return PlannedObjects()
+        with told_in_a_message():
+            return PlannedObjects()
     finally:
         sys.argv = before
 
