@@ -111,9 +111,12 @@ def export_live(
         adapter = live.note() if live is not None else None
         try:
             write_folder(folder, architecture, Weights(weights.shapes, take), ledger(plan, num_steps), adapter)
-        finally:
+        except Exception:  # a full disk, say, between two weights; a signal may come while ranks put one together
             if is_sharded:
                 strategy.broadcast(None)
+            raise
+        if is_sharded:
+            strategy.broadcast(None)
     elif is_sharded:
         while (name := strategy.broadcast(None)) is not None:
             weights.take(name)
