@@ -34,7 +34,7 @@ from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.callbacks.trainer_options import option_problems
 from sftlab.class_help import class_help
-from sftlab.config import config_files, find_problems, merged_config, option_pairs
+from sftlab.config import config_files, find_problems, lacking_parts, merged_config, of_another_tool, option_pairs
 from sftlab.credentials import unresolved
 from sftlab.data.mixture import MixtureData
 from sftlab.data.seed import global_seed
@@ -334,14 +334,14 @@ def show_help_of_classes(arguments: list[str]) -> None:
 
 def config_problems(config: dict[str, Any]) -> list[str]:
     """Every problem of a config of fit that can be told without its data."""
+    if strange := of_another_tool(config):
+        return [strange]
     found = find_problems(config, ROOTS, ("seed_everything", "run", "ckpt_path", "weights_only"))
     if isinstance(config.get("trainer"), dict):
         found += option_problems(config["trainer"])
     if type(seed := config.get("seed_everything")) is int and not 0 <= seed < 2**32:
         found.append(f"seed_everything: {seed} must be between 0 and {2**32 - 1:,}")
-    if "data" not in config or "schedule" not in config:
-        found.append("a config needs data and schedule: start from one that comes with sftlab: --config sftlab:dmt")
-    return found
+    return found + lacking_parts(config)
 
 
 def _name_of(config: Path) -> str:

@@ -310,3 +310,21 @@ def _unknown(path: str, what: str, valid: list[str]) -> str:
     if what.startswith("key") and not path.startswith("--"):
         hint = called_here(wrong) or hint
     return f"{path}: no such {what}; {hint}"
+
+
+def lacking_parts(config: Mapping[str, Any]) -> list[str]:
+    """What a config of fit cannot do without."""
+    if "data" in config and "schedule" in config:
+        return []
+    return ["a config needs data and schedule: start from one that comes with sftlab: --config sftlab:dmt"]
+
+
+_MARKS = {"model_name_or_path": "LLaMA-Factory or TRL", "base_model": "axolotl"}
+
+
+def of_another_tool(config: Mapping[str, Any]) -> str:
+    """Says so of a config that was written for another tool, whose keys would each be a mistake; else nothing."""
+    for key, tool in _MARKS.items():
+        if key in config and not {"data", "schedule", "model", "trainer"} & config.keys():
+            return f"{key}: this is a config of {tool}; what its options are called here: sftlab docs coming-from"
+    return ""

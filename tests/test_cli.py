@@ -217,6 +217,14 @@ def test_every_logger_of_lightning_works_or_names_its_package_in_one_line_and_re
         assert package in said and len(said.splitlines()) == 1 and "sk-" not in said and "Given" not in said
 
 
+@pytest.mark.parametrize(("key", "tool"), [("model_name_or_path", "LLaMA-Factory"), ("base_model", "axolotl")])
+def test_a_config_of_another_tool_is_told_in_one_message_that_leads_on(key, tool, tmp_path):
+    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump({key: "x", "learning_rate": 1e-4, "num_train_epochs": 3}))
+    with pytest.raises(ValueError, match=rf"1 problem.*\n.*{key}: .*{tool}.*sftlab docs coming-from") as raised:
+        parse_objects(["--config", str(tmp_path / "theirs.yaml")])
+    assert "did you mean" not in str(raised.value)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="needs a logger that is not there")
 def test_of_several_loggers_the_one_that_is_missing_is_told_alone():
     there = {"class_path": "CSVLogger", "init_args": {"save_dir": "csv", "prefix": "sk-0123456789abcdef"}}
