@@ -63,7 +63,7 @@ class Decision:
     observations: Observations
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """For JSON."""
         return asdict(self)
 
     @classmethod

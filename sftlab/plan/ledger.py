@@ -43,7 +43,7 @@ class LedgerRow:
     share_supervised_tokens: float
 
     def to_dict(self) -> dict[str, str | int | float]:
-        """As JSON holds it."""
+        """For JSON."""
         return asdict(self)
 
     def share(self, unit: str) -> float:

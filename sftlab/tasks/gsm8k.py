@@ -217,7 +217,7 @@ class GSM8K(Task):
         return {"extractors": tuple(EXTRACTORS)}
 
     def rules(self, problem: Problem) -> tuple[str, ...]:
-        """Both rules."""
+        """Names of the rules."""
         return tuple(EXTRACTORS)
 
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:

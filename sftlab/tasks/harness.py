@@ -21,7 +21,7 @@ class LMEval(ModelTask):
     Args:
         task: Its name in the harness, such as ``arc_easy``, ``ifeval`` or ``mmlu``.
         num_fewshot: Examples before each question; the task's own number when left out.
-        num_problems: The first so many of each of its parts; all when left out.
+        num_problems: The first so many of each of its parts; all by default.
         chat: Ask through the template that the model was trained with.
         batch_size: Requests side by side.
         revision: Commit, branch or tag of the task's data set on the hub. Name a commit where scores must be had again:

@@ -78,21 +78,21 @@ class CodeTask(Task):
     """Programs graded by tests.
 
     Args:
-        num_problems: The first so many; all when left out.
-        num_samples: Programs for each problem.
-        temperature: 0 is greedy.
-        max_new_tokens: Tokens of an answer at most.
-        seed: Of the samples.
+        num_problems: Use the first this many; all by default.
+        num_samples: Number of programs for each problem.
+        temperature: Sampling temperature; 0 is greedy.
+        max_new_tokens: Maximum number of tokens of an answer.
+        seed: Seed of the samples.
         extractors: Names from ``completion.EXTRACTORS``; the first gives the headline.
         ks: The k of each pass@k; none may exceed the number of samples.
         isolation: Where programs run: bubblewrap, or by name the weaker subprocess (see ``Sandbox``).
-        num_workers: Checks at a time; as many as there are processors when left out.
+        num_workers: Checks at a time; as many as there are processors by default.
         seconds: Wall-clock time that the tests of one program may take, its start included; raise it for slow machines
             and slow programs.
         memory_mb: Address space of one process of a program, in MiB.
 
     Raises:
-        ValueError: An option has no such value or is out of bounds, or several samples at temperature 0 would all be
+        ValueError: An option has an invalid value or is out of bounds, or several samples at temperature 0 would all be
             the same.
     """
 

@@ -23,7 +23,7 @@ class LabTask(Task):
     Args:
         ability: math, code, general, facts or translation.
         num_problems: Problems asked.
-        max_new_tokens: Tokens of an answer at most.
+        max_new_tokens: Maximum number of tokens of an answer.
         options: What the problems are like, as the training data's are; noise has no effect on them.
 
     Raises:

@@ -38,8 +38,8 @@ class Likelihood(ModelTask):
     Args:
         path: Record file or hub id of held-out data.
         ability: math, code, general or messages: how its records are read.
-        max_length: Tokens of a conversation at most; longer ones are split on exchanges.
-        num_problems: Conversations at most, the first in the file.
+        max_length: Maximum number of tokens of a conversation; longer ones are split on exchanges.
+        num_problems: Use at most this many conversations, the first in the file.
 
     Raises:
         ValueError: The ability cannot be read, or a number is out of bounds.

@@ -71,8 +71,8 @@ class MTBench(Task):
         judge_model: The endpoint's name of the judge.
         references: Reference answers, needed where a question is of a category in ``GUIDED``: ``question_id`` and
             ``choices[0].turns`` in each row.
-        prompts: Judge prompts, see ``judge_prompts``; our own when left out.
-        num_problems: Questions asked, spread evenly over the file, which lists them by category; all when left out.
+        prompts: Judge prompts, see ``judge_prompts``; our own by default.
+        num_problems: Questions asked, spread evenly over the file, which lists them by category; all by default.
         repeats: Ratings of each turn.
         judge_key: Environment variable that holds the endpoint's key.
         judge_temperature: None leaves it to the endpoint.
@@ -80,8 +80,8 @@ class MTBench(Task):
         judge_cache: File of judgements; left out, one for all runs in SFTLAB_CACHE or ~/.cache/sftlab.
         num_parallel: Judgements asked for at once.
         timeout_s: Seconds that one request may take.
-        max_new_tokens: Tokens of each turn's answer at most.
-        seed: Of the answers.
+        max_new_tokens: Maximum number of tokens of each turn's answer.
+        seed: Seed of the answers.
 
     Raises:
         ValueError: The endpoint's URL is invalid, ``judge_key`` is not the name of a variable, or a number is out of

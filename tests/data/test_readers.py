@@ -184,7 +184,7 @@ def test_tools_and_system_of_a_record_are_read_by_every_reader(reader):
         ("tools", [json.dumps(TOOL)]),
     ):
         _, tools, rules = turns_of(record | {key: value}, reader)
-        assert json.loads(tools) == [TOOL] and rules == ["mended: results of tools put in the order of their calls"]
+        assert json.loads(tools) == [TOOL] and not rules
     for key in ("system", "system_prompt"):
         turns, _, rules = turns_of(record | {key: "In French."}, reader)
         assert turns[0] == Turn("system", "In French.") and len(turns) == 3 and not rules
