@@ -24,7 +24,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 MAX_NAME_BYTES = 100
 _HOST = hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
@@ -83,6 +83,22 @@ def _publish(partial: Path, path: Path) -> None:
         _remove(partial)
         _remove(partial.with_name(f"{partial.name}.old"))
     _sync(path.parent)
+
+
+@contextmanager
+def appended(path: Path) -> Iterator[TextIO]:
+    """A text file to add lines to.
+
+    Raises:
+        OSError: The disk is full or does not let itself be written: names the file, which a write does not.
+    """
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            yield file
+    except OSError as error:
+        if error.filename is None and (found := disk_error(error, path)):
+            raise found from None
+        raise
 
 
 def discard(path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftlab.files import (
+    appended,
     cache_root,
     checked_name,
     copy_folder,
@@ -271,3 +272,10 @@ def test_the_cache_needs_a_home_only_where_no_folder_is_named(tmp_path, monkeypa
     monkeypatch.delenv("SFTLAB_CACHE")
     with pytest.raises(ValueError, match="SFTLAB_CACHE"):
         cache_root()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+def test_a_disk_that_is_full_while_lines_are_added_is_told_with_the_file():
+    with pytest.raises(OSError) as caught, appended(Path("/dev/full")) as file:
+        file.write("x" * 100_000)
+    assert explain(caught.value).startswith("/dev/full: the disk is full")

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.hparams import FinalValues, hyperparameters
-from sftlab.files import cut_jsonl
+from sftlab.files import appended, cut_jsonl
 from sftlab.plan.plan import StagePlan
 
 _SUMS = "sftlab_train_loss"  # of a checkpoint
@@ -64,7 +64,7 @@ class JsonlLogger(Logger):
         self._path.parent.mkdir(parents=True, exist_ok=True)
         numbers = {name: float(value) for name, value in metrics.items() if name != "epoch"}
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        with self._path.open("a", encoding="utf-8") as file:  # JSON has no word for nan
+        with appended(self._path) as file:  # JSON has no word for nan
             file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
 
     @rank_zero_only

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sftlab.evaluate.backend import Backend
-from sftlab.files import checked_name, read_jsonl, whole_file
+from sftlab.files import appended, checked_name, read_jsonl, whole_file
 from sftlab.results.row import checked, finite
 from sftlab.results.score import ScoreRow
 from sftlab.results.verdict import Verdict, VerdictRow
@@ -187,7 +187,7 @@ def _answers(
         by_uid[problem.uid].clear()
     have = [answer for mine in by_uid.values() for answer in mine]
     _write_whole(path, [head, *map(asdict, have)])
-    with path.open("a", encoding="utf-8") as file:
+    with appended(path) as file:
         for group in backend.answer(left, task.sampling):
             for answer in group:
                 file.write(json.dumps(asdict(answer)) + "\n")
