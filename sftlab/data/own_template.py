@@ -155,7 +155,11 @@ class OwnTemplate(Template):
             self._form.arguments_as_text = True
             self._writes_calls = self._shows("qqvalue", [user, call], offered, marks)
         if self._writes_calls:
-            own, end = self._own([user, call], offered, marks)
+            try:
+                own, end = self._own([user, call], offered, marks)
+            except BadRecord:  # without the name of what is called
+                self._writes_calls = False
+                return
             try:
                 more = self._frame([user, call, Turn("tool", "qqresult", name="qqcall"), answer], offered, marks)
             except BadRecord:

@@ -241,3 +241,14 @@ def test_a_template_that_cuts_answers_at_the_end_of_thinking_loses_nothing_unsai
         rules = str(error)
     assert said in rules and bool(said) == bool(rules)
     assert not ENCODERS["chatml"].template.rendered([user("q"), says(text)]).rules
+
+
+def test_a_template_that_leaves_out_what_is_called_is_followed_for_all_but_calls():
+    arguments_alone = CHATML.replace(
+        "+ m.content", "+ m.content + (m.tool_calls[0].function.arguments | tojson if m.tool_calls else '')"
+    )
+    tokenizer = byte_tokenizer(arguments_alone)
+    encoder = Encoder(tokenizer, get_template("tokenizer", tokenizer))
+    assert texts(encoder, [user("q"), says("a")])[0][1] == "a<|im_end|>"
+    with pytest.raises(BadRecord, match="tool calls that the tokenizer's chat template cannot write"):
+        encoder.template.rendered([user("q"), says("", calls=CALL)])
