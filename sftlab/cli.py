@@ -28,7 +28,7 @@ from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.micro_batches import PlannedTrainer
-from sftlab.callbacks.monitors import refuse_callbacks, refuse_places
+from sftlab.callbacks.monitors import refuse_callbacks, refuse_places, refused_by_name, refused_in_words
 from sftlab.callbacks.progress import ScreenProgress
 from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
@@ -303,7 +303,7 @@ def _refuse_problems(arguments: list[str]) -> None:
             "--config: this is a study, not a config of fit; run it with the study command, or give one of the configs "
             "that its runs have in lightning_logs/<study>/configs/"
         )
-    if found := config_problems(config):
+    if found := [*config_problems(config), *refused_in_words(arguments)]:
         raise ValueError("\n  ".join([f"the config has {len(found)} problem(s):", *found]))
 
 
@@ -338,7 +338,7 @@ def config_problems(config: dict[str, Any]) -> list[str]:
         return [strange]
     found = find_problems(config, ROOTS, ("seed_everything", "run", "ckpt_path", "weights_only"))
     if isinstance(config.get("trainer"), dict):
-        found += option_problems(config["trainer"])
+        found += option_problems(config["trainer"]) + refused_by_name(config["trainer"].get("callbacks"))
     if type(seed := config.get("seed_everything")) is int and not 0 <= seed < 2**32:
         found.append(f"seed_everything: {seed} must be between 0 and {2**32 - 1:,}")
     return found + lacking_parts(config)

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from sftlab.callbacks.context import RunContext
+from sftlab.config import option_pairs, scalar
 from sftlab.files import write_error
 from sftlab.screen import show
 
@@ -39,6 +40,20 @@ def refuse_callbacks(callbacks: Iterable[Callback]) -> None:
     """
     if problems := [words for callback in callbacks if (words := _refused(callback))]:
         raise ValueError("\n  ".join(problems))
+
+
+def refused_by_name(given: Any) -> list[str]:
+    """Which callbacks of a config are refused, by their class paths: to read all of their arguments is not needed."""
+    items = given if isinstance(given, list) else [given]
+    paths = [str(item.get("class_path")) if isinstance(item, dict) else str(item) for item in items]
+    names = [path.rpartition(".")[2] for path in paths]
+    return [f"trainer.callbacks: {name} is refused: {REFUSED[name]}" for name in names if name in REFUSED]
+
+
+def refused_in_words(arguments: list[str]) -> list[str]:
+    """As ``refused_by_name``, of callbacks that a command line adds."""
+    added = [scalar(value) for name, value in option_pairs(arguments) if name == "trainer.callbacks+"]
+    return [problem for given in added for problem in refused_by_name(given)]
 
 
 def refuse_places(named: Iterable[object]) -> None:

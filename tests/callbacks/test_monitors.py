@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,7 @@ import sftlab
 from sftlab import DMT, MultiTask, SFTModule
 from sftlab.callbacks.finite import DIVERGED
 from sftlab.callbacks.monitors import REFUSED, refuse_places
+from sftlab.cli import config_problems, parse_objects
 
 
 @pytest.fixture
@@ -179,3 +181,20 @@ def test_every_callback_that_lightning_ships_works_or_is_refused(records):
     _, lines = small_fit(records, schedule, small_mixture(records), *tried, **options)
     assert any("lr-AdamW/pg1" in line for line in lines)
     assert (records / "stages" / "1-general").is_dir()
+
+
+@pytest.mark.parametrize(
+    "name", ["StochasticWeightAveraging", "lightning.pytorch.callbacks.ModelPruning", "WeightAveraging"]
+)
+def test_a_callback_that_is_refused_is_told_with_the_other_problems_of_a_config(name):
+    item = {"class_path": name, "init_args": {}}
+    for callbacks in (item, [item], [{"class_path": "Timer"}, item]):
+        config = {"data": {}, "schedule": "MultiTask", "trainer": {"callbacks": callbacks, "max_stepz": 3}}
+        problems = config_problems(config)
+        assert any("max_stepz" in problem for problem in problems)
+        assert sum(f"{name.rpartition('.')[2]} is refused" in problem for problem in problems) == 1
+    added = json.dumps({"class_path": name, "init_args": {"swa_lrs": 0.1, "pruning_fn": "l1_unstructured"}})
+    words = ["--config", "sftlab:dmt", f"--trainer.callbacks+={added}"]
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="is refused"):
+        warnings.simplefilter("error")
+        parse_objects(words)
