@@ -173,7 +173,7 @@ def large(lines: Lines, seeds: Sequence[int], ks: Sequence[float]) -> str:
     """The same on ``lab:large``: alone, mixed, DMT by k, and what a reader's weights make of it."""
     runs = {"multi-task": "mixed 1 large", "math and code (stage 1)": "stage 1 large"}
     runs |= {f"DMT, k = {k:g}": f"k {k:g} large" for k in ks}
-    apart = {"": "1", " at 1/2 of the rate": "0.5", " at 1/4 of the rate": "0.25"}
+    apart = {"": "1", ", 1/4 of the rate": "0.25", ", 1/8 of the rate, 9 epochs": "0.125"}
     runs |= {f"k = 0, stage 2 at overlap 0{words}": f"k 0 large apart rate {rate}" for words, rate in apart.items()}
     rows = [["each alone", *(_score(lines, seeds, f"{a} 1 large", f"{a} {ACCURACY}") for a in ABILITIES), "", ""]]
     for name, run in runs.items():
