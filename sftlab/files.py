@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import socket
-import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -201,8 +201,10 @@ def write_error(folder: Path) -> OSError | None:
     place = folder.absolute()
     while not os.path.exists(place) and place != place.parent:
         place = place.parent
+    probe = place / f".sftlab-{uuid.uuid4().hex}"
     try:
-        os.rmdir(tempfile.mkdtemp(prefix=".sftlab-", dir=place))
+        probe.mkdir()
+        probe.rmdir()
     except OSError as error:
         return error
     return None

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,11 @@ def test_what_is_lightnings_own_is_touched_in_four_files():
     )  # of a strategy that ours extends
     touching = {name_of(path) for path in FILES if private.search(path.read_text())}
     assert touching == {"callbacks.conductor", "callbacks.signals", "run.launcher", "model.parallel"}
+
+
+def test_no_two_files_of_tests_have_one_name():
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert not [name for name, count in names.items() if count > 1], "pytest imports them by their names alone"
 
 
 def test_no_file_names_a_machine_or_a_registry():

@@ -100,9 +100,9 @@ class Shares(Factor):
 
     def at(self, draws: Sequence[float]) -> Value | None:
         """Evenly over the simplex (Dirichlet with all 1), above the least shares, rounded to the step."""
-        weight_A = -np.log(np.clip(draws, 1e-12, 1.0))
+        weight_A = -np.log(np.clip(draws, 1e-12, 1 - 1e-12))
         rest = 1 - sum(self.low)
-        share_A = np.array(self.low) + rest * weight_A / max(float(weight_A.sum()), 1e-12)
+        share_A = np.array(self.low) + rest * weight_A / weight_A.sum()
         value = self.rounded(share_A.tolist())
         return value if self.allows(value) else None
 
