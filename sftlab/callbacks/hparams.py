@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.folder_logger import FolderLogger
 from sftlab.credentials import flat
 from sftlab.files import write_text
 from sftlab.run.folder import CONFIG_FILE
@@ -22,7 +23,7 @@ _FOLDER = "final"
 _SHOWN = ("score/", "val/loss/")
 
 
-class FinalValues(Logger):
+class FinalValues(FolderLogger):
     """Scores and held-out losses, of which the table shows the last, in a folder of their own with the settings.
 
     TensorBoard takes every curve in the folder of the settings, and in those below, for a column of the table. The
@@ -33,8 +34,7 @@ class FinalValues(Logger):
     """
 
     def __init__(self, folder: str) -> None:
-        super().__init__()
-        self._folder = Path(folder)
+        super().__init__(folder)
         self._writer: SummaryWriter | None = None
 
     @classmethod
@@ -53,21 +53,6 @@ class FinalValues(Logger):
             Path(logger.log_dir).mkdir(parents=True, exist_ok=True)
             write_text(Path(logger.log_dir) / logger.NAME_HPARAMS_FILE, yaml.safe_dump(settings, allow_unicode=True))
         mine.log_hyperparams(settings)
-
-    @property
-    def name(self) -> str:
-        """Nothing lies between the folder and the files."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """The run's folder is one already."""
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        """The folder of the curves."""
-        return str(self._folder)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -101,7 +86,7 @@ class FinalValues(Logger):
         if self._writer is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self._folder / _FOLDER))
+            self._writer = SummaryWriter(str(self.folder / _FOLDER))
         return self._writer
 
 

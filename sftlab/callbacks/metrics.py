@@ -13,11 +13,12 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.folder_logger import FolderLogger
 from sftlab.callbacks.hparams import FinalValues, hyperparameters
 from sftlab.files import appended, cut_jsonl
 from sftlab.plan.plan import StagePlan
@@ -25,7 +26,7 @@ from sftlab.plan.plan import StagePlan
 _SUMS = "sftlab_train_loss"  # of a checkpoint
 
 
-class JsonlLogger(Logger):
+class JsonlLogger(FolderLogger):
     """Appends one JSON object per call to ``metrics.jsonl``; reports read this, never event files.
 
     Args:
@@ -33,24 +34,9 @@ class JsonlLogger(Logger):
     """
 
     def __init__(self, folder: str) -> None:
-        super().__init__()
+        super().__init__(folder)
         self._path = Path(folder) / "metrics.jsonl"
         self._known: set[tuple[int | None, frozenset[str]]] = set()  # lines of the run that this one resumes
-
-    @property
-    def name(self) -> str:
-        """Nothing lies between the folder and the file."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """One file per run, so there is no version."""
-        return ""
-
-    @property
-    def save_dir(self) -> str:
-        """The run's folder."""
-        return str(self._path.parent)
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,10 +89,7 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
 
 def _other_weights(found: dict[str, Any], evidence: Evidence) -> list[str]:
     """That a reader's weights are not those that the search decided for, where they are not."""
-    own, asked = (
-        {ability: float(weights.get(ability, 1.0)) for ability in found["abilities"]}
-        for weights in (found["weights"] or {}, evidence.weights)
-    )
+    own, asked = (_weights(found, weights) for weights in (found["weights"] or {}, evidence.weights))
     if not evidence.weights or asked == own:
         return []
     words = ", ".join(f"{name}={value:g}" for name, value in own.items())
@@ -102,8 +99,12 @@ def _other_weights(found: dict[str, Any], evidence: Evidence) -> list[str]:
     ]
 
 
+def _weights(found: dict[str, Any], given: Mapping[str, float]) -> dict[str, float]:
+    return {ability: float(given.get(ability, 1.0)) for ability in found["abilities"]}
+
+
 def _weight_words(found: dict[str, Any]) -> str:
-    weights = {ability: float((found["weights"] or {}).get(ability, 1.0)) for ability in found["abilities"]}
+    weights = _weights(found, found["weights"] or {})
     return "all the same" if len(set(weights.values())) == 1 else ", ".join(f"{a} {w:g}" for a, w in weights.items())
 
 
