@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "sftlab").rglob("*.py"))
 # A module imports only from modules that stand above it.
 ORDER = """
-    moved nearest screen files processes fingerprint bounds credentials shipped foreign yaml_files config
+    moved nearest screen files processes ray_cluster fingerprint bounds credentials shipped foreign yaml_files config
     stats.interval stats.fits stats.tradeoff
     stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict
@@ -27,7 +27,8 @@ ORDER = """
     data.conversation
     data.stream data.json_records data.columns data.records data.droplist data.split data.keys data.readers
     data.chat_template data.messages data.pieces data.survey
-    data.own_template data.template data.encoder data.fitter data.workers data.examples data.repeats data.prepare
+    data.own_template data.template data.encoder data.fitter data.workers data.cluster data.examples
+    data.repeats data.prepare
     data.source
     data.seed data.feed data.ability data.mixture data.plan_cache
     model.contents model.leftover model.attention model.sharded model.adapter model.backbone model.freeze

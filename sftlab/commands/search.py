@@ -11,7 +11,7 @@ from typing import Any
 
 from sftlab.commands.interrupt import heed_sigterm
 from sftlab.commands.options import CommandParser, config_file, dotted, wants_help
-from sftlab.commands.study import add_executor_options, executor_of
+from sftlab.commands.study import add_executor_options, executor_of, prepared_where
 from sftlab.screen import complain, screen, show
 from sftlab.yaml_files import read_yaml, scalar
 
@@ -59,7 +59,8 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"search needs {' and '.join(missing)}: pip install 'sftlab[studies]'")
     executor = partial(executor_of, options, own)
     executor()  # one that cannot be made is told before anything is planned
-    search = _search(options.config, options.name, executor)
+    with prepared_where(options):
+        search = _search(options.config, options.name, executor)
     if options.proxy:
         from sftlab.search.proxies import proxy_report
 

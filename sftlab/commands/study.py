@@ -7,6 +7,7 @@ import math
 import shlex
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,7 @@ def add_executor_options(parser: CommandParser) -> None:
         "--ray_address",
         default="",
         metavar="auto",
-        help="a cluster's address; left out, one is started on this machine",
+        help="ray: a cluster's address, whose nodes prepare the data too; left out, one is started on this machine",
     )
     parser.add_argument(
         "--num_cpus", type=number(0, 1e4), default=1.0, metavar="1", help="ray: cores of one job, a node"
@@ -119,6 +120,13 @@ def main(arguments: list[str]) -> int:
         stays = "" if options.dry_run else " What is finished stays; the same command goes on."
         complain(f"\nInterrupted.{stays}")
         return status_when_interrupted()
+
+
+def prepared_where(options: Namespace) -> AbstractContextManager[None]:
+    """What is planned meanwhile is prepared on the nodes of a Ray cluster, where the options name one."""
+    from sftlab.data.cluster import prepared_on
+
+    return prepared_on(options.ray_address if options.executor == "ray" else "", "--ray_address")
 
 
 def executor_of(options: Namespace, own: dict[str, Any]) -> Executor | None:
@@ -206,9 +214,10 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
 
     console, folder = screen(), study_folder(study)
     planned: list[PlannedRun] = []
-    for run in plan_runs(study):
-        planned.append(run)
-        tell_progress(f"{study.name}, runs planned", len(planned), len(study.runs))
+    with prepared_where(options):
+        for run in plan_runs(study):
+            planned.append(run)
+            tell_progress(f"{study.name}, runs planned", len(planned), len(study.runs))
     declared = any(run.declared for run in planned)
     others = [] if declared else other_studies(study, [stage.key for run in planned for stage in run.stages])
     jobs = jobs_of(planned, others)

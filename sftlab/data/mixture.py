@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from sftlab.data.ability import AbilityData, PlannedData
+from sftlab.data.cluster import prepared_on
 from sftlab.files import checked_name
 from sftlab.plan.policy import MixturePolicy, Proportional
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 
 class MixtureData(PlannedData):
@@ -20,6 +26,8 @@ class MixtureData(PlannedData):
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         seed: Selects subsets and orders examples; None uses that of seed_everything.
         packing: Whether examples share rows; false gives each a row of its own, for architectures that mix them up.
+        ray_address: A Ray cluster (auto, host:6379, ray://host:10001) whose nodes prepare the examples; by default this
+            machine does.
 
     Raises:
         ValueError: There are no abilities, or an option has an invalid value.
@@ -36,15 +44,21 @@ class MixtureData(PlannedData):
         num_workers: int = 0,
         seed: int | None = None,
         packing: bool = True,
+        ray_address: str = "",
     ) -> None:
         super().__init__(template, max_length, overlong, batch, num_workers, seed, packing)
         if not abilities:
             raise ValueError("data.abilities: name at least one ability")
         for name, ability in abilities.items():
             ability.name = checked_name("data.abilities", name)
-        self._abilities, self.policy = dict(abilities), policy
+        self._abilities, self.policy, self.ray_address = dict(abilities), policy, ray_address
 
     @property
     def abilities(self) -> dict[str, AbilityData]:
         """The data of each ability, by name."""
         return self._abilities
+
+    def load(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        """Render and tokenise the examples of every ability, or find them in the cache."""
+        with prepared_on(self.ray_address, "data.ray_address"):
+            super().load(tokenizer)

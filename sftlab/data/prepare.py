@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from sftlab.data import conversation, fitter, own_template, readers, records, template
 from sftlab.data import encoder as encoding
+from sftlab.data.cluster import cluster_in_use
 from sftlab.data.conversation import Audit, BadRecord, Conversation, Place
 from sftlab.data.encoder import Encoder
 from sftlab.data.examples import DamagedEntry, Examples, Row, write_examples
@@ -193,7 +194,8 @@ def _chunks(
                     name = f"{name}#{number}"
                 yield name, talk.group, part
 
-    with Fitting(fit) as fitting:
+    cluster = cluster_in_use()
+    with Fitting(fit, cluster and cluster.workers) as fitting:
         work: deque[tuple[list[tuple[Place, Conversation]], Future[list[Fitted]]]] = deque()
         unreadable: Exception | None = None
         while True:

@@ -19,10 +19,10 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sftlab.processes import num_cores
 
@@ -34,10 +34,20 @@ _THREADS = 3  # give chunks to the tokenizer: while one waits for Python's lock,
 _AHEAD = 2  # chunks that wait for a thread
 WINDOW_S = 3.0  # before the first look, and between looks: longer than workers take to start
 _GAIN = 1.25  # that processes must promise
-_ALONE = {
+ALONE = {  # of the environment of a process that is one of many
     "TOKENIZERS_PARALLELISM": "false",
     **dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
 }
+
+
+class Asked(Protocol):
+    """Fits conversations elsewhere, asked by one thread at a time."""
+
+    def ask(self, asked: bytes) -> list[Fitted] | None:
+        """What became of some conversations, pickled; None where their classes are not known there."""
+
+    def kill(self) -> None:
+        """End it at once."""
 
 
 class Fitting:
@@ -45,15 +55,18 @@ class Fitting:
 
     Args:
         fit: Fits some conversations.
+        elsewhere: Gives those who fit on other machines, from the fitter pickled; None fits on this one.
     """
 
-    def __init__(self, fit: Fitter) -> None:
-        self._fit, self._workers = fit, list[_Worker]()
-        self._idle = SimpleQueue[_Worker]()
+    def __init__(self, fit: Fitter, elsewhere: Callable[[bytes], Sequence[Asked]] | None = None) -> None:
+        self._fit, self._workers = fit, list[Asked]()
+        self._idle = SimpleQueue[Asked]()
         self._pools = [ThreadPoolExecutor(_THREADS)]
         self._can_leave = True
         self._last: tuple[Sequence[Conversation], list[Fitted]] | None = None
         self._look_again()
+        if elsewhere is not None and (setup := self._pickled()):
+            self._take(elsewhere(setup))
 
     def __enter__(self) -> Fitting:
         return self
@@ -94,6 +107,14 @@ class Fitting:
             self._idle.put(worker)
         return self._fit.fitted(talks) if found is None else found
 
+    def _pickled(self) -> bytes:
+        """The fitter for another process; nothing where no other can have it."""
+        try:
+            return pickle.dumps(self._fit)
+        except Exception:  # a text or a template of a class that no other process has
+            self._can_leave = False
+            return b""
+
     def _look_again(self) -> None:
         self._spent_s: list[float] = []  # processor time of the threads, by chunk
         self._since_s = time.thread_time(), time.process_time()
@@ -110,20 +131,25 @@ class Fitting:
             pickle.dumps(self._last[0]), pickle.loads(pickle.dumps(self._last[1]))
             carried_s = chunks * (time.thread_time() - start)
             count = num_workers(own_s, python_s, max(0.0, all_s - own_s - python_s), carried_s, _cores())
-            setup = pickle.dumps(self._fit) if count else b""
-        except Exception:  # a text or a template of a class that no other process has
+        except Exception:  # a text of a class that no other process has
             self._can_leave = False
             return
         self._look_again()
-        if count:
+        if count and (setup := self._pickled()):
             self._start(count, setup)
 
     def _start(self, count: int, setup: bytes) -> None:
+        started = list[_Worker]()
         try:
             for _ in range(count):
-                self._workers.append(_Worker(setup))
+                started.append(_Worker(setup))
         except OSError:  # as many processes as there may be: these are the workers then
             self._can_leave = False
+        self._take(started)
+
+    def _take(self, workers: Sequence[Asked]) -> None:
+        """From now on these fit."""
+        self._workers.extend(workers)
         for worker in self._workers:
             self._idle.put(worker)
         if self._workers:
@@ -173,7 +199,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what goes wrong there is told here, once
-            env={**os.environ, **_ALONE, "PYTHONPATH": paths},
+            env={**os.environ, **ALONE, "PYTHONPATH": paths},
             start_new_session=True,  # Ctrl-C is for the process that started it
         )
 
@@ -233,16 +259,16 @@ def _work() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what some library prints is not an answer
     try:
-        fit = _loaded(pickle.load(sys.stdin.buffer))
+        fit = loaded(pickle.load(sys.stdin.buffer))
         while True:
-            talks = _loaded(pickle.load(sys.stdin.buffer))
-            answers.write(_answer(fit, talks))
+            talks = loaded(pickle.load(sys.stdin.buffer))
+            answers.write(answer(fit, talks))
             answers.flush()
     except (EOFError, BrokenPipeError):
         os._exit(0)
 
 
-def _loaded(message: bytes) -> Any:
+def loaded(message: bytes) -> Any:
     """What was sent; None where its classes are not to be found in this process."""
     try:
         return pickle.loads(message)
@@ -250,7 +276,8 @@ def _loaded(message: bytes) -> Any:
         return None
 
 
-def _answer(fit: Fitter | None, talks: Sequence[Conversation] | None) -> bytes:
+def answer(fit: Fitter | None, talks: Sequence[Conversation] | None) -> bytes:
+    """What became of some conversations, or the error, pickled; two times None where something was not loaded."""
     if fit is None or talks is None:
         return pickle.dumps((None, None))
     try:

@@ -65,6 +65,7 @@ DATA: Table = {
     "batch": (CONTENT, "steps"),
     "packing": (CONTENT, "rows"),
     "num_workers": (NONE, "where batches are prepared"),
+    "ray_address": (NONE, "where examples are prepared"),
     "seed": (CONTENT, "subsets and order"),
 }
 ABILITY: Table = {

@@ -12,7 +12,6 @@ that cannot start. An executor of your own defines how a job is started and how 
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import threading
@@ -21,6 +20,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
+from sftlab.ray_cluster import join
 from sftlab.study.graph import Job
 from sftlab.study.job import Outcome, carry_out
 from sftlab.study.nodes import Node, lead, nodes_of
@@ -180,15 +180,7 @@ class Ray(Executor):
         Raises:
             ValueError: Ray is not installed, or the cluster does not answer.
         """
-        try:
-            import ray
-        except ImportError:
-            raise ValueError("--executor ray needs the extra: pip install 'sftlab[ray]'") from None
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
-        try:
-            ray.init(address=self.address or None, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ValueError(f"--ray_address: no cluster at {self.address!r}: {error}") from None
+        ray = join(self.address, "--ray_address" if self.address else "--executor ray")
         where, threads = os.getcwd(), str(max(1, int(self.num_cpus)))
         share = {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads}
 

@@ -109,6 +109,7 @@ DATA_CHANGES = {
     "batch": {"rows": 2},
     "packing": False,
     "num_workers": 2,
+    "ray_address": "127.0.0.1:1",
     "seed": 6,
 }
 SCHEDULE_CHANGES = {

@@ -1,0 +1,50 @@
+"""Joining a Ray cluster, which sftlab needs for nothing else than what a user asks Ray to do."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from typing import Any
+
+_REACHED_WITHIN_S = 10.0  # Ray itself tries for minutes
+
+
+def join(address: str, option: str) -> Any:
+    """Join a cluster; gives the module ``ray``. SIGTERM goes on to mean what it meant.
+
+    Args:
+        address: ``auto``, ``host:6379`` or ``ray://host:10001``; empty starts one on this machine.
+        option: Where the user has asked for it, for messages.
+
+    Raises:
+        ValueError: Ray is not installed, or the cluster does not answer.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        import ray
+    except ImportError:
+        raise ValueError(f"{option} needs the extra: pip install 'sftlab[ray]'") from None
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
+    try:
+        _reach(address)
+        ray.init(address=address or None, **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{option}: no cluster at {address!r}: {error}") from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, handler)
+    return ray
+
+
+def _reach(address: str) -> None:
+    """Look whether anything listens there.
+
+    Raises:
+        OSError: Nothing does.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), _REACHED_WITHIN_S).close()
