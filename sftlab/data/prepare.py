@@ -195,7 +195,7 @@ def _chunks(
                 yield name, talk.group, part
 
     cluster = cluster_in_use()
-    with Fitting(fit, cluster and cluster.workers) as fitting:
+    with Fitting(fit, cluster.workers if cluster is not None else None) as fitting:
         work: deque[tuple[list[tuple[Place, Conversation]], Future[list[Fitted]]]] = deque()
         unreadable: Exception | None = None
         while True:
