@@ -6,6 +6,7 @@ every text that they are given; a twin without that prefix encodes every piece b
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from array import array
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftlab.data.conversation import Turn
 from sftlab.data.pieces import Piece, Template
-from sftlab.fingerprint import digest
+from sftlab.fingerprint import Plain, digest, read_plain
 
 if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
@@ -40,13 +41,13 @@ class Encoded(NamedTuple):
         ids: Token ids.
         runs: Lengths of alternating unsupervised and supervised runs of tokens; the first is unsupervised.
         exchange_lengths: Tokens of each exchange; those before the first one belong to it.
-        parts: Token ids of each piece.
+        lengths: Tokens of each piece.
     """
 
     ids: array
     runs: list[int]
     exchange_lengths: list[int]
-    parts: list[array]
+    lengths: list[int]
 
     @property
     def supervised(self) -> int:
@@ -65,13 +66,14 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: Template) -> None:
         self.tokenizer, self.template = tokenizer, template
         self._source = tokenizer.backend_tokenizer.to_str()
-        self._first, self._inside = _twins(self._source, template.ends)
+        whole = json.loads(self._source)
+        self._first, self._inside = _twins(whole, template.ends)
         self._bos: list[int] = [tokenizer.bos_token_id] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
         added = tokenizer.added_tokens_decoder.items()
         self._unsaid = {i for i, token in added if token.special and not _THINKING.fullmatch(token.content)}
         self._prefix_after_special = self._probe()
-        self._keeps_texts = _keeps_texts(json.loads(self._source))
+        self._keeps_texts = _keeps_texts(whole)
         self._unknown: int | None = tokenizer.unk_token_id
 
     def alone(self) -> Encoder:
@@ -86,7 +88,7 @@ class Encoder:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._first, self._inside = _twins(self._source, self.template.ends)
+        self._first, self._inside = _twins(json.loads(self._source), self.template.ends)
 
     def _probe(self) -> bool:
         """Whether the tokenizer adds its prefix after special tokens too, as LLaMA's original one does."""
@@ -106,8 +108,13 @@ class Encoder:
 
         It covers the rendered text of sample conversations, and so the date that a template may print.
         """
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:  # every ability asks, and a large vocabulary takes a second
         tokenizer, template = self.tokenizer, self.template
-        backend = {**json.loads(self._source), "truncation": None, "padding": None}  # those are states of calls
+        whole = read_plain(self._source).value
+        backend = Plain({**whole, "truncation": None, "padding": None})  # those are states of calls
         tokens = [(getattr(tokenizer, f"{kind}_token"), getattr(tokenizer, f"{kind}_token_id")) for kind in _SPECIAL]
         options = [getattr(tokenizer, name, None) for name in _OPTIONS]
         written = [self._probe_text(turns) for turns in _PROBES]
@@ -135,7 +142,7 @@ class Encoder:
 
     def known(self, pieces: Sequence[Piece], encoded: Encoded) -> dict[tuple[str, bool], array]:
         """The ids of a conversation's texts, by text and whether the tokenizer's prefix was added."""
-        found = zip(pieces, self._prefixes(pieces), encoded.parts, strict=True)
+        found = zip(pieces, self._prefixes(pieces), _parts_of(encoded), strict=True)
         return {(piece.text, prefix): ids for piece, prefix, ids in found if not piece.special}
 
     def changes(self, pieces: Sequence[Piece], encoded: Encoded) -> list[str]:
@@ -143,7 +150,7 @@ class Encoder:
         if self._keeps_texts:
             return []
         unknown, found = self._unknown, set()
-        for piece, ids in zip(pieces, encoded.parts, strict=True):
+        for piece, ids in zip(pieces, _parts_of(encoded), strict=True):
             if piece.special:
                 continue
             back = self._inside.decode(ids.tolist(), skip_special_tokens=False)
@@ -155,14 +162,20 @@ class Encoder:
 
     def encode_again(self, pieces: Sequence[Piece], known: dict[tuple[str, bool], array]) -> Encoded:
         """Encode a part of a conversation; only texts that are not in ``known`` are tokenised and added to it."""
+        return self._joined(pieces, lambda text, prefix: self._known_ids(text, prefix, known))
 
-        def ids_of(text: str, prefix: bool) -> array:
-            if (text, prefix) not in known:
-                tokenizer = self._first if prefix else self._inside
-                known[text, prefix] = array("I", _encoded(tokenizer, [text])[0].ids)
-            return known[text, prefix]
+    def length_again(self, pieces: Sequence[Piece], known: dict[tuple[str, bool], array]) -> int:
+        """Tokens that ``encode_again`` would give."""
+        length = len(self._beginning(pieces))
+        for piece, prefix in zip(pieces, self._prefixes(pieces), strict=True):
+            length += 1 if piece.special else len(self._known_ids(piece.text, prefix, known))
+        return length
 
-        return self._joined(pieces, ids_of)
+    def _known_ids(self, text: str, prefix: bool, known: dict[tuple[str, bool], array]) -> array:
+        if (text, prefix) not in known:
+            tokenizer = self._first if prefix else self._inside
+            known[text, prefix] = array("I", _encoded(tokenizer, [text])[0].ids)
+        return known[text, prefix]
 
     def _prefixes(self, pieces: Sequence[Piece]) -> list[bool]:
         """Whether the tokenizer puts its prefix before a piece; one that has no prefix is asked for all alike."""
@@ -180,15 +193,22 @@ class Encoder:
                     (first if prefix else inside).append(piece.text)
         return first, inside
 
-    def _joined(self, pieces: Sequence[Piece], ids_of: Callable[[str, bool], Sequence[int]]) -> Encoded:
+    def _beginning(self, pieces: Sequence[Piece]) -> list[int]:
+        """What stands before the pieces: nothing where they begin with it themselves."""
         starts_itself = bool(pieces) and pieces[0].special and self._special[pieces[0].text] in self._bos
-        ids = array("I", [] if starts_itself else self._bos)
-        runs, exchange_lengths, parts, in_supervised = [len(ids)], [len(ids)], [], False
+        return [] if starts_itself else self._bos
+
+    def _joined(self, pieces: Sequence[Piece], ids_of: Callable[[str, bool], list[int] | array]) -> Encoded:
+        ids = array("I", self._beginning(pieces))
+        runs, exchange_lengths, lengths, in_supervised = [len(ids)], [len(ids)], list[int](), False
         for (text, supervised, special, exchange), prefix in zip(pieces, self._prefixes(pieces), strict=True):
-            new = array("I", (self._special[text],) if special else ids_of(text, prefix))
-            length = len(new)
-            parts.append(new)
-            ids += new
+            if special:
+                ids.append(self._special[text])
+                length = 1
+            else:
+                length = len(new := ids_of(text, prefix))
+                ids.fromlist(new) if isinstance(new, list) else ids.extend(new)
+            lengths.append(length)
             if supervised is in_supervised:
                 runs[-1] += length
             else:
@@ -198,7 +218,7 @@ class Encoder:
                 exchange_lengths[exchange] += length
             else:
                 exchange_lengths += [0] * (exchange - len(exchange_lengths)) + [length]
-        return Encoded(ids, runs, exchange_lengths, parts)
+        return Encoded(ids, runs, exchange_lengths, lengths)
 
     def prompt_ids(self, turns: Sequence[Turn], tools: str = "") -> list[int]:
         """The ids that precede the answer to the last turn, exactly as in training.
@@ -235,20 +255,27 @@ def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Sequence[Encoding]:
     raise ValueError("tokenizer: it failed on texts together that it encodes one by one")
 
 
-def _twins(source: str, ends: Sequence[str]) -> tuple[Tokenizer, Tokenizer]:
+def _parts_of(encoded: Encoded) -> Iterator[array]:
+    """The ids of each piece."""
+    start = len(encoded.ids) - sum(encoded.lengths)  # behind what stands before the pieces
+    for length in encoded.lengths:
+        yield encoded.ids[start : start + length]
+        start += length
+
+
+def _twins(whole: dict[str, Any], ends: Sequence[str]) -> tuple[Tokenizer, Tokenizer]:
     """The tokenizer for what stands first and the one for the rest; they are one where there is no prefix."""
-    first, without_prefix = _plain(source, ends), _without_prefix(source)
-    return first, first if without_prefix == source else _plain(without_prefix, ends)
+    first, without_prefix = _plain(whole, ends), _without_prefix(whole)
+    return first, first if without_prefix is whole else _plain(without_prefix, ends)
 
 
-def _plain(source: str, ends: Sequence[str]) -> Tokenizer:
+def _plain(whole: dict[str, Any], ends: Sequence[str]) -> Tokenizer:
     """A tokenizer to which the names of special tokens, and of ``ends``, are ordinary text."""
     from tokenizers import Tokenizer
 
-    whole = json.loads(source)
-    for token in whole.get("added_tokens", []):
-        token["special"] = token["special"] or token["content"] in ends
-    tokenizer = Tokenizer.from_str(json.dumps(whole))
+    added = whole.get("added_tokens", [])
+    tokens = [{**token, "special": token["special"] or token["content"] in ends} for token in added]
+    tokenizer = Tokenizer.from_str(json.dumps({**whole, "added_tokens": tokens}))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.post_processor = None  # it would add special tokens and copy
@@ -289,7 +316,7 @@ def _parts(node: Any) -> Iterator[dict[str, Any]]:
         yield node
 
 
-def _without_prefix(source: str) -> str:
+def _without_prefix(whole: dict[str, Any]) -> dict[str, Any]:
     """A tokenizer's JSON without the prefix that it puts before a text; the same JSON where it puts none."""
 
     def edited(node: Any) -> Any:
@@ -305,10 +332,8 @@ def _without_prefix(source: str) -> str:
             node["add_prefix_space"] = False
         return node
 
-    whole = json.loads(source)
-    changed = False
-    for part in ("normalizer", "pre_tokenizer"):
-        before = whole.get(part)
-        whole[part] = None if (before or {}).get("type") == "Prepend" else edited(before)
-        changed = changed or whole[part] != before
-    return json.dumps(whole) if changed else source
+    parts = {part: whole.get(part) for part in ("normalizer", "pre_tokenizer")}
+    changed = {
+        part: None if (before or {}).get("type") == "Prepend" else edited(before) for part, before in parts.items()
+    }
+    return whole if changed == parts else {**whole, **changed}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from sftlab.data.conversation import BadRecord, Conversation, Turn
 from sftlab.data.encoder import Encoded, Encoder
-from sftlab.data.pieces import Rendered
+from sftlab.data.pieces import Piece, Rendered
 
 RULES = 1  # version of how conversations are fitted: raise it when other examples come out
 OVERLONG = ("split", "truncate", "drop")
@@ -118,7 +118,7 @@ class Fitter:
         rules += ["dropped: nothing supervised within max_length"] * (len(parts) - len(kept))
         alone = len(parts) == 1 and "split: longer than max_length" not in rules
         ends = ["" if alone else f"/{i}" for i in range(len(parts))]
-        whole = [part._replace(parts=[]) for part in parts]  # of pieces nobody asks any more
+        whole = [part._replace(lengths=[]) for part in parts]  # of pieces nobody asks any more
         return Fitted(talk.uid, [(end, one) for end, one in zip(ends, whole, strict=True) if one.supervised], rules)
 
     def _truncated(self, whole: Encoded, rules: list[str]) -> Encoded:
@@ -139,13 +139,12 @@ class Fitter:
         known = self.encoder.known(rendered.texts[-1], whole)
         lengths = whole.exchange_lengths + [0] * (len(exchanges) - len(whole.exchange_lengths))
 
-        def texts(start: int, end: int) -> list[Encoded]:
+        def texts(start: int, end: int) -> list[list[Piece]]:
             part = trained_part([*head, *(turn for exchange in exchanges[start:end] for turn in exchange)])
-            written = self.encoder.template.rendered(part, talk.tools).texts if part else []
-            return [self.encoder.encode_again(text, known) for text in written]
+            return self.encoder.template.rendered(part, talk.tools).texts if part else []
 
-        def longest(some: list[Encoded]) -> int:
-            return max((len(text.ids) for text in some), default=0)
+        def longest(some: list[list[Piece]]) -> int:
+            return max((self.encoder.length_again(text, known) for text in some), default=0)
 
         parts, start = [], 0
         while start < len(exchanges):
@@ -159,7 +158,7 @@ class Fitter:
             part = part if end > start + 1 else alone
             if not part:
                 rules.append("dropped: a piece of a split in which no turn is trained")
-            parts += [self._truncated(text, rules) for text in part]
+            parts += [self._truncated(self.encoder.encode_again(text, known), rules) for text in part]
             start = end
         return parts
 
