@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-_WIDTH_OF_A_FILE = 160  # columns where there is no terminal
+_WIDTH_OF_A_FILE, _LEAST_WIDTH = 80, 20  # columns where there is no terminal; fewer than the least show nothing
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}  # ESC becomes its picture, and so on
 _PICTURES |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD), **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)}
 _PICTURES |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)  # turn the direction of writing
@@ -27,7 +27,10 @@ def visible(text: object) -> str:
 
 
 def screen(stderr: bool = False, **options: Any) -> Console:
-    """A Rich console that shows every text literally: no markup, no emoji codes, no control characters."""
+    """A Rich console that shows every text literally: no markup, no emoji codes, no control characters.
+
+    It is as wide as the terminal; where there is none, 80 columns, or as many as the variable COLUMNS says.
+    """
     from rich.console import Console
     from rich.segment import Segment
 
@@ -42,7 +45,8 @@ def screen(stderr: bool = False, **options: Any) -> Console:
 
     made = Screen(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
     if not made.is_terminal and "width" not in options:
-        made.width = _WIDTH_OF_A_FILE
+        said = os.environ.get("COLUMNS", "")
+        made.width = max(int(said), _LEAST_WIDTH) if said.isdecimal() and int(said) else _WIDTH_OF_A_FILE
     return made
 
 
@@ -56,17 +60,17 @@ def complain(message: object) -> None:
     show(message, file=sys.stderr)
 
 
-_SECONDS_IN_A_FILE = 10.0
+_SECONDS_IN_A_FILE = 5.0
 _told_at = [0.0]  # when a line of progress was last written to a file
 
 
 def tell_progress(what: str, done: int, total: int | None = None) -> None:
-    """Show progress: on one line of a terminal, or as an occasional line of a file, and at the end."""
+    """Show progress: on one line of a terminal, or as an occasional line of a file, at the start (0) and at the end."""
     is_last, is_terminal = total is not None and done >= total, sys.stderr.isatty()
     if done <= 1:
         _told_at[0] = time.monotonic()
     is_due = time.monotonic() - _told_at[0] >= _SECONDS_IN_A_FILE
-    if is_last or is_terminal or is_due:
+    if done == 0 or is_last or is_terminal or is_due:
         _told_at[0] = time.monotonic()
         of, start = "" if total is None else f" of {total:,}", "\r" if is_terminal else ""
         end = "\n" if is_last or not is_terminal else ""

@@ -105,3 +105,15 @@ def test_progress_in_a_file_is_its_end_and_a_line_now_and_then(monkeypatch, caps
         tell_progress("planned", done, 6)
     lines = capsys.readouterr().err.split("\n")
     assert lines[-2:] == ["planned: 6 of 6", ""] and 2 <= len(lines) <= 5
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 80), ("100", 100), ("0", 80), ("wide", 80), ("3", 20)])
+def test_a_file_is_as_wide_as_a_usual_terminal_or_as_columns_says(monkeypatch, columns, width):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    file = io.StringIO()
+    table = Table("a", "b")
+    table.add_row("word " * 60, "word " * 60)
+    screen(file=file).print(table)
+    assert max(map(len, file.getvalue().splitlines())) == width

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,11 +35,26 @@ def main(arguments: list[str]) -> int:
     options = PARSER.parse(arguments)
     from sftlab.report.verdicts import compare, read_verdicts
 
-    pairs = _pairs(options.a, options.b)
-    found = [each for a, b in pairs for each in compare(read_verdicts(a), read_verdicts(b))]
-    screen().print(comparison_table(found))
-    show(f"a: {options.a}", f"b: {options.b}", *(f"   {line}" for line in comparison_notes(found)))
+    found: list[Comparison] = []
+    counted: dict[str, str] = {}
+    for a, b in _pairs(options.a, options.b):
+        mine = compare(read_verdicts(a), read_verdicts(b))
+        rules = {c.task: [other.extractor for other in mine if other.task == c.task] for c in mine}
+        counted |= {task: _counted(task, extractors, a) for task, extractors in rules.items()}
+        found += mine
+    screen().print(comparison_table(found, counted))
+    show(f"a: {options.a}", f"b: {options.b}", *comparison_notes(found, counted))
     return 0
+
+
+def _counted(task: str, extractors: Sequence[str], verdicts: Path) -> str:
+    """The rule that the score of a task is by: what ``scores.jsonl``, of an evaluation or of a run, says of it."""
+    from sftlab.evaluate.run import read_scores
+    from sftlab.report.verdicts import that_counts
+
+    places = [verdicts.parent, *verdicts.parents[2:3]]
+    rows = [row for place in places for row in read_scores(place / "scores.jsonl") if row.task == task and row.headline]
+    return that_counts(extractors, rows[0].metric if rows else "")
 
 
 def _pairs(a: str, b: str) -> list[tuple[Path, Path]]:
@@ -66,14 +81,30 @@ def _pairs(a: str, b: str) -> list[tuple[Path, Path]]:
     return pairs_of_verdicts(find_stage(a), find_stage(b))
 
 
-def comparison_notes(found: Sequence[Comparison]) -> list[str]:
-    """How intervals were found, and what the table has no room for."""
-    notes = [f"{c.task}, {c.extractor}: {c.num_missing:,} problems have no verdict" for c in found if c.num_missing]
-    return [*notes, *(f"{c.task}, {c.extractor}: {c.method}" for c in found)]
+def comparison_notes(found: Sequence[Comparison], counted: Mapping[str, str]) -> list[str]:
+    """Which rule counts, how intervals were found, and what the table has no room for."""
+    several = [task for task in counted if sum(c.task == task for c in found) > 1]
+    notes = [
+        f"The score of {task} is by {counted[task]}; the lines below it read the same answers by other rules."
+        for task in several
+    ]
+    notes += [f"{c.task}, {c.extractor}: {c.num_missing:,} problems have no verdict" for c in found if c.num_missing]
+    return [*notes, *(f"{c.task}, {c.extractor}: {c.method}" for c in _ordered(found, counted))]
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> Table:
-    """A printable table, one row per comparison; it fits 80 columns."""
+def _ordered(found: Sequence[Comparison], counted: Mapping[str, str]) -> list[Comparison]:
+    """Task by task, the rule that counts before the others."""
+    tasks = list(dict.fromkeys(c.task for c in found))
+    return sorted(found, key=lambda c: (tasks.index(c.task), c.extractor != counted.get(c.task)))
+
+
+def comparison_table(found: Sequence[Comparison], counted: Mapping[str, str]) -> Table:
+    """A printable table, one row per comparison; it fits 80 columns.
+
+    Args:
+        found: The comparisons.
+        counted: Of each task the extractor that its score is by; the others stand below it.
+    """
     from rich import box
     from rich.table import Table
 
@@ -83,10 +114,12 @@ def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     for column in ("n", "a", "b", "b - a", "interval", "p"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for c in comparisons:
+    for c in _ordered(found, counted):
         cells = ["-"] * 6
         if not math.isnan(c.p_value):
             interval, p = f"{c.low:+.3f} to {c.high:+.3f}", f"{c.p_value:.3f}" if c.p_value >= 1e-3 else "<.001"
             cells = [f"{c.num_problems:,}", f"{c.mean_a:.3f}", f"{c.mean_b:.3f}", f"{c.difference:+.3f}", interval, p]
-        table.add_row(f"{c.task}, {c.extractor}", *cells, c.words)
+        is_counted = c.extractor == counted.get(c.task)
+        name = f"{c.task}, {c.extractor}" if is_counted else f"  {c.extractor}"
+        table.add_row(name, *cells, c.words, style=None if is_counted else "dim")
     return table

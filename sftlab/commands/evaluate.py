@@ -90,17 +90,20 @@ def _tasks(chosen: Sequence[str], given: dict[str, str]) -> list[Task]:
 def _evaluate(
     checkpoint: str, backend: Backend, tasks: list[Task], folder: Path, about: dict[str, Any], system: str
 ) -> None:
+    from rich import box
     from rich.table import Table
 
-    table = Table(title=f"Scores of {checkpoint}", title_justify="left")
-    for column in ("task", "metric", "problems", "score", "95 % interval", "missing"):
-        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    table = Table(title=f"Scores of {checkpoint}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("task", "metric"):
+        table.add_column(column, overflow="fold")
+    for column in ("problems", "score", "95 % interval", "missing"):
+        table.add_column(column, justify="right", no_wrap=True)
     missing: list[str] = []
     for task in tasks:
         tell = partial(tell_progress, f"{task.name}, answers")
         rows, verdicts, _ = run_task(task, backend, folder, about, tell, system)
         _add_rows(table, rows)
-        missing += missing_lines(task.name, verdicts)
+        missing += [*_counted_line(rows), *missing_lines(task.name, verdicts)]
     console = screen()
     console.print(table)
     for line in missing:
@@ -108,13 +111,22 @@ def _evaluate(
     console.print(f"Results in {folder}")
 
 
+def _counted_line(rows: Sequence[ScoreRow]) -> list[str]:
+    """Which of several rows is the score; nothing where there is one."""
+    main = [row for row in rows if row.headline]
+    if len(rows) < 2 or not main:
+        return []
+    return [f"The score of {main[0].task} is {main[0].metric}; the lines below it look at the same answers otherwise."]
+
+
 def _add_rows(table: Any, rows: Sequence[ScoreRow]) -> None:
+    """The score of a task, and below it, dim, what else was measured."""
     for row in rows:
         score = row.score()
         interval = f"{score.low:.3f} to {score.high:.3f}"
         cells = (f"{score.num_problems:,}", f"{score.value:.4f}", interval, str(score.num_missing))
         cells = cells if score.num_problems else ("0", "not measured", "", str(score.num_missing))
-        table.add_row(score.task, score.metric, *cells)
+        table.add_row(score.task if row.headline else "", score.metric, *cells, style=None if row.headline else "dim")
 
 
 def _backend(

@@ -214,6 +214,7 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
 
     console, folder = screen(), study_folder(study)
     planned: list[PlannedRun] = []
+    tell_progress(f"{study.name}, runs planned", 0, len(study.runs))  # the first takes as long as data takes to prepare
     with prepared_where(options):
         for run in plan_runs(study):
             planned.append(run)

@@ -99,7 +99,7 @@ def compare_over_seeds(a: Sequence[Path], b: Sequence[Path], metric: str) -> Com
     Args:
         a: Files of verdicts, one a seed.
         b: Of the same seeds.
-        metric: Ends in the extractor, as in ``accuracy/exact@1``; the first extractor where none is named so.
+        metric: Of the score; see ``that_counts``.
 
     Raises:
         ValueError: A file is malformed, or the two sides have different problems.
@@ -113,8 +113,21 @@ def compare_over_seeds(a: Sequence[Path], b: Sequence[Path], metric: str) -> Com
         for key, prompts in seed.prompts.items()
     )
     found = compare(*(_pooled(seeds, apart) for seeds in sides))
-    wanted = metric.split("/", 1)[-1]
-    return next((c for c in found if c.extractor == wanted), found[0])
+    counted = that_counts([c.extractor for c in found], metric)
+    return next(c for c in found if c.extractor == counted)
+
+
+def that_counts(extractors: Sequence[str], metric: str = "") -> str:
+    """Of the extractors of a task the one that its score is by.
+
+    Args:
+        extractors: In the order of the file of verdicts.
+        metric: Of the score, which ends in the extractor: ``accuracy/flexible@1``. Where none is named so, the rating
+            of all turns counts, else the first extractor.
+    """
+    named = [name for name in extractors if metric == name or metric.endswith(f"/{name}")]
+    overall = [name for name in extractors if name.endswith("/overall")]
+    return [*sorted(named, key=len, reverse=True), *overall, *extractors][0]
 
 
 def _pooled(seeds: Sequence[Verdicts], apart: bool) -> Verdicts:

@@ -246,11 +246,17 @@ def resumed(name: str, checkpoint: str, is_exact: bool = False, own: Path | None
     checkpoints = list(_whole(run, notes))
     if not checkpoints:
         others = [other for other in _runs_named(name) if other != run and complete_checkpoints(other)]
-        hint = f"; {others[-1]} has one: --run {others[-1].name} --ckpt_path last goes on with it" if others else ""
+        hint = f"; {others[-1]} has one: --run {others[-1].name} --ckpt_path last goes on with it" if others else _EARLY
         raise ValueError("\n  ".join([f"--ckpt_path last: {run} has no whole checkpoint{hint}", *notes]))
     path = checkpoints[-1]
     notes.append(f"Going on with {run}, {path.name}: {contents(path).step:,} steps done")
     return Resumed(path, run, tuple(notes))
+
+
+_EARLY = (
+    ": it ended before its first one. Start again without --ckpt_path; trainer.callbacks: [{class_path: RunCheckpoint, "
+    "init_args: {every_n_steps: 50}}] writes them more often than every 500 steps and at the ends of stages"
+)
 
 
 def _meant(name: str, is_exact: bool) -> tuple[Path, list[str]]:

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from sftlab.files import remove_folder, whole_folder
+from sftlab.files import read_jsonl, remove_folder, whole_folder, write_text
 from sftlab.processes import end_process
 from sftlab.run.folder import FOLDER_VARIABLE, LOGS, complete_checkpoints
 from sftlab.study.freed import is_done
@@ -71,8 +71,25 @@ def carry_out(
         if done < job.num_shared:
             take_over(folder, Path(job.source), job.stages[: job.num_shared], job.num_shared == len(job.stages))
             done = job.num_shared
-        error = "" if done == len(job.stages) else _fit(job, folder, environment, stop, lock.fileno(), launch)
+        error = ""
+        if done < len(job.stages):
+            start_of_fit = time.perf_counter()
+            error = _fit(job, folder, environment, stop, lock.fileno(), launch)
+            if not error:
+                _save_overhead(job, folder, time.perf_counter() - start_of_fit)
     return Outcome(job.name, error, time.perf_counter() - start)
+
+
+def overhead_files(study_folder: Path) -> list[Path]:
+    """Files with the seconds that jobs of a study took beside their stages: start of the process, data, model."""
+    return sorted(study_folder.glob("logs/*.overhead.json"))
+
+
+def _save_overhead(job: Job, folder: Path, seconds: float) -> None:
+    ends = {stage.end_step for stage in job.stages[job.num_before :]}
+    lines = [line for line in read_jsonl(folder / "metrics.jsonl") if line.get("step") in ends]
+    overhead = max(0.0, seconds - sum(line.get("stage/seconds", 0.0) for line in lines))
+    write_text(folder.parents[1] / "logs" / f"{job.name}.overhead.json", json.dumps({"seconds": round(overhead, 2)}))
 
 
 def _num_done(job: Job, folder: Path) -> int:

@@ -15,7 +15,7 @@ from rich.text import Text
 from sftlab.report.text import duration
 from sftlab.study.graph import Job, PlannedRun
 from sftlab.study.job import Outcome
-from sftlab.study.results import tokens_of, tokens_per_second
+from sftlab.study.results import overhead_seconds, tokens_of, tokens_per_second
 from sftlab.study.study import Study
 
 
@@ -37,7 +37,8 @@ def overview(study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], n
         ]
         mine = left.get(run.run.name, 0)
         table.add_row(run.run.name, "   ".join(marks), f"{tokens_of(run.stages):,}", f"{mine:,}" if mine else "-")
-    return Group(table, *(Text(line) for line in _summary(planned, left, num_workers)))
+    num_starts = sum(job.tokens > 0 for job in jobs)
+    return Group(table, *(Text(line) for line in _summary(planned, left, num_starts, num_workers)))
 
 
 def _is_left(run: PlannedRun, index: int, jobs: Sequence[Job], trained: set[tuple[str, str]]) -> bool:
@@ -53,7 +54,7 @@ def _tokens_left(planned: Sequence[PlannedRun], jobs: Sequence[Job]) -> dict[str
     return left
 
 
-def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_workers: int) -> list[str]:
+def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_starts: int, num_workers: int) -> list[str]:
     unit = _unit(planned)
     everything = sum(tokens_of(run.stages) for run in planned)
     distinct = {stage.key: stage.tokens for run in planned for stage in run.stages}
@@ -67,9 +68,16 @@ def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_workers: i
     if rest and math.isnan(speed):
         lines.append("How long it takes is known once the first stage has run.")
     elif rest:
-        takes = duration(rest / speed / num_workers)
-        lines.append(f"About {takes} at {speed:,.0f} tokens/s, validation and scores included.")
+        start = overhead_seconds(_folder(planned))
+        takes = duration((rest / speed + num_starts * start) / num_workers)
+        starts = f", and {num_starts:,} starts of a process of {duration(start)} each" if start else ""
+        lines.append(f"About {takes}: {speed:,.0f} tokens/s with validation and scores{starts}.")
     return lines
+
+
+def _folder(planned: Sequence[PlannedRun]) -> Path:
+    """The study's."""
+    return planned[0].folder.parents[1]
 
 
 def _unit(planned: Sequence[PlannedRun]) -> str:
@@ -101,8 +109,7 @@ class Teller:
     def __init__(self, console: Console, planned: Sequence[PlannedRun], jobs: Sequence[Job]) -> None:
         self.console, self.planned, self.total = console, planned, len(jobs)
         self.ended, self.start = 0, time.perf_counter()
-        self.tokens, self.done_tokens = sum(_tokens_left(planned, jobs).values()), 0
-        self._runs = {run.run.name: run for run in planned}
+        self._left, self._done = list(jobs), list[Job]()
 
     def __call__(self, job: Job, outcome: Outcome | None) -> None:
         """Tell of a start (no outcome) or an end."""
@@ -110,10 +117,16 @@ class Teller:
             self.console.print(f"  start {job.name}: {job.tokens:,} tokens")
             return
         self.ended += 1
-        self.done_tokens += 0 if outcome.error else job.tokens
-        took = time.perf_counter() - self.start
-        rest = (self.tokens - self.done_tokens) * took / self.done_tokens if self.done_tokens else math.nan
+        self._left = [one for one in self._left if one.name != job.name]
+        self._done += [] if outcome.error else [job]
+        work = self._work(self._done)
+        rest = (time.perf_counter() - self.start) * self._work(self._left) / work if work else math.nan
         word = "failed" if outcome.error else "done"
         ahead = "" if math.isnan(rest) else f", about {duration(rest)} left"
         line = f"  {word}  {job.name} in {outcome.seconds:,.0f} s ({self.ended} of {self.total}{ahead})"
         self.console.print(line, style="red" if outcome.error else None)
+
+    def _work(self, jobs: Sequence[Job]) -> float:
+        """Seconds of processes that follow one another; nan before a stage was trained."""
+        overhead, speed = overhead_seconds(_folder(self.planned)), tokens_per_second(self.planned)
+        return sum(overhead + job.tokens / speed for job in jobs if job.tokens)

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from sftlab.files import read_jsonl, whole_file, write_text
@@ -22,6 +23,7 @@ from sftlab.run.identity import reused_stages
 from sftlab.run.opening import finished_stages
 from sftlab.study.freed import FREED_FILE
 from sftlab.study.graph import PlannedRun, StageNode
+from sftlab.study.job import overhead_files
 from sftlab.study.study import Study
 
 HELD_OUT = "held_out"  # the task whose value is the loss on held-out examples
@@ -136,6 +138,12 @@ def tokens_per_second(planned: Sequence[PlannedRun]) -> float:
             if stage.name not in reused and stage.end_step in took:
                 tokens, seconds = tokens + stage.tokens, seconds + took[stage.end_step]
     return tokens / seconds if seconds else math.nan
+
+
+def overhead_seconds(folder: Path) -> float:
+    """What a job of a study took beside its stages, in the middle of those that ended; 0 before the first."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in overhead_files(folder)]
+    return float(median(one["seconds"] for one in found)) if found else 0.0
 
 
 def tokens_of(stages: Sequence[StageNode]) -> int:

@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from sftlab.commands.compare import comparison_notes, comparison_table
+from sftlab.commands.compare import main as compare_command
 from sftlab.report import verdicts
-from sftlab.report.verdicts import compare_over_seeds, read_verdicts
+from sftlab.report.verdicts import compare_over_seeds, read_verdicts, that_counts
 from sftlab.stats.paired import Comparison, mcnemar
 
 
@@ -83,9 +84,10 @@ def test_extractors_of_one_file_alone_are_listed(tmp_path: Path) -> None:
     assert [(c.extractor, c.words) for c in found] == [("x@1", "inside noise"), ("y@1", "not compared")]
     assert found[1].method == f"only in {tmp_path / 'b'}"
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(comparison_table(found))
-    text = console.export_text()
-    assert "inside noise" in text and "not compared" in text and "only in" in comparison_notes(found)[1]
+    console.print(comparison_table(found, {"t": "x@1"}))
+    text, notes = console.export_text(), comparison_notes(found, {"t": "x@1"})
+    assert "inside noise" in text and "not compared" in text and "only in" in notes[-1]
+    assert "The score of t is by x@1; the lines below it read the same answers by other rules." in notes
     (tmp_path / "b").write_text(both.replace("x@1", "y@1"))
     with pytest.raises(ValueError, match=r"nothing to compare: .*a has t by x@1, .*b has t by y@1"):
         compare(tmp_path / "a", tmp_path / "b")
@@ -134,3 +136,24 @@ def test_seeds_are_pooled_problem_by_problem(tmp_path: Path) -> None:
     flat = values.reshape(2, -1)
     counts = [int((flat[a] > flat[1 - a]).sum()) for a in (0, 1)]
     assert pooled.num_problems == 150 and pooled.p_value == pytest.approx(mcnemar(*counts))
+
+
+def test_the_rule_that_counts_is_that_of_the_score_and_of_ratings_the_one_of_all_turns() -> None:
+    rules = ["flexible@1", "strict@1", "1/flexible@1"]
+    assert that_counts(rules, "accuracy/strict@1") == "strict@1"
+    assert that_counts(rules, "mean/1/flexible@1") == "1/flexible@1" and that_counts(rules) == "flexible@1"
+    assert that_counts(["gpt/x/turn1", "gpt/x/turn2", "gpt/x/overall"], "rating") == "gpt/x/overall"
+
+
+def test_compare_names_the_rule_that_counts_by_the_scores_beside_the_verdicts(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for model in ("a", "b"):
+        (tmp_path / model).mkdir()
+        path = _file(tmp_path / model / "t.problems.jsonl", {str(i): [float(i % 2)] for i in range(9)})
+        path.write_text(path.read_text() + path.read_text().replace("x@1", "y@1"))
+        row = {"task": "t", "metric": "accuracy/y@1", "value": 0.4, "headline": True}
+        (tmp_path / model / "scores.jsonl").write_text(json.dumps(row) + "\n")
+    assert compare_command([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    first, second = (line for line in shown if "inside noise" in line)
+    assert first.startswith("t, y@1") and second.startswith("  x@1") and "The score of t is by y@1" in "".join(shown)

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from test_run_study import write_study
 
 from sftlab.commands.study import main
 from sftlab.report.write import write_report
+from sftlab.run.folder import LOGS
 from sftlab.screen import screen
 from sftlab.study.graph import PlannedRun, StageNode, jobs_of
 from sftlab.study.overview import overview
@@ -58,3 +60,28 @@ def test_the_plan_shows_all_of_its_columns_in_80_however_long_the_names_are():
     shown = file.getvalue()
     assert all(text in shown for text in ("+ specialised", "= specialised", "= general", "tokens", "1,123,456"))
     assert "".join(shown.split()).count("seed=") == 2 and max(map(len, shown.splitlines())) <= 80
+
+
+def test_the_estimate_counts_the_start_of_each_process_beside_the_tokens(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    node = StageNode("all", "a", "b", 10, 1_000, 9)
+    runs = [
+        PlannedRun(Run(f"r-seed={n}", "r", n, {}, {}), LOGS / "s" / "runs" / f"r-seed={n}", Path(f"{n}.yaml"),
+                   (replace(node, key=f"k{n}"),), {})
+        for n in range(4)
+    ]  # fmt: skip
+    done = runs[0]
+    (done.folder / "stages" / "0-all").mkdir(parents=True)
+    (done.folder / "freed.json").write_text(json.dumps([["all", 10, "k0"]]))
+    (done.folder / "metrics.jsonl").write_text(json.dumps({"step": 10, "stage/seconds": 20.0}) + "\n")
+    (LOGS / "s" / "logs").mkdir()
+    for n, seconds in enumerate((10, 12, 900)):  # one that waited for a lock or a download
+        (LOGS / "s" / "logs" / f"{n}.overhead.json").write_text(json.dumps({"seconds": seconds}))
+    jobs = jobs_of(runs)
+    study = Study("s", "", "", (), {}, {}, (1,), tuple(run.run for run in runs))
+    file = io.StringIO()
+    screen(file=file, width=200).print(overview(study, runs, jobs, 1))
+    assert (
+        "About 1 min 36 s: 50 tokens/s with validation and scores, and 3 starts of a process of 12 s each."
+        in file.getvalue()
+    )
