@@ -246,7 +246,8 @@ class Conductor:
         elif changed and not self._took_over(saved["stage_keys"], checkpoint["global_step"]):
             raise ValueError(
                 f"ckpt_path: this run differs from the checkpoint's{upgraded} in: {', '.join(changed)}. Resume with "
-                "the config, data and version that the run began with, or start a new run without --ckpt_path"
+                "the config (config.yaml in the run's folder), data and version that the run began with, or start a "
+                "new run without --ckpt_path"
             )
         return saved
 

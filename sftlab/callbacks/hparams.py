@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -19,23 +20,26 @@ from sftlab.yaml_files import read_yaml
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-_FOLDER = "final"
+_FOLDER, _TAG = "after", "result"
 _SHOWN = ("score/", "val/loss/")
 
 
-class FinalValues(FolderLogger):
-    """Scores and held-out losses, of which the table shows the last, in a folder of their own with the settings.
+class StageResults(FolderLogger):
+    """Scores and held-out losses, of which the table shows the last of each stage: a row a stage, with the settings.
 
-    TensorBoard takes every curve in the folder of the settings, and in those below, for a column of the table. The
-    words for naming columns do not do: those of the first of many runs would stand for all, its settings too.
+    The row is named as a person would: ``dmt/after/1-general``. Results lie in folders of their own, as TensorBoard
+    takes every curve in the folder of the settings, and in those below, for a column of the table. The words for naming
+    columns do not do: those of the first of many runs would stand for all, its settings too.
 
     Args:
         folder: Where the curves of the run are.
+        trainer: Of the run.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, trainer: Trainer) -> None:
         super().__init__(folder)
-        self._writer: SummaryWriter | None = None
+        self._trainer, self._settings = trainer, dict[str, Any]()
+        self._writers: dict[str, SummaryWriter] = {}
 
     @classmethod
     def beside(cls, logger: TensorBoardLogger, context: RunContext) -> None:
@@ -46,7 +50,7 @@ class FinalValues(FolderLogger):
         loggers = context.trainer.loggers
         mine = next((one for one in loggers if isinstance(one, cls) and one.save_dir == logger.log_dir), None)
         if mine is None:
-            mine = cls(logger.log_dir)
+            mine = cls(logger.log_dir, context.trainer)
             context.trainer.loggers = [*loggers, mine]
         settings = hyperparameters(context)
         if context.trainer.is_global_zero:
@@ -56,38 +60,45 @@ class FinalValues(FolderLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Begin the run's row."""
-        from torch.utils.tensorboard.summary import hparams
-
-        _, start, _ = hparams({key: value for key, value in params.items() if value is not None}, {})
-        self._events._get_file_writer().add_summary(start)  # type: ignore[no-untyped-call]
+        """Begin the row of the stage that comes, so that a run without results has one."""
+        self._settings = {key: value for key, value in params.items() if value is not None}
+        self._events(self._trainer.global_step + 1)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add those that are results."""
+        """Add those that are results to the row of the stage that trained the step."""
         for name, value in metrics.items():
             if name.startswith(_SHOWN):
-                self._events.add_scalar(f"{_FOLDER}/{name}", value, step)
+                self._events(step or 0).add_scalar(f"{_TAG}/{name}", value, step)
 
     @rank_zero_only
     def save(self) -> None:
         """Write what is held back."""
-        self._events.flush()
+        for writer in self._writers.values():
+            writer.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is held back; another fit with the same trainer goes on in a file of its own."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Write what is held back; another fit with the same trainer goes on in files of its own."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers = {}
 
-    @property
-    def _events(self) -> SummaryWriter:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+    def _events(self, step: int) -> SummaryWriter:
+        """Of the stage that trained a step; before the first, of the stage that comes."""
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
 
-            self._writer = SummaryWriter(str(self.folder / _FOLDER))
-        return self._writer
+        plan = RunContext.of(self._trainer).plan
+        number = plan.stage_index(max(0, step - 1))
+        stage = plan.stages[number].stage.name
+        folder = f"{number}-{stage}"
+        if folder not in self._writers:
+            writer = SummaryWriter(str(self.folder / _FOLDER / folder))  # type: ignore[no-untyped-call]
+            _, start, _ = hparams({**self._settings, "stage": stage}, {})
+            writer._get_file_writer().add_summary(start)  # type: ignore[no-untyped-call]
+            self._writers[folder] = writer
+        return self._writers[folder]
 
 
 def hyperparameters(context: RunContext) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from sftlab.bounds import within
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.folder_logger import FolderLogger
-from sftlab.callbacks.hparams import FinalValues, hyperparameters
+from sftlab.callbacks.hparams import StageResults, hyperparameters
 from sftlab.files import appended, cut_jsonl
 from sftlab.plan.plan import StagePlan
 
@@ -96,8 +96,8 @@ class Metrics(Callback):
             if isinstance(logger, JsonlLogger):
                 logger.forget_after(context.step)
             elif isinstance(logger, TensorBoardLogger):
-                FinalValues.beside(logger, context)
-            elif not isinstance(logger, FinalValues):
+                StageResults.beside(logger, context)
+            elif not isinstance(logger, StageResults):
                 logger.log_hyperparams(hyperparameters(context))
 
     def on_train_batch_end(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -169,8 +170,13 @@ def differ_in_own_callbacks(was: Mapping[str, str], now: Mapping[str, str]) -> b
 
 
 def _difference(name: str, was: str | None, now: str | None) -> str:
-    shown = [value for value in (was, now) if value and not value.startswith(_HASHED) and len(value) <= _LONGEST]
+    shown = [value for value in (was, now) if value and not _is_hash(value) and len(value) <= _LONGEST]
     return f"{name} ({shown[0]}, now {shown[1]})" if len(shown) == 2 else name
+
+
+def _is_hash(value: str) -> bool:
+    """Whether a value says nothing to people."""
+    return value.startswith(_HASHED) or re.fullmatch(r"[0-9a-f]{16,}", value) is not None
 
 
 def reused_stages(folder: Path) -> list[dict[str, str]]:

@@ -25,13 +25,17 @@ def test_settings_are_columns_and_of_all_curves_the_last_results_alone(records, 
     sessions = board.hparams_metadata(asked, "")
     table = board.experiment_from_metadata(asked, "", True, sessions, [])
     results = {f"val/loss/{ability}" for ability in ("math", "general")}
-    assert {column.name.tag for column in table.metric_infos} == {f"final/{name}" for name in results}
-    assert {column.name for column in table.hparam_infos if column.differs} >= {"general/math", "general/code"}
+    assert {column.name.tag for column in table.metric_infos} == {f"result/{name}" for name in results}
+    assert {column.name for column in table.hparam_infos if column.differs} >= {"general/math", "general/code", "stage"}
     assert "model.path" not in {column.name for column in table.hparam_infos}, "its models are from scratch"
     last = board.read_last_scalars(asked, "", None)
     for name, mine in lines.items():
         assert "train/loss" in last[name], "the curves are where they were"
-        for result in results:
-            wanted = [line[result] for line in mine if result in line][-1]
-            assert last[f"{name}/final"][f"final/{result}"].value == pytest.approx(wanted, rel=1e-6)
-    assert sorted(sessions) == ["high/final", "low/final"]
+        ends = sorted({line["step"] for line in mine if "stage/seconds" in line})
+        for stage, end in zip(("0-specialised", "1-general"), ends, strict=True):
+            for result in results:
+                (wanted,) = {line[result] for line in mine if result in line and line["step"] == end}
+                assert last[f"{name}/after/{stage}"][f"result/{result}"].value == pytest.approx(wanted, rel=1e-6)
+    assert sorted(sessions) == [
+        f"{name}/after/{stage}" for name in ("high", "low") for stage in ("0-specialised", "1-general")
+    ]

@@ -430,6 +430,8 @@ def test_what_changed_is_said_with_both_values_and_only_where_something_trained_
         [said] = differences(was, identity(**{name: value}))
         assert said.startswith(f"model.{name}")
     assert differences({**was, "data of math": "other"}, was) == []
+    hashed = {**was, "whole": "other", "data of math": "0123456789abcdef"}
+    assert differences(hashed, was) == ["data of math"], "hashes say nothing to people"
     own = {**was, "whole": "other", "trainer.callbacks of yours": "[1]"}
     assert differ_in_own_callbacks(own, was) and differ_in_own_callbacks(was, own)
     assert not differ_in_own_callbacks({**own, "trainer.callbacks": "[1]"}, was) and not differ_in_own_callbacks(
