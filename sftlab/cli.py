@@ -15,9 +15,9 @@ from typing import Any, ClassVar, NoReturn
 
 import yaml
 from jsonargparse import set_parsing_settings
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.enums import StrEnum
@@ -30,6 +30,7 @@ from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.micro_batches import PlannedTrainer
 from sftlab.callbacks.monitors import refuse_callbacks, refuse_places, refused_by_name, refused_in_words
 from sftlab.callbacks.progress import ScreenProgress
+from sftlab.callbacks.run_config import SaveConfig
 from sftlab.callbacks.schedule import StageSchedule
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.callbacks.trainer_options import option_problems
@@ -38,7 +39,6 @@ from sftlab.config import config_files, find_problems, lacking_parts, merged_con
 from sftlab.credentials import unresolved
 from sftlab.data.mixture import MixtureData
 from sftlab.data.seed import global_seed
-from sftlab.files import write_text
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
 from sftlab.plan import adaptive_policies  # noqa: F401 - as above
@@ -148,6 +148,7 @@ class LabCLI(LightningCLI):
                 if "`devices`" not in str(error):
                     raise
                 raise ValueError(f"trainer.devices: {config.trainer.devices!r}: {error}") from error
+        trainer.callbacks.sort(key=lambda one: not isinstance(one, SaveConfig))  # what others read stands there then
         watch_ranks(trainer)
         return trainer
 
@@ -175,14 +176,6 @@ class LabCLI(LightningCLI):
 def _as_text(dumper: yaml.SafeDumper, value: StrEnum) -> yaml.Node:
     """Arguments of some callbacks of Lightning's have such defaults, which jsonargparse writes as YAML."""
     return dumper.represent_str(str(value.value))
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes the config into the run's folder."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it whole; it is a config of fit, too."""
-        write_text(Path(trainer.default_root_dir) / CONFIG_FILE, self.parser.dump(self.config, skip_none=False))
 
 
 class PlannedObjects(LabCLI):

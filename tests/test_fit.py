@@ -129,10 +129,12 @@ def wait_for_steps(run_folder: Path, process, more: int) -> None:
     ],
 )
 def test_a_resume_of_something_else_is_refused_and_says_what_changed(whole, changed, said):
-    inputs, _, _ = whole
+    inputs, folder, _ = whole
+    its_own = (folder / "config.yaml").read_bytes()
     arguments = ["--config", inputs / "small.yaml", "--run", "whole", "--ckpt_path", "last", *changed]
     _, err = run(inputs, "fit", *arguments, wanted=2)
     assert "differs from the checkpoint's in" in err and said in err and "Traceback" not in err
+    assert (folder / "config.yaml").read_bytes() == its_own, "with which it can still be gone on with"
 
 
 @pytest.mark.parametrize(("key", "value"), [("num_hidden_layers", 1), ("hidden_size", 64)])

@@ -56,7 +56,8 @@ ORDER = """
     callbacks.keep_best callbacks.tail_average callbacks.monitors
     callbacks.signals callbacks.micro_batches
     callbacks.optimizers callbacks.conductor callbacks.schedule callbacks.adaptive
-    callbacks.checkpoints callbacks.folder_logger callbacks.hparams callbacks.metrics
+    callbacks.checkpoints callbacks.folder_logger callbacks.run_config callbacks.hparams
+    callbacks.metrics
     callbacks.ledger callbacks.progress callbacks.measured
     callbacks.judging callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change

@@ -203,9 +203,10 @@ def model_line(trainer: Trainer, module: SFTModule) -> str:
     part = f" ({trained:,.3g}M of them trained, {size - trained:,.3g}M frozen)" if trained < size else ""
     attention = module.backbone.config._attn_implementation
     model = module.path if module.path and module.config is None else "from scratch"
+    threads = torch.get_num_threads()
     return (
         f"Model {model}: {size:,.1f}M parameters{part}; {trainer.world_size} x {name}, "
-        f"{torch.get_num_threads()} threads, {trainer.precision}, attention {attention}"
+        f"{threads} thread{'s' * (threads != 1)}, {trainer.precision}, attention {attention}"
     )
 
 

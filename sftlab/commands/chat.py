@@ -154,7 +154,11 @@ def _answer_in_columns(
 
 def _text(talk: Dialogue) -> str:
     """The last answer, or why there is none."""
-    return talk.missing or f"{talk.texts[-1]}{'' if talk.complete[-1] else ' ...'}"
+    if talk.missing:
+        return talk.missing
+    if not talk.complete[-1]:
+        return f"{talk.texts[-1]} ..."
+    return talk.texts[-1] if talk.texts[-1].strip() else "(an empty answer: it ended its turn at once)"
 
 
 def _columns(names: Sequence[str], texts: Sequence[str]) -> Table:

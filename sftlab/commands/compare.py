@@ -42,8 +42,11 @@ def main(arguments: list[str]) -> int:
         rules = {c.task: [other.extractor for other in mine if other.task == c.task] for c in mine}
         counted |= {task: _counted(task, extractors, a) for task, extractors in rules.items()}
         found += mine
-    screen().print(comparison_table(found, counted))
-    show(f"a: {options.a}", f"b: {options.b}", *comparison_notes(found, counted))
+    console = screen()
+    console.print(comparison_table(found, counted))
+    show(f"a: {options.a}", f"b: {options.b}")
+    for note in comparison_notes(found, counted):
+        console.print(note)
     return 0
 
 

@@ -67,7 +67,8 @@ class PlanTables:
 
     def _narrow(self, stage: StagePlan) -> Iterator[RenderableType]:
         steps, epochs, fill = _stage_cells(self.plan, stage)
-        yield Text(f"\nStage {stage.stage.name}: {steps} steps, {epochs} epochs, packing fill {fill}", style="bold")
+        passes = "epoch" if epochs == "1" else "epochs"
+        yield Text(f"\nStage {stage.stage.name}: {steps} steps, {epochs} {passes}, packing fill {fill}", style="bold")
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         table.add_column("ability", overflow="fold")
         is_weighted = any(other.stage.weighs_abilities for other in self.plan.stages)

@@ -64,6 +64,12 @@ def test_a_conversation_goes_on(here, monkeypatch, capsys):
     assert out.count("yes") == 2 and "\x1b" not in out
 
 
+def test_an_answer_that_ends_at_once_is_said_to_be_empty(here, monkeypatch, capsys):
+    monkeypatch.setattr(LocalModel, "_decode", lambda self, prompts, talks, most, look: talks[0].add("", True))
+    for models in (["dmt"], ["dmt/specialised", "dmt/general"]):
+        assert said(monkeypatch, capsys, ["one"], *models).count("(an empty answer") == len(models)
+
+
 def test_an_answer_is_written_as_it_comes(here, monkeypatch, capsys):
     pieces, show = [], chat.show
     monkeypatch.setattr(chat, "show", lambda *lines, end="\n": (pieces.append((lines[0], end)), show(*lines, end=end)))

@@ -1,0 +1,26 @@
+"""The config of a run, in its folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+
+from sftlab.files import write_text
+from sftlab.run.folder import CONFIG_FILE
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the config into the run's folder as training starts: a resume that is refused leaves the run its own."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Nothing yet: whether a checkpoint is this run's is known when it was read."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it, on one rank."""
+        super().setup(trainer, pl_module, "fit")
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it whole; it is a config of fit, too."""
+        write_text(Path(trainer.default_root_dir) / CONFIG_FILE, self.parser.dump(self.config, skip_none=False))
