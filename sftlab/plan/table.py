@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -61,14 +61,23 @@ class PlanTables:
             yield wide
             return
         yield Text(f"Plan: {self.plan.num_steps:,} optimizer steps of {self.plan.batch}", style="italic")
-        for stage in self.plan.stages:
-            yield from self._narrow(stage)
+        tables = [self._narrow(stage, is_short=False) for stage in self.plan.stages]
+        if any(
+            console.measure(one, options=options.update(max_width=10_000)).maximum > options.max_width for one in tables
+        ):
+            tables = [self._narrow(stage, is_short=True) for stage in self.plan.stages]
+        for stage, table in zip(self.plan.stages, tables, strict=True):
+            yield self._heading(stage)
+            yield table
         yield Text("")
 
-    def _narrow(self, stage: StagePlan) -> Iterator[RenderableType]:
+    def _heading(self, stage: StagePlan) -> Text:
         steps, epochs, fill = _stage_cells(self.plan, stage)
         passes = "epoch" if epochs == "1" else "epochs"
-        yield Text(f"\nStage {stage.stage.name}: {steps} steps, {epochs} {passes}, packing fill {fill}", style="bold")
+        return Text(f"\nStage {stage.stage.name}: {steps} steps, {epochs} {passes}, packing fill {fill}", style="bold")
+
+    def _narrow(self, stage: StagePlan, is_short: bool) -> Table:
+        """The stage's abilities; ``is_short``: large counts and shares are rounded."""
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         table.add_column("ability", overflow="fold")
         is_weighted = any(other.stage.weighs_abilities for other in self.plan.stages)
@@ -77,9 +86,9 @@ class PlanTables:
             table.add_column(name, justify="right", no_wrap=True)
         for row in ledger(self.plan):
             if row.stage == stage.stage.name:
-                loss = [f"{losses[row.ability]:.1%}"] if is_weighted else []
-                table.add_row(*_ability_cells(self.plan, stage, row, is_narrow=True), *loss)
-        yield table
+                loss = [f"{losses[row.ability]:.{1 if is_short else 2}%}"] if is_weighted else []
+                table.add_row(*_ability_cells(self.plan, stage, row, is_short), *loss)
+        return table
 
 
 _NARROW_NAMES = (
@@ -94,9 +103,9 @@ def _short(count: int) -> str:
     return f"{count / size:.{0 if count >= 100 * size else 1}f}{unit}"
 
 
-def _ability_cells(plan: Plan, stage: StagePlan, row: LedgerRow, is_narrow: bool = False) -> tuple[str, ...]:
-    fraction, digits = stage.stage.fractions[row.ability], 1 if is_narrow else 2
-    counts = [_short(count) if is_narrow else f"{count:,}" for count in (row.tokens, row.supervised_tokens)]
+def _ability_cells(plan: Plan, stage: StagePlan, row: LedgerRow, is_short: bool = False) -> tuple[str, ...]:
+    fraction, digits = stage.stage.fractions[row.ability], 1 if is_short else 2
+    counts = [_short(count) if is_short else f"{count:,}" for count in (row.tokens, row.supervised_tokens)]
     tokens = ("?", "?") if plan.declared else counts
     return (
         row.ability,
