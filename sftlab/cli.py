@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -148,7 +148,8 @@ class LabCLI(LightningCLI):
                 if "`devices`" not in str(error):
                     raise
                 raise ValueError(f"trainer.devices: {config.trainer.devices!r}: {error}") from error
-        trainer.callbacks.sort(key=lambda one: not isinstance(one, SaveConfig))  # what others read stands there then
+        callbacks: list[Callback] = cast(Any, trainer).callbacks
+        callbacks.sort(key=lambda one: not isinstance(one, SaveConfig))  # others read what it writes
         watch_ranks(trainer)
         return trainer
 

@@ -26,7 +26,12 @@ def test_settings_are_columns_and_of_all_curves_the_last_results_alone(records, 
     table = board.experiment_from_metadata(asked, "", True, sessions, [])
     results = {f"val/loss/{ability}" for ability in ("math", "general")}
     assert {column.name.tag for column in table.metric_infos} == {f"result/{name}" for name in results}
-    assert {column.name for column in table.hparam_infos if column.differs} >= {"general/math", "general/code", "stage"}
+    assert {column.name for column in table.hparam_infos if column.differs} >= {
+        "general/math",
+        "general/code",
+        "stage",
+        "run",
+    }
     assert "model.path" not in {column.name for column in table.hparam_infos}, "its models are from scratch"
     last = board.read_last_scalars(asked, "", None)
     for name, mine in lines.items():
