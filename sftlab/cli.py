@@ -28,7 +28,7 @@ from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
 from sftlab.callbacks.micro_batches import PlannedTrainer
-from sftlab.callbacks.monitors import refuse_callbacks, refuse_places, refused_by_name, refused_in_words
+from sftlab.callbacks.monitors import leaving_places, refuse_callbacks, refuse_places, refused_by_name, refused_in_words
 from sftlab.callbacks.progress import ScreenProgress
 from sftlab.callbacks.run_config import SaveConfig
 from sftlab.callbacks.schedule import StageSchedule
@@ -333,6 +333,7 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     found = find_problems(config, ROOTS, ("seed_everything", "run", "ckpt_path", "weights_only"))
     if isinstance(config.get("trainer"), dict):
         found += option_problems(config["trainer"]) + refused_by_name(config["trainer"].get("callbacks"))
+        found += leaving_places(config["trainer"])
     if type(seed := config.get("seed_everything")) is int and not 0 <= seed < 2**32:
         found.append(f"seed_everything: {seed} must be between 0 and {2**32 - 1:,}")
     return found + lacking_parts(config)

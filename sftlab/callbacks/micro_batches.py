@@ -7,6 +7,7 @@ machine's, divided among the processes on it. ``auto:8GiB`` states it.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from lightning.pytorch import Trainer
 from torch import distributed
 
 from sftlab.callbacks.context import RunContext
-from sftlab.callbacks.trainer_options import AUTO
+from sftlab.callbacks.trainer_options import AUTO, devices_problem
 from sftlab.model.needs import fewest_micro_batches, setup_of
 from sftlab.plan.hardware import GIB, USABLE, available_bytes
+from sftlab.run.folder import untouched_removed
 from sftlab.screen import show
 
 
@@ -28,12 +30,23 @@ class PlannedTrainer(Trainer):
         accumulate_grad_batches: Micro-batches of a step: a number, ``auto``, or ``auto:8GiB`` with the memory of each
             process.
         options: Of Lightning's Trainer.
+
+    Raises:
+        ValueError: Without a GPU, more devices than processes make sense.
     """
 
     def __init__(self, *arguments: Any, accumulate_grad_batches: int | str = 1, **options: Any) -> None:
         self.micro_batches_asked = accumulate_grad_batches
         number = accumulate_grad_batches if isinstance(accumulate_grad_batches, int) else 1
+        is_cpu = options.get("accelerator", "auto") in ("auto", "cpu") and not torch.accelerator.is_available()
+        if problem := devices_problem(options.get("devices"), is_cpu):
+            raise ValueError(problem)
         super().__init__(*arguments, accumulate_grad_batches=number, **options)
+
+    def fit(self, *arguments: Any, **options: Any) -> None:
+        """As Lightning's; where it fails before anything was trained, a new run's folder goes."""
+        with untouched_removed(Path(self.default_root_dir)):
+            super().fit(*arguments, **options)
 
 
 def choose_micro_batches(context: RunContext) -> None:

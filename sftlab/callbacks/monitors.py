@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,9 @@ REFUSED = {
     "SpikeDetection": "the plan says what a step trains; leave examples out with data.abilities.<name>.drop",
 }  # fmt: skip
 """Callbacks that a plan has no place for, by the name of their class or of one above it."""
+_INSIDE = ("filename", "_name", "_version", "sub_dir", "_sub_dir")  # attributes of Lightning's, as it keeps them
+_SEPARATORS, _ABSOLUTE = re.compile(r"[/\\]"), re.compile(r"[/\\]|[A-Za-z]:[/\\]")
+_LEAVES = "leads out of its folder: give a name; another folder is a dirpath or save_dir, from / on"
 _OURS = ("train/", "val/", "stage/", "data/", "perf/")
 
 
@@ -56,14 +60,41 @@ def refused_in_words(arguments: list[str]) -> list[str]:
     return [problem for given in added for problem in refused_by_name(given)]
 
 
+def leaving_places(options: Mapping[str, Any]) -> list[str]:
+    """Which arguments of a config's callbacks, loggers and profiler lead out of the folder that they are meant in."""
+    found = []
+    for kind in ("callbacks", "logger", "profiler"):
+        given = options.get(kind)
+        for item in given if isinstance(given, list) else [given]:
+            if isinstance(item, dict) and isinstance(arguments := item.get("init_args"), dict):
+                name = str(item.get("class_path")).rpartition(".")[2]
+                found += [
+                    f"trainer.{kind}: {name}.{key}: {value!r} {_LEAVES}"
+                    for key, value in arguments.items()
+                    if isinstance(value, str) and ".." in _SEPARATORS.split(value)
+                ]
+    return found
+
+
+def _leaving_names(one: object) -> list[str]:
+    """Attributes that name a file or folder inside another, and lead out of that."""
+    named = {name: value for name in _INSIDE if isinstance(value := getattr(one, name, None), str)}
+    return [
+        f"trainer: {type(one).__name__}.{name.lstrip('_')}: {value!r} {_LEAVES}"
+        for name, value in named.items()
+        if ".." in _SEPARATORS.split(value) or _ABSOLUTE.match(value)
+    ]
+
+
 def refuse_places(named: Iterable[object]) -> None:
     """Look at the folders that a user's profiler, callbacks and loggers write to: some are first used at the end.
 
     Raises:
-        ValueError: Some cannot be written: says all of them.
+        ValueError: Some cannot be written, or lead out of where they are meant to be: says all of them.
     """
     problems = []
     for one in named:
+        problems += _leaving_names(one)
         for attribute in ("dirpath", "save_dir"):
             place = getattr(one, attribute, None)
             if not isinstance(place, (str, Path)) or not str(place) or "://" in str(place):

@@ -6,6 +6,7 @@ is refused; so is one that would have no effect, since nothing is passed over in
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -178,10 +179,22 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
     found += [f"trainer.strategy: {strategy!r} is refused: {words}" for words in refused[:1]]
     if options.get("max_steps") == 0:
         found.append("trainer.max_steps: 0 trains nothing; give at least 1, or -1 for the whole plan")
-    if type(devices := options.get("devices")) is int and (devices == 0 or devices < -1):
-        found.append(f"trainer.devices: {devices} is not a number of devices; give 1 or more, -1 or auto for all")
+    found.append(devices_problem(options.get("devices"), options.get("accelerator") == "cpu"))
     found.append(_time_problem(options.get("max_time")))
     return [problem for problem in found if problem]
+
+
+def devices_problem(devices: Any, is_cpu: bool) -> str | None:
+    """What is wrong with a number of devices, which on a CPU are processes."""
+    is_number = type(devices) is int or (isinstance(devices, str) and re.fullmatch(r"-?\d{1,18}", devices.strip()))
+    if not is_number:
+        return None
+    number, cores = int(devices), os.cpu_count() or 1
+    if number == 0 or number < -1:
+        return f"trainer.devices: {devices} is not a number of devices; give 1 or more, -1 or auto for all"
+    if is_cpu and number > (most := max(16, 2 * cores)):
+        return f"trainer.devices: {number:,} processes on {cores} cores; give at most {most}, one is enough on a CPU"
+    return None
 
 
 def _time_problem(value: Any) -> str | None:

@@ -70,6 +70,7 @@ def main(arguments: list[str]) -> int:
     )
     from sftlab.cli import parse_objects
     from sftlab.data.droplist import write_drops
+    from sftlab.files import write_text
 
     pattern = tag_pattern(options.drop) if options.drop is not None else None
     abilities = parse_objects(config).data.abilities
@@ -84,7 +85,7 @@ def main(arguments: list[str]) -> int:
         print(file=sys.stderr)
     if pattern:
         write_drops(folder / "drop.jsonl", report.drops.values())
-    (folder / "report.md").write_text(report.markdown(tagger.notes()), encoding="utf-8")
+    write_text(folder / "report.md", report.markdown(tagger.notes()))
     report.exhibit(tagger.notes()).write(folder, "tags")
     _print(report, tagger, folder)
     return 0
@@ -117,7 +118,7 @@ def _tagger(options: Namespace, folder: Path) -> Tagger:
     from sftlab.evaluate.local import LocalModel
 
     local = LocalModel.from_folder(name, template=options.template or "")
-    return LLMTagger(LocalChats(local, ReplyCache(replies), model_identity(name)), Path(name).name, prompt)
+    return LLMTagger(LocalChats(local, ReplyCache(replies), model_identity(name, local)), Path(name).name, prompt)
 
 
 def _print(report: TagReport, tagger: Tagger, folder: Path) -> None:

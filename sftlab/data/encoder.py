@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sftlab.data.conversation import Turn
+from sftlab.data.marks import marks_thinking
 from sftlab.data.pieces import Piece, Template
 from sftlab.fingerprint import Plain, digest, read_plain
 
@@ -28,10 +28,6 @@ _PROBES = (
     (Turn("user", "a b"), Turn("assistant", " c\n")),
     (Turn("system", "s"), Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d")),
 )
-
-
-_THINKING = re.compile(r"</?(seed:)?(think|thinking|thought|reasoning)>|\[/?THINK\]|<\|(begin|end)_of_thought\|>")
-"""Special tokens that stay in an answer's text: without them thoughts could not be told from what is answered."""
 
 
 class Encoded(NamedTuple):
@@ -71,7 +67,8 @@ class Encoder:
         self._bos: list[int] = [tokenizer.bos_token_id] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
         added = tokenizer.added_tokens_decoder.items()
-        self._unsaid = {i for i, token in added if token.special and not _THINKING.fullmatch(token.content)}
+        # Without the marks thoughts could not be told from what is answered.
+        self._unsaid = {i for i, token in added if token.special and not marks_thinking(token.content)}
         self._prefix_after_special = self._probe()
         self._keeps_texts = _keeps_texts(whole)
         self._unknown: int | None = tokenizer.unk_token_id

@@ -1,6 +1,6 @@
 """A client for any OpenAI-compatible endpoint, with a cache on disk: what was answered once is never paid for again.
 
-    chat -> in the cache? ---yes-------------------------------------> reply
+    chat -> in the cache, from this URL's model? ---yes--------------> reply
               no -> POST -> text -> cache, fsync --------------------> reply
                      no text (see response.py) ----------------------> reply that says why; never kept
                      may pass -> wait, again: MAX_TRIES and
@@ -33,6 +33,7 @@ from sftlab.bounds import within
 from sftlab.credentials import Key, mask
 from sftlab.endpoint.replies import Chat, Reply, ReplyCache
 from sftlab.endpoint.response import ChatFailed, Fault, MayPass, read_body, read_reply, read_status
+from sftlab.screen import complain
 
 MAX_TRIES = 6
 """Requests made for one reply at most."""
@@ -103,7 +104,7 @@ class ChatClient:
         self.cache = ReplyCache(cache)
         self._limit_name, self.down = "max_tokens", ""
         self._in_a_row: dict[Fault, int] = {}
-        self._stop, self._random = threading.Event(), random.Random()
+        self._stop, self._random, self._told = threading.Event(), random.Random(), threading.Lock()
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def require(self) -> None:
@@ -181,9 +182,14 @@ class ChatClient:
             return failure
 
     def _ask(self, chat: Chat) -> Reply:
-        key = chat.key(self.model)
+        key = chat.key(self.model, self.base_url)
         if (kept := self.cache.get(key)) is not None:
             return kept
+        if self.cache.get(chat.key(self.model)) is not None and self._told.acquire(blocking=False):
+            complain(
+                f"{self.cache.path}: replies of an earlier version do not say which server's {self.model} gave them; "
+                f"{self.base_url} is asked again"
+            )
         if self.down or self._stop.is_set():
             raise ChatFailed(self.down or "interrupted")
         try:
@@ -194,7 +200,8 @@ class ChatClient:
         self._in_a_row = {}
         asked = {name: value for name, value in asdict(chat).items() if name != "messages"}
         messages = [(role, self.key.mask(text)) for role, text in chat.messages]
-        self.cache.add(key, reply, {"model": self.model, **about, "messages": messages, **asked})
+        where = {"model": self.model, "endpoint": self.base_url}
+        self.cache.add(key, reply, {**where, **about, "messages": messages, **asked})
         return reply
 
     def _count(self, failure: ChatFailed) -> None:

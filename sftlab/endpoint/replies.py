@@ -33,9 +33,9 @@ class Chat:
     n: int = 1
     sample: int = 0
 
-    def key(self, model: str) -> str:
-        """Name of the reply in the cache."""
-        text = json.dumps([model, asdict(self)], sort_keys=True)
+    def key(self, *model: str) -> str:
+        """Name of the reply in the cache; ``model`` is what answers: its name and where it is served, say."""
+        text = json.dumps([*model, asdict(self)], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

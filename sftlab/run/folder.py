@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from sftlab.files import checked_name, remove_stale, write_text
+from sftlab.files import checked_name, remove_folder, remove_stale, write_text
 from sftlab.model.contents import ARCHITECTURE, NOTE_FILE, contents
 from sftlab.processes import is_follower
 
@@ -24,6 +24,7 @@ LAUNCHER_VARIABLE = "SFTLAB_FIRST_RANK"  # told by a run's first process to the 
 JUDGING_FILE = "judging.json"  # scores that a run owes: answered, and not graded yet
 _LAUNCHED = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set for processes that a launcher starts side by side
 _LOCK_FILE = ".lock"
+_OF_START = (_LOCK_FILE, STATE_FILE, CONFIG_FILE, "hparams.yaml", ARCHITECTURE)  # what a start writes
 _HELD: dict[Path, int] = {}  # folders that this process runs in, with the descriptor of the lock
 
 
@@ -117,17 +118,34 @@ def release(folder: Path) -> None:
 
 @contextmanager
 def begun(folder: Path) -> Iterator[Path]:
-    """The folder of a run that has begun; if the block raises before anything is written into a new one, it goes."""
+    """The folder of a run that has begun, released if the block raises; see ``untouched_removed``."""
     try:
-        yield folder
+        with untouched_removed(folder):
+            yield folder
     except BaseException:
-        ours = {_LOCK_FILE, STATE_FILE}
-        if folder.resolve() in _HELD and {path.name for path in folder.iterdir()} == ours:
-            for name in ours:
-                (folder / name).unlink()
-            folder.rmdir()
         release(folder)
         raise
+
+
+@contextmanager
+def untouched_removed(folder: Path) -> Iterator[None]:
+    """If the block raises, remove the folder of this process's run where nothing but a start is in it.
+
+    What is there before the first step says how the run began, and the next start says it again.
+    """
+    try:
+        yield
+    except BaseException:
+        files = [path for path in folder.rglob("*") if not path.is_dir()] if folder.resolve() in _HELD else [folder]
+        if all(_is_of_start(path.relative_to(folder)) for path in files) and not folder.is_symlink():
+            remove_folder(folder, folder.parent)
+        raise
+
+
+def _is_of_start(path: Path) -> bool:
+    """Whether a file of a run's folder is written before its first step."""
+    name = path.parts[0] if path.parts else ""
+    return name in _OF_START or name.startswith("events.out.tfevents")
 
 
 def _write(folder: Path, state: RunState) -> None:

@@ -126,6 +126,13 @@ class StudySite(Site):
                     "folder's scores.jsonl, or leave it out of the search file's weights"
                 )
         known = [ability for ability in next(iter(found.values()), {}) if all(_has(r, ability) for r in found.values())]
+        for ability in known:
+            metrics = sorted({f"{first[ability].task} {first[ability].metric}" for first in found.values()})
+            if len(metrics) > 1:
+                raise ValueError(
+                    f"{evidence.folder}: runs score {ability} by different rules, {' and '.join(metrics)}, which "
+                    "cannot be set against each other: name the rule in the base config, and give the search a new name"
+                )
         return [_observation(trial, seed, first, known) for (trial, seed), first in found.items()]
 
     def study(self, trials: Sequence[Trial]) -> Study:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
-import warnings
 from collections.abc import Callable, Sequence
 
-from sftlab.tasks.thinking import without_thinking
+from sftlab.tasks.thinking import PYTHON_TAGS, error_line, fenced_blocks, without_thinking, without_thinking_1
 
 Extractor = Callable[[str, str, Sequence[str]], str | None]
 """(answer, prompt, names that the program must define) to completion, or None where the answer holds no code."""
@@ -20,7 +19,6 @@ Extractor = Callable[[str, str, Sequence[str]], str | None]
 FENCE = re.compile(
     r"^[ \t]*(?P<fence>```+|~~~+)[ \t]*(?P<tag>[\w.+-]*)[^\n]*\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)", re.M | re.S
 )
-PYTHON_TAGS = ("", "python", "python3", "py")
 CODE_START = re.compile(r"(?:import|from|def|class|async|@)\b|@")
 
 
@@ -30,23 +28,10 @@ def _blocks(answer: str) -> list[str]:
     return [textwrap.dedent(block["code"]) for block in found if block["tag"].lower() in PYTHON_TAGS]
 
 
-def _error_line(source: str) -> int | None:
-    """Number of the first line that does not parse, from 1; None when all of the source parses."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            ast.parse(source)
-        except SyntaxError as error:
-            return error.lineno or 1
-        except (ValueError, RecursionError, MemoryError):
-            return 1
-    return None
-
-
 def _parsing_part(code: str) -> str:
     """The code up to where it stops being Python: cuts prose after it and what ``max_new_tokens`` tore apart."""
     lines = code.split("\n")
-    while lines and (number := _error_line("\n".join(lines))) is not None:
+    while lines and (number := error_line("\n".join(lines))) is not None:
         lines = lines[: min(number - 1, len(lines) - 1)]
     return "\n".join(lines)
 
@@ -95,12 +80,16 @@ def auto(answer: str, prompt: str, names: Sequence[str]) -> str | None:
        as a whole; or, where only that parses, ``body@1``.
     """
     blocks = _blocks(answer)
-    code = next((block for block in blocks if _defines(block, names[0])), blocks[0] if blocks else answer)
-    code = code.replace("\r\n", "\n")
+    chosen = next((block for block in blocks if _defines(block, names[0])), blocks[0] if blocks else answer)
+    return _completed(chosen.replace("\r\n", "\n"), prompt, names)
+
+
+def _completed(code: str, prompt: str, names: Sequence[str]) -> str | None:
+    """Code as a completion: 2. and 3. of ``auto@1``."""
     if not code.strip():
         return None
     if _defines(code, names[0]) or not prompt:
-        if _error_line(code) is not None:
+        if error_line(code) is not None:
             lines = code.split("\n")
             start = next((number for number, line in enumerate(lines) if CODE_START.match(line)), 0)
             code = _parsing_part("\n".join(lines[start:]))
@@ -108,7 +97,7 @@ def auto(answer: str, prompt: str, names: Sequence[str]) -> str | None:
     code = code.lstrip("\n")
     if code[:1].strip():
         indented = textwrap.indent(code, "    ")
-        if _error_line(prompt + indented) is None:
+        if error_line(prompt + indented) is None:
             return indented
     return body(code, prompt, names)
 
@@ -123,11 +112,52 @@ def auto_2(answer: str, prompt: str, names: Sequence[str]) -> str | None:
        begins like code.
     4. A body in one block and its imports in another are put together.
     """
-    text = _SPEAKER.sub("", without_thinking(answer).replace("\r\n", "\n"), count=1)
-    blocks = _blocks(text)
+    text = _said(without_thinking_1(answer))
+
+    def completed(block: str) -> str | None:
+        return auto(f"```python\n{block}\n```", prompt, names)
+
+    return _of_chat(text, _blocks(text), completed, prompt, names, lambda: auto(text, prompt, names))
+
+
+def auto_3(answer: str, prompt: str, names: Sequence[str]) -> str | None:
+    """``auto@3``: as ``auto@2``, with what is code told from what is not by Python itself.
+
+    1. Thinking has more marks (see ``sftlab.data.marks``); one in quotes, or in code, is a part of the answer.
+    2. A block of code ends at the fence up to which it is Python: one in a docstring belongs to it.
+    3. Where no block defines ``names[0]``, code without fences is looked for too.
+    """
+    text = _said(without_thinking(answer))
+    blocks = [code for _, _, code, tag in fenced_blocks(text) if tag in PYTHON_TAGS]
+    has_it = any(_defines(block, names[0]) for block in blocks)
+
+    def completed(block: str) -> str | None:
+        return _completed(block, prompt, names)
+
+    def rest() -> str | None:
+        return completed(blocks[0] if blocks else text)
+
+    bare = None if has_it else _of_chat(text, [], completed, prompt, names, lambda: None)
+    return bare or _of_chat(text, blocks, completed, prompt, names, rest)
+
+
+def _said(text: str) -> str:
+    """An answer without a speaker's name before it."""
+    return _SPEAKER.sub("", text.replace("\r\n", "\n"), count=1)
+
+
+def _of_chat(
+    text: str,
+    blocks: Sequence[str],
+    completed: Callable[[str], str | None],
+    prompt: str,
+    names: Sequence[str],
+    rest: Callable[[], str | None],
+) -> str | None:
+    """2. to 4. of ``auto@2``, and what ``rest`` finds where none of them applies."""
     chosen = next((block for block in blocks if _defines(block, names[0])), None)
     if chosen is not None:
-        code = auto(f"```python\n{chosen}\n```", prompt, names)
+        code = completed(chosen)
         parts = [part for block in blocks if block is not chosen for part in _definitions(block, code or "")]
         return code and "\n" + "\n".join([*parts, code.strip("\n")]) + "\n"
     if not blocks:
@@ -140,9 +170,9 @@ def auto_2(answer: str, prompt: str, names: Sequence[str]) -> str | None:
     imports = [block for block in blocks if _is_imports(block)]
     bodies = [block for block in blocks if not _is_imports(block)]
     if imports and bodies and prompt:
-        code = auto(f"```python\n{bodies[0]}\n```", prompt, names)
+        code = completed(bodies[0])
         return code and code.rstrip("\n") + "\n\n" + "\n".join(block.strip("\n") for block in imports) + "\n"
-    return auto(text, prompt, names)
+    return rest()
 
 
 _SPEAKER = re.compile(r"\A\s*(?:###[ \t]*)?(?:assistant|answer|response|solution|output)[ \t]*:[ \t]*", re.I)
@@ -150,7 +180,7 @@ _SPEAKER = re.compile(r"\A\s*(?:###[ \t]*)?(?:assistant|answer|response|solution
 
 def _tree(code: str) -> list[ast.stmt]:
     """Statements at the left margin; none where the code does not parse."""
-    return ast.parse(code).body if _error_line(code) is None else []
+    return ast.parse(code).body if error_line(code) is None else []
 
 
 def _is_imports(code: str) -> bool:
@@ -169,4 +199,6 @@ def _definitions(block: str, code: str) -> list[str]:
     ]
 
 
-EXTRACTORS: dict[str, Extractor] = {"auto@1": auto, "auto@2": auto_2, "fenced@1": fenced, "body@1": body}
+EXTRACTORS: dict[str, Extractor] = {
+    "auto@3": auto_3, "auto@2": auto_2, "auto@1": auto, "fenced@1": fenced, "body@1": body
+}  # fmt: skip

@@ -5,8 +5,9 @@ Scores differ by tens of points with the rule that finds the number, so every an
     strict@1    the first "####" that a number follows at once; what comes after the number is not looked at, so a model
                 that runs on into the next question is graded by its own answer
     flexible@1  the last number in the text, wherever it stands
-    flexible@3  the number in the last box, else after the last "####" that has one, else the last one; thinking is cut
-                first; LaTeX's thousands, fractions, mixed numbers (2\frac12, 2½, 2 1/2) and powers (10^3) are read
+    flexible@4  the number in the last box, else after the last "####" that has one, else the last one; thinking is cut
+                first; LaTeX's thousands, fractions, mixed numbers (2\frac12, 2½, 2 1/2) and powers (10^3) are read, and
+                units (\text{ cm}^2) are not
 
 All read the same numbers. ``1,080``, ``18.00``, ``18.``, ``.5``, ``1e3``, ``$18``, ``-$18``, ``$-18`` and ``3/4`` (its
 value) are numbers; a minus may be any of the usual Unicode ones. ``1,08`` and ``1.2.3`` are not: strict@1 refuses them,
@@ -85,11 +86,13 @@ _POWER = re.compile(
     r"(?:\^\s*(?:\{\s*(?P<in_braces>[-\u2212]?\d{1,2})\s*\}|(?P<plain>[-\u2212]?\d{1,2}))|(?P<raised>[\u2070\u00b9\u00b2\u00b3\u2074-\u2079]{1,2}))"
     r"(?![\w^])"
 )
+_FONT = r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf|tt)|operatorname|mbox|hbox|boldsymbol|bm|num)"
 _LATEX = (
     (re.compile(r"(?<=\d)_(?=\d{3}(?!\d))"), ","),
-    (re.compile(r"(?<=\d)(?:\{,\}|\\[,!]|\\ )(?=\d{3}(?!\d))"), ","),
-    (re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s*\{([^{}]*)\}"), r" \1 "),
-    (re.compile(r"\\[%]|\\left|\\right|\\displaystyle"), ""),
+    (re.compile(rf"(?<=\d)(?:(?:{_FONT})?\{{\s*[,\\!; ]*\s*\}}|,?\\[,!;: ]|\\thinspace\s*|~)(?=\d{{3}}(?!\d))"), ","),
+    (re.compile(rf"{_FONT}\s*\{{[^{{}}\d]*\}}\s*\^\s*(?:\{{[^{{}}]*\}}|\S)|\^\s*\{{?\s*\\circ\s*\}}?"), " "),  # cm^2
+    (re.compile(rf"{_FONT}\s*\{{([^{{}}]*)\}}"), r" \1 "),
+    (re.compile(r"\\[%]|\\left|\\right|\\(?:display|text)style|\\[,!;:]"), ""),
 )
 
 
@@ -117,10 +120,10 @@ def _power(match: re.Match[str]) -> str:
     return str(value) if int(match["base"]) else "0"
 
 
-def flexible_3(answer: str) -> str | None:
-    r"""``flexible@3``: the number in the last box, else after the last ``####`` that has one, else the last one.
+def flexible_4(answer: str) -> str | None:
+    r"""``flexible@4``: the number in the last box, else after the last ``####`` that has one, else the last one.
 
-    Thinking is cut first; LaTeX's thousands (``1{,}000``) and fractions, mixed numbers and powers are read.
+    Thinking is cut first; LaTeX's thousands (``1{,}000``) and fractions, mixed numbers and powers are read, units not.
     """
     text = without_thinking(answer)
     for pattern, plain in _LATEX:
@@ -136,7 +139,7 @@ def flexible_3(answer: str) -> str | None:
 
 
 EXTRACTORS: dict[str, Callable[[str], str | None]] = {
-    "flexible@1": flexible, "strict@1": strict, "flexible@3": flexible_3
+    "flexible@1": flexible, "strict@1": strict, "flexible@4": flexible_4
 }  # fmt: skip
 """The rules by name and version; a changed rule gets a new version. The first one gives the headline: it does not
 count a model as bad at mathematics that was never shown ``####``."""

@@ -103,7 +103,7 @@ class CodeTask(Task):
         temperature: float = 0.0,
         max_new_tokens: int = 1024,
         seed: int = 0,
-        extractors: Sequence[str] = ("auto@1",),
+        extractors: Sequence[str] = ("auto@3",),
         ks: Sequence[int] = (1,),
         isolation: Isolation = "bubblewrap",
         num_workers: int | None = None,

@@ -28,6 +28,8 @@ FIELDS = {
 }
 """Fields of each prompt; ``math`` means with a reference, ``multi-turn`` the second answer."""
 
+RATING = "last@2"
+"""Name and version of the rule that reads a rating; a changed rule gets a new version."""
 OWN_LABEL = "sftlab@1"
 """Name and version of the wording below; a changed wording gets a new version."""
 

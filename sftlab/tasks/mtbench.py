@@ -22,7 +22,7 @@ from sftlab.endpoint.client import ChatClient, ChatFailed
 from sftlab.endpoint.replies import Chat, Reply
 from sftlab.files import cache_root
 from sftlab.screen import tell_progress
-from sftlab.tasks.judge_prompts import JudgePrompts, read_rating
+from sftlab.tasks.judge_prompts import RATING, JudgePrompts, read_rating
 from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict, mean_over_problems, mean_score, options_of
 
 TEMPERATURES = {
@@ -77,7 +77,8 @@ class MTBench(Task):
         judge_key: Environment variable that holds the endpoint's key.
         judge_temperature: None leaves it to the endpoint.
         judge_max_tokens: Tokens of a judgement at most; one cut before its rating gives none.
-        judge_cache: File of judgements; left out, one for all runs in SFTLAB_CACHE or ~/.cache/sftlab.
+        judge_cache: File of judgements; left out, one for all runs in SFTLAB_CACHE or ~/.cache/sftlab. A judgement is
+            taken from it where model, URL and all that was asked are the same.
         num_parallel: Judgements asked for at once.
         timeout_s: Seconds that one request may take.
         max_new_tokens: Maximum number of tokens of each turn's answer.
@@ -211,8 +212,13 @@ class MTBench(Task):
 
     def grading(self) -> dict[str, Any]:
         """Judge, wording and number of ratings."""
-        judge = {"judge": self.judge.model, "temperature": self.judge_temperature, "max_tokens": self.judge_max_tokens}
-        return {**judge, "prompts": self._prompts.label, "repeats": self.repeats}
+        judge = {
+            "judge": self.judge.model,
+            "endpoint": self.judge.base_url,
+            "temperature": self.judge_temperature,
+            "max_tokens": self.judge_max_tokens,
+        }
+        return {**judge, "prompts": self._prompts.label, "repeats": self.repeats, "reading": RATING}
 
     def rules(self, problem: Problem) -> list[str]:
         """Each turn, then both."""

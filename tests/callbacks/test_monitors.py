@@ -2,14 +2,22 @@
 
 import contextlib
 import json
+import re
 import warnings
 from types import SimpleNamespace
 
 import pytest
 import torch
 from fitting import write_records
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, OnExceptionCheckpoint, Timer, WeightAveraging
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LambdaCallback,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    Timer,
+    WeightAveraging,
+)
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -18,7 +26,7 @@ from small import MODEL, small_fit, small_mixture
 import sftlab
 from sftlab import DMT, MultiTask, SFTModule
 from sftlab.callbacks.finite import DIVERGED
-from sftlab.callbacks.monitors import REFUSED, refuse_places
+from sftlab.callbacks.monitors import REFUSED, leaving_places, refuse_places
 from sftlab.cli import config_problems, parse_objects
 
 
@@ -143,6 +151,37 @@ def test_devices_that_are_not_there_leave_no_folder(records, devices):
     with pytest.raises((ValueError, TypeError, MisconfigurationException), match="devices"):
         sftlab_fit(records, devices=devices)
     assert not list((records / "lightning_logs").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"callbacks": [EarlyStopping("absent")]}, "nobody logs 'absent'"),
+        ({"limit_train_batches": 2}, "limit_train_batches"),
+        ({"callbacks": [ModelCheckpoint(filename="../../x")]}, "ModelCheckpoint.filename: '../../x' leads out"),
+        ({"callbacks": [ModelCheckpoint(filename="/tmp/x")]}, "leads out"),
+        ({"logger": CSVLogger("own", name="../x")}, "CSVLogger.name: '../x' leads out"),
+        ({"logger": CSVLogger("own", version="..")}, "CSVLogger.version: '..' leads out"),
+        ({"logger": TensorBoardLogger("own", name="", sub_dir="a/../../x")}, "TensorBoardLogger.sub_dir"),
+        ({"profiler": SimpleProfiler(filename="../x")}, "SimpleProfiler.filename"),
+    ],
+)
+def test_what_is_refused_leaves_no_folder_and_nothing_elsewhere(records, options, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        sftlab_fit(records, **options)
+    assert not list((records / "lightning_logs").iterdir())
+    before = [("dirpath", "../x"), ("filename", "a/../../x"), ("name", ".."), ("save_dir", "..\\x")]
+    for key, value in before:
+        item = {"class_path": "my.Own", "init_args": {key: value}}
+        for trainer in ({"callbacks": [item]}, {"logger": item}, {"profiler": item}):
+            assert leaving_places(trainer) and not leaving_places({"callbacks": [{"class_path": "my.Own"}]})
+
+
+def test_a_folder_in_which_something_was_trained_stays_whatever_is_raised(records):
+    with pytest.raises(KeyError):
+        sftlab_fit(records, callbacks=[LambdaCallback(on_train_batch_end=lambda *_: {}["absent"])])
+    [run] = (records / "lightning_logs").iterdir()
+    assert (run / "metrics.jsonl").exists()
 
 
 def test_places_that_can_be_written_are_left_as_they_are(tmp_path):

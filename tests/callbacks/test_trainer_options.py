@@ -73,6 +73,8 @@ def test_what_the_plan_decides_is_refused_with_what_to_use_instead(name):
         ({"strategy": "xla"}, "TPU"),
         ({"devices": 0}, "trainer.devices: 0"),
         ({"devices": -2}, "trainer.devices: -2"),
+        ({"devices": 1000, "accelerator": "cpu"}, "trainer.devices: 1,000 processes on"),
+        ({"devices": "999999999", "accelerator": "cpu"}, "trainer.devices: 999,999,999 processes on"),
         ({"limit_val_batches": -1}, "trainer.limit_val_batches"),
         ({"max_time": "1 hour"}, "give DD:HH:MM:SS"),
         ({"max_time": "00:00:00:00"}, "trainer.max_time"),

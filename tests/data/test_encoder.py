@@ -14,7 +14,7 @@ from sftlab.data.fitter import Fitter
 from sftlab.data.readers import AlpacaReader, MathReader, ShareGPTReader
 from sftlab.data.records import read_records
 from sftlab.data.template import VICUNA_SYSTEM, get_template
-from sftlab.tasks.gsm8k import flexible_3
+from sftlab.tasks.gsm8k import flexible_4
 
 SAMPLE = [
     "The answer is 42, isn't it?",
@@ -338,4 +338,4 @@ def test_the_marks_of_thinking_stay_in_an_answer_though_they_are_special_tokens(
     said = "<think>draft 5</think> The answer is 7."
     ids = tokenizer(f"<|start|>{said}</s>", add_special_tokens=False)["input_ids"]
     assert encoder.decode(ids) == encoder.decode_part(ids) == said
-    assert flexible_3(encoder.decode(ids)) == "7" and encoder.decode(tokenizer("[/THINK]a")["input_ids"]) == "[/THINK]a"
+    assert flexible_4(encoder.decode(ids)) == "7" and encoder.decode(tokenizer("[/THINK]a")["input_ids"]) == "[/THINK]a"

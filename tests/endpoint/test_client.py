@@ -251,6 +251,18 @@ def test_a_damaged_cache_is_told_and_mended(stub: Stub, tmp_path: Path, capsys: 
     assert len(stub.requests) == 6
 
 
+def test_servers_of_one_model_s_name_share_no_reply(stub: Stub, tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "replies.jsonl"
+    old = {"key": Chat((("user", "hello"),)).key("stub"), "texts": ["of who knows whom"], "complete": [True]}
+    path.write_text(json.dumps(old) + "\n")
+    for _ in range(2):
+        for url in (stub.url, stub.url.replace("127.0.0.1", "localhost")):
+            client = ChatClient(url, "stub", cache=path)
+            assert client.chat(ASK).texts == client.chat([("user", "more")]).texts == (stub.text,)
+    assert len(stub.requests) == 4
+    assert capsys.readouterr().err.count("do not say which server's stub gave them") == 2
+
+
 def test_a_file_of_something_else_is_no_cache_and_stays(stub: Stub, tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes\nof today\n")

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sftlab.tasks.gsm8k import EXTRACTORS, GSM8K, flexible, flexible_3, number, strict
+from sftlab.tasks.gsm8k import EXTRACTORS, GSM8K, flexible, flexible_4, number, strict
 from sftlab.tasks.task import Answer, Score, Verdict
+from sftlab.tasks.thinking import without_thinking
 
 ODD = [
     # answer, strict@1, flexible@1
@@ -119,7 +120,7 @@ def test_every_published_answer_is_right(shared_data: Path) -> None:
     assert [(s.metric, s.num_problems, s.value) for s in scores] == [
         ("accuracy/flexible@1", 7473, 1.0),
         ("accuracy/strict@1", 7473, 1.0),
-        ("accuracy/flexible@3", 7473, 1.0),
+        ("accuracy/flexible@4", 7473, 1.0),
     ]
     # The reference itself against the publisher's own reading: what follows the one "####".
     assert [number(p.reference) for p in problems] == [Fraction(g.split("####")[1].replace(",", "")) for g in golds]
@@ -163,8 +164,8 @@ def test_equal_numbers_are_right_however_written(tmp_path: Path) -> None:
     texts = ["#### 1000.00", "It is $1,003."]
     verdicts = task.grade(problems, [Answer(p.uid, 0, (t,), (True,)) for p, t in zip(problems, texts, strict=True)])
     assert [(v.extractor, v.value) for v in verdicts] == [
-        ("flexible@1", 1.0), ("strict@1", 1.0), ("flexible@3", 1.0),
-        ("flexible@1", 0.0), ("strict@1", 0.0), ("flexible@3", 0.0),
+        ("flexible@1", 1.0), ("strict@1", 1.0), ("flexible@4", 1.0),
+        ("flexible@1", 0.0), ("strict@1", 0.0), ("flexible@4", 0.0),
     ]  # fmt: skip
     assert [v.reason for v in verdicts[3:5]] == ["the reference says 1002", "no number"]
     cut = task.grade(problems, [Answer(problems[0].uid, 0, ("I think",), (False,))])
@@ -231,7 +232,9 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
     ("text", "found"),
     [
         (r"So \boxed{1{,}000} apples, all 12 of them", "1000"), (r"\boxed{\frac{3}{4}}", "3/4"),
-        (r"\boxed{\$18.00}", "18.00"),
+        (r"\boxed{\$18.00}", "18.00"), (r"\boxed{1\text{,}234}", "1234"), (r"\boxed{\$1,234}", "1234"),
+        (r"\boxed{1,\!234{,\!}567}", "1234567"), (r"\boxed{1\;234}", "1234"), (r"\boxed{12\text{ cm}^2}", "12"),
+        (r"\boxed{90^{\circ}}", "90"), (r"\boxed{\text{\$}1,234}", "1234"), (r"\boxed{\textit{7}}", "7"),
         ("#### 5 is a draft\n#### 7 and 3 more", "7"), ("<think>#### 9</think>It is 4", "4"), ("<think>12 or", None),
         ("#### 9</think>#### 3", "3"), ("the answer is \u2212" + "5", "-5"), ("it is 50\\%", "50"),
         (r"= 1\,234", "1234"),
@@ -244,10 +247,25 @@ def test_bad_options_are_refused(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_wider_rule_reads_boxes_latex_and_what_follows_thinking(text: str, found: str | None) -> None:
-    assert flexible_3(text) == found
+    assert flexible_4(text) == found
 
 
 @given(st.integers(-(10**9), 10**9), st.text(alphabet="ab .,\n", max_size=20))
 def test_a_boxed_number_is_found_in_any_surroundings(value: int, around: str) -> None:
     latex = f"{value:,}".replace(",", "{,}")
-    assert number(flexible_3(f"{around}<think>1 #### 2</think>{around} \\boxed{{{latex}}} {around}") or "x") == value
+    assert number(flexible_4(f"{around}<think>1 #### 2</think>{around} \\boxed{{{latex}}} {around}") or "x") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<|channel|>analysis<|message|>5<|end|><|start|>assistant<|channel|>final<|message|>7", "7"),
+        ("<|channel>thought\n5<channel|>7", "7"), ("\u25c1think\u25b75\u25c1/think\u25b77", "7"),
+        ("<|START_THINKING|>5<|END_THINKING|>7", "7"), ("5<|think:end|>7", "7"), ("<seed:think>5</seed:think>7", "7"),
+        ("<|inner_prefix|>5<|inner_suffix|>7", "7"), ("<analysis>5</analysis>7", "7"), ("[THINK]\n5", ""),
+        ("I don't</think>It's 7", "It's 7"), ("it ends at `</think>`, so 7", "it ends at `</think>`, so 7"),
+        ("<think>it says '</think>', 5</think>7", "7"), ("7 [THINK] 5", "7 [THINK] 5"),
+    ],
+)  # fmt: skip
+def test_thinking_is_cut_in_all_its_marks_and_kept_where_they_are_quoted(text: str, said: str) -> None:
+    assert without_thinking(text) == said

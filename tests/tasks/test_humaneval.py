@@ -140,7 +140,7 @@ def test_equal_programs_run_once_and_scores_count_every_sample(rows: list[dict[s
     assert verdicts[8].extracted is None and "no code" in verdicts[8].reason
     assert "cut at max_new_tokens" in verdicts[2].reason and "cut" not in verdicts[3].reason
     one, two, four = task.scores(verdicts)
-    assert (one.metric, two.metric, four.metric) == ("pass@1/auto@1", "pass@2/auto@1", "pass@4/auto@1")
+    assert (one.metric, two.metric, four.metric) == ("pass@1/auto@3", "pass@2/auto@3", "pass@4/auto@3")
     assert (one.num_problems, one.num_missing) == (2, 1) and one.value == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert two.value == pytest.approx((1 - 1 / 6 + 1) / 2)
     assert (four.num_problems, four.num_missing, four.value) == (1, 2, 1.0)
@@ -229,7 +229,7 @@ def test_extractors_find_the_code_as_stated(name: str, extractor: str) -> None:
         adds = space["add"](2, 3) == 5
     except (SyntaxError, NameError, TypeError):
         adds = False
-    assert adds == (extractor.replace("auto@2", "auto@1") in right), completion
+    assert adds == (("auto@1" if extractor.startswith("auto@") else extractor) in right), completion
 
 
 @pytest.mark.parametrize("extractor", EXTRACTORS)
@@ -369,13 +369,14 @@ def test_nothing_is_asked_or_run_without_a_sandbox(monkeypatch: pytest.MonkeyPat
 
 def test_verdicts_of_no_problem_give_no_score() -> None:
     task = within(Recorder(), HumanEval())
-    [score] = task.scores([Verdict("HumanEval/0", 0, "auto@1", "x", None)])
+    [score] = task.scores([Verdict("HumanEval/0", 0, "auto@3", "x", None)])
     assert (score.num_problems, score.num_missing) == (0, 1) and math.isnan(score.value)
 
 
 ADD = 'def add(a, b):\n    """Sum."""\n'
 
 
+@pytest.mark.parametrize("rule", ["auto@2", "auto@3"])
 @pytest.mark.parametrize(
     "answer",
     [
@@ -389,7 +390,38 @@ ADD = 'def add(a, b):\n    """Sum."""\n'
         "```\ndef add(a, b):\n    return half(a) + b\n```\n```\ndef half(a): return a\n```",
     ],
 )  # fmt: skip
-def test_the_wider_rule_sees_what_chat_models_do(answer: str) -> None:
+def test_the_wider_rules_see_what_chat_models_do(answer: str, rule: str) -> None:
     space: dict[str, Any] = {}
-    exec(ADD + (EXTRACTORS["auto@2"](answer, ADD, ["add"]) or ""), space)
+    exec(ADD + (EXTRACTORS[rule](answer, ADD, ["add"]) or ""), space)
     assert space["add"](1, 2) == 3
+
+
+MORE = "```python\ndef add(a, b):\n    return a + b\n```"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '```python\ndef add(a, b):\n    """Sum.\n\n    ```\n    add(1, 2)\n    ```\n    """\n    return a + b\n```',
+        '```python\ndef add(a, b):\n    """As in\n    ```python\n    add(1, 2)\n    ```"""\n    return a + b\n```\n'
+        "```python\nadd(1, 2)\n```",
+        'Here:\n\ndef add(a, b):\n    """Sum.\n    ```\n    add(1, 2)\n    ```\n    """\n    return a + b\n\nIt adds.',
+        "```python\n>>> add(1, 2)\n3\n```\nso\n\ndef add(a, b):\n    return a + b\n",
+        "```python\ndef add(a, b):\n    x = '</think>'\n    return a + b\n```",
+        'def add(a, b):\n    """Up to\n    </think> or\n    [THINK]."""\n    return a + b',
+        "Sure.\ndef add(a, b):\n    x = '<think>'\n    return a + b",
+        f"<think>draft\n```python\ndef add(a, b): return 0\n</think>\n{MORE}",
+        f"<think>```python\ndef add(a, b): return '</think>'\n```</think>{MORE}",
+        "<|channel|>analysis<|message|>```python\ndef add(a, b): return 0\n```<|end|><|start|>assistant<|channel|>final"
+        f"<|message|>{MORE}",
+    ],
+)  # fmt: skip
+def test_code_is_told_from_thinking_and_from_fences_by_python_itself(answer: str) -> None:
+    space: dict[str, Any] = {}
+    exec(ADD + (EXTRACTORS["auto@3"](answer, ADD, ["add"]) or ""), space)
+    assert space["add"](1, 2) == 3
+
+
+def test_a_draft_is_no_answer() -> None:
+    answer = f"<think>{MORE}</think>I do not know."
+    assert "a + b" not in (EXTRACTORS["auto@3"](answer, ADD, ["add"]) or "")

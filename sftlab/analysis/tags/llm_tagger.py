@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sftlab.analysis.tags.rules import Found
 from sftlab.endpoint.client import ChatClient, ChatFailed
 from sftlab.endpoint.replies import Chat, Reply, ReplyCache
+from sftlab.evaluate.folder import weights_hash
 from sftlab.tasks.task import Problem, Sampling
 from sftlab.tasks.thinking import without_thinking
 
@@ -204,8 +205,7 @@ class LLMTagger:
         return notes
 
 
-def model_identity(model: str) -> str:
-    """A model's name with what its weights are: files of a folder by size and time; a hub id as it stands."""
-    files = sorted(Path(model).glob("*.safetensors")) if Path(model).is_dir() else []
-    facts = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return f"{model} {hashlib.blake2b(repr(facts).encode(), digest_size=8).hexdigest()}" if facts else model
+def model_identity(name: str, model: LocalModel) -> str:
+    """A model's name with what decides its answers: its files (of a hub id, its commit) and its template."""
+    files = weights_hash(Path(name)) if Path(name).is_dir() else getattr(model.model.config, "_commit_hash", None)
+    return f"{name} {files} {model.encoder.fingerprint()}"
