@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from dataclasses import dataclass
 
 from sftlab.shipped import DOCS
 
@@ -20,27 +21,52 @@ def called_here(option: str) -> str | None:
     Returns:
         None where none of them has such an option.
     """
-    if (found := _options().get(option)) is None:
+    if not (rows := _options().get(option)):
         return None
-    here, remark = found
-    why = f" ({remark})" if remark and here else f": {remark}" if remark else ""
-    return f"{option} of other tools is {here} here{why}" if here else f"there is no {option} here{why}"
+    if len(rows) > 1:
+        which = "; ".join(f"{row.value}: {row.words}" for row in rows)
+        return f"{option} of other tools is, for {which}"
+    (row,) = rows
+    return f"{option} of other tools is {row.words}" if row.here else f"there is no {option} {row.words}"
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One option, or one value of it.
+
+    Attributes:
+        value: The value that the row is about; empty where it is about the option.
+        here: The keys here; empty where there are none.
+        remark: Beside them.
+    """
+
+    value: str
+    here: str
+    remark: str
+
+    @property
+    def words(self) -> str:
+        """What it is here."""
+        why = f" ({self.remark})" if self.remark and self.here else f": {self.remark}" if self.remark else ""
+        return self.remark if self.value and not self.here else f"{self.here} here{why}".lstrip()
 
 
 @functools.cache
-def _options() -> dict[str, tuple[str, str]]:
-    """The keys here (empty where there are none) and the remark, by the name elsewhere; of several tables the first."""
-    found: dict[str, tuple[str, str]] = {}
+def _options() -> dict[str, list[_Row]]:
+    """By the name elsewhere: one row, of several tables the first; or those of its values, ``adapter: lora``."""
+    found: dict[str, list[_Row]] = {}
     page = (DOCS / "coming-from.md").read_text(encoding="utf-8")
     for line in page.splitlines():
         if not line.startswith("| `") or _OF_A_PYTHON_CLASS in line:
             continue
         theirs, ours, remark = (cell.strip() for cell in line.split("|")[1:4])
-        names = [name.partition(":")[0] for name in _NAMES.findall(theirs)]
+        names = [name.partition(": ") for name in _NAMES.findall(theirs)]
         keys = [re.sub(r"(?<=abilities\.)math", "<name>", key) for key in _NAMES.findall(ours)]
         pairs = zip(names, keys, strict=True) if len(names) == len(keys) else ((n, " or ".join(keys)) for n in names)
-        for name, key in pairs:
-            found.setdefault(name, (key, _plain(remark)))
+        for (name, _, value), key in pairs:
+            row, rows = _Row(value if value.isidentifier() else "", key, _plain(remark)), found.setdefault(name, [])
+            if not rows or (row.value and all(other.value not in ("", row.value) for other in rows)):
+                rows.append(row)
     return found
 
 

@@ -42,3 +42,13 @@ def test_what_is_not_here_says_why_and_a_slip_of_ours_still_names_the_nearest():
     (problem,) = config_problems({**GOOD, "trainer": {"acumulate_grad_batches": 2}})
     assert problem.endswith("did you mean accumulate_grad_batches?")
     assert called_here("acumulate_grad_batches") is None
+
+
+def test_an_option_that_means_several_things_tells_each_of_its_values():
+    told = called_here("finetuning_type")
+    assert "full: the default" in told and "freeze: model.frozen here" in told and "lora: model.adapter here" in told
+    assert (
+        called_here("adapter") == "adapter of other tools is, for lora: model.adapter here ({class_path: LoRA}); "
+        "qlora: model.adapter.quantise here (nf4)"
+    )
+    assert "finetuning_type of other tools is, for full" in config_problems({**GOOD, "finetuning_type": "lora"})[0]
