@@ -228,7 +228,8 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
         show(f"{needed_by} needs {study.name} first:")
     console.print(overview(study, planned, jobs, getattr(executor, "num_slots", None) or 1))
     after = f"# then: the same study command {'goes on' if needed_by else 'gathers the results and writes the report'}"
-    show(*uncounted_words(folder, uncounted_runs(folder, planned)))
+    for words in uncounted_words(folder, uncounted_runs(folder, planned)):
+        console.print(words)
     if options.dry_run:
         show(*([f"{needed_by} itself can be planned once {study.name} has run."] if needed_by else []))
         return 0

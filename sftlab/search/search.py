@@ -197,7 +197,13 @@ class Search:
             )
         trials += self._trials(points, "design")
         runs = sum(trial.num_runs for trial in trials)
-        words = f"{runs} runs: {num_anchors} of the anchors, {runs - num_anchors} of a D-optimal design."
+        words = f"{runs} runs: {num_anchors} of the anchors, {runs - num_anchors} of a D-optimal design. Of the budget "
+        if spec.max_tokens is not None:
+            check = 2 * self.site.tokens([], like_check)
+            words += f"of {spec.max_tokens:,} tokens they take {self.site.tokens([], trials):,} and the check {check:,}"
+        else:
+            words += f"of {spec.max_runs} runs they take {runs} and the check {num_check}"
+        words += "; the rest is for runs where they are expected to gain most."
         return Decision("design", tuple(trials), words, {"num_candidates": len(self.candidates)})
 
     def _more_of_the_design(self, taken: set[Point], num_points: int, beliefs: Beliefs) -> tuple[Trial, ...]:

@@ -31,6 +31,7 @@ from sftlab.study.study import Run, Study, read_study
 
 STUDY_FILE = "study.yaml"
 _BUDGETS = ("epochs", "steps", "supervised_tokens")
+_FEW = 3  # runs that are planned without a word
 
 
 class StudySite(Site):
@@ -166,9 +167,13 @@ class StudySite(Site):
 
     def _plan(self, study: Study) -> list[PlannedRun]:
         new = [run for run in study.runs if (old := self._planned.get(run.name)) is None or old.run != run]
+        told = len(new) if len(new) > _FEW else 0
+        if told:
+            tell_progress(f"{study.name}, runs planned", 0, told)
         for number, run in enumerate(plan_runs(_part(study, new)) if new else (), 1):
             self._planned[run.run.name] = run
-            tell_progress(f"{study.name}, runs planned", number, len(new))
+            if told:
+                tell_progress(f"{study.name}, runs planned", number, told)
         return [self._planned[run.name] for run in study.runs]
 
     def saved_tokens(self, trials: Sequence[Trial]) -> tuple[int, int]:

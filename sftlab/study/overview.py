@@ -59,7 +59,9 @@ def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_starts: in
     everything = sum(tokens_of(run.stages) for run in planned)
     distinct = {stage.key: stage.tokens for run in planned for stage in run.stages}
     once, rest = sum(distinct.values()), sum(left.values())
+    finished = sum(run.num_done() == len(run.stages) for run in planned)
     lines = [
+        *([f"{finished:,} of {len(planned):,} runs are finished and not trained again."] if finished else []),
         f"{everything:,} {unit} if every run trained all of its stages; {once:,} with each distinct stage trained once "
         f"({once / max(1, everything):.2f} of it, {everything - once:,} saved).",
         f"{rest:,} {unit} are left to train.",
@@ -122,7 +124,7 @@ class Teller:
         work = self._work(self._done)
         rest = (time.perf_counter() - self.start) * self._work(self._left) / work if work else math.nan
         word = "failed" if outcome.error else "done"
-        ahead = "" if math.isnan(rest) else f", about {duration(rest)} left"
+        ahead = "" if math.isnan(rest) or not self._left else f", about {duration(rest)} left"
         line = f"  {word}  {job.name} in {outcome.seconds:,.0f} s ({self.ended} of {self.total}{ahead})"
         self.console.print(line, style="red" if outcome.error else None)
 
