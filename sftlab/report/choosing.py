@@ -87,7 +87,8 @@ class Chosen:
             setting = self.settings[i]
             utility, share = float(self.choice.utility_K[i]), float(self.choice.share_best_K[i])
             is_on = "-" if front is None else "yes" if front[i] else ""
-            rows.append([setting.label, f"{utility:.1%}", f"{share:.0%}", is_on, *budget_cells(setting.budget)])
+            often = "-" if self.choice.is_tie else f"{share:.0%}"
+            rows.append([setting.label, f"{utility:.1%}", often, is_on, *budget_cells(setting.budget)])
             label = setting.label if setting.value is None else setting.value
             about: dict[str, Cell] = {what: label, "weighted_mean": utility, "share_best": share}
             numbers.append(about | budget_numbers(setting.budget))
