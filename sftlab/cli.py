@@ -41,7 +41,7 @@ from sftlab.data.mixture import MixtureData
 from sftlab.data.seed import global_seed
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import best_precision, register_strategies
-from sftlab.plan import adaptive_policies  # noqa: F401 - as above
+from sftlab.plan import adaptive_policies, returning_policies  # noqa: F401 - as above
 from sftlab.plan.plan import Plan
 from sftlab.processes import is_follower
 from sftlab.run.folder import CONFIG_FILE, begin, begun, end, new_run_folder, own_folder, resumed

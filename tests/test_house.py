@@ -18,7 +18,8 @@ ORDER = """
     stats.forgetting stats.paired stats.ranks class_help
     results.row results.score results.verdict
     plan.hardware
-    plan.uids plan.pool plan.policy plan.adaptive plan.adaptive_policies plan.curriculum plan.rate plan.stage
+    plan.uids plan.pool plan.policy plan.adaptive plan.adaptive_policies plan.returning_policies
+    plan.curriculum plan.rate plan.stage
     plan.packing
     plan.plan
     plan.compile plan.adapt plan.ledger plan.table
@@ -52,8 +53,8 @@ ORDER = """
     report.sections.forgetting report.sections.exhibits report.sections.cost report.sections.search
     report.named report.write report.beside
     run.folder run.launcher run.settings run.identity run.opening run.results run.record
-    callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.adaptation callbacks.finite
-    callbacks.keep_best callbacks.tail_average callbacks.monitors
+    callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.segment_states callbacks.adaptation
+    callbacks.finite callbacks.keep_best callbacks.tail_average callbacks.monitors
     callbacks.signals callbacks.micro_batches
     callbacks.optimizers callbacks.conductor callbacks.schedule callbacks.adaptive
     callbacks.checkpoints callbacks.folder_logger callbacks.run_config callbacks.hparams

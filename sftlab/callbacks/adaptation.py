@@ -7,9 +7,11 @@ import json
 import torch
 
 from sftlab.callbacks.context import RunContext
+from sftlab.callbacks.segment_states import SegmentStates
 from sftlab.data.ability import PlannedData
 from sftlab.files import write_text
 from sftlab.plan.adapt import Adaptation
+from sftlab.plan.adaptive import Decision
 from sftlab.plan.plan import Plan
 from sftlab.screen import show
 
@@ -18,9 +20,9 @@ DECISIONS_FILE = "decisions.jsonl"  # in a run's folder
 
 
 def decides_by_validation(plan: Plan) -> bool:
-    """Whether the last stage of a plan is validated at the end of each segment."""
+    """Whether the last stage of a plan is validated at the end of each segment, where it may end."""
     adaptive = plan.stages[-1].stage.adaptive
-    return adaptive is not None and adaptive.needs_validation
+    return adaptive is not None and (adaptive.needs_validation or adaptive.may_return)
 
 
 def check_held_out(plan: Plan, data: PlannedData) -> None:
@@ -30,10 +32,29 @@ def check_held_out(plan: Plan, data: PlannedData) -> None:
         ValueError: It has not.
     """
     stage = plan.stages[-1].stage
-    if decides_by_validation(plan) and (missing := sorted(set(stage.fractions) - set(data.val_abilities()))):
+    policy = stage.adaptive
+    if policy is None or not policy.needs_validation:
+        return
+    if missing := sorted({*stage.fractions, *policy.looks_at} - set(data.val_abilities())):
         raise ValueError(
-            f"stage {stage.name!r}: {type(stage.adaptive).__name__} decides by held-out examples, and {missing} have "
+            f"stage {stage.name!r}: {type(policy).__name__} decides by held-out examples, and {missing} have "
             "none: set val_fraction of these abilities"
+        )
+
+
+def check_returns(plan: Plan, keep_best: str | None, average_last_n_steps: int | None) -> None:
+    """Whether nothing but the policy says which weights an adaptive stage ends with, where that may return.
+
+    Raises:
+        ValueError: Something else does.
+    """
+    adaptive = plan.stages[-1].stage.adaptive
+    given = {"keep_best": keep_best, "average_last_n_steps": average_last_n_steps}
+    both = [name for name, value in given.items() if value is not None]
+    if adaptive is not None and adaptive.may_return and both:
+        raise ValueError(
+            f"schedule.{both[0]}: {type(adaptive).__name__} may return to earlier weights itself, so it chooses those "
+            f"that the stage ends with; leave {both[0]} out"
         )
 
 
@@ -68,18 +89,30 @@ class Observer:
             self._adaptation.observe_validation(self._context.module.val_losses)
 
 
-def decide(context: RunContext, adaptation: Adaptation) -> None:
-    """Decide about the next segment, the same on every rank, and tell it."""
+def decide(context: RunContext, adaptation: Adaptation, states: SegmentStates) -> None:
+    """Decide about the next segment, the same on every rank, bring the state that it starts from, and tell it."""
     known = len(adaptation.decisions)
     adaptation.extend(context.trainer.strategy.broadcast)
     if len(adaptation.decisions) == known:
         return
+    states.follow(adaptation.decisions)
     write_decisions(context, adaptation)
-    shares = adaptation.decisions[-1].shares
-    context.log({f"decision/share/{name}": share for name, share in shares.items()})
+    decision = adaptation.decisions[-1]
+    metrics = {f"decision/share/{name}": share for name, share in decision.shares.items()}
+    if decision.return_to is not None:
+        metrics["decision/return_to"] = float(decision.return_to)
+    context.log(metrics)
     if context.trainer.is_global_zero:
-        words = ", ".join(f"{name} {share:.1%}" for name, share in shares.items())
-        show(f"Decision {known} after step {context.step:,}: {words}")
+        show(f"Decision {known} after step {context.step:,}: {_in_words(decision)}")
+
+
+def _in_words(decision: Decision) -> str:
+    parts = [", ".join(f"{name} {share:.1%}" for name, share in decision.shares.items()) or "the stage ends"]
+    if decision.return_to is not None:
+        parts.insert(0, f"returned to the state after step {decision.return_to:,}")
+    if decision.num_steps is not None:
+        parts[-1] += f", for {decision.num_steps:,} steps"
+    return "; ".join(parts)
 
 
 def write_decisions(context: RunContext, adaptation: Adaptation) -> None:

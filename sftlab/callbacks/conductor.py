@@ -12,12 +12,14 @@ import torch
 from lightning.pytorch import Trainer
 
 from sftlab import __version__
-from sftlab.callbacks.adaptation import check_held_out, decides_by_validation
+from sftlab.callbacks.adaptation import check_held_out, check_returns, decides_by_validation
 from sftlab.callbacks.context import RunContext, data_of, folder_of
 from sftlab.callbacks.finite import ScaledSteps, gradient_norm, stop_at_gradient, stop_at_weights
 from sftlab.callbacks.keep_best import BestKeeper
+from sftlab.callbacks.micro_batches import count_in_micro_batches
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
 from sftlab.callbacks.optimizers import StageOptimizers
+from sftlab.callbacks.segment_states import SegmentStates
 from sftlab.callbacks.signals import Signals
 from sftlab.callbacks.tail_average import TailAverage
 from sftlab.callbacks.trainer_options import refuse_options
@@ -48,6 +50,10 @@ class Conductor:
         stop_early: What EarlyStopping ends: the stage, or the run.
         keep_best: The ability by whose held-out loss the final weights of a stage are chosen.
         average_last_n_steps: A stage ends with the mean of its weights after each of its last n steps.
+
+    Attributes:
+        context: The run.
+        segment_states: The states that an adaptive stage may return to.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class Conductor:
         data.follow(plan)
         module.follow(plan, data.val_abilities())
         check_held_out(plan, data)
+        check_returns(plan, keep_best, average_last_n_steps)
         check_callbacks(self.context, bool(val_every_n_steps) or decides_by_validation(plan))
         self._settings = Settings.of_trainer(trainer)
         self._identity = run_identity(data, module, plan, self._settings)
@@ -78,6 +85,7 @@ class Conductor:
         self._stoppers = EarlyStoppers(cast(Any, trainer).callbacks)
         self._keeper = BestKeeper(self.context, keep_best, bool(val_every_n_steps))
         self._average = TailAverage(self.context, average_last_n_steps)
+        self.segment_states = SegmentStates(self.context, self._optimizers.rest)
         self._ended_early: list[int] = []  # the steps at which stages ended before their plan's end
         self._ended = 0  # the step at which a stage's end was done
         self._is_stop_asked = False
@@ -119,6 +127,7 @@ class Conductor:
         self._stoppers.look_after_validation()
         if context.step and self._ended == context.step:
             self._stoppers.begin_anew()
+            self.segment_states.stage_ended()
         elif context.step and self._validated != context.step and self._is_validation_due():
             self._validate()  # the run was killed between the checkpoint and this validation
         elif context.step:
@@ -222,7 +231,7 @@ class Conductor:
         loop = self.context.trainer.fit_loop.epoch_loop
         if ended is not None and self._ended != ended.end_step and loop.max_steps == ended.end_step:
             loop.max_steps += 1  # else Lightning sees nothing to do, and a stage that was killed at its end has none
-        _count_in_micro_batches(checkpoint, self.context.trainer.accumulate_grad_batches)
+        count_in_micro_batches(checkpoint, self.context.trainer.accumulate_grad_batches)
 
     def check(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
         """What a checkpoint keeps for a resume of this run.
@@ -270,11 +279,14 @@ class Conductor:
     def _finish_step(self) -> None:
         """End the stage and compile the next segment where this step was the last one of them."""
         context = self.context
-        if (ended := context.plan.stage_ending_at(context.step)) is not None:
+        ended = context.plan.stage_ending_at(context.step)
+        if ended is not None:
             self._end_stage(ended)
         if context.plan.is_open and context.step == context.plan.num_compiled_steps:
             self._extend(context)
             self._plan_changed()
+            if ended is None and (ended := context.plan.stage_ending_at(context.step)) is not None:
+                self._end_stage(ended, is_changed=True)  # it was decided, and may have brought other weights
 
     def _save_reached(self) -> Path:
         """Save what was trained before validation, export and scores: these are done again where they break."""
@@ -283,10 +295,10 @@ class Conductor:
         context.trainer.save_checkpoint(path, weights_only=False)
         return path
 
-    def _end_stage(self, ended: StagePlan) -> None:
+    def _end_stage(self, ended: StagePlan, is_changed: bool = False) -> None:
         """Export and let every callback look; then the checkpoint gets the name of the stage, which says so."""
         context, trainer = self.context, self.context.trainer
-        is_changed = self._keeper.end_stage(ended) or self._average.end_stage(ended)
+        is_changed |= self._keeper.end_stage(ended) or self._average.end_stage(ended)
         stop_at_weights(context)
         if self._scaled is not None:
             self._scaled.tell(context)
@@ -308,8 +320,8 @@ class Conductor:
             trainer.strategy.barrier("stage checkpoint")
         elif not trainer.strategy.broadcast(is_whole(path)):
             trainer.save_checkpoint(path, weights_only=False)
-        self._keeper.stage_ended()
-        self._average.stage_ended()
+        for kept in (self._keeper, self._average, self.segment_states):
+            kept.stage_ended()
 
     def _ended_path(self, ended: StagePlan) -> Path:
         return checkpoint_path(self.context.folder, ended.end_step, ended.stage.name)
@@ -383,17 +395,3 @@ class Conductor:
         for callback in cast(Any, trainer).callbacks:
             if hasattr(callback, hook):
                 getattr(callback, hook)(trainer, trainer.lightning_module, stage)
-
-
-def _count_in_micro_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
-    """Restate the loop's progress for this run's micro-batches: the optimizer step is the truth.
-
-    The numbers are those of a save inside ``on_train_batch_end``, where the last batch does not count as completed.
-    """
-    step = checkpoint["global_step"]
-    loop = checkpoint["loops"]["fit_loop"]
-    loop["state_dict"]["combined_loader"] = [{"step": step}]
-    loop["epoch_loop.batch_progress"]["is_last_batch"] = False  # a run that took over a stage has more of them
-    for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
-        counts.update(dict.fromkeys(counts, step * accumulate))
-        counts["completed"] -= 1

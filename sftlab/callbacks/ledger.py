@@ -42,10 +42,11 @@ def write_ledger(folder: Path, plan: Plan, num_steps: int) -> None:
         names = {"uid": pa.string(), "ability": pa.string(), "stage": pa.string()}
         abilities = pa.array(plan.abilities, pa.string())
         stages = pa.array([planned.stage.name for planned in plan.stages], pa.string())
-        schema = pa.schema({**names, "step": pa.int64()})
+        schema = pa.schema({**names, "step": pa.int64(), "given_up": pa.bool_()})
         with pq.ParquetWriter(partial, schema, use_dictionary=["ability", "stage", "step"]) as writer:
             for part in exposures(plan, num_steps):
                 buffers = [None, *(pa.py_buffer(buffer) for buffer in part.uids_E.buffers())]
                 columns = [pa.Array.from_buffers(pa.string(), len(part.uids_E), buffers)]
                 columns += [abilities.take(pa.array(part.ability_E)), stages.take(pa.array(part.stage_E))]
-                writer.write_batch(pa.record_batch([*columns, pa.array(part.step_E)], schema=schema))
+                columns += [pa.array(part.step_E), pa.array(part.given_up_E)]
+                writer.write_batch(pa.record_batch(columns, schema=schema))

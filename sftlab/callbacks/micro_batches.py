@@ -1,7 +1,8 @@
 """``trainer.accumulate_grad_batches: auto``: as few micro-batches as the memory estimate says fit.
 
 A memory knob: it never changes the step. The memory is what is free on the GPU before the model is there; on a CPU the
-machine's, divided among the processes on it. ``auto:8GiB`` states it.
+machine's, divided among the processes on it. ``auto:8GiB`` states it. A checkpoint that counts in other micro-batches
+is read as what this run's are.
 """
 
 from __future__ import annotations
@@ -88,3 +89,17 @@ def _room(trainer: Trainer, stated: str | None) -> int:
     rooms: list[Any] = [None] * trainer.world_size
     distributed.all_gather_object(rooms, room)
     return min(rooms)
+
+
+def count_in_micro_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
+    """Restate the loop's progress for this run's micro-batches: the optimizer step is the truth.
+
+    The numbers are those of a save inside ``on_train_batch_end``, where the last batch does not count as completed.
+    """
+    step = checkpoint["global_step"]
+    loop = checkpoint["loops"]["fit_loop"]
+    loop["state_dict"]["combined_loader"] = [{"step": step}]
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = False  # a run that took over a stage has more of them
+    for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
+        counts.update(dict.fromkeys(counts, step * accumulate))
+        counts["completed"] -= 1

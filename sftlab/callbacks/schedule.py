@@ -149,7 +149,7 @@ class StageSchedule(Callback):
         """
         if self._adaptation is None:
             raise NotImplementedError(f"{type(self).__name__} leaves its plan open, but has no extend()")
-        decide(context, self._adaptation)
+        decide(context, self._adaptation, self._conducting.segment_states)
 
     @property
     def context(self) -> RunContext | None:

@@ -13,7 +13,7 @@ from sftlab.plan.adaptive import (
     DecidedShares,
     Decision,
     Observations,
-    checked_shares,
+    checked_decision,
     checked_state,
 )
 from sftlab.plan.compile import Compiler, check_stages
@@ -75,7 +75,7 @@ class Adaptation:
         self._val_loss = dict(losses) if self.policy.needs_validation else {}
 
     def extend(self, agree: Callable[[Any], Any]) -> None:
-        """Decide about the next segment and compile it; close the plan where the stage is over.
+        """Decide about the next segment and compile it; close the plan where the stage is over or is ended.
 
         Args:
             agree: Gives what the first rank has to all ranks.
@@ -86,10 +86,9 @@ class Adaptation:
             self.plan.is_open = False
 
     def _decide(self, agree: Callable[[Any], Any]) -> None:
-        seen = self._observations()
-        shares = checked_shares(self.policy, self.policy.decide(seen), seen.abilities)
-        decision = Decision.from_dict(agree(Decision(self._stage.name, shares, seen).to_dict()))
-        self._compile(decision)
+        seen, kept = self._observations(), self.decisions[-1].keep if self.decisions else ()
+        decided = checked_decision(self.policy, self._stage.name, seen, self.policy.decide(seen), kept)
+        self._carry_out(Decision.from_dict(agree(decided.to_dict())))
 
     def _observations(self) -> Observations:
         plan, last = self.plan, self.decisions[-1] if self.decisions else None
@@ -101,23 +100,38 @@ class Adaptation:
             if tokens and last
         }
         sizes = {name: count for name, count in self._compiler.selected(self._stage).items() if count}
-        shares = last.shares if last else {}
-        return Observations(len(self.decisions), plan.num_compiled_steps, sizes, shares, losses, self._val_loss)
+        shares, step = last.shares if last else {}, plan.num_compiled_steps
+        length = {"num_steps": step - begin, "steps_left": self._steps_left()}
+        return Observations(len(self.decisions), step, sizes, shares, losses, self._val_loss, **length)
+
+    def _steps_left(self) -> int:
+        assert self._stage.steps is not None
+        return self._stage.steps - (self.plan.num_compiled_steps - self.first_step)
+
+    def _carry_out(self, decision: Decision) -> None:
+        """Compile the segment of a decision, or end the stage; observe from there."""
+        plan = self.plan
+        if decision.return_to is not None:
+            plan.return_to(decision.return_to)
+        if decision.shares:
+            self._compile(decision)
+        else:
+            plan.end_stage(plan.num_compiled_steps)
+            plan.is_open = False
+        self.decisions.append(decision)
+        self._nll_A, self._val_loss = [0.0] * len(plan.abilities), {}
 
     def _compile(self, decision: Decision) -> None:
-        """Compile the segment of a decision; observe from there."""
         stage, plan = self._stage, self.plan
         assert stage.steps is not None and stage.decide_every_n_steps is not None
-        num_steps = min(stage.decide_every_n_steps, stage.steps - (plan.num_compiled_steps - self.first_step))
+        num_steps = min(decision.num_steps or stage.decide_every_n_steps, self._steps_left())
         policy = DecidedShares(decision.shares, self.policy.counted_in, self._num_examples(num_steps, decision.shares))
         budget: dict[str, Any] = {"steps": None, "epochs": 1.0}
         if plan.batch.rows is not None:
             budget = {"steps": num_steps}
         part = replace(stage, adaptive=None, decide_every_n_steps=None, policy=policy, **budget)
         self._compiler.append(part, stage.steps, stage)
-        self.decisions.append(decision)
-        self._nll_A, self._val_loss = [0.0] * len(plan.abilities), {}
-        plan.is_open = plan.num_compiled_steps - self.first_step < stage.steps
+        plan.is_open = self._steps_left() > 0
 
     def _num_examples(self, num_steps: int, shares: Mapping[str, float]) -> int:
         plan = self.plan
@@ -151,7 +165,7 @@ class Adaptation:
             decision = Decision.from_dict(content)
             if self.plan.num_compiled_steps > decision.observations.step:
                 self.plan.end_stage(decision.observations.step)
-            self._compile(decision)
+            self._carry_out(decision)
         self.policy.load_state_dict(state["policy"])
         self._nll_A = list(state["nll"])
         if self.plan.fingerprint() != state["plan"]:

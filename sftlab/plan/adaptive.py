@@ -6,6 +6,13 @@
 
 A policy gets the observations of the segment that has ended and returns the shares of the next one. Equal observations
 must lead to equal decisions.
+
+A decision may also return the stage to the state (weights and optimizer) that it had at the end of an earlier segment.
+Segments are only ever appended: the steps after that one are given up, the next segment follows in the plan.
+
+    |-- segment 0 --|-- segment 1 --|                    given up: segment 1
+                    ^               return to the end of segment 0
+                                    |-- segment 2 --| ...
 """
 
 from __future__ import annotations
@@ -18,6 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from sftlab.bounds import within
 from sftlab.plan.policy import MixturePolicy, apportion
 from sftlab.plan.pool import Pool, Unit
 
@@ -33,6 +41,8 @@ class Observations:
         shares: The shares of the segment that has ended; empty before the first one.
         train_loss: Mean loss per supervised token over that segment, for each ability that it trained.
         val_loss: Held-out loss at its end by ability, if the policy ``needs_validation``.
+        num_steps: Number of its optimizer steps; 0 before the first one.
+        steps_left: Number of optimizer steps that the stage's budget has left; given up ones are spent.
     """
 
     segment: int
@@ -41,6 +51,8 @@ class Observations:
     shares: dict[str, float]
     train_loss: dict[str, float]
     val_loss: dict[str, float]
+    num_steps: int = 0
+    steps_left: int = 0
 
     @property
     def abilities(self) -> tuple[str, ...]:
@@ -49,27 +61,59 @@ class Observations:
 
 
 @dataclass(frozen=True)
+class NextSegment:
+    """What a policy may decide beside shares.
+
+    Attributes:
+        shares: The share of each ability in the next segment; empty ends the stage.
+        num_steps: Number of its optimizer steps; None: ``decide_every_n_steps``. The stage's budget cuts it.
+        return_to: The segment starts from the state after this step (``observations.step`` of an earlier decision that
+            kept it), and the steps after that one are given up; None: from where training is.
+        keep: The steps whose state later decisions may return to: this decision's own ``observations.step``, and any
+            that the decision before kept. Others are removed.
+    """
+
+    shares: Mapping[str, float]
+    num_steps: int | None = None
+    return_to: int | None = None
+    keep: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
 class Decision:
     """A decision of a policy with its input; replayed when the run is resumed.
 
     Attributes:
         stage: Name of the adaptive stage.
-        shares: The shares of the next segment.
+        shares: The shares of the next segment; empty where the stage ends.
         observations: What it was decided from.
+        num_steps: As in ``NextSegment``.
+        return_to: As in ``NextSegment``.
+        keep: As in ``NextSegment``, sorted.
     """
 
     stage: str
     shares: dict[str, float]
     observations: Observations
+    num_steps: int | None = None
+    return_to: int | None = None
+    keep: tuple[int, ...] = ()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether training goes on from where it is, and nothing is kept of it."""
+        return bool(self.shares) and not self.keep and self.return_to is None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        return {**asdict(self), "keep": list(self.keep)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Decision:
-        """From what ``to_dict`` gave."""
-        return cls(content["stage"], dict(content["shares"]), Observations(**content["observations"]))
+        """From what ``to_dict`` gave, in this version or before there were returns."""
+        seen = Observations(**content["observations"])
+        others = {"num_steps": content.get("num_steps"), "return_to": content.get("return_to")}
+        return cls(content["stage"], dict(content["shares"]), seen, **others, keep=tuple(content.get("keep", ())))
 
 
 class AdaptivePolicy(ABC):
@@ -78,13 +122,17 @@ class AdaptivePolicy(ABC):
     Attributes:
         counted_in: What shares count: examples, tokens or supervised_tokens.
         needs_validation: Whether to validate at the end of each segment; every ability then needs held-out examples.
+        looks_at: Abilities whose held-out losses it needs too, though the stage may not train them.
+        may_return: Whether it may return to an earlier segment's end, or end the stage.
     """
 
     counted_in: Unit = "examples"
     needs_validation: bool = False
+    looks_at: Sequence[str] = ()
+    may_return: bool = False
 
     @abstractmethod
-    def decide(self, observations: Observations) -> Mapping[str, float]:
+    def decide(self, observations: Observations) -> Mapping[str, float] | NextSegment:
         """The share of each of ``observations.abilities`` in the next segment; they sum to 1.
 
         Segment 0 is decided before training, so that it can be shown in the plan.
@@ -116,6 +164,42 @@ def checked_state(policy: AdaptivePolicy) -> dict[str, Any]:
             f"as keys; this state has others: {str(state)[:200]}"
         )
     return state
+
+
+def checked_decision(
+    policy: AdaptivePolicy,
+    stage: str,
+    seen: Observations,
+    decided: Mapping[str, float] | NextSegment,
+    kept: Sequence[int],
+) -> Decision:
+    """What a policy has decided, as a decision.
+
+    Args:
+        policy: The policy.
+        stage: Name of the stage.
+        seen: What it was decided from.
+        decided: What ``decide`` gave.
+        kept: The steps whose state the decision before kept.
+
+    Raises:
+        ValueError: It is none that can be carried out.
+    """
+    if not isinstance(decided, NextSegment):
+        return Decision(stage, checked_shares(policy, decided, seen.abilities), seen)
+    name, keep = f"{type(policy).__name__}.decide", sorted({int(step) for step in decided.keep})
+    if not policy.may_return and (keep or decided.return_to is not None or not decided.shares):
+        raise ValueError(f"{name}: only a policy with may_return = True keeps states, returns or ends its stage")
+    if seen.segment == 0 and (keep or not decided.shares):
+        raise ValueError(f"{name}: before the first segment there is no state to keep, and the stage cannot end")
+    if unknown := sorted(set(keep) - {*kept, seen.step}):
+        raise ValueError(f"{name}: keep names {unknown}; the states there are were kept after {[*kept, seen.step]}")
+    if decided.return_to is not None and decided.return_to not in kept:
+        raise ValueError(f"{name}: return_to is {decided.return_to}; the states kept are those after {list(kept)}")
+    if decided.num_steps is not None:
+        within(f"{name}: num_steps", decided.num_steps, 1, is_whole=True)
+    shares = checked_shares(policy, decided.shares, seen.abilities) if decided.shares else {}
+    return Decision(stage, shares, seen, decided.num_steps, decided.return_to, tuple(keep))
 
 
 def checked_shares(policy: AdaptivePolicy, decided: Mapping[str, float], abilities: Sequence[str]) -> dict[str, float]:

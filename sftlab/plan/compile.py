@@ -155,8 +155,8 @@ class Compiler:
     def append(self, stage: Stage, stage_steps: int = 0, whole: Stage | None = None) -> Segment:
         """Compile a segment and append it to the plan.
 
-        Later segments of a stage prefer the examples that the stage has trained least; a segment with a budget of one
-        epoch trains exactly the counts of its policy.
+        Later segments of a stage prefer the examples that the stage has trained least, steps that were given up left
+        out; a segment with a budget of one epoch trains exactly the counts of its policy.
 
         Args:
             stage: What the segment trains; its budget is that of the segment.
@@ -239,7 +239,9 @@ class _Part:
         self.seed_names: tuple[object, ...] = (seed, stage.name, *(["segment", len(before)] if before else []))
         self.trained_N: np.ndarray | None = None
         if before:
-            trained_E = np.concatenate([segment.example_E for segment in before])
+            given_up_S = plan.given_up_S()
+            known = [segment.example_E for segment in before if not given_up_S[segment.planned.first_step]]
+            trained_E = np.concatenate([np.empty(0, dtype=np.int64), *known])
             self.trained_N = np.bincount(trained_E, minlength=len(plan.uids_N))
         self.taken: list[_Steps] = []
         self.num_steps, self.index_type = 0, index_type(len(plan.uids_N))

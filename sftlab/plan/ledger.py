@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,9 @@ class LedgerRow:
         share_examples: Part of the stage's examples.
         share_tokens: Part of the stage's tokens.
         share_supervised_tokens: Part of the stage's supervised tokens.
+        given_up_examples: Of ``examples``, those of steps that were given up: trained, and not in the weights.
+        given_up_tokens: Of ``tokens``, those of such steps.
+        given_up_supervised_tokens: Of ``supervised_tokens``, those of such steps.
     """
 
     stage: str
@@ -41,6 +45,9 @@ class LedgerRow:
     share_examples: float
     share_tokens: float
     share_supervised_tokens: float
+    given_up_examples: int = 0
+    given_up_tokens: int = 0
+    given_up_supervised_tokens: int = 0
 
     def to_dict(self) -> dict[str, str | int | float]:
         """For JSON."""
@@ -54,12 +61,12 @@ class LedgerRow:
 def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
     """What the first ``num_steps`` optimizer steps of a plan trained; all of it by default."""
     num_steps = plan.num_compiled_steps if num_steps is None else num_steps
-    rows = []
+    given_up_S, rows = plan.given_up_S(num_steps), []
     for stage in plan.stages:
         end = min(stage.end_step, num_steps)
         if end <= stage.first_step:
             continue
-        counts_of, distinct = _counts(plan, stage, end)
+        counts_of, distinct = _counts(plan, stage, given_up_S[:end])
         units = ("examples", "tokens", "supervised_tokens")
         totals = {unit: max(1, sum(counts[unit] for counts in counts_of.values())) for unit in units}
         for ability, selected in stage.selected.items():
@@ -86,23 +93,34 @@ def trained_in_full(plan: Plan) -> dict[str, tuple[str, ...]]:
     return {s.name: tuple(a for a in s.full_abilities if (s.name, a) in trained) for s in stages}
 
 
-def _counts(plan: Plan, stage: StagePlan, end_step: int) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """What a stage has trained of each ability before a step: examples and their sizes, and distinct examples."""
-    size, span = len(plan.abilities), plan.example_span(stage.first_step, end_step)
-    sums = {unit: np.zeros(size, dtype=np.int64) for unit in ("examples", "tokens", "supervised_tokens")}
+def _counts(plan: Plan, stage: StagePlan, given_up_S: np.ndarray) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+    """What a stage has trained of each ability in the steps given: examples and their sizes, and distinct examples."""
+    size, units = len(plan.abilities), ("examples", "tokens", "supervised_tokens")
+    sums = {unit: np.zeros(size, dtype=np.int64) for unit in (*units, *(f"given_up_{unit}" for unit in units))}
     seen_N = np.zeros(len(plan.ability_N), dtype=bool)
-    for start in range(span.start, span.stop, _AT_ONCE):
-        example_E = plan.example_E[start : min(start + _AT_ONCE, span.stop)]
-        ability_E, seen_N[example_E] = plan.ability_N[example_E], True
-        sizes = (None, plan.lengths_N[example_E], plan.supervised_N[example_E])
-        for sum_A, size_E in zip(sums.values(), sizes, strict=True):
-            sum_A += np.bincount(ability_E, size_E, minlength=size).astype(np.int64)
+    for first, end in _spans(given_up_S, stage.first_step):
+        span, prefix = plan.example_span(first, end), "given_up_" if given_up_S[first] else ""
+        for start in range(span.start, span.stop, _AT_ONCE):
+            example_E = plan.example_E[start : min(start + _AT_ONCE, span.stop)]
+            ability_E, seen_N[example_E] = plan.ability_N[example_E], True
+            sizes = (None, plan.lengths_N[example_E], plan.supervised_N[example_E])
+            for unit, size_E in zip(units, sizes, strict=True):
+                sum_A = np.bincount(ability_E, size_E, minlength=size).astype(np.int64)
+                for name in {unit, prefix + unit}:
+                    sums[name] += sum_A
     counts, distinct = dict[str, dict[str, int]](), dict[str, int]()
     for ability in stage.selected:
         number = plan.abilities.index(ability)
         counts[ability] = {unit: int(sum_A[number]) for unit, sum_A in sums.items()}
         distinct[ability] = int(np.count_nonzero(seen_N & (plan.ability_N == number)))
     return counts, distinct
+
+
+def _spans(given_up_S: np.ndarray, first_step: int) -> list[tuple[int, int]]:
+    """The runs of steps from ``first_step`` on that were given up, and those between them."""
+    changes = first_step + 1 + np.flatnonzero(np.diff(given_up_S[first_step:]))
+    bounds = [first_step, *changes.tolist(), len(given_up_S)]
+    return list(pairwise(bounds))
 
 
 def loss_shares(plan: Plan, stage: StagePlan, normalise: str = "token") -> dict[str, float]:
@@ -137,24 +155,26 @@ class Exposures(NamedTuple):
         ability_E: Their abilities, as numbers.
         stage_E: The stages, as numbers.
         step_E: The optimizer steps.
+        given_up_E: Whether the steps were given up: the weights after the last one do not know them.
     """
 
     uids_E: Uids
     ability_E: np.ndarray
     stage_E: np.ndarray
     step_E: np.ndarray
+    given_up_E: np.ndarray
 
 
 def exposures(plan: Plan, num_steps: int | None = None, at_once: int = _AT_ONCE) -> Iterator[Exposures]:
     """Every exposure of every example in the order of training, about ``at_once`` at a time, at least a step."""
     num_steps = plan.num_compiled_steps if num_steps is None else num_steps
-    ends_S1 = plan.row_starts_R1[plan.step_starts_S1[: num_steps + 1]]
+    ends_S1, given_up_S = plan.row_starts_R1[plan.step_starts_S1[: num_steps + 1]], plan.given_up_S(num_steps)
     first = 0
     while first < num_steps:
         end = max(first + 1, int(np.searchsorted(ends_S1, ends_S1[first] + at_once, side="right")) - 1)
         example_E, step_E = plan.example_E[plan.example_span(first, end)], _steps_E(plan, first, end)
         stage_E = np.searchsorted(plan.boundaries, step_E, side="right")
-        yield Exposures(plan.uids_N[example_E], plan.ability_N[example_E], stage_E, step_E)
+        yield Exposures(plan.uids_N[example_E], plan.ability_N[example_E], stage_E, step_E, given_up_S[step_E])
         first = end
 
 

@@ -103,6 +103,7 @@ class Plan:
         populations: Number of examples of each ability before any fraction was taken.
         losses_N: The base's mean loss per supervised token of each example, where a curriculum needs it.
         is_open: Whether more segments may follow.
+        returns: The steps at which the state was that after an earlier step again, each with that one.
         segments: In the order of training; ``append`` adds to them.
         stages: In the order of training.
         example_E: The examples in the order of training.
@@ -123,6 +124,7 @@ class Plan:
     populations: dict[str, int]
     losses_N: np.ndarray | None = None
     is_open: bool = True
+    returns: dict[int, int] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()
     stages: tuple[StagePlan, ...] = field(default=(), init=False)
     example_E: np.ndarray = field(init=False)
@@ -161,6 +163,22 @@ class Plan:
                 kept.append(segment.until(step - planned.first_step))
         self.segments = tuple(kept)
         self._join()
+
+    def return_to(self, step: int) -> None:
+        """Give up what was trained after ``step``: what is appended goes on from there."""
+        assert any(segment.planned.first_step + segment.planned.num_steps == step for segment in self.segments)
+        self.returns[self.num_compiled_steps] = step
+
+    def given_up_S(self, num_steps: int | None = None) -> np.ndarray:
+        """Whether each of the first ``num_steps`` steps was given up: the weights after the last one don't know it."""
+        num_steps = self.num_compiled_steps if num_steps is None else num_steps
+        given_up_S = np.ones(num_steps, dtype=bool)
+        step = self.returns.get(num_steps, num_steps)
+        while step:  # back along what the weights come from
+            begin = max((at for at in self.returns if at < step), default=0)
+            given_up_S[begin:step] = False
+            step = self.returns.get(begin, 0)
+        return given_up_S
 
     def _join(self) -> None:
         def joined(starts: list[np.ndarray]) -> np.ndarray:
@@ -248,6 +266,8 @@ class Plan:
             for start in range(0, len(array), _HASHED_AT_ONCE):
                 digest.update(array[start : start + _HASHED_AT_ONCE].astype(np.int64).tobytes())
         digest.update(repr((self.abilities, self.boundaries, self.max_length)).encode())
+        if self.returns:
+            digest.update(repr(sorted(self.returns.items())).encode())
         return digest.hexdigest()
 
 

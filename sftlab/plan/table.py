@@ -177,6 +177,8 @@ def _open_notes(plan: Plan, stage: StagePlan) -> list[str]:
         f"Stage {name}: {compiled:,} of its {stage.num_steps:,} steps are fixed and counted above; {policy} decides "
         f"the other {left:,}, {stage.stage.decide_every_n_steps:,} at a time."
     )
+    if stage.stage.adaptive.may_return:
+        text += " It may return to the end of an earlier segment, which gives up the steps after it, or end the stage."
     if plan.batch.examples is None or plan.declared:
         return [text]
     totals = {}
