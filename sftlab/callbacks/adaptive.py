@@ -19,7 +19,7 @@ class Adaptive(StageSchedule):
     ``decide_every_n_steps``.
 
     Args:
-        adaptive: The policy: Exp3, OnlineDataMixing, OnlineDoReMi or your own.
+        adaptive: The policy: Exp3, OnlineDataMixing, OnlineDoReMi, MSFT, DynaMiCS or your own.
         decide_every_n_steps: Optimizer steps per segment.
         abilities: The abilities to train; by default all of the data.
         options: The options of StageSchedule; the budget must be ``steps``.

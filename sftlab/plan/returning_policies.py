@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 
 from sftlab.bounds import within
 from sftlab.plan.adaptive import AdaptivePolicy, NextSegment, Observations
@@ -62,12 +63,12 @@ class MSFT(AdaptivePolicy):
         if self._trained < self.rollout_steps:
             best = {self._steps[self._best(name)] for name in self._active}
             return NextSegment(self._shares(observations), keep=sorted(best))
-        name = self._first_to_overfit()
-        if name is None:
+        excluded = self._first_to_overfit()
+        if excluded is None:
             self._begin(len(self._steps) - 1)
             return NextSegment(self._shares(observations), keep=self._steps)
-        self._active.remove(name)
-        self._begin(self._best(name))  # of the one that is excluded
+        self._active.remove(excluded)
+        self._begin(self._best(excluded))
         (back,) = self._steps
         return NextSegment(self._shares(observations), return_to=back, keep=[back] if self._active else [])
 
@@ -115,6 +116,9 @@ class DynaMiCS(AdaptivePolicy):
         targets: Abilities whose losses are to fall; by default those of the stage that have no level.
         probe_steps: Optimizer steps of each probe; they are given up, and count as steps of the stage.
         counted_in: What shares count.
+
+    Raises:
+        ValueError: An argument is out of bounds, or scipy is not installed.
     """
 
     needs_validation, may_return = True, True
@@ -126,6 +130,8 @@ class DynaMiCS(AdaptivePolicy):
         probe_steps: int = 2,
         counted_in: Unit = "examples",
     ) -> None:
+        if find_spec("scipy") is None:
+            raise ValueError("DynaMiCS needs scipy: pip install 'sftlab[studies]'")
         for name, level in levels.items():
             if level is not None:
                 within(f"DynaMiCS.levels.{name}", level, 0)
@@ -210,19 +216,20 @@ def _best_shares(
     target_D = [math.fsum(slopes[name][target] for target in targets) for name in names]
     moved_ED = [[horizon * slopes[name][e] for name in names] for e in levels]
     room_E = [level - losses[e] for e, level in levels.items()]
-    simplex = {"A_eq": [[1.0] * len(names)], "b_eq": [1.0], "bounds": [(0.0, 1.0)] * len(names), "method": "highs"}
-    missed = 0.0
+    num, missed = len(names), 0.0
     if levels:
         # One variable more, the largest miss: horizon (w S)_e - miss <= level_e - loss_e for each e.
         least = linprog(
-            [0.0] * len(names) + [1.0],
+            [0.0] * num + [1.0],
             A_ub=[[*moved_D, -1.0] for moved_D in moved_ED],
             b_ub=room_E,
-            **{**simplex, "A_eq": [[1.0] * len(names) + [0.0]], "bounds": [*simplex["bounds"], (0.0, None)]},
+            A_eq=[[1.0] * num + [0.0]],
+            b_eq=[1.0],
+            bounds=[*[(0.0, 1.0)] * num, (0.0, None)],
         )
-        missed = least.x[-1] + _SLACK
+        missed = float(least.x[-1]) + _SLACK
     limits = {"A_ub": moved_ED, "b_ub": [room + missed for room in room_E]} if levels else {}
-    best = linprog(target_D, **limits, **simplex)
+    best = linprog(target_D, A_eq=[[1.0] * num], b_eq=[1.0], bounds=[(0.0, 1.0)] * num, **limits)
     weights = [max(0.0, float(weight)) for weight in best.x]
     total = math.fsum(weights)
     return {name: weight / total for name, weight in zip(names, weights, strict=True)}

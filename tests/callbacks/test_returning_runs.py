@@ -142,7 +142,7 @@ class Killed(Callback):
 
 SCHEDULES = {
     "tour": tour,
-    "msft": lambda: Adaptive(MSFT(6), 2, steps=16),
+    "msft": lambda: Adaptive(MSFT(6), 2, steps=16, per_stage={"adaptive": {"learning_rate": 0.3}}),
     "dynamics": lambda: Stages(
         [
             Stage("first", {"math": 1.0}, steps=2),
@@ -254,7 +254,7 @@ def test_two_processes_return_as_one_does_and_go_on_where_they_were_cut(tmp_path
     config = write_config(
         tmp_path,
         schedule={"class_path": "Adaptive", "init_args": options},
-        **{"model/config/attention_dropout": 0.0},
+        **{"model/config/attention_dropout": 0.0, "data/abilities/code/init_args/val_fraction": 0.1},
     )
     ranks = ["--trainer.devices", "2", "--trainer.strategy", "fsdp2"]
     sftlab(tmp_path, "fit", "--config", config, "--run", "one")

@@ -113,6 +113,34 @@ def test_dynamics_misses_levels_that_cannot_be_kept_as_little_as_can_be():
     assert shares == pytest.approx(both(0.375, 0.625), abs=1e-6)
 
 
+@given(
+    slopes=st.lists(st.floats(-0.2, 0.2).map(lambda x: round(x, 4)), min_size=9, max_size=9),
+    room=st.lists(st.floats(-2, 2).map(lambda x: round(x, 3)), min_size=2, max_size=2),
+)
+@settings(max_examples=60, deadline=None)
+def test_no_other_shares_on_a_grid_are_better(slopes, room):
+    names, S_DE = ("a", "b", "c"), np.array(slopes).reshape(3, 3)
+    sizes = dict.fromkeys(names, 10)
+    policy = DynaMiCS({"b": 3 + room[0], "c": 3 + room[1]}, probe_steps=1)
+    losses = dict.fromkeys(names, 3.0)
+    policy.decide(Observations(0, 0, sizes, {}, {}, {}))
+    policy.decide(Observations(1, 10, sizes, {}, {}, losses, 10, 1000))
+    for number, row_E in enumerate(S_DE):
+        after = dict(zip(names, (3 + row_E).tolist(), strict=True))
+        decided = policy.decide(Observations(2 + number, 11 + number, sizes, {}, {}, after, 1, 900))
+    w_D = np.array([decided.shares[name] for name in names])
+    grid_GD = np.array([(i, j, 20 - i - j) for i in range(21) for j in range(21 - i)]) / 20
+
+    def target_and_miss(w_GD):
+        moved_GE = 10 * w_GD @ S_DE
+        return moved_GE[:, 0] / 10, np.maximum(moved_GE[:, 1:] - room, 0).max(1)
+
+    (target,), (miss,) = target_and_miss(w_D[None])
+    target_G, miss_G = target_and_miss(grid_GD)
+    assert miss <= miss_G.min() + 1e-6 and w_D.min() >= 0 and w_D.sum() == pytest.approx(1)
+    assert target <= target_G[miss_G <= miss].min(initial=np.inf) + 1e-6
+
+
 def test_the_horizon_ends_with_the_budget():
     # 5 steps left after the probes: 5 (0.02 w - 0.05 (1 - w)) <= 0.06, so 0.35 w <= 0.31
     assert probed({"math": 3.06}, left=(16, 5))[1] == pytest.approx(both(31 / 35, 4 / 35), abs=1e-6)
