@@ -17,6 +17,7 @@ from torch import distributed
 
 from sftlab.callbacks.schedule import MultiTask
 from sftlab.model.parallel import FSDP2Strategy
+from sftlab.model.snapshot import changing, read_snapshot, write_snapshot
 from sftlab.run.folder import complete_checkpoints
 
 STEPS = 4
@@ -53,6 +54,19 @@ def count(kind, name):
     setattr(distributed, name, counted)
 
 
+def there_and_back(net, place, rank):
+    """A snapshot comes back, also for a process that finds none of its own and takes the others' apart."""
+    before = {name: value.clone() for name, value in changing(net).items()}
+    write_snapshot(net, place, rank)
+    distributed.barrier()
+    for number in (rank, 99):
+        with torch.no_grad():
+            for value in changing(net).values():
+                value.zero_()
+        read_snapshot(net, place, number)
+        assert all(torch.equal(value, before[name]) for name, value in changing(net).items())
+
+
 def main(folder: Path, world: int) -> None:
     MODEL["attention_dropout"] = 0.0
     count(
@@ -64,11 +78,13 @@ def main(folder: Path, world: int) -> None:
 
     def fit(name, ckpt_path=None, max_steps=-1, model_options=None, **options):
         data, counted = small_mixture(folder), Counted()
-        small_fit(folder / name, MultiTask(steps=STEPS), data, counted, model_options=model_options,
+        model = {"path": str(folder / "base"), "config": None, **(model_options or {})}
+        module, _ = small_fit(folder / name, MultiTask(steps=STEPS), data, counted, model_options=model,
                   ckpt_path=ckpt_path, strategy=FSDP2Strategy(**options), accumulate_grad_batches=2,
                   max_steps=max_steps, **common)  # fmt: skip
         calls[name] = dict(counted.calls)
         distributed.barrier()
+        return module
 
     groups = {"shard_size": world // 2}
     fit("plain")
@@ -77,6 +93,13 @@ def main(folder: Path, world: int) -> None:
     fit("resumed", max_steps=2)
     for steps, options in ((3, groups), (-1, {"shard_size": 1})):
         fit("resumed", complete_checkpoints(folder / "resumed")[-1], steps, **options)
+    divided = fit("tensor", tensor_parallel_size=2)
+    fit("tensor_resumed", max_steps=1)
+    otherwise = {"attention": "per_document", "activation_checkpointing": "selective"}
+    both = {"tensor_parallel_size": 2, "reduce_once": True, "cpu_offload": True}
+    for steps, model, options in ((3, otherwise, both), (-1, None, groups)):
+        fit("tensor_resumed", complete_checkpoints(folder / "tensor_resumed")[-1], steps, model, **options)
+    there_and_back(divided.net, folder / "snapshot", torch.distributed.get_rank())
     if distributed.get_rank() == 0:
         (folder / "calls.json").write_text(json.dumps(calls))
 

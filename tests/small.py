@@ -43,8 +43,8 @@ def small_fit(
 ) -> tuple[SFTModule, list[dict[str, Any]]]:
     """Train a LLaMA of two layers with dropout; the module and the lines of metrics.jsonl."""
     torch.manual_seed(1)
-    how = {"attention": "sdpa", "learning_rate": 1e-2, **(model_options or {})}
-    model = SFTModule(path=None, config=MODEL, tokenizer="lab-base", **how)
+    drawn = {"path": None, "config": MODEL, "tokenizer": "lab-base"}
+    model = SFTModule(**{**drawn, "attention": "sdpa", "learning_rate": 1e-2, **(model_options or {})})
     settings = {"logger": JsonlLogger(str(folder)), "accelerator": "cpu", "devices": 1, "enable_progress_bar": False,
                 "enable_model_summary": False, "num_sanity_val_steps": 0, "enable_checkpointing": False}  # fmt: skip
     both = [*callbacks, Metrics(every_n_steps=log_every), schedule]

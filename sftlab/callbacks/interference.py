@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -160,13 +161,12 @@ def gradient_dots(trainer: Trainer, module: SFTModule, probes: Mapping[str, list
             net.zero_grad(set_to_none=True)
             for other, gradients in kept.items():
                 pairs = zip(parameters, gradients, kept[ability], strict=True)
-                for (group, _), theirs, mine in pairs:
-                    dots[group, other, ability] += float(theirs.double() @ mine.double())
-    meshes = [p.device_mesh for _, p in parameters if isinstance(p, DTensor)]
-    if meshes:
+                for (group, parameter), theirs, mine in pairs:
+                    dots[group, other, ability] += float(theirs.double() @ mine.double()) / _num_copies(parameter)
+    if any(isinstance(p, DTensor) for _, p in parameters):
         # Every rank has the same parameters, in the same order; groups of ranks may hold the same ones.
         total_K = torch.tensor(list(dots.values()), dtype=torch.float64, device=trainer.strategy.root_device)
-        torch.distributed.all_reduce(total_K, group=meshes[0].get_group(meshes[0].ndim - 1))
+        torch.distributed.all_reduce(total_K)
         dots.update(zip(dots, total_K.tolist(), strict=True))
     return dict(dots)
 
@@ -220,6 +220,14 @@ def _backward(trainer: Trainer, net: nn.Module, batches: list[Batch]) -> None:
             with trainer.precision_plugin.train_step_context():
                 loss, _ = net(batch, torch.full((len(batch.lengths_D),), 1 / max(1, total), device=device))
             loss.backward()
+
+
+def _num_copies(parameter: nn.Parameter) -> int:
+    """How many ranks hold the same part of a parameter."""
+    if not isinstance(parameter, DTensor):
+        return 1
+    sizes = zip(parameter.device_mesh.shape, parameter.placements, strict=True)
+    return math.prod(size for size, how in sizes if how.is_replicate())
 
 
 def _local(parameter: nn.Parameter) -> torch.Tensor:

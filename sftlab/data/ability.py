@@ -17,7 +17,7 @@ from sftlab.data.conversation import Audit, Conversation
 from sftlab.data.droplist import DropList
 from sftlab.data.encoder import Encoder
 from sftlab.data.examples import Examples
-from sftlab.data.feed import PlanLoader
+from sftlab.data.feed import PlanLoader, share_of_rows
 from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader
 from sftlab.data.seed import global_seed
 from sftlab.data.source import LAB, DeclaredSource, FileSource, LabSource, Source
@@ -139,7 +139,7 @@ class PlannedData(LightningDataModule):
     def val_dataloader(self) -> list[DataLoader]:
         """A loader for each ability that has held-out examples, in the order of ``val_abilities``."""
         assert self.trainer is not None
-        num_rows, loaders = _VAL_ROWS * self.trainer.world_size, list[DataLoader]()
+        num_rows, loaders = _VAL_ROWS * share_of_rows(self.trainer)[1], list[DataLoader]()
         for name in self.val_abilities():
             ability = self.abilities[name]
             plan = one_pass("validation", ability.val_pool(), num_rows, self.max_length, self.packing)
@@ -153,7 +153,7 @@ class PlannedData(LightningDataModule):
     def _loader(self, plan: Plan, tables: dict[str, Any], accumulate: int) -> PlanLoader:
         assert self.trainer is not None
         workers = {"num_workers": self.num_workers, "pin_memory": self.trainer.strategy.root_device.type == "cuda"}
-        return PlanLoader(plan, tables, accumulate, self.trainer.global_rank, self.trainer.world_size, **workers)
+        return PlanLoader(plan, tables, accumulate, *share_of_rows(self.trainer), **workers)
 
 
 class AbilityData(PlannedData):

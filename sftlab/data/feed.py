@@ -130,6 +130,12 @@ def collate(step: int, rows: list[np.ndarray], plan: Plan, tables: Mapping[str, 
     )
 
 
+def share_of_rows(trainer: Any) -> tuple[int, int]:
+    """Which share of a step's rows a process gets, of how many: processes of one tensor parallel group get the same."""
+    size = getattr(trainer.strategy, "tensor_parallel_size", 1)
+    return trainer.global_rank // size, trainer.world_size // size
+
+
 class _MicroBatches(Dataset):
     """Micro-batch m of a rank: every ``chunks``-th row of step m // accumulate, from an offset of its own."""
 

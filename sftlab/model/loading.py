@@ -25,7 +25,7 @@ from sftlab.model.backbone import load_config, resolve_path
 from sftlab.model.contents import adapter_base, check_model_folder, weight_files
 from sftlab.model.layout import has_heads_of_its_own
 from sftlab.model.leftover import tell_leftover, unplaced
-from sftlab.model.sharded import buffers_to, local, rows_of
+from sftlab.model.sharded import buffers_to, local, part_of
 from sftlab.model.weights import of_files
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def fill(net: nn.Module, files: list[Path], device: torch.device, cpu_offload: b
     with ExitStack() as stack:
         places = _open(files, stack)
         for name, weight in net.named_parameters():
-            mine, rows = local(weight), rows_of(weight)
+            mine, part = local(weight), part_of(weight)
             if not is_adapter(name) and mine.numel():
-                mine.copy_(places[name.removeprefix(_PREFIX)].get_slice(name.removeprefix(_PREFIX))[rows])
+                mine.copy_(places[name.removeprefix(_PREFIX)].get_slice(name.removeprefix(_PREFIX))[part])
 
 
 def _open(files: list[Path], stack: ExitStack) -> dict[str, Any]:

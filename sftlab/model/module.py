@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 
 from sftlab.bounds import within
-from sftlab.data.feed import Batch
+from sftlab.data.feed import Batch, share_of_rows
 from sftlab.data.seed import global_seed
 from sftlab.lab.bases import LAB_SIZES
 from sftlab.model import loading, parallel
@@ -185,6 +185,7 @@ class SFTModule(LightningModule):
         recompute(model, self.activation_checkpointing)
         net = SupervisedLoss(model, self.chunk_tokens)
         if is_sharded:
+            parallel.divide(model, self.trainer.strategy, self.adapter)
             in_bf16 = parallel.gathers_in_bf16(self.trainer.precision_plugin, model)
             strategy = cast(parallel.FSDP2Strategy, self.trainer.strategy)
             blocks = parallel.decoder_layers(model)
@@ -273,7 +274,8 @@ class SFTModule(LightningModule):
         nll_A = torch.zeros(len(plan.abilities), device=nll_K.device)
         nll_A.index_add_(0, ability_K, torch.where(real_K, nll_K, 0.0).to(nll_A.dtype))
         # Lightning divides by the micro-batches of a step and averages over ranks; the weights already cover both.
-        return {"loss": loss * (self.trainer.accumulate_grad_batches * self.trainer.world_size), "nll_A": nll_A}
+        num_shares = share_of_rows(self.trainer)[1]
+        return {"loss": loss * (self.trainer.accumulate_grad_batches * num_shares), "nll_A": nll_A}
 
     def _noise(self, plan: Plan, batch: Batch) -> Noise | None:
         if not self.neftune_alpha:

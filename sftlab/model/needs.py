@@ -50,6 +50,8 @@ def setup_of(
     is_named = strategy is None or (isinstance(strategy, str) and not strategy.startswith("ddp"))
     shard_size = fsdp2.shard_size if fsdp2 is not None else None
     check_groups(shard_size, world)
+    if fsdp2 is not None and fsdp2.tensor_parallel_size > 1:
+        raise ValueError("--hardware: tensor_parallel_size is not part of the estimate; estimate without it")
     return Setup(
         world=world,
         is_sharded=fsdp2 is not None or (world > 1 and is_named),

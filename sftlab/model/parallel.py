@@ -24,6 +24,7 @@ from sftlab.model.checkpoint import load_file, load_shards, named_state
 from sftlab.model.contents import META, contents, is_sharded
 from sftlab.model.loss import SupervisedLoss
 from sftlab.model.sharded import buffers_to, divide_again
+from sftlab.model.tensor_parallel import divide_layers
 
 
 class ShardedPrecision(MixedPrecision):
@@ -47,7 +48,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     """Fully sharded data parallelism over all processes; works with gloo on CPUs too.
 
     Lightning's ``ModelParallelStrategy`` splits a node's devices by tensor parallelism unless told otherwise, which
-    would train every rank on the same data; this one shards over data parallel ranks only.
+    would train every rank on the same data; this one does so only when asked, and then ranks of a group get the same.
 
     None of its arguments changes what is trained; checkpoints go from one choice to another.
 
@@ -56,6 +57,8 @@ class FSDP2Strategy(ModelParallelStrategy):
             them, and only gradients go between groups. None: one group of all processes.
         cpu_offload: Weights, gradients and optimizer state stay in the host's memory, where the optimizer steps; a
             layer's weights are on the device while it computes. For what does not fit otherwise: it is slow.
+        tensor_parallel_size: Processes, neighbours of one node, that divide the matrices of each layer and train the
+            same rows; FSDP2 divides among these groups. For layers that do not fit otherwise. Not with shard_size.
         reduce_once: Gradients are reduced after the last micro-batch of a step alone, not after each: less traffic, and
             until then each device holds all of them whole (4 bytes for each weight that is trained).
         options: Of Lightning's ModelParallelStrategy: timeout, process_group_backend, save_distributed_checkpoint.
@@ -72,9 +75,14 @@ class FSDP2Strategy(ModelParallelStrategy):
         shard_size: int | None = None,
         cpu_offload: bool = False,
         reduce_once: bool = False,
+        tensor_parallel_size: int = 1,
         **options: Any,
     ) -> None:
-        super().__init__(data_parallel_size=1, tensor_parallel_size=1, **options)
+        super().__init__(data_parallel_size=1, tensor_parallel_size=tensor_parallel_size, **options)
+        within("trainer.strategy.tensor_parallel_size", tensor_parallel_size, 1, 10**6, is_whole=True)
+        if shard_size is not None and tensor_parallel_size > 1:
+            raise ValueError("trainer.strategy: shard_size and tensor_parallel_size do not go together; give one")
+        self.tensor_parallel_size = tensor_parallel_size
         if shard_size is not None:
             within("trainer.strategy.shard_size", shard_size, 1, 10**6, is_whole=True)
         self.shard_size, self.cpu_offload, self.reduce_once = shard_size, cpu_offload, reduce_once
@@ -100,8 +108,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         """
         from torch.distributed.device_mesh import init_device_mesh
 
-        world = self._data_parallel_size = self.num_processes * self.num_nodes
+        world = self.num_processes * self.num_nodes
         check_groups(self.shard_size, world)
+        check_groups(self.tensor_parallel_size, self.num_processes, "tensor_parallel_size")
+        self._data_parallel_size = world // self.tensor_parallel_size
         if self.cpu_offload and self.root_device.type == "cuda" and self._process_group_backend is None:
             self._process_group_backend = "cpu:gloo,cuda:nccl"  # norms of gradients are summed where these are
         super().setup_environment()
@@ -109,6 +119,12 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self.shard_size is not None:
             shape = (world // self.shard_size, self.shard_size)
             self.shard_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("copies", "shards"))
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        """Over the processes that have rows of their own, unless a group is named."""
+        if group is None and self.tensor_parallel_size > 1:
+            group = self.device_mesh["data_parallel"].get_group()
+        return super().reduce(tensor, group, reduce_op)
 
     def model_to_device(self) -> None:
         """Weights that are kept in the host's memory stay there."""
@@ -218,7 +234,7 @@ def register_strategies() -> None:
         StrategyRegistry.register("fsdp2", FSDP2Strategy, description=(FSDP2Strategy.__doc__ or "").splitlines()[0])
 
 
-def check_groups(shard_size: int | None, world: int) -> None:
+def check_groups(shard_size: int | None, world: int, option: str = "shard_size") -> None:
     """Check that processes can be divided into groups of a size.
 
     Raises:
@@ -227,7 +243,7 @@ def check_groups(shard_size: int | None, world: int) -> None:
     if shard_size is not None and world % shard_size:
         sizes = ", ".join(str(size) for size in range(1, world + 1) if world % size == 0)
         raise ValueError(
-            f"trainer.strategy.shard_size: {world} processes make no groups of {shard_size}; possible: {sizes}"
+            f"trainer.strategy.{option}: {world} processes make no groups of {shard_size}; possible: {sizes}"
         )
 
 
@@ -253,6 +269,21 @@ def shard(
         fully_shard(layer, mp_policy=MixedPrecisionPolicy(bf16, fp32), **how)
     # What comes in is token ids, and weights of the loss, which must not be rounded.
     fully_shard(net, mp_policy=MixedPrecisionPolicy(bf16, fp32, cast_forward_inputs=False), **how)
+
+
+def divide(model: Any, strategy: Any, adapter: Any) -> None:
+    """Divide the matrices of each layer among the processes of a group, where the strategy asks for it.
+
+    Raises:
+        ValueError: The architecture or an adapter does not go with that.
+    """
+    if strategy.tensor_parallel_size == 1:
+        return
+    if adapter is not None:
+        raise ValueError(
+            "trainer.strategy.tensor_parallel_size: model.adapter does not go with it; leave one of them out"
+        )
+    divide_layers(model, strategy.device_mesh["tensor_parallel"])
 
 
 def gathers_in_bf16(precision: Precision, model: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Parameters that FSDP2 has divided by rows among ranks; whole ones are taken as they are."""
+"""Parameters that are divided among ranks: by rows (FSDP2) or columns too (tensor parallelism); others are whole."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def rows_of(parameter: torch.Tensor) -> slice:
-    """Which rows of a parameter this rank has."""
+    """Which rows of a parameter this rank has, where it is divided by rows alone."""
+    return part_of(parameter)[0] if isinstance(parameter, DTensor) else slice(None)
+
+
+def part_of(parameter: torch.Tensor) -> tuple[slice, ...]:
+    """Which part of a parameter this rank has: rows, columns and so on."""
     if not isinstance(parameter, DTensor):
-        return slice(None)
+        return tuple(slice(0, size) for size in parameter.shape)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     shape, start = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return slice(start[0], start[0] + shape[0])
+    return tuple(slice(begin, begin + size) for begin, size in zip(start, shape, strict=True))
 
 
 def divide_again(net: nn.Module) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sftlab.files import whole_file
-from sftlab.model.sharded import divide_again, local, rows_of
+from sftlab.model.sharded import divide_again, local, part_of
 
 
 def write_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
@@ -23,7 +23,7 @@ def write_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
 
 
 def write_tensors(net: nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path, rank: int) -> None:
-    """Put tensors of this process aside, each with as many rows as its part of the model's tensor of that name."""
+    """Put tensors of this process aside, each of the shape of its part of the model's tensor of that name."""
     folder.mkdir(parents=True, exist_ok=True)
     starts = _starts(net)
     parts = {name: (starts[name], value.detach().cpu().clone()) for name, value in tensors.items()}
@@ -62,33 +62,36 @@ def read_tensors(net: nn.Module, folder: Path, rank: int) -> dict[str, torch.Ten
     for path in sorted(folder.glob("*.pt")):
         for name, (start, value) in _parts(path).items():
             mine = now.get(name)
-            if mine is None or mine.shape[1:] != value.shape[1:]:
+            if mine is None or mine.dim() != value.dim():
                 raise ValueError(f"{path} holds other weights than this model has")
-            if not value.dim():
-                found[name] = value
-                continue
             if name not in found:
                 found[name] = torch.empty_like(mine, dtype=value.dtype, device="cpu")
-                missing[name] = torch.ones(mine.shape[:1], dtype=torch.bool)
-            low, high = max(start, starts[name]), min(start + len(value), starts[name] + len(mine))
-            if low < high:
-                at = slice(low - starts[name], high - starts[name])
-                found[name][at], missing[name][at] = value[low - start : high - start], False
-    if not found or any(rows.any() for rows in missing.values()):
+                missing[name] = torch.ones_like(mine, dtype=torch.bool, device="cpu")
+            sizes = zip(start, value.shape, starts[name], mine.shape, strict=True)
+            both = [(max(a, b), min(a + m, b + n)) for a, m, b, n in sizes]
+            if all(low < high for low, high in both):
+                there = tuple(slice(low - a, high - a) for (low, high), a in zip(both, start, strict=True))
+                here = tuple(slice(low - b, high - b) for (low, high), b in zip(both, starts[name], strict=True))
+                found[name][here], missing[name][here] = value[there], False
+    if not found or any(left.any() for left in missing.values()):
         raise ValueError(
             f"{folder}: the weights to go back to are not all there. Go on from an earlier checkpoint of the stage"
         )
     return found
 
 
-def _parts(path: Path) -> dict[str, tuple[int, torch.Tensor]]:
-    parts: dict[str, tuple[int, torch.Tensor]] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return parts
+def _parts(path: Path) -> dict[str, tuple[tuple[int, ...], torch.Tensor]]:
+    parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return {
+        name: (start if isinstance(start, tuple) else (start, *[0] * (value.dim() - 1))[: value.dim()], value)
+        for name, (start, value) in parts.items()  # a number is the first row, from before columns were divided too
+    }
 
 
-def _starts(net: nn.Module) -> dict[str, int]:
-    """The first row that this process has of each tensor."""
-    return {name: rows_of(value).start or 0 for name, value in (*net.named_parameters(), *net.named_buffers())}
+def _starts(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Where this process's part of each tensor begins: row, column and so on."""
+    named = (*net.named_parameters(), *net.named_buffers())
+    return {name: tuple(one.start for one in part_of(value)) for name, value in named}
 
 
 def remove_snapshots(folder: Path, but: set[int]) -> None:

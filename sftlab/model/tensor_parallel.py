@@ -1,0 +1,82 @@
+"""Tensor parallelism: the matrices of a layer divided among the processes of a group, which compute on the same rows.
+
+    q, k, v, gate, up   divided by what comes out: each process has whole heads            nothing to exchange
+    o, down             divided by what goes in: each process has a part of every sum      one sum over the group
+    all else            whole on each process of a group
+
+By the plan that transformers has in a model's config (Megatron's scheme: Shoeybi et al., arXiv 1909.08053); FSDP2 then
+divides among the groups what each process has left. All weights become tensors of the group's mesh, whole ones too, so
+that norms of gradients and checkpoints have one mesh for all.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+_STYLES = ("colwise", "rowwise")
+_WARNED_OF = "torch.distributed.tensor._redistribute"  # that a weight is gathered in two steps, each time
+
+
+def check_divisible(config: Any, size: int) -> Mapping[str, str]:
+    """The plan of a model whose layers can be divided among so many processes.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    told = f"trainer.strategy.tensor_parallel_size: {size}: "
+    plan = getattr(config, "base_model_tp_plan", None) or {}
+    if not plan or set(plan.values()) - set(_STYLES):
+        others = ", ".join(sorted(set(plan.values()) - set(_STYLES)))
+        lack = f"a plan with {others}" if others else "no plan for it"
+        raise ValueError(f"{told}transformers has {lack} for {config.model_type}; leave it out, fsdp2 divides weights")
+    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        count = getattr(config, name, size)
+        if count % size:
+            raise ValueError(f"{told}the model's {name}, {count}, is no multiple of it")
+    return plan
+
+
+def divide_layers(model: Any, mesh: Any) -> None:
+    """Divide the layers of a causal LM, in place, with weights or without memory.
+
+    Args:
+        model: Whole on each process; a tied head stays tied.
+        mesh: The group, of one dimension.
+
+    Raises:
+        ValueError: The architecture cannot be divided so.
+    """
+    from torch.distributed.tensor import DTensor
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    logging.getLogger(_WARNED_OF).setLevel(logging.ERROR)
+    plan = check_divisible(model.config, mesh.size())
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    is_tied = head is not None and head.weight is embedding.weight
+    styles = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
+    parallelize_module(model.base_model, mesh, {name: styles[how]() for name, how in plan.items()})
+    for module in model.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(isinstance(weight, DTensor) for weight in own):
+            _keep_whole(module, mesh)
+    if is_tied:
+        head.weight = embedding.weight
+
+
+def _keep_whole(module: nn.Module, mesh: Any) -> None:
+    """Weights become whole tensors of the mesh; what goes in and out of the module stays as it was."""
+    from torch import is_tensor
+    from torch.distributed.tensor import DTensor, Replicate, distribute_module
+
+    def into(_: nn.Module, inputs: Any, mesh: Any) -> Any:
+        whole = [Replicate()]
+        return tuple(DTensor.from_local(x, mesh, whole, run_check=False) if is_tensor(x) else x for x in inputs)
+
+    def out(_: nn.Module, output: Any, mesh: Any) -> Any:
+        return output.to_local()
+
+    distribute_module(module, mesh, None, into, out)
