@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
 
     found = write_outcome(search)
     words = [found["decision"], *([found["check"]["words"]] if found["check"] else [])]
-    show(*(textwrap.fill(line.replace("**", ""), 80, break_on_hyphens=False) for line in words), "")
+    show(*map(_filled, words), "")
     return _report(search.folder)
 
 
@@ -96,16 +96,21 @@ def _search(config: Path, name: str, executor: Any) -> Any:
         sizes, budget = base_facts(config, content, Path(folder))
     spec = read_search(config, sizes, {"search": name} if name else {})
     site = StudySite(spec, budget, executor, screen())
-    return Search(spec, site, site.folder, lambda words: show(f"\n{words.replace('**', '')}\n"))
+    return Search(spec, site, site.folder, lambda words: show("", _filled(words), ""))
+
+
+def _filled(words: str) -> str:
+    """For a terminal of 80 columns, without marks of Markdown."""
+    return textwrap.fill(words.replace("**", ""), 80, break_on_hyphens=False)
 
 
 def _dry_run(search: Any) -> int:
     search.read()
     for number, decision in enumerate(search.decisions, 1):
-        show(f"{number}. {decision.kind}: {decision.words.replace('**', '')}")
+        show(_filled(f"{number}. {decision.kind}: {decision.words}"))
     if not search.decisions:
         decision = search.design()
-        show(f"{len(search.candidates)} candidates. {decision.words}")
+        show(_filled(f"{len(search.candidates)} candidates. {decision.words}"))
         search.site.show_plan(decision.trials)
     elif search.trials:
         search.site.show_plan(search.trials)

@@ -71,7 +71,8 @@ class StudySite(Site):
         save_stages(self.folder, planned)
         executor = self.executor()
         if jobs:
-            self.console.print(overview(study, planned, jobs, getattr(executor, "num_slots", None) or 1))
+            num_workers = getattr(executor, "num_slots", None) or 1
+            self.console.print(overview(study, planned, jobs, num_workers, hides_finished=True))
         if jobs and executor is None:
             write_jobs(jobs, self.folder / "jobs")
             show(*commands(jobs, str(self.folder / "jobs")), "# then: the same search command chooses what comes next")
@@ -89,7 +90,7 @@ class StudySite(Site):
     def show_plan(self, trials: Sequence[Trial]) -> None:
         """Print what would be run."""
         study, planned, jobs = self._jobs(trials)
-        self.console.print(overview(study, planned, jobs, 1))
+        self.console.print(overview(study, planned, jobs, 1, hides_finished=True))
 
     def _jobs(self, trials: Sequence[Trial]) -> tuple[Study, list[PlannedRun], list[Any]]:
         study = self.study(trials)

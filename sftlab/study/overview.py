@@ -19,8 +19,18 @@ from sftlab.study.results import overhead_seconds, tokens_of, tokens_per_second
 from sftlab.study.study import Study
 
 
-def overview(study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], num_workers: int) -> RenderableType:
-    """Runs and stages as a table, what is shared and done, and what is left to train."""
+def overview(
+    study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], num_workers: int, hides_finished: bool = False
+) -> RenderableType:
+    """Runs and stages as a table, what is shared and done, and what is left to train.
+
+    Args:
+        study: The study.
+        planned: Its runs.
+        jobs: What is left to do.
+        num_workers: Jobs side by side.
+        hides_finished: Show no row of runs that are finished; they are counted all the same.
+    """
     table = Table(title=f"{study.name}: {len(planned)} runs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold", min_width=16)
     table.add_column("stages: + to train, = another run's, \u2713 done", overflow="fold", min_width=16)
@@ -31,6 +41,8 @@ def overview(study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], n
     trained_here = {(job.run, stage.name) for job in jobs for stage in job.stages[job.num_shared :]}
     for run in planned:
         done = run.num_done()
+        if hides_finished and done == len(run.stages):
+            continue
         marks = [
             f"{'✓' if i < done else '+' if _is_left(run, i, jobs, trained_here) else '='} {stage.name}"
             for i, stage in enumerate(run.stages)

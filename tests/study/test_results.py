@@ -85,3 +85,19 @@ def test_the_estimate_counts_the_start_of_each_process_beside_the_tokens(monkeyp
         "About 1 min 36 s: 50 tokens/s with validation and scores, and 3 starts of a process of 12 s each."
         in file.getvalue()
     )
+
+
+def test_a_search_shows_what_its_next_runs_are_and_counts_the_finished_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    node = StageNode("all", "a", "b", 10, 1_000, 9)
+    runs = [
+        PlannedRun(Run(name, name, 1, {}, {}), LOGS / "s" / "runs" / name, Path(name), (replace(node, key=name),), {})
+        for name in ("anchor", "next")
+    ]
+    runs[0].folder.mkdir(parents=True)
+    (runs[0].folder / "freed.json").write_text(json.dumps([["all", 10, "anchor"]]))
+    study = Study("s", "", "", (), {}, {}, (1,), tuple(run.run for run in runs))
+    file = io.StringIO()
+    screen(file=file, width=80).print(overview(study, runs, jobs_of(runs), 1, hides_finished=True))
+    assert "next" in file.getvalue() and "anchor" not in file.getvalue()
+    assert "1 of 2 runs are finished and not trained again." in file.getvalue()

@@ -114,12 +114,13 @@ def _cost_words(found: dict[str, Any], evidence: Evidence) -> str:
     seconds = sum(s.seconds or 0.0 for cost in evidence.costs for s in cost.stages if not s.reused)
     took = f", {duration(seconds)} of training and scoring" if seconds else ""
     saved = f"; sharing stages saved {all_tokens - once:,}" if all_tokens > once else ""
+    most = f" of at most {found['max_tokens']:,}" if found.get("max_tokens") else ""
     cells = f"{len(found['candidates'])} candidates"
     checks = sum(len(t["seeds"]) for t in found["trials"] if t["why"] == "verification")
     parts = f" ({found['num_runs'] - checks} to search, {checks} to check)" if checks else ""
     return (
         f"It took {found['num_runs']} runs{budget}{parts}; most of the {cells} are predicted and not run. "
-        f"{once:,} tokens trained{saved}{took}."
+        f"{once:,} tokens trained{most}{saved}{took}."
     )
 
 
@@ -186,9 +187,10 @@ def _candidate_numbers(found: dict[str, Any], some: Sequence[dict[str, Any]] | N
 def _best_table(found: dict[str, Any]) -> Table:
     """The best candidates."""
     ranked = sorted(found["candidates"], key=lambda c: (-(c["likely"]), -c[WEIGHTED][0]))
+    is_bound = bool(found["constraints"])
     rows = [
         [c["text"], *(_interval(c["scores"][name]) for name in found["abilities"]), _interval(c[WEIGHTED]),
-         f"{c['on_front']:.0%}", f"{c['chance']:.0%}", "yes" if c["inside_noise"] else "no"]
+         f"{c['on_front']:.0%}", *([f"{c['chance']:.0%}"] if is_bound else []), "yes" if c["inside_noise"] else "no"]
         for c in ranked[:_MOST_ROWS]
     ]  # fmt: skip
     header = [
@@ -196,14 +198,15 @@ def _best_table(found: dict[str, Any]) -> Table:
         *found["abilities"],
         WEIGHTED,
         "on the front",
-        "keeps constraints",
+        *(["keeps constraints"] if is_bound else []),
         "not shown to be worse",
     ]
+    first = ", first those that likely keep the constraints" if is_bound else ""
     notes = [
-        f"The best {len(rows)} of {len(ranked)} candidates, first those that likely keep the constraints; the CSV has "
-        "all.",
-        "On the front, keeps constraints: in how many of the draws of the surfaces. Not shown to be worse: the 95 % "
-        "interval of the difference to the first holds 0, and the constraints are likely kept.",
+        f"The best {len(rows)} of {len(ranked)} candidates{first}; the CSV has all.",
+        f"On the front{', keeps constraints' if is_bound else ''}: in how many of the draws of the surfaces. Not shown "
+        f"to be worse: the 95 % interval of the difference to the first holds 0"
+        f"{', and the constraints are likely kept' if is_bound else ''}.",
     ]
     return Table("search-candidates", "The best candidates, predicted", header, rows, notes, _candidate_numbers(found))
 
