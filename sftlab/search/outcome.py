@@ -129,6 +129,8 @@ def _check(search: Search, observations: Sequence[Observation], beliefs: Beliefs
         f"{name}, {_which_anchor(beliefs, bool(search.spec.constraints))}: "
         f"**{verdict}**, {100 * whole.value:+.1f} points{interval}; {told}.{_floor_words(search, name, rows)}"
     )
+    if verdict == NOT_SHOWN and (beliefs.likely_anchors().any() or not search.spec.constraints):
+        words += f" As far as these seeds show, {name} does as well: take either, or check with more seeds (verify)."
     return {
         "anchor": name,
         "seeds": list(pair[0].seeds),

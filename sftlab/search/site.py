@@ -90,7 +90,10 @@ class StudySite(Site):
     def show_plan(self, trials: Sequence[Trial]) -> None:
         """Print what would be run."""
         study, planned, jobs = self._jobs(trials)
-        self.console.print(overview(study, planned, jobs, 1, hides_finished=True))
+        if jobs:
+            self.console.print(overview(study, planned, jobs, 1, hides_finished=True))
+        else:
+            self.console.print(f"All {len(planned):,} runs are finished.")
 
     def _jobs(self, trials: Sequence[Trial]) -> tuple[Study, list[PlannedRun], list[Any]]:
         study = self.study(trials)

@@ -61,6 +61,7 @@ def test_the_check_holds_the_proposal_against_its_prediction_and_the_constraint(
     assert f"the proposal has {proposal['weighted mean']:.1%} where {predicted:.1%} was predicted" in told["words"]
     low = next(row["low"] for row in told["rows"] if row["ability"] == "general")
     assert told["anchor"] == "general_alone" and ("is confirmed:" in told["words"]) == (low >= -0.05)
+    assert ("general_alone does as well: take either" in told["words"]) == (told["verdict"] == "no difference shown")
 
 
 @pytest.mark.slow
