@@ -105,6 +105,8 @@ def test_progress_in_a_file_is_its_end_and_a_line_now_and_then(monkeypatch, caps
         tell_progress("planned", done, 6)
     lines = capsys.readouterr().err.split("\n")
     assert lines[-2:] == ["planned: 6 of 6", ""] and 2 <= len(lines) <= 5
+    tell_progress("planned", 0, 6)
+    assert capsys.readouterr().err == "planned: 0 of 6\n", "the first of many may take long"
 
 
 @pytest.mark.parametrize(("columns", "width"), [(None, 80), ("100", 100), ("0", 80), ("wide", 80), ("3", 20)])

@@ -109,5 +109,6 @@ def hyperparameters(context: RunContext) -> dict[str, Any]:
     fractions = {f"{s.stage.name}/{ability}": x for s in plan.stages for ability, x in s.stage.fractions.items()}
     config = context.folder / CONFIG_FILE
     written = dict(flat(read_yaml(config, "config"))) if config.is_file() else {}
+    written.pop("ckpt_path", None)  # where a run was resumed is no setting
     named = {"run": context.folder.name, "steps": plan.num_steps}
     return {**about, **(written or fractions), **named}  # other stages are other columns of a table

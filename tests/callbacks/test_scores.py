@@ -100,12 +100,12 @@ def test_tasks_of_a_config_score_a_set_number_of_problems_and_hparams_hold_the_c
     folder = records / "lightning_logs" / "scored"
     written = yaml.safe_load((folder / "config.yaml").read_text())
     assert written["trainer"]["logger"]["init_args"]["api_key"] == "${oc.env:SERVICE_KEY}"
-    (events,) = (path.read_bytes() for path in folder.glob("final/events.out.tfevents.*"))
+    (events,) = (path.read_bytes() for path in folder.glob("after/1-general/events.out.tfevents.*"))
     for key in ("data.abilities.math.init_args.path", "schedule.init_args.k", "trainer.logger.init_args.api_key"):
         assert key.encode() in events
     results = ["score/code/humaneval", "score/math/gsm8k", "val/loss/general", "val/loss/math"]
-    table = EventAccumulator(str(folder / "final")).Reload()
-    assert sorted(table.Tags()["scalars"]) == [f"final/{name}" for name in results]
+    table = EventAccumulator(str(folder / "after" / "1-general")).Reload()
+    assert sorted(table.Tags()["scalars"]) == [f"result/{name}" for name in results]
     board = EventAccumulator(str(folder)).Reload()
     for tag in ("score/math/gsm8k", "score/code/humaneval", "val/loss/math"):
         steps = [point.step for point in board.Scalars(tag)]
@@ -113,7 +113,7 @@ def test_tasks_of_a_config_score_a_set_number_of_problems_and_hparams_hold_the_c
     (theirs,) = (records / "csv").rglob("hparams.yaml")
     hparams = yaml.safe_load(theirs.read_text())
     key = hparams["trainer.logger.init_args.api_key"]
-    assert (hparams["schedule.init_args.k"], key) == (0.1, "${oc.env:SERVICE_KEY}")
+    assert (hparams["schedule.init_args.k"], key) == (0.1, "${oc.env:SERVICE_KEY}") and "ckpt_path" not in hparams
     assert yaml.safe_load((folder / "hparams.yaml").read_text()) == hparams
     files = [path for place in ("lightning_logs", "csv") for path in (records / place).rglob("*") if path.is_file()]
     assert not [path for path in files if secret.encode() in path.read_bytes()]
