@@ -306,7 +306,8 @@ def type_name(hint: Any) -> str:
 
 def _unknown(path: str, what: str, valid: list[str]) -> str:
     wrong = path.rsplit(": ", 1)[-1].rsplit(".", 1)[-1]
-    hint = did_you_mean(wrong, valid, f"there are {', '.join(valid[:12])}", cutoff=0.5)
+    more = f" and {len(valid) - 12} more" if len(valid) > 12 else ""
+    hint = did_you_mean(wrong, valid, f"there are {', '.join(valid[:12])}{more}", cutoff=0.5)
     if what.startswith("key") and not path.startswith("--"):
         hint = called_here(wrong) or hint
     return f"{path}: no such {what}; {hint}"

@@ -9,8 +9,14 @@ _CUTOFF = 0.6  # similarity, from 0 to 1, from which a name counts as near
 
 
 def nearest(wrong: str, known: Iterable[str], cutoff: float = _CUTOFF) -> str | None:
-    """The known name that is most similar to ``wrong``; None where none is near."""
-    return next(iter(difflib.get_close_matches(wrong, list(known), n=1, cutoff=cutoff)), None)
+    """The known name that is most similar to ``wrong``, or that it stands for (lr); None where none is near."""
+    names = list(known)
+    initials = [
+        name for name in names if len(wrong) > 1 and wrong.lower() == "".join(w[0] for w in name.split("_") if w)
+    ]
+    if len(initials) == 1:
+        return initials[0]
+    return next(iter(difflib.get_close_matches(wrong, names, n=1, cutoff=cutoff)), None)
 
 
 def did_you_mean(wrong: str, known: Iterable[str], otherwise: str = "", cutoff: float = _CUTOFF) -> str:
