@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fnmatch
 import hashlib
 import itertools
 import json
@@ -305,16 +306,23 @@ def copy_folder(source: Path, target: Path, left_out: Sequence[str] = ()) -> Non
     """
     owners = [source.resolve()]
     owners += [owners[0].parents[1] / "blobs"] if owners[0].parent.name == "snapshots" else []
+    _copy(source, target, left_out, owners)
 
-    def ignored(place: str, names: list[str]) -> set[str]:
-        for path in (Path(place, name) for name in names):
-            if path.is_symlink() and not any(path.resolve().is_relative_to(owner) for owner in owners):
-                raise ValueError(
-                    f"{path} is a link to a file elsewhere, which is not copied; put the file itself there"
-                )
-        return shutil.ignore_patterns(*left_out)(place, names)
 
-    shutil.copytree(source, target, dirs_exist_ok=True, ignore=ignored)
+def _copy(source: Path, target: Path, left_out: Sequence[str], owners: Sequence[Path]) -> None:
+    found = sorted(source.iterdir())
+    for path in (path for path in found if path.is_symlink()):
+        real = path.resolve()
+        if path.absolute().is_relative_to(real) or not any(map(real.is_relative_to, owners)):
+            raise ValueError(f"{path} is a link to a file elsewhere, which is not copied; put the file itself there")
+    target.mkdir(parents=True, exist_ok=True)
+    for path in found:
+        if any(fnmatch.fnmatch(path.name, pattern) for pattern in left_out):
+            continue
+        if path.is_dir():
+            _copy(path, target / path.name, left_out, owners)
+        else:
+            shutil.copyfile(path, target / path.name)  # its mode is as the umask says, not as that of the source
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:

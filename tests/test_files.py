@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -250,6 +251,22 @@ def test_a_copied_folder_holds_what_is_inside_and_no_file_from_elsewhere(tmp_pat
     (model / "folder").symlink_to(tmp_path)
     with pytest.raises(ValueError, match="folder is a link"):
         copy_folder(model, tmp_path / "third")
+
+
+def test_a_copy_has_the_modes_of_the_umask_and_no_loop_is_followed(tmp_path):
+    (tmp_path / "a" / "inner").mkdir(parents=True, mode=0o755)
+    (tmp_path / "a" / "inner" / "file").write_text("x")
+    (tmp_path / "a" / "inner" / "file").chmod(0o444)
+    before = os.umask(0o077)
+    try:
+        copy_folder(tmp_path / "a", tmp_path / "copy")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / "copy" / name).stat().st_mode) for name in ("", "inner", "inner/file")]
+    assert modes == [0o700, 0o700, 0o600]
+    (tmp_path / "a" / "inner" / "loop").symlink_to("..")
+    with pytest.raises(ValueError, match="loop is a link"):
+        copy_folder(tmp_path / "a", tmp_path / "third")
 
 
 def test_of_a_hubs_cache_the_files_behind_the_links_are_copied(tmp_path):

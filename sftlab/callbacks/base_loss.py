@@ -16,7 +16,7 @@ from sftlab.lab.bases import LAB_SIZES
 from sftlab.model.backbone import build_backbone
 from sftlab.model.module import SFTModule
 from sftlab.run.identity import weights_hash
-from sftlab.screen import show
+from sftlab.screen import complain, show
 
 RULES = 1  # version of how the loss is measured: raise it when the same base and examples get others
 _DECIMALS = 4  # what machines agree on; what is equal stays shuffled
@@ -43,10 +43,24 @@ def measure_base(data: PlannedData, module: SFTModule) -> None:
     model: LocalModel | None = None
     for ability in data.abilities.values():
         path = cache_root() / "base_losses" / f"{_key(ability, module)}.npy"
-        if not path.is_file():
+        if (kept_I := _kept(path, ability)) is None:
             model = model or _base(data, module)
-            _measure(ability, model, path)
-        ability.base_losses_I = np.load(path, allow_pickle=False)
+            kept_I = _measure(ability, model, path)
+        ability.base_losses_I = kept_I
+
+
+def _kept(path: Path, ability: AbilityData) -> np.ndarray | None:
+    """The losses in the cache; None where there are none, or a damaged file, which is told."""
+    try:
+        losses_I = np.load(path, allow_pickle=False)
+        if losses_I.shape == (len(ability.examples),) and np.isfinite(losses_I).all():
+            return np.asarray(losses_I, np.float64)
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError, TypeError):
+        pass
+    complain(f"cache: {path} is damaged; the base's losses on {ability.name} are measured again")
+    return None
 
 
 def _key(ability: AbilityData, module: SFTModule) -> str:
@@ -61,18 +75,19 @@ def _base(data: PlannedData, module: SFTModule) -> LocalModel:
     return LocalModel(backbone.to(device), data.encoder, _BATCH)
 
 
-def _measure(ability: AbilityData, model: LocalModel, path: Path) -> None:
+def _measure(ability: AbilityData, model: LocalModel, path: Path) -> np.ndarray:
     """Measure an ability, on one process of a machine while the others wait."""
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if path.is_file():
-            return
+        if (kept_I := _kept(path, ability)) is not None:
+            return kept_I
         examples = ability.examples
         show(f"Measuring the base's loss on {len(examples):,} examples of {ability.name}, once")
         with torch.no_grad():
             sums = model.answer_nlls(examples, range(len(examples)))
-        losses_I = np.array(sums) / np.maximum(1, np.asarray(examples.supervised_N))
+        losses_I = np.round(np.array(sums) / np.maximum(1, np.asarray(examples.supervised_N)), _DECIMALS)
         with whole_file(path) as partial, partial.open("wb") as file:
-            np.save(file, np.round(losses_I, _DECIMALS))
+            np.save(file, losses_I)
+    return losses_I

@@ -33,6 +33,28 @@ MAX_CHARACTERS = 50_000_000  # of one rendering, and of every text on the way to
 DAY = datetime(2024, 7, 26)  # what LLaMA 3's templates say where there is no clock
 
 
+def prints_date(source: str) -> bool:
+    """Whether a template asks what day it is."""
+    return "strftime_now" in source
+
+
+def with_day(source: str) -> str:
+    """A template that prints ``DAY`` wherever it is rendered, so that a served model sees the text that it learned."""
+    if not prints_date(source) or source.startswith(_DAY_MACRO):
+        return source
+    # What is printed last keeps Jinja from taking a line break at the beginning for the macro's.
+    return f"{_DAY_MACRO}{{{{ '' }}}}{source}"
+
+
+_DIRECTIVES = [f"%{sign}{letter}" for sign in ("-", "") for letter in "aAbBcdFhHIjmMpSTuwxXyY"]
+_DAY_MACRO = (
+    "{% macro strftime_now(form) %}{{ form"
+    + "".join(f"|replace({one!r},{DAY.strftime(one)!r})" for one in _DIRECTIVES)
+    + " }}{% endmacro %}"
+)
+"""Stands for the clock of whoever renders a template."""
+
+
 class Refused(Exception):
     """A template did not render a conversation; the text says why."""
 

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sftlab.data.chat_template import ChatTemplate, Refused
+from sftlab.data.chat_template import ChatTemplate, Refused, with_day
 from sftlab.data.conversation import BadRecord, Turn
 from sftlab.data.messages import THINK, Marks, MessageForm
 from sftlab.data.pieces import Piece, Pieces, Rendered, Template
@@ -94,13 +94,14 @@ class OwnTemplate(Template):
         return self._all_ends
 
     def chat_template(self) -> str | dict[str, str]:
-        """As the tokenizer has it, with the beginning of an answer where it leaves that out."""
-        if not self._header:
-            return self._source
-        asked = "{% if add_generation_prompt %}{{ " + json.dumps(self._header, ensure_ascii=False) + " }}{% endif %}"
+        """As the tokenizer has it, with the day of training and the beginning of an answer where it leaves that out."""
+        end = ""
+        if self._header:
+            header = json.dumps(self._header, ensure_ascii=False)
+            end = "{% if add_generation_prompt %}{{ " + header + " }}{% endif %}"
         if isinstance(self._source, dict):
-            return {name: source + asked for name, source in self._source.items()}
-        return str(self._source) + asked
+            return {name: with_day(source) + end for name, source in self._source.items()}
+        return with_day(self._source) + end
 
     # What the template can do, learned from a few conversations
 

@@ -17,7 +17,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import fields
 from io import BufferedReader
 from pathlib import Path
@@ -129,7 +129,8 @@ def _found(path: Path, data: PlannedData, stages: Sequence[Stage], tell: bool = 
     try:
         with path.open("rb") as file:
             head, arrays = _read(file)
-            os.utime(path)  # used now
+            with suppress(OSError):  # a cache that others fill may be read all the same
+                os.utime(path)  # used now
             order = (data.abilities[name].pool_of(next(arrays), count) for name, count in head["populations"].items())
             compiler = Compiler([*order], data.policy, data.batch, data.max_length, data.seed, data.packing)
             for stage, about in zip(stages, head["stages"], strict=True):

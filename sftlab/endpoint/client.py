@@ -49,6 +49,10 @@ STOP_AFTER: dict[Fault, int] = {"fatal": 1, "endpoint": 3, "request": 10}
 """Failures in a row, no reply between them, after which nothing more is asked."""
 
 
+NEUTRAL = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
+"""What turns off that a server draws from fewer tokens, or from other probabilities, than the model gives."""
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     """A redirect would carry the key to another host."""
 
@@ -102,9 +106,10 @@ class ChatClient:
         self.base_url, self.host = base_url.rstrip("/").removesuffix("/chat/completions"), parts.hostname or ""
         self.model, self.num_parallel, self.timeout_s = model, num_parallel, timeout_s
         self.cache = ReplyCache(cache)
-        self._limit_name, self.down = "max_tokens", ""
+        self._limit_name, self._neutral, self.down = "max_tokens", NEUTRAL, ""
         self._in_a_row: dict[Fault, int] = {}
         self._stop, self._random, self._told = threading.Event(), random.Random(), threading.Lock()
+        self._told_of_defaults = threading.Lock()
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def require(self) -> None:
@@ -241,12 +246,12 @@ class ChatClient:
             MayPass: It may pass.
             ChatFailed: It will not.
         """
-        limit_name = self._limit_name
-        content: dict[str, Any] = {"model": self.model, limit_name: chat.max_tokens}
+        content: dict[str, Any] = {"model": self.model, self._limit_name: chat.max_tokens}
         content["messages"] = [{"role": role, "content": text} for role, text in chat.messages]
         content.update({k: v for k, v in (("temperature", chat.temperature), ("seed", chat.seed)) if v is not None})
         if chat.n > 1:
             content["n"] = chat.n
+        content.update(self._neutral if chat.is_neutral else {})
         request = urllib.request.Request(
             f"{self.base_url}/chat/completions", json.dumps(content).encode(), self._headers()
         )
@@ -254,7 +259,7 @@ class ChatClient:
             body = read_body(*self._read(request))
             reply = read_reply(body, chat.n)
         except urllib.error.HTTPError as error:
-            return self._refused(error, chat, limit_name), {}
+            return self._refused(error, chat, content), {}
         except TimeoutError:
             raise MayPass(f"no answer in {self.timeout_s:g} s") from None
         except urllib.error.URLError as error:
@@ -270,7 +275,7 @@ class ChatClient:
         about = {"served_by": self._masked(body.get("model")), "usage": self._masked(body.get("usage"))}
         return reply._replace(texts=tuple(map(self.key.mask, reply.texts))), about
 
-    def _refused(self, error: urllib.error.HTTPError, chat: Chat, limit_name: str) -> Reply:
+    def _refused(self, error: urllib.error.HTTPError, chat: Chat, content: dict[str, Any]) -> Reply:
         """What a status other than 200 means: raised, but for a reply without text."""
         try:
             said = error.read(1 << 16).decode("utf-8", "replace")
@@ -278,13 +283,25 @@ class ChatClient:
             said = ""
         error.close()
         where = f"{self.host}: {self._clean(said) or error.reason} (model {self.model!r}, key from {self.key.name})"
-        if error.code == 400 and limit_name == "max_tokens" and "max_completion_tokens" in said:
+        if error.code in (400, 422) and NEUTRAL.keys() & content.keys() and any(name in said for name in NEUTRAL):
+            self._leave_defaults()
+            raise MayPass(f"{error.code} from {where}", wait_s=0.0)
+        if error.code == 400 and "max_tokens" in content and "max_completion_tokens" in said:
             self._limit_name = "max_completion_tokens"  # newer OpenAI models take only this name
             raise MayPass(f"400 from {where}", wait_s=0.0)
         meaning = read_status(error.code, said, where, error.headers.get("Retry-After"))
         if isinstance(meaning, Exception):
             raise meaning
         return Reply(meaning.texts * chat.n, meaning.complete * chat.n, meaning.missing * chat.n)
+
+    def _leave_defaults(self) -> None:
+        """Go on without ``NEUTRAL``, and say once what that may mean."""
+        if self._neutral and self._told_of_defaults.acquire(blocking=False):
+            self._neutral = {}
+            complain(
+                f"{self.host} takes none of {', '.join(NEUTRAL)}: what it sets itself, such as by the model's "
+                "generation_config.json, may change answers and scores"
+            )
 
     def _read(self, request: urllib.request.Request) -> tuple[bytes, str]:
         """The whole body and its content type; the timeout is for all of it, a server that drips does not hold us."""

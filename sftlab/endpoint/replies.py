@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sftlab.files import disk_error
 from sftlab.screen import complain
 
 
@@ -24,6 +26,7 @@ class Chat:
         seed: Sent when given.
         n: Replies wanted.
         sample: Never sent. The same request with another number is asked, and paid for, anew.
+        is_neutral: Whether the server is told to leave its own defaults aside, such as a model's generation_config.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -32,6 +35,7 @@ class Chat:
     seed: int | None = None
     n: int = 1
     sample: int = 0
+    is_neutral: bool = False
 
     def key(self, *model: str) -> str:
         """Name of the reply in the cache; ``model`` is what answers: its name and where it is served, say."""
@@ -127,6 +131,9 @@ class ReplyCache:
             key: See ``Chat.key``.
             reply: What was said.
             about: Kept beside it, for people.
+
+        Raises:
+            OSError: The disk is full or does not let itself be written.
         """
         if reply.why_missing:
             return
@@ -136,14 +143,22 @@ class ReplyCache:
             if self.path is None:
                 return
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Unbuffered, so that a line is one write: processes may share the file.
-            with self.path.open("ab+", buffering=0) as file:
-                if file.seek(0, os.SEEK_END):
-                    file.seek(-1, os.SEEK_END)
-                    torn = file.read(1) != b"\n"
-                    line = b"\n" + line if torn else line
-                file.write(line)
-                os.fsync(file.fileno())
+            try:
+                _append(self.path, line)
+            except OSError as error:
+                raise (disk_error(error, self.path) or error) from None
+
+
+def _append(path: Path, line: bytes) -> None:
+    """Add a line; unbuffered, so that it is one write: processes may share the file."""
+    with path.open("ab+", buffering=0) as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+            line = b"\n" + line if torn else line
+        if file.write(line) < len(line):  # the disk became full within it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
 
 
 def _mend(path: Path, damaged: list[tuple[int, bytes]]) -> None:

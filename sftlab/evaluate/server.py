@@ -63,4 +63,5 @@ class ServerModel:
 
 def _chat(one: Dialogue, max_new_tokens: int) -> Chat:
     messages = tuple((turn.role, turn.text) for turn in one.turns())
-    return Chat(messages, one.temperature, max_new_tokens, seed=one.seed % 2**31, sample=one.sample)
+    seed = one.seed % 2**31
+    return Chat(messages, one.temperature, max_new_tokens, seed=seed, sample=one.sample, is_neutral=True)

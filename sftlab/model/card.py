@@ -45,6 +45,7 @@ def model_card(note: Mapping[str, Any], rows: Sequence[LedgerRow], scores: Seque
         "---",
         "",
         f"{start} with sftlab, conversation template `{note.get('template', 'unknown')}`.",
+        *([f"The template prints a date, here as in training always {note['day']}."] if "day" in note else []),
         "",
         *_trained(rows),
         *_settings(note.get("training", {})),

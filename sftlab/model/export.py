@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from sftlab.data.ability import PlannedData
+from sftlab.data.chat_template import DAY, prints_date
 from sftlab.data.records import HUB
 from sftlab.files import copy_folder, whole_folder
 from sftlab.model.adapter import check_pairs, is_adapter, pairs, peft_config
@@ -84,7 +85,10 @@ def _note(module: SFTModule, data: PlannedData) -> dict[str, Any]:
         "seed": data.seed,
     }
     is_from_scratch = module.path is None or (module.config is not None and module.adapter is None)
+    assert data.encoder is not None
+    day = {"day": f"{DAY:%d %b %Y}"} if prints_date(str(data.encoder.template.chat_template())) else {}
     return {
+        **day,
         "base": FROM_SCRATCH if is_from_scratch else module.path,
         "template": data.template,
         "datasets": sorted({match[1] for match in named if match}),

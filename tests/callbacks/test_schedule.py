@@ -224,6 +224,10 @@ def test_a_curriculum_by_the_loss_of_the_base_measures_the_base_once(tmp_path, m
     assert all(one.max() <= other.min() for one, other in pairwise(losses))
     MultiTask(epochs=1, curriculum="hard_first").compile(data, module)
     assert "Measuring" not in "".join(capsys.readouterr())
+    for number, path in enumerate(sorted((tmp_path / "cache" / "base_losses").glob("*.npy"))):
+        path.write_bytes(path.read_bytes()[: 100 * number])  # none left, or a part
+    again = MultiTask(epochs=1, curriculum="easy_first").compile(data, module)
+    assert "".join(capsys.readouterr()).count("measured again") >= 2 and (again.example_E == plan.example_E).all()
     with pytest.raises(ValueError, match="random weights know nothing"):
         MultiTask(epochs=1, curriculum="easy_first").compile(data, SFTModule(path="lab-base"))
 

@@ -129,6 +129,27 @@ def test_a_template_that_prints_the_date_prints_one_day():
     assert "2024-07-26" in pieces[1].text and [p.text for p in pieces if p.supervised] == ["a", "<|im_end|>"]
 
 
+@pytest.mark.parametrize(
+    "day",
+    [
+        "{{ strftime_now('%Y-%m-%d') }}", "\n  {{- strftime_now('%d %b %Y') }}\n",
+        "\n\n{{ strftime_now('%B %-d, %A %H:%M') }}", "{% for m in messages %}{{ strftime_now('%y') }}{% endfor %}",
+        "{% if strftime_now is defined %}{% set day = strftime_now('%d %b') %}{% else %}{% set day = '' %}{% endif %}"
+        "{{ day }}",
+        "{% macro today() %}{{ strftime_now('%x') }}{% endmacro %}{{ today() }}",
+    ],
+)  # fmt: skip
+def test_an_exported_template_prints_the_day_of_training_wherever_it_is_rendered(day):
+    tokenizer = byte_tokenizer(day + TEMPLATES["chatml"])
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    trained = ChatTemplate(tokenizer).render(messages)
+    tokenizer.chat_template = get_template("tokenizer", tokenizer).chat_template()
+    assert (
+        tokenizer.apply_chat_template(messages, tokenize=False) == ChatTemplate(tokenizer).render(messages) == trained
+    )
+    assert get_template("tokenizer", tokenizer).chat_template() == tokenizer.chat_template
+
+
 def test_a_tokenizer_may_have_a_template_of_its_own_for_tools():
     tokenizer = byte_tokenizer(TEMPLATES["chatml"])
     tokenizer.chat_template = {"default": TEMPLATES["chatml"], "tool_use": TEMPLATES["thinking"]}

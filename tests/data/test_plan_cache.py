@@ -206,3 +206,12 @@ def test_a_cache_that_cannot_be_written_is_told_and_costs_the_time_alone(cache, 
     plan, was_found = found(data)
     assert not was_found and len(plan.example_E) and "not kept" in capsys.readouterr().err
     assert data.plan_note.startswith("The plan was compiled in")
+
+
+def test_a_cache_that_may_only_be_read_is_read(cache, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    found(loaded())
+    monkeypatch.setattr(os, "utime", refuse)
+    assert found(loaded())[1]

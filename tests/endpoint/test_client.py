@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 import urllib.parse
 from email.utils import formatdate
@@ -13,7 +15,7 @@ import pytest
 from chat_stub import SECRET, Stub
 
 from sftlab.endpoint import client as client_module
-from sftlab.endpoint.client import ChatClient, ChatFailed
+from sftlab.endpoint.client import NEUTRAL, ChatClient, ChatFailed
 from sftlab.endpoint.replies import Chat
 
 
@@ -71,6 +73,25 @@ def test_requests_and_replies(stub: Stub) -> None:
     assert client.chat(ASK).texts == ("in parts",)
     with pytest.raises(ChatFailed, match="2 answers asked for, 1 given"):
         client.chat(ASK, n=2, max_tokens=7)
+
+
+def test_a_server_s_own_defaults_are_turned_off_or_that_it_cannot_be_is_told(stub: Stub, capsys: Any) -> None:
+    client = _client(stub)
+    client.chat_all([Chat((("user", "a"),), is_neutral=True), Chat((("user", "b"),))])
+    sent = {request["messages"][0]["content"]: request for request in stub.requests}
+    assert NEUTRAL.items() <= sent["a"].items() and not NEUTRAL.keys() & sent["b"].keys()
+
+    def act(to: BaseHTTPRequestHandler, body: dict[str, Any]) -> bool:
+        if "top_k" in body:
+            return stub.send(to, 422, b"Unexpected fields in the request: {'top_k', 'min_p'}")
+        return stub.send(to, 200, stub.reply(stub.text))
+
+    stub.do_good = act  # type: ignore[method-assign]
+    assert not capsys.readouterr().err
+    other = _client(stub)
+    chats = [Chat((("user", str(i)),), is_neutral=True) for i in range(20)]
+    assert all(reply == ((stub.text,), (True,), ("",)) for reply in other.chat_all(chats))
+    assert capsys.readouterr().err.count("takes none of top_p, top_k, min_p, repetition_penalty") == 1
 
 
 def test_newer_models_name_the_limit_otherwise(stub: Stub) -> None:
@@ -249,6 +270,25 @@ def test_a_damaged_cache_is_told_and_mended(stub: Stub, tmp_path: Path, capsys: 
     for i in range(4):
         third.chat([("user", str(i))])
     assert len(stub.requests) == 6
+
+
+def test_a_disk_that_is_full_within_a_line_is_told_and_the_reply_asked_for_again(stub: Stub, tmp_path: Path) -> None:
+    path, code = (
+        tmp_path / "replies.jsonl",
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))",
+    )
+    use = f"""
+{code}
+from sftlab.endpoint.client import ChatClient
+from pathlib import Path
+ChatClient({stub.url!r}, "stub", cache=Path({str(path)!r})).chat([("user", "hello")])
+"""
+    ended = subprocess.run([sys.executable, "-c", use], capture_output=True, text=True)
+    assert "OSError" in ended.stderr and str(path) in ended.stderr and path.stat().st_size == 100
+    again = _client(stub, cache=path)
+    again.chat(ASK)
+    assert len(stub.requests) == 2 and _client(stub, cache=path).chat(ASK).texts == again.chat(ASK).texts
+    assert len(stub.requests) == 2
 
 
 def test_servers_of_one_model_s_name_share_no_reply(stub: Stub, tmp_path: Path, capsys: Any) -> None:
