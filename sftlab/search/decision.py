@@ -16,6 +16,7 @@ from sftlab.stats.interval import middle
 
 MOST_GROUPS = 7  # values of a factor that a slice shows
 MOST_LISTED = 4  # candidates named one by one
+NEAR = 0.1  # a candidate that misses LIKELY by no more is named
 SAFE = 0.8  # a constraint that is less likely kept is said to be in doubt
 WEIGHTED = "weighted mean"
 
@@ -101,8 +102,15 @@ def _places_text(axis: Axis, places: np.ndarray) -> str:
     return axis.text(places[0]) if len(places) == 1 else f"{axis.text(places[0])} to {axis.text(places[-1])}"
 
 
-def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis]) -> str:
-    """The decision in a few sentences: the proposal, what else is as good, and what constraints cost."""
+def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis], measured: str = "") -> str:
+    """The decision in a few sentences: the proposal, what else is as good, and what constraints cost.
+
+    Args:
+        beliefs: What the runs say.
+        spec: The search.
+        axes: Of its space.
+        measured: What a check of the proposal found, told before what is predicted.
+    """
     if not beliefs.has_effect:
         reach = 100 * _hidden(beliefs, axes)
         return (
@@ -115,7 +123,7 @@ def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis]) -> str:
     likely_C = beliefs.likely()
     mean = _interval(beliefs.utility_DC[:, best])
     what = f"predicted {mean_name(spec.weights)}"
-    found = f"**Proposal: {spec.space.text(beliefs.candidates[best])}.** "
+    found = f"**Proposal: {spec.space.text(beliefs.candidates[best])}.** {measured}"
     if not floors:
         found += f"It has the highest {what}, {mean}. "
     elif beliefs.chance()[best] >= LIKELY:
@@ -125,7 +133,7 @@ def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis]) -> str:
         found += f"No candidate keeps {floors} with a probability of {LIKELY:.0%}; this one is the likeliest to. "
         found += f"Its {what} is {mean}. "
     found += _others_words(beliefs, spec.space, axes, int(likely_C.sum()) - 1, bool(floors))
-    return found + (_price_words(beliefs, spec) if floors else "")
+    return found + (_near_words(beliefs, spec) + _price_words(beliefs, spec) if floors else "")
 
 
 def mean_name(weights: Mapping[str, float]) -> str:
@@ -161,18 +169,29 @@ def _others_words(beliefs: Beliefs, space: Space, axes: Sequence[Axis], num_othe
     return f"{start}; they have {_and(told)}{within if len(told) > 1 else ''}."
 
 
+def _near_words(beliefs: Beliefs, spec: SearchSpec) -> str:
+    """The candidate that fails to keep the constraints by the least, where it would be better than the proposal."""
+    chance_C, mean_C, best = beliefs.chance(), beliefs.utility_DC.mean(0), beliefs.best()
+    near_C = (chance_C < LIKELY) & (chance_C >= LIKELY - NEAR) & (mean_C > mean_C[best])
+    if chance_C[best] < LIKELY or not near_C.any():
+        return ""
+    first = int(np.where(near_C, chance_C, 0).argmax())
+    text = spec.space.text(beliefs.candidates[first])
+    return f" Just short of these {LIKELY:.0%}, with {chance_C[first]:.0%}: {text}, {mean_C[first]:.1%}."
+
+
 def _price_words(beliefs: Beliefs, spec: SearchSpec) -> str:
     """What the constraints cost, and how likely the proposal keeps them."""
     best, them = beliefs.best(), "the constraint" if len(spec.constraints) == 1 else "the constraints"
     chance = float(beliefs.chance()[best])
     chance_C, inside_C = beliefs.chance(), beliefs.inside_noise()
     surest = int(np.where(inside_C, chance_C, 0).argmax())
-    told = f" As predicted, the proposal keeps {them} with a probability of {chance:.0%}"
-    told += "." if chance >= SAFE else ", too little to rely on."
+    told = f" The surfaces give the proposal a chance of {chance:.0%} of keeping {them}"
+    told += "." if chance >= SAFE else ": too little to rely on."
     if chance < SAFE and chance_C[surest] > chance:
         text = spec.space.text(beliefs.candidates[surest])
-        told += f" Surest of those not shown to be worse, with {chance_C[surest]:.0%}, is {text}: take it where "
-        told += f"keeping {them} matters more than the mean."
+        told += f" Of those not shown to be worse, {text} has the best chance, {chance_C[surest]:.0%}: where keeping "
+        told += f"{them} matters more than the mean, measure that one next."
     free = int(beliefs.utility_DC.mean(0).argmax())
     if free == best:
         return f"{told} It would be the same without {them}."
@@ -185,7 +204,7 @@ def _price_words(beliefs: Beliefs, spec: SearchSpec) -> str:
 
 
 def _at_least(floor: float) -> str:
-    return f" (predicted: at least {max(floor, 0):.1%})"
+    return f" (at least about {max(floor, 0):.1%}, as the anchor is predicted)"
 
 
 def _interval(draws_D: np.ndarray) -> str:

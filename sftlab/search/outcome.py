@@ -39,8 +39,9 @@ def outcome_of(search: Search) -> dict[str, Any]:
     check = _check(search, observations, beliefs)
     return {
         "search": spec.name,
-        "decision": words_of(beliefs, spec, axes),
+        "decision": words_of(beliefs, spec, axes, check["measured"] if check else ""),
         "ended": search.decisions[-1].words,
+        "stopped": _stopped(search),
         "has_effect": beliefs.has_effect,
         "check": check,
         "abilities": beliefs.abilities,
@@ -72,6 +73,12 @@ def outcome_of(search: Search) -> dict[str, Any]:
         "max_tokens": spec.max_tokens,
         "tokens": dict(zip(("all", "once"), search.site.saved_tokens(search.trials), strict=True)),
     }
+
+
+def _stopped(search: Search) -> str:
+    """Why no more runs were made to search with."""
+    words = next((one.words for one in search.decisions if one.kind == "verification"), search.decisions[-1].words)
+    return words.partition(". ")[0].removesuffix(".") + "."
 
 
 def _finite(value: float) -> float | None:
@@ -120,19 +127,22 @@ def _check(search: Search, observations: Sequence[Observation], beliefs: Beliefs
     measured = [weighted(o.values, weights) for o in proposal]
     whole = student([one - weighted(o.values, weights) for one, o in zip(measured, anchor, strict=True)])
     verdict = _verdict(whole)
-    interval = "" if math.isnan(whole.low) else f" ({100 * whole.low:+.1f} to {100 * whole.high:+.1f} over seeds)"
+    ends = "" if math.isnan(whole.low) else f" ({100 * whole.low:+.1f} to {100 * whole.high:+.1f}, 95 % over seeds)"
     told = "; ".join(f"{row['ability']} {100 * row['difference']:+.1f} ({row['verdict']})" for row in rows)
     seeds = ", ".join(map(str, pair[0].seeds))
+    predicted = f"{beliefs.utility_DC[:, beliefs.best()].mean():.1%}"
+    mine, theirs = f"{fmean(measured):.1%}", f"{fmean(weighted(o.values, weights) for o in anchor):.1%}"
     words = (
-        f"Checked with fresh seeds ({seeds}): the proposal has {fmean(measured):.1%} where "
-        f"{beliefs.utility_DC[:, beliefs.best()].mean():.1%} was predicted{_surprises(proposal, beliefs)}. Against "
-        f"{name}, {_which_anchor(beliefs, bool(search.spec.constraints))}: "
-        f"**{verdict}**, {100 * whole.value:+.1f} points{interval}; {told}.{_floor_words(search, name, rows)}"
+        f"Checked with fresh seeds ({seeds}): the proposal has {mine} where {predicted} was predicted"
+        f"{_surprises(proposal, beliefs)}. Against {name}, {_which_anchor(beliefs, bool(search.spec.constraints))} "
+        f"(it has {theirs}): **{verdict}**, {100 * whole.value:+.1f} points{ends}; {told}."
+        f"{_floor_words(search, name, rows)}"
     )
     if verdict == NOT_SHOWN and (beliefs.likely_anchors().any() or not search.spec.constraints):
         words += f" As far as these seeds show, {name} does as well: take either, or check with more seeds (verify)."
     return {
         "anchor": name,
+        "measured": f"Measured with {len(measured)} fresh seeds: {mine}. ",
         "seeds": list(pair[0].seeds),
         "rows": rows,
         "difference": whole.value,
@@ -152,7 +162,8 @@ def _surprises(proposal: Sequence[Observation], beliefs: Beliefs) -> str:
         value = fmean(o.values[ability] for o in proposal)
         if abs(value - draws_D.mean()) > Z * spread:
             told.append(f"{ability} has {value:.1%} and not {draws_D.mean():.1%}")
-    doubt = "more than noise, so do not trust what is predicted near there; no prediction uses the check's runs"
+    doubt = "more than noise, so what is predicted for it and its neighbours is in doubt; nothing predicted here has "
+    doubt += "seen the check"
     return f" ({'; '.join(told)}: {doubt})" if told else ""
 
 
@@ -175,9 +186,10 @@ def _floor_words(search: Search, anchor: str, rows: Sequence[Mapping[str, Any]])
         for row in rows:
             if constraint.anchor == anchor and row["ability"] == constraint.ability and row["low"] is not None:
                 kept, broken = row["low"] >= -constraint.number, row["high"] < -constraint.number
-                verdict = "is kept" if kept else "is broken" if broken else "may be kept or broken"
+                mean = "kept" if row["difference"] >= -constraint.number else "broken"
+                verdict = "is kept" if kept else "is broken" if broken else f"is {mean} on average, not yet for sure"
                 ends = f"{100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-                limit = f", where {-100 * constraint.number:+.1f} is the limit"
+                limit = f"; the limit is {-100 * constraint.number:+.1f}"
                 told += f" The constraint, {constraint.text()}, {verdict}: measured {ends}{limit}."
     return told
 

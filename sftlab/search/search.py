@@ -197,7 +197,10 @@ class Search:
             )
         trials += self._trials(points, "design")
         runs = sum(trial.num_runs for trial in trials)
-        words = f"{runs} runs: {num_anchors} of the anchors, {runs - num_anchors} of a D-optimal design. Of the budget "
+        words = (
+            f"{runs} runs: {num_anchors} of the {len(anchors)} anchors, {runs - num_anchors} of a D-optimal design. "
+        )
+        words += "Of the budget "
         if spec.max_tokens is not None:
             check = 2 * self.site.tokens([], like_check)
             words += f"of {spec.max_tokens:,} tokens they take {self.site.tokens([], trials):,} and the check {check:,}"

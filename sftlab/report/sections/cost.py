@@ -30,10 +30,9 @@ class Cost(Figure):
             numbers.append(about | {"tokens_reused": reused, "saved_share": saved, "seconds": seconds})
         total = numbers[-1]
         if evidence.costs:
-            section.findings.append(
-                f"{total['done']} of {total['runs']} runs done; {rows[-1][2]} tokens trained in {rows[-1][5]}, "
-                f"{rows[-1][3]} taken over from stages that other runs had trained (**{rows[-1][4]} saved**)."
-            )
+            shared = f", {rows[-1][3]} taken over from stages that other runs had trained (**{rows[-1][4]} saved**)"
+            told = f"{total['done']} of {total['runs']} runs done; {rows[-1][2]} tokens trained in {rows[-1][5]}"
+            section.findings.append(f"{told}{shared if total['tokens_reused'] else ''}.")
         notes = ["Reused: tokens of stages that another run of the study trained. Saved: reused / (trained + reused)."]
         header = ["config", "runs done", "tokens trained", "tokens reused", "saved", "training time"]
         section.parts.append(Table("cost", "What was trained", header, rows, notes, numbers))

@@ -42,13 +42,15 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
     section.findings.append(str(found["decision"]))
     if found["check"]:
         section.findings.append(str(found["check"]["words"]))
+    if found["has_effect"]:
+        section.findings.append(_factor_words(found))
     section.findings.append(_cost_words(found, evidence))
     section.warnings += _other_weights(found, evidence)
     section.lead = (
         "Anchors are mixtures that are run whatever comes out: each ability alone, the data as they are, and others "
         "that the space has. Surfaces are fitted to the runs of anchors and other candidates; the rest is predicted. "
-        "Intervals are 95 % and of the mean over seeds, on the problems that were asked; the check alone counts other "
-        f"problems of the kind, too. Weights of the mean: {_weight_words(found)}."
+        "Intervals are 95 % and of the mean over seeds, on the problems that were asked; in the check, the "
+        f"interval of an ability also covers other problems of its kind. Weights of the mean: {_weight_words(found)}."
     )
     section.parts.append(_range_table(found))
     slices = found["slices"]
@@ -108,6 +110,25 @@ def _weight_words(found: dict[str, Any]) -> str:
     return "all the same" if len(set(weights.values())) == 1 else ", ".join(f"{a} {w:g}" for a, w in weights.items())
 
 
+def _mean_title(found: dict[str, Any]) -> str:
+    return "mean" if len(set(_weights(found, found["weights"] or {}).values())) == 1 else WEIGHTED
+
+
+def _factor_words(found: dict[str, Any]) -> str:
+    """What each factor changes of the mean, the largest first."""
+    mine = sorted((one for one in found["slices"] if one["of"] == WEIGHTED), key=lambda one: -one["change"])
+    told: dict[bool, list[str]] = {True: [], False: []}
+    for one in mine:
+        name = f"the share of {one['axis']}" if one["is_share"] else one["axis"]
+        is_shown = not one["change_low"] <= 0 <= one["change_high"]
+        ends = f"{100 * one['change']:.1f} points ({100 * one['change_low']:.1f} to {100 * one['change_high']:.1f})"
+        told[is_shown].append(f"{name} by {ends}" if is_shown else name)
+    words = (
+        f"Over all candidates the {_mean_title(found)} is changed by: {'; '.join(told[True]) or 'no factor for sure'}."
+    )
+    return words + (f" No effect is shown of {', '.join(told[False])}." if told[False] else "")
+
+
 def _cost_words(found: dict[str, Any], evidence: Evidence) -> str:
     all_tokens, once = found["tokens"]["all"], found["tokens"]["once"]
     budget = f" of at most {found['max_runs']}" if found["max_runs"] else ""
@@ -118,9 +139,13 @@ def _cost_words(found: dict[str, Any], evidence: Evidence) -> str:
     cells = f"{len(found['candidates'])} candidates"
     checks = sum(len(t["seeds"]) for t in found["trials"] if t["why"] == "verification")
     parts = f" ({found['num_runs'] - checks} to search, {checks} to check)" if checks else ""
+    seen = [t for t in found["trials"] if t["why"] != "verification"]
+    once_run = sum(len(t["seeds"]) == 1 for t in seen)
+    rests = f" What is predicted rests on {len(seen)} compositions, {once_run} of them run with one seed."
+    stopped = f" Why it stopped: {found['stopped']}" if found.get("stopped") else ""
     return (
-        f"It took {found['num_runs']} runs{budget}{parts}; most of the {cells} are predicted and not run. "
-        f"{once:,} tokens trained{most}{saved}{took}."
+        f"It took {found['num_runs']} runs{budget}{parts}; most of the {cells} are predicted and not run.{rests} "
+        f"{once:,} tokens trained{most}{saved}{took}.{stopped}"
     )
 
 
@@ -131,9 +156,9 @@ def _range_table(found: dict[str, Any]) -> Table:
             one["low"] if one["low"] == one["high"] else f"{one['low']} to {one['high']}"
         )
         name = f"share of {one['axis']}" if one["is_share"] else one["axis"]
-        seen = "nothing shown" if one["is_noise"] else "narrowed"
+        seen = "no, nothing is shown" if one["is_noise"] else "yes"
         rows.append([name, one["best"], places, one.get("all", "-"), seen])
-    header = ["factor", "proposal", "not shown to be worse", "all candidates", "by the runs"]
+    header = ["factor", "proposal", "not shown to be worse", "all candidates", "narrowed down"]
     return Table("search-decision", "The decision, factor by factor", header, rows)
 
 
@@ -143,7 +168,7 @@ def _ternary(found: dict[str, Any]) -> Drawing:
     if len(mine) < 6:
         mine = found["candidates"]
     panels = [(name, np.array([c["scores"][name] for c in mine])) for name in found["abilities"]]
-    panels.append((WEIGHTED, np.array([c[WEIGHTED] for c in mine])))
+    panels.append((_mean_title(found), np.array([c[WEIGHTED] for c in mine])))
     shares_P3 = np.array([c["shares"] for c in mine])[:, :3]
     runs_R3 = np.array([t["shares"] for t in found["trials"] if t["shares"]])[:, :3]
     told = [c["text"] for c in mine]
@@ -153,7 +178,7 @@ def _ternary(found: dict[str, Any]) -> Drawing:
     rest = f" Other factors as in the proposal: {', '.join(best['rest'])}." if best["rest"] and len(mine) > 5 else ""
     crosses = ", crosses are candidates that likely break a constraint" if breaks_P.any() else ""
     caption = (
-        "Above: the mean. Below: half the width of its 95 % interval. Dots are the runs"
+        "Above: the mean. Below: half the width of its 95 % interval, in points. Dots are the runs"
         f"{', whatever their other factors' * bool(best['rest'])}; the ring is the proposal{crosses}.{rest}"
     )
     return Drawing(
@@ -189,23 +214,24 @@ def _best_table(found: dict[str, Any]) -> Table:
     ranked = sorted(found["candidates"], key=lambda c: (-(c["likely"]), -c[WEIGHTED][0]))
     is_bound = bool(found["constraints"])
     rows = [
-        [c["text"], *(_interval(c["scores"][name]) for name in found["abilities"]), _interval(c[WEIGHTED]),
-         f"{c['on_front']:.0%}", *([f"{c['chance']:.0%}"] if is_bound else []), "yes" if c["inside_noise"] else "no"]
+        [c["text"], _interval(c[WEIGHTED]), *([f"{c['chance']:.0%}"] if is_bound else []),
+         "yes" if c["inside_noise"] else "no", *(_interval(c["scores"][name]) for name in found["abilities"]),
+         f"{c['on_front']:.0%}"]
         for c in ranked[:_MOST_ROWS]
     ]  # fmt: skip
     header = [
         "composition",
-        *found["abilities"],
-        WEIGHTED,
-        "on the front",
+        _mean_title(found),
         *(["keeps constraints"] if is_bound else []),
         "not shown to be worse",
+        *found["abilities"],
+        "on the front",
     ]
     first = ", first those that likely keep the constraints" if is_bound else ""
     notes = [
         f"The best {len(rows)} of {len(ranked)} candidates{first}; the CSV has all.",
-        f"On the front{', keeps constraints' if is_bound else ''}: in how many of the draws of the surfaces. Not shown "
-        f"to be worse: the 95 % interval of the difference to the first holds 0"
+        f"{'Keeps constraints, on' if is_bound else 'On'} the front: in how many of the draws of the surfaces. Not "
+        f"shown to be worse: the 95 % interval of the difference to the first holds 0"
         f"{', and the constraints are likely kept' if is_bound else ''}.",
     ]
     return Table("search-candidates", "The best candidates, predicted", header, rows, notes, _candidate_numbers(found))
@@ -230,7 +256,7 @@ def _check_tables(found: dict[str, Any]) -> list[Table]:
         ]
         for r in check["rows"]
     ]
-    rows.append([WEIGHTED, _signed(check), "-", check["verdict"], "Student's t over the seeds"])
+    rows.append([_mean_title(found), _signed(check), "-", check["verdict"], "Student's t over the seeds"])
     title = f"The check: proposal minus {check['anchor']}, fresh seeds {', '.join(map(str, check['seeds']))}"
     notes = ["Each interval is of its ability alone. Verdicts go by p, which is corrected for the number of abilities."]
     header = ["", "difference (95 % each)", "p (Holm)", "verdict", "method"]
@@ -252,17 +278,17 @@ def _surface_table(found: dict[str, Any]) -> Table:
     header = [
         "ability",
         "form",
-        *(f"error of {'the average' if form == 'mean' else form}" for form in forms),
+        *(f"error of {'guessing the mean' if form == 'mean' else form}" for form in forms),
         "noise of a run",
-        "intervals times",
-        "p of no effect",
+        "intervals widened by",
+        "p (permutation)",
     ]
     notes = [
-        "Error: root mean square on compositions that were left out; the form with the smallest is used. The average: "
-        "that of all other runs is told.",
+        "Error: root mean square on compositions that were left out; the form with the smallest is used. Guessing "
+        "the mean: always that of all other runs. A form that hardly beats it knows little.",
         "Noise of a run: standard deviation between runs of one composition, all asked the same problems.",
-        "Intervals times: so much larger than told were errors on what was left out, so intervals are as much wider.",
-        "p: permutation test of no effect of the composition, corrected for the number of abilities (Holm).",
+        "Intervals widened by: so much larger than told were errors on what was left out.",
+        "p: of a permutation test, corrected for the number of abilities (Holm). Small: composition has an effect.",
     ]
     return Table("search-surfaces", "The surfaces", header, rows, notes)
 
@@ -289,7 +315,16 @@ def _run_table(found: dict[str, Any], evidence: Evidence) -> Table:
          f"{tokens.get(t['name'], 0):,}"]
         for t in found["trials"]
     ]  # fmt: skip
-    header = ["runs", "why", "decision", "composition", "seeds", *found["abilities"], WEIGHTED, "tokens trained"]
+    header = [
+        "runs",
+        "why",
+        "decision",
+        "composition",
+        "seeds",
+        *found["abilities"],
+        _mean_title(found),
+        "tokens trained",
+    ]
     return Table(
         "search-runs", "Every run that it rests on", header, rows, ["Scores: means over the seeds."], folded=True
     )
