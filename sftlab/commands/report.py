@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
+from pathlib import Path
+
 from sftlab.commands.options import CommandParser, wants_help
 from sftlab.screen import show
 
@@ -16,6 +19,8 @@ PARSER.add_argument(
     default="",
     help="what each ability counts in the best setting: math=1,code=1,general=2 (default: equal)",
 )
+
+_MOST_LINES = 6  # of each section, in the terminal
 
 
 def weights_of(text: str) -> dict[str, float]:
@@ -42,15 +47,30 @@ def main(arguments: list[str]) -> int:
         return 0
     options = PARSER.parse(arguments)
     weights = weights_of(options.weights) if options.weights else {}
-    from pathlib import Path
-
     folders = [Path(folder) for folder in options.folder]
     if len(folders) > 1:
         from sftlab.report.beside import write_beside
 
-        show(f"Report: {write_beside(folders, weights)}")
-        return 0
-    from sftlab.report.write import write_report
+        page = write_beside(folders, weights)
+    else:
+        from sftlab.report.write import write_report
 
-    show(f"Report: {write_report(folders[0], weights)}")
+        page = write_report(folders[0], weights)
+    print_summary(page)
+    show(f"Report: {page}")
     return 0
+
+
+def print_summary(page: Path) -> None:
+    """What the page begins with, at most so many lines of each section."""
+    from sftlab.report.write import SUMMARY
+
+    number = 0
+    for line in (page.parent / SUMMARY).read_text(encoding="utf-8").splitlines():
+        number = number + 1 if line.startswith("  ") else 0
+        if number <= _MOST_LINES:
+            indent = "  " * (number > 0)
+            show(textwrap.fill(line, 80, initial_indent="", subsequent_indent=indent, break_on_hyphens=False))
+        elif number == _MOST_LINES + 1:
+            show(f"  ... all of it in {SUMMARY} beside the page")
+    show("")

@@ -80,9 +80,7 @@ def main(arguments: list[str]) -> int:
         return status_when_interrupted()
     from sftlab.search.outcome import write_outcome
 
-    found = write_outcome(search)
-    words = [found["decision"], *([found["check"]["words"]] if found["check"] else [])]
-    show(*map(_filled, words), "")
+    write_outcome(search)
     return _report(search.folder)
 
 

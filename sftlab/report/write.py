@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from sftlab.report.sections.setting import BestSetting
 from sftlab.report.style import style
 from sftlab.report.svg import save
 from sftlab.report.text import slug, some_of
+
+SUMMARY = "summary.txt"
+"""Beside the page: what it begins with, for terminals."""
 
 
 def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Path:
@@ -78,7 +81,7 @@ def has_specialists_alone(evidence: Evidence) -> bool:
 
 
 def write_page(folder: Path, sections: Sequence[Section], about: Mapping[str, str]) -> Path:
-    """Write index.html and a file for everything in it.
+    """Write index.html, summary.txt and a file for everything in it.
 
     Args:
         folder: Made if it is not there.
@@ -92,8 +95,19 @@ def write_page(folder: Path, sections: Sequence[Section], about: Mapping[str, st
     files = _Files(folder)
     shown = [_shown(section, files) for section in sections]
     page = folder / "index.html"
+    write_text(folder / SUMMARY, "".join(f"{line}\n" for line in _summary(sections)))
     write_text(page, render("report.html", sections=shown, **about))
     return page
+
+
+def _summary(sections: Sequence[Section]) -> Iterator[str]:
+    """What the page begins with, as plain text: a line a finding or warning, under the section's title."""
+    told = set[str]()
+    for section in sections:
+        warnings = [warning for warning in section.warnings if warning not in told]
+        told.update(warnings)
+        lines = [*section.findings, *(f"Warning: {warning}" for warning in warnings)]
+        yield from [section.title, *(f"  {line.replace('**', '')}" for line in lines)] if lines else []
 
 
 class _Files:

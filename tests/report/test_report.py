@@ -16,7 +16,7 @@ import yaml
 from fitting import ROOT
 from synthetic import ABILITIES, STUDIES, Maker, k_study, leave_one_out_study, mixed_study, strategies_study
 
-from sftlab.commands.report import weights_of
+from sftlab.commands.report import print_summary, weights_of
 from sftlab.lab.options import LabOptions
 from sftlab.lab.predict import predicted_styles
 from sftlab.report.evidence import number_of, point_of, read_evidence, text_of
@@ -30,6 +30,18 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The page of each kind of study."""
     folder = tmp_path_factory.mktemp("studies")
     return {kind: write_report(make(folder / kind)) for kind, make in STUDIES.items()}
+
+
+@pytest.mark.parametrize("kind", STUDIES)
+def test_the_terminal_says_what_the_page_begins_with(reports, kind, capsys):
+    print_summary(reports[kind])
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80 and "**" not in shown
+    lines = (reports[kind].parent / "summary.txt").read_text().splitlines()
+    text, terminal = Page(reports[kind]).text, " ".join(shown.split())
+    assert len(lines) > 2 and " ".join(lines[1].split()) in terminal
+    for line in lines:
+        assert " ".join(line.removeprefix("  Warning: ").split()) in text
 
 
 class Page(HTMLParser):
