@@ -90,15 +90,12 @@ def main(folder: Path, world: int) -> None:
     fit("plain")
     fit("groups", **groups)
     fit("once", model_options={"activation_checkpointing": "selective"}, reduce_once=True, cpu_offload=True)
-    fit("resumed", max_steps=2)
-    for steps, options in ((3, groups), (-1, {"shard_size": 1})):
-        fit("resumed", complete_checkpoints(folder / "resumed")[-1], steps, **options)
     divided = fit("tensor", tensor_parallel_size=2)
-    fit("tensor_resumed", max_steps=1)
     otherwise = {"attention": "per_document", "activation_checkpointing": "selective"}
     both = {"tensor_parallel_size": 2, "reduce_once": True, "cpu_offload": True}
-    for steps, model, options in ((3, otherwise, both), (-1, None, groups)):
-        fit("tensor_resumed", complete_checkpoints(folder / "tensor_resumed")[-1], steps, model, **options)
+    fit("resumed", max_steps=1)
+    for steps, model, options in ((2, None, groups), (3, otherwise, both), (-1, None, {"shard_size": 1})):
+        fit("resumed", complete_checkpoints(folder / "resumed")[-1], steps, model, **options)
     there_and_back(divided.net, folder / "snapshot", torch.distributed.get_rank())
     if distributed.get_rank() == 0:
         (folder / "calls.json").write_text(json.dumps(calls))

@@ -3,7 +3,7 @@
     .venv/bin/python tools/bench_prepare.py --conversations 4000
     .venv/bin/python tools/bench_prepare.py --conversations 8000 --sharegpt conversations.json
     .venv/bin/python tools/bench_prepare.py --trl           # TRL's SFTTrainer too (pip install trl)
-    .venv/bin/python tools/bench_prepare.py --curve 1 4 16 64     # peak memory by millions of tokens, nothing else
+    .venv/bin/python tools/bench_prepare.py --curve 1 4 16 64 100 # speed and peak memory by millions of tokens
     .venv/bin/python tools/bench_prepare.py --jinja         # by the tokenizer's own chat template: threads, processes
 
 Takes ShareGPT-like conversations of several long turns in made-up words, or those of a file again and again with a
@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--jinja", action="store_true", help="threads, processes, and what is chosen between them")
     parser.add_argument("--short", action="store_true", help="conversations of one exchange of a few words")
     parser.add_argument(
-        "--curve", nargs="+", type=float, metavar="MILLIONS", help="only peak memory, by millions of tokens"
+        "--curve", nargs="+", type=float, metavar="MILLIONS", help="only speed and peak memory, by millions of tokens"
     )
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -252,8 +252,12 @@ def main() -> None:
         for millions in options.curve or ():
             write_many(Path(folder, "many.jsonl"), talks, millions * 1e6)
             found = measure("prepare", "many.jsonl", "many")
-            seconds, mib = found["cpu_seconds"], found["peak_mib"]
-            print(f"{found['tokens']:>13,} tokens{seconds:8.1f} s of processor time{mib:7,} MiB peak", flush=True)
+            cpu = found["cpu_seconds"] + found["worker_cpu_seconds"]
+            print(
+                f"{found['tokens']:>13,} tokens{found['tokens'] / found['seconds']:>10,.0f} tokens/s, by processor time"
+                f"{found['tokens'] / cpu:>9,.0f}; peak{found['peak_mib']:7,} MiB, of a worker {found['worker_mib']:,}",
+                flush=True,
+            )
         for number in range(options.rounds if options.jinja and not options.curve else 0):
             for name in ("threads", "processes", "prepare"):
                 found = measure(name, "talks.json", f"{name}{number}")
