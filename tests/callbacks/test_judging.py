@@ -1,14 +1,18 @@
 """Answers are graded while the next stage trains: nothing else changes, nothing that is owed is lost."""
 
 import json
+import signal
 import threading
 
 import pytest
+from fitting import ROOT, environment, write_records
+from forked import FORKING
 from lightning.pytorch import Callback
 from small import small_fit, small_mixture, trained
 
 from sftlab.callbacks.schedule import Sequential
 from sftlab.callbacks.scores import ScoreAbilities
+from sftlab.processes import free_port
 from sftlab.run.folder import JUDGING_FILE, complete_checkpoints, owed_scores
 from sftlab.run.settings import Settings
 from sftlab.study.freed import has_checkpoint
@@ -134,3 +138,30 @@ def test_a_damaged_note_is_told(tmp_path):
 def test_when_answers_are_graded_is_no_part_of_a_runs_identity():
     one, other = (Settings.of_arguments({"callbacks": [ScoreAbilities(background=b)]}, 1) for b in (True, False))
     assert one == other != Settings.of_arguments({"callbacks": [ScoreAbilities(before=True)]}, 1)
+
+
+@pytest.mark.slow
+def test_several_processes_that_were_killed_grade_what_they_owe(tmp_path):
+    write_records(tmp_path)
+    script = str(ROOT / "tests" / "judged_runs.py")
+
+    def start(phase):
+        together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port("127.0.0.1")), "PL_GLOBAL_SEED": "1"}
+        ranks = [
+            FORKING.start([script, str(tmp_path), "2", phase], tmp_path, {**environment(tmp_path), **together, **rank})
+            for rank in ({"LOCAL_RANK": "0"}, {"LOCAL_RANK": "1"})
+        ]
+        said = ranks[0].communicate()
+        if ranks[0].returncode:
+            ranks[1].send_signal(signal.SIGKILL)
+        ranks[1].communicate()
+        return ranks[0].returncode, said[1]
+
+    killed = tmp_path / "killed"
+    assert start("first")[0] == -signal.SIGKILL
+    assert [(place["step"], place["ability"]) for place in owed_scores(killed)] == [(3, "math")]
+    assert not (killed / "scores.jsonl").read_text()
+    status, said = start("again")
+    assert status == 0, said[-3000:]
+    assert not (killed / JUDGING_FILE).exists()
+    assert (killed / "scores.jsonl").read_text() == (tmp_path / "plain" / "scores.jsonl").read_text()
