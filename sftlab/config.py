@@ -327,5 +327,9 @@ def of_another_tool(config: Mapping[str, Any]) -> str:
     """Says so of a config that was written for another tool, whose keys would each be a mistake; else nothing."""
     for key, tool in _MARKS.items():
         if key in config and not {"data", "schedule", "model", "trainer"} & config.keys():
-            return f"{key}: this is a config of {tool}; what its options are called here: sftlab docs coming-from"
+            told = [
+                called_here(name, str(value)) or f"{name}: no option that is known" for name, value in config.items()
+            ]
+            lines = "".join(f"\n    {line.replace(' of other tools', '')}" for line in told)
+            return f"{key}: this is a config of {tool}; its options are told in sftlab docs coming-from:{lines}"
     return ""

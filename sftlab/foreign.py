@@ -12,17 +12,20 @@ _NAMES = re.compile(r"`([^`]+)`")
 _OF_A_PYTHON_CLASS = " of the trainer"
 
 
-def called_here(option: str) -> str | None:
+def called_here(option: str, value: str = "") -> str | None:
     """What an option of LLaMA-Factory, TRL, axolotl or Hugging Face's trainer is here, as the end of a sentence.
 
     Args:
         option: Its name, such as ``gradient_accumulation_steps``.
+        value: Its value: of an option that means several things, what that one is.
 
     Returns:
         None where none of them has such an option.
     """
     if not (rows := _options().get(option)):
         return None
+    if mine := [row for row in rows if row.value and row.value == value]:
+        return f"{option}: {value} of other tools is {mine[0].words}"
     if len(rows) > 1:
         which = "; ".join(f"{row.value}: {row.words}" for row in rows)
         return f"{option} of other tools is, for {which}"

@@ -222,7 +222,9 @@ def test_a_config_of_another_tool_is_told_in_one_message_that_leads_on(key, tool
     (tmp_path / "theirs.yaml").write_text(yaml.safe_dump({key: "x", "learning_rate": 1e-4, "num_train_epochs": 3}))
     with pytest.raises(ValueError, match=rf"1 problem.*\n.*{key}: .*{tool}.*sftlab docs coming-from") as raised:
         parse_objects(["--config", str(tmp_path / "theirs.yaml")])
-    assert "did you mean" not in str(raised.value)
+    told = str(raised.value)
+    assert "did you mean" not in told
+    assert f"\n    {key} is model.path here" in told and "\n    num_train_epochs is schedule.epochs here" in told
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="needs a logger that is not there")

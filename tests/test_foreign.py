@@ -46,6 +46,7 @@ def test_what_is_not_here_says_why_and_a_slip_of_ours_still_names_the_nearest():
 
 def test_an_option_that_means_several_things_tells_each_of_its_values():
     told = called_here("finetuning_type")
+    assert called_here("finetuning_type", "full") == "finetuning_type: full of other tools is the default"
     assert "full: the default" in told and "freeze: model.frozen here" in told and "lora: model.adapter here" in told
     assert (
         called_here("adapter") == "adapter of other tools is, for lora: model.adapter here ({class_path: LoRA}); "
