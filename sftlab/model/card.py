@@ -79,6 +79,10 @@ def _trained(rows: Sequence[LedgerRow]) -> list[str]:
             f"| {row.stage} | {row.ability} | {row.examples:,} | {row.tokens:,} | {row.supervised_tokens:,} "
             f"| {row.share_supervised_tokens:.2%} | {row.epochs:.2f} |"
         )
+    given_up = [f"{row.ability} {row.given_up_examples:,}" for row in rows if row.given_up_examples]
+    if given_up:
+        names = ", ".join(given_up)
+        lines += ["", f"Of these examples, given up with the steps that trained them, so not in the weights: {names}"]
     return [*lines, ""]
 
 

@@ -101,8 +101,13 @@ def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
-@pytest.mark.parametrize("model", [{}, {"adapter": LoRA(r=2)}], ids=["full", "lora"])
+MODELS = [{}, {"adapter": LoRA(r=2)}, {"optimizer": "AdamWScheduleFree"}]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["full", "lora", "schedule-free"])
 def test_the_state_that_comes_back_is_that_of_the_earlier_step_and_steps_go_on(records, tmp_path, model):
+    if "optimizer" in model:
+        pytest.importorskip("schedulefree")
     at, data = Recorder(), held_out(records)
     module, lines, folder = run(records, tmp_path / "a", tour(), at, data=data, model_options=model)
     # segments [0, 3) [3, 6) [6, 9), back to 3, [9, 11), [11, 14), back to 11, the end
@@ -120,6 +125,8 @@ def test_the_state_that_comes_back_is_that_of_the_earlier_step_and_steps_go_on(r
     given_up = [3, 4, 5, 6, 7, 8, 11, 12, 13]
     assert account["num_steps"] == 14 and sum(row["examples"] for row in account["rows"]) == 16 * 14
     assert sum(row["given_up_examples"] for row in account["rows"]) == 16 * len(given_up)
+    names = ", ".join(f"{row['ability']} {row['given_up_examples']}" for row in account["rows"])
+    assert f"so not in the weights: {names}" in (folder / "stages/0-adaptive/README.md").read_text()
     table = pq.read_table(folder / "exposures.parquet").to_pydict()
     assert sorted({s for s, lost in zip(table["step"], table["given_up"], strict=True) if lost}) == given_up
     found = decisions(folder)
@@ -198,13 +205,18 @@ def test_policies_that_are_killed_go_on_with_the_same_decisions_and_weights(reco
         goes_on_as(whole, records, tmp_path / f"part-{step}", kind)
 
 
-@pytest.mark.parametrize(("method", "count"), [("_write", 1), ("_read", 1), ("_remove", 3), ("_read", 2)])
+KILLS = [("_write", 1), ("_read", 1), ("_remove", 3), ("_read", 2), ("stage_ended", 1)]
+
+
+@pytest.mark.parametrize(("method", "count"), KILLS)
 def test_killed_in_the_midst_of_a_return_it_goes_on_the_same(records, tmp_path, whole_tour, method, count):
     done, calls = getattr(SegmentStates, method), []
 
     def dying(self, *arguments, **options):
-        done(self, *arguments, **options)
         calls.append(method)
+        if (method, len(calls)) == ("stage_ended", count):
+            raise RuntimeError("killed")  # before anything is removed
+        done(self, *arguments, **options)
         if len(calls) == count:
             raise RuntimeError("killed")
 
