@@ -25,6 +25,7 @@ from sftlab.report.sections.setting import BestSetting
 from sftlab.report.style import style
 from sftlab.report.svg import save
 from sftlab.report.text import slug, some_of
+from sftlab.screen import visible
 
 SUMMARY = "summary.txt"
 """Beside the page: what it begins with, for terminals."""
@@ -107,7 +108,14 @@ def _summary(sections: Sequence[Section]) -> Iterator[str]:
         warnings = [warning for warning in section.warnings if warning not in told]
         told.update(warnings)
         lines = [*section.findings, *(f"Warning: {warning}" for warning in warnings)]
-        yield from [section.title, *(f"  {line.replace('**', '')}" for line in lines)] if lines else []
+        if lines:
+            yield _one_line(section.title)
+        yield from (f"  {_one_line(line.replace('**', ''))}" for line in lines)
+
+
+def _one_line(text: str) -> str:
+    """A text that cannot pass for several lines, nor tell a terminal anything."""
+    return visible(" ".join(text.split()))
 
 
 class _Files:

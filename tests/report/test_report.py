@@ -449,7 +449,8 @@ def test_the_command(tmp_path: Path) -> None:
     study = k_study(tmp_path / "k", seeds=(1,))
     run = [sys.executable, "-m", "sftlab", "report"]
     done = subprocess.run([*run, str(study), "--weights", "math=2"], capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == f"Report: {study / 'report' / 'index.html'}\n"
+    assert done.returncode == 0 and done.stdout.endswith(f"\n\nReport: {study / 'report' / 'index.html'}\n")
+    assert done.stdout.startswith("The replay fraction k\n  Best k for weights math=2, code=1, general=1: ")
     done = subprocess.run([*run, str(tmp_path / "none")], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
     light = "import sys; from sftlab.commands import report\ntry: report.main(['--help'])\nexcept SystemExit: pass\n"

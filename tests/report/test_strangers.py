@@ -82,7 +82,10 @@ def test_nothing_of_a_strangers_study_becomes_markup(nasty: Path) -> None:
     text = page.read_text()
     assert "<script" not in text and not re.search(r"<[^>]* on\w+=", re.sub(r'"[^"]*"', '""', text))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", text)
-    assert all(re.fullmatch(r"[a-z0-9-]+\.(png|svg|csv|md|html)", path.name) for path in page.parent.iterdir())
+    assert all(
+        re.fullmatch(r"[a-z0-9-]+\.(png|svg|csv|md|html)|summary\.txt", path.name) for path in page.parent.iterdir()
+    )
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", (page.parent / "summary.txt").read_text())
     for path in page.parent.glob("*.svg"):
         assert "<script" not in path.read_text() and "<img" not in path.read_text()
     for path in page.parent.glob("*.md"):
