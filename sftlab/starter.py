@@ -34,6 +34,7 @@ _MOST_TOKENS = 300  # conversations of each file whose tokens are counted
 _ROWS = {"cpu": 4, "gpu": 8}  # packed rows of a micro-batch
 _BYTES_PER_PARAMETER = 16  # weights, gradients and two moments in fp32
 _SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M"
+_SMALL = 1e9  # parameters up to which a checkpoint takes seconds
 _STEPS = 50  # optimizer steps of an epoch of the smallest stage, where there is data enough
 
 
@@ -241,8 +242,19 @@ class Starter:
             _line(f"  devices: {max(1, len(self.machine.gpus))}", "GPUs, or processes on a CPU"),
             *(multi if len(self.machine.gpus) > 1 else []),
             _line(f"  accumulate_grad_batches: {self.accumulate}", "more needs less memory; it never changes the step"),
+            *self._checkpoints(steps),
         ]
         return "".join(f"{line}\n" for line in lines)
+
+    def _checkpoints(self, steps: int) -> list[str]:
+        """Some a pass over the data, where they are small: else a run that is killed goes back to its last stage."""
+        if self.model.num_parameters > _SMALL:
+            return []
+        every = max(10, steps // 4)
+        return [
+            _line("  callbacks:", "also at the end of each stage; after a kill, --ckpt_path last goes on"),
+            f"    - {{class_path: RunCheckpoint, init_args: {{every_n_steps: {every}}}}}",
+        ]
 
     def _ability(self, name: str, mine: Sequence[Survey]) -> list[str]:
         first, records = mine[0], " and ".join(file.count_words for file in mine)

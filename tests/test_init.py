@@ -39,6 +39,8 @@ def test_a_folder_of_files_becomes_a_config_whose_plan_is_shown(here, capsys):
         "code": ("CodeData", "code.json"),
         "general": ("GeneralData", "general.json"),
     }  # fmt: skip
+    (saved,) = config["trainer"]["callbacks"]
+    assert saved["class_path"] == "RunCheckpoint" and saved["init_args"]["every_n_steps"] >= 10
     assert config["schedule"]["class_path"] == "DMT" and "Plan: " in out and "Plan fingerprint" in out
     assert "scores.jsonl: no reader fits; its keys are model, value" in out
     assert "math_test.jsonl: its name says that it is there to evaluate with" in out
