@@ -265,7 +265,7 @@ def checked_name(kind: str, name: object) -> str:
     wrong = ""
     if not text.strip() or text in (".", ".."):
         wrong = "names nothing"
-    elif "/" in text or "\0" in text:
+    elif "/" in text:
         wrong = "contains '/': give a name, not a path"
     elif text.startswith("-"):
         wrong = "begins with '-', as options do"

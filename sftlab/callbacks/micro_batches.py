@@ -33,7 +33,7 @@ class PlannedTrainer(Trainer):
         options: Of Lightning's Trainer.
 
     Raises:
-        ValueError: Without a GPU, more devices than processes make sense.
+        ValueError: Without a GPU, more devices than processes make sense; or two callbacks of one kind and settings.
     """
 
     def __init__(self, *arguments: Any, accumulate_grad_batches: int | str = 1, **options: Any) -> None:
@@ -42,7 +42,12 @@ class PlannedTrainer(Trainer):
         is_cpu = options.get("accelerator", "auto") in ("auto", "cpu") and not torch.accelerator.is_available()
         if problem := devices_problem(options.get("devices"), is_cpu):
             raise ValueError(problem)
-        super().__init__(*arguments, accumulate_grad_batches=number, **options)
+        try:
+            super().__init__(*arguments, accumulate_grad_batches=number, **options)
+        except RuntimeError as error:
+            if "more than one stateful callback" not in str(error):
+                raise
+            raise ValueError(f"trainer.callbacks: two of them would save their state as one: {error}") from error
 
     def fit(self, *arguments: Any, **options: Any) -> None:
         """As Lightning's; where it fails before anything was trained, a new run's folder goes."""

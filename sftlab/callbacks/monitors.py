@@ -10,12 +10,12 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from sftlab.callbacks.context import RunContext
 from sftlab.config import option_pairs, scalar
-from sftlab.files import write_error
+from sftlab.files import checked_name, write_error
 from sftlab.screen import show
 
 _AVERAGES = "stages would be exported and scored without its average; average exported stages instead"
@@ -76,25 +76,52 @@ def leaving_places(options: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _leaving_names(one: object) -> list[str]:
-    """Attributes that name a file or folder inside another, and lead out of that."""
-    named = {name: value for name in _INSIDE if isinstance(value := getattr(one, name, None), str)}
-    return [
-        f"trainer: {type(one).__name__}.{name.lstrip('_')}: {value!r} {_LEAVES}"
-        for name, value in named.items()
-        if ".." in _SEPARATORS.split(value) or _ABSOLUTE.match(value)
-    ]
+def _bad_names(one: object) -> list[str]:
+    """Attributes that name a file or folder inside another, and lead out of that or can be no name."""
+    found = []
+    for attribute in _INSIDE:
+        if not isinstance(value := getattr(one, attribute, None), str) or not value:
+            continue
+        where = f"trainer: {type(one).__name__}.{attribute.lstrip('_')}"
+        parts = [part for part in _SEPARATORS.split(value) if part]
+        if ".." in parts or _ABSOLUTE.match(value):
+            found.append(f"{where}: {value!r} {_LEAVES}")
+            continue
+        try:
+            for part in parts:
+                checked_name(where, part)
+            if isinstance(one, ModelCheckpoint) and attribute == "filename":
+                _try_format(one, where, value)
+        except ValueError as error:
+            found.append(str(error))
+    return found
+
+
+def _try_format(one: ModelCheckpoint, where: str, value: str) -> None:
+    """Make a name once, as it is made when training has been going on for long.
+
+    Raises:
+        ValueError: None can be made.
+    """
+    reason = "a number in it is too wide" if re.search(r"\d{4}", "".join(re.findall(r"\{[^}]*:[^}]*", value))) else ""
+    try:
+        if not reason:
+            one.format_checkpoint_name({"step": torch.tensor(1), "epoch": torch.tensor(0)})
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        reason = str(error)
+    if reason:
+        raise ValueError(f"{where}: no name can be made of {value!r} ({reason}); write it like {{step:06d}}-{{epoch}}")
 
 
 def refuse_places(named: Iterable[object]) -> None:
     """Look at the folders that a user's profiler, callbacks and loggers write to: some are first used at the end.
 
     Raises:
-        ValueError: Some cannot be written, or lead out of where they are meant to be: says all of them.
+        ValueError: Some cannot be written, can be no names, or lead out of where they are meant to be: says all.
     """
     problems = []
     for one in named:
-        problems += _leaving_names(one)
+        problems += _bad_names(one)
         for attribute in ("dirpath", "save_dir"):
             place = getattr(one, attribute, None)
             if not isinstance(place, (str, Path)) or not str(place) or "://" in str(place):

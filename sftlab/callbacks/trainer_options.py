@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger
 
 from sftlab.bounds import within
 
@@ -78,7 +78,7 @@ OPTIONS: dict[str, Option] = {
         "path that starts commands."
     ),
     "devices": Option("As in Lightning; it never changes what a step trains."),
-    "num_nodes": Option("As in Lightning; it never changes what a step trains.", least=1),
+    "num_nodes": Option("As in Lightning; it never changes what a step trains.", least=1, most=10_000),
     "precision": Option("As in Lightning; by default bf16-mixed where the hardware is fast at it, else 32-true."),
     "logger": Option("Added to ours; false drops TensorBoard, never metrics.jsonl."),
     "callbacks": Option("Added to ours; one of the same kind as ours takes its place, but for checkpoints."),
@@ -228,12 +228,16 @@ def refuse_options(trainer: Trainer) -> None:
 
 
 def _logger_problems(loggers: Sequence[Any]) -> list[str]:
-    """MLflow's store of files has a file for each metric, and train/loss cannot be one and a folder too."""
+    """What loggers would fail by: MLflow's files, as train/loss cannot be one and a folder; a line every 0 steps."""
     is_lost = any(isinstance(logger, MLFlowLogger) and logger.save_dir is not None for logger in loggers)
     what = (
         "MLflow's store of files cannot hold train/loss beside train/loss/math; give tracking_uri: sqlite:///mlflow.db"
     )
-    return [f"trainer.logger: {what}, or a server's address"] if is_lost else []
+    found = [f"trainer.logger: {what}, or a server's address"] if is_lost else []
+    for logger in (logger for logger in loggers if isinstance(logger, CSVLogger)):
+        if (every := logger._flush_logs_every_n_steps) < 1:
+            found.append(f"trainer.logger: CSVLogger.flush_logs_every_n_steps: {every} must be 1 or more")
+    return found
 
 
 def _strategy_of(trainer: Trainer) -> str:

@@ -12,6 +12,7 @@ from fitting import write_records
 from lightning.pytorch.callbacks import (
     EarlyStopping,
     LambdaCallback,
+    LearningRateMonitor,
     ModelCheckpoint,
     OnExceptionCheckpoint,
     Timer,
@@ -164,6 +165,13 @@ def test_devices_that_are_not_there_leave_no_folder(records, devices):
         ({"logger": CSVLogger("own", version="..")}, "CSVLogger.version: '..' leads out"),
         ({"logger": TensorBoardLogger("own", name="", sub_dir="a/../../x")}, "TensorBoardLogger.sub_dir"),
         ({"profiler": SimpleProfiler(filename="../x")}, "SimpleProfiler.filename"),
+        ({"callbacks": [ModelCheckpoint(filename="{step")]}, "no name can be made of '{step' (expected '}'"),
+        ({"callbacks": [ModelCheckpoint(filename="{step:0999999999d}")]}, "a number in it is too wide"),
+        ({"callbacks": [ModelCheckpoint(filename="{step:q}")]}, "no name can be made"),
+        ({"callbacks": [ModelCheckpoint(filename="a\0b")]}, "holds characters that cannot be seen"),
+        ({"logger": TensorBoardLogger("own", name="x" * 300)}, "is longer than 100 bytes"),
+        ({"logger": CSVLogger("own", flush_logs_every_n_steps=0)}, "flush_logs_every_n_steps: 0 must be"),
+        ({"callbacks": [LearningRateMonitor(), LearningRateMonitor(), Timer(), Timer()]}, "save their state as one"),
     ],
 )
 def test_what_is_refused_leaves_no_folder_and_nothing_elsewhere(records, options, said):
