@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+from typing import Any, cast
 
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
 from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.segment_states import SegmentStates
@@ -25,16 +30,21 @@ def decides_by_validation(plan: Plan) -> bool:
     return adaptive is not None and (adaptive.needs_validation or adaptive.may_return)
 
 
-def check_held_out(plan: Plan, data: PlannedData) -> None:
-    """Whether an adaptive stage that decides by held-out examples has some of each ability.
+def check_held_out(plan: Plan, data: PlannedData, trainer: Trainer) -> None:
+    """Whether an adaptive stage that decides by held-out examples has some of each ability, and looks at them.
 
     Raises:
-        ValueError: It has not.
+        ValueError: It has not, or does not.
     """
     stage = plan.stages[-1].stage
     policy = stage.adaptive
     if policy is None or not policy.needs_validation:
         return
+    if not trainer.limit_val_batches:
+        raise ValueError(
+            f"trainer.limit_val_batches: 0 validates nothing, and {type(policy).__name__} decides stage "
+            f"{stage.name!r} by held-out losses; leave it out"
+        )
     if missing := sorted({*stage.fractions, *policy.looks_at} - set(data.val_abilities())):
         raise ValueError(
             f"stage {stage.name!r}: {type(policy).__name__} decides by held-out examples, and {missing} have "
@@ -42,19 +52,23 @@ def check_held_out(plan: Plan, data: PlannedData) -> None:
         )
 
 
-def check_returns(plan: Plan, keep_best: str | None, average_last_n_steps: int | None) -> None:
+def check_returns(plan: Plan, keep_best: str | None, average_last_n_steps: int | None, trainer: Trainer) -> None:
     """Whether nothing but the policy says which weights an adaptive stage ends with, where that may return.
+
+    EarlyStopping would: it may end the stage in a probe, with weights that are to be given up.
 
     Raises:
         ValueError: Something else does.
     """
     adaptive = plan.stages[-1].stage.adaptive
-    given = {"keep_best": keep_best, "average_last_n_steps": average_last_n_steps}
+    given = {"schedule.keep_best": keep_best, "schedule.average_last_n_steps": average_last_n_steps}
     both = [name for name, value in given.items() if value is not None]
+    stoppers = [one for one in cast(Any, trainer).callbacks if isinstance(one, EarlyStopping)]
+    both += [f"trainer.callbacks: {type(one).__name__}" for one in stoppers]
     if adaptive is not None and adaptive.may_return and both:
         raise ValueError(
-            f"schedule.{both[0]}: {type(adaptive).__name__} may return to earlier weights itself, so it chooses those "
-            f"that the stage ends with; leave {both[0]} out"
+            f"{both[0]}: {type(adaptive).__name__} may return to earlier weights itself, so it chooses those "
+            f"that the stage ends with; leave {re.split('[.: ]+', both[0])[-1]} out"
         )
 
 
@@ -84,9 +98,21 @@ class Observer:
         self._adaptation.observe_step(total_A.tolist())
 
     def on_validation_end(self) -> None:
-        """Note held-out losses at a segment's end."""
-        if self._context.step == self._context.plan.num_compiled_steps:
-            self._adaptation.observe_validation(self._context.module.val_losses)
+        """Note held-out losses at a segment's end.
+
+        Raises:
+            ValueError: One that is to be decided by is not finite.
+        """
+        context, losses = self._context, self._context.module.val_losses
+        if context.step <= self._adaptation.first_step or context.step != context.plan.num_compiled_steps:
+            return
+        wrong = [f"{name} is {loss}" for name, loss in sorted(losses.items()) if not math.isfinite(loss)]
+        if wrong and self._adaptation.policy.needs_validation:
+            raise ValueError(
+                f"{type(self._adaptation.policy).__name__} decides by held-out losses, and after step {context.step:,} "
+                f"that of {', '.join(wrong)}: lower model.learning_rate, or look at its held-out examples"
+            )
+        self._adaptation.observe_validation(losses)
 
 
 def decide(context: RunContext, adaptation: Adaptation, states: SegmentStates) -> None:

@@ -75,8 +75,8 @@ class Conductor:
         self._extend, self._val_every_n_steps, self._stop_early = extend, val_every_n_steps, stop_early
         data.follow(plan)
         module.follow(plan, data.val_abilities())
-        check_held_out(plan, data)
-        check_returns(plan, keep_best, average_last_n_steps)
+        check_held_out(plan, data, trainer)
+        check_returns(plan, keep_best, average_last_n_steps, trainer)
         check_callbacks(self.context, bool(val_every_n_steps) or decides_by_validation(plan))
         self._settings = Settings.of_trainer(trainer)
         self._identity = run_identity(data, module, plan, self._settings)

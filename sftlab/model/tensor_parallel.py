@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -55,6 +56,7 @@ def divide_layers(model: Any, mesh: Any) -> None:
 
     logging.getLogger(_WARNED_OF).setLevel(logging.ERROR)
     plan = check_divisible(model.config, mesh.size())
+    _check_apart(model.base_model, plan, mesh.size())
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     is_tied = head is not None and head.weight is embedding.weight
     styles = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
@@ -65,6 +67,25 @@ def divide_layers(model: Any, mesh: Any) -> None:
             _keep_whole(module, mesh)
     if is_tied:
         head.weight = embedding.weight
+
+
+def _check_apart(model: nn.Module, plan: Mapping[str, str], size: int) -> None:
+    """Whether all weights beside divided ones, in one attention or MLP, are divided too.
+
+    What stands between them, as a norm of each head, sees the heads of one process: its gradient would be a part.
+
+    Raises:
+        ValueError: Some are not.
+    """
+    divided = {name for name, _ in model.named_modules() if any(fnmatchcase(name, pattern) for pattern in plan)}
+    parents = {name.rpartition(".")[0] for name in divided}
+    for name, _ in model.named_parameters():
+        module = name.rpartition(".")[0]
+        if module not in divided and any(f"{name}.".startswith(f"{parent}.") for parent in parents):
+            raise ValueError(
+                f"trainer.strategy.tensor_parallel_size: {size}: transformers' plan leaves {name} whole, which stands "
+                "among divided weights and would be trained by a part of its gradient; leave tensor_parallel_size out"
+            )
 
 
 def _keep_whole(module: nn.Module, mesh: Any) -> None:

@@ -52,7 +52,12 @@ class MSFT(AdaptivePolicy):
         self._losses: dict[str, list[float]] = {}  # held-out losses of its states, by ability
 
     def decide(self, observations: Observations) -> NextSegment:
-        """Train on; at a roll-out's end, exclude the first that over-fits and return to its best state."""
+        """Train on; at a roll-out's end, exclude the first that over-fits and return to its best state.
+
+        Raises:
+            ValueError: No ability could ever be excluded.
+        """
+        self._check(observations)
         if observations.segment == 0:
             self._active = list(observations.abilities)
             return NextSegment(self._shares(observations))
@@ -71,6 +76,19 @@ class MSFT(AdaptivePolicy):
         self._begin(self._best(excluded))
         (back,) = self._steps
         return NextSegment(self._shares(observations), return_to=back, keep=[back] if self._active else [])
+
+    def _check(self, observations: Observations) -> None:
+        if observations.segment == 0 and self.rollout_steps >= observations.steps_left:
+            raise ValueError(
+                f"MSFT.rollout_steps: {self.rollout_steps:,} steps are no less than the stage's "
+                f"{observations.steps_left:,}, so that none would ever be excluded; make it smaller"
+            )
+        num_segments = math.ceil(self.rollout_steps / max(1, observations.num_steps))
+        if observations.segment == 1 and self.patience > num_segments:
+            raise ValueError(
+                f"MSFT.patience: {self.patience} ends of segments never follow a minimum in a roll-out of "
+                f"{num_segments}, so that none would ever be excluded; lower patience or decide_every_n_steps"
+            )
 
     def _begin(self, place: int) -> None:
         """Begin a roll-out from one of the states of the last one."""
@@ -132,6 +150,8 @@ class DynaMiCS(AdaptivePolicy):
     ) -> None:
         if find_spec("scipy") is None:
             raise ValueError("DynaMiCS needs scipy: pip install 'sftlab[studies]'")
+        if not isinstance(levels, Mapping):
+            raise ValueError(f"DynaMiCS.levels: {levels!r} gives no ability a level: {{general: 1.5}}, or null for it")
         for name, level in levels.items():
             if level is not None:
                 within(f"DynaMiCS.levels.{name}", level, 0)
@@ -151,9 +171,15 @@ class DynaMiCS(AdaptivePolicy):
         """Probe one ability after another from the same state, then train with the best shares from there.
 
         Raises:
-            ValueError: There is no target.
+            ValueError: There is no target, or it would never be probed.
         """
         names = observations.abilities
+        needed = 2 * len(names) * self.probe_steps
+        if observations.segment <= 1 and needed > observations.steps_left:
+            raise ValueError(
+                f"DynaMiCS.probe_steps: probes of {len(names)} abilities take {needed // 2:,} steps, more than half of "
+                f"the {observations.steps_left:,} that are left of the stage, so that none would ever be made"
+            )
         if observations.segment == 0:
             if not self._targets(names):
                 raise ValueError("DynaMiCS: every ability has a level and none is a target; name some in targets")
@@ -162,7 +188,7 @@ class DynaMiCS(AdaptivePolicy):
             return NextSegment(self._shares)
         if self._base_step is None:
             self._set_levels(observations)
-            if 2 * len(names) * self.probe_steps > observations.steps_left:
+            if needed > observations.steps_left:
                 return NextSegment(self._shares)
             self._base_step, self._base_losses = observations.step, dict(observations.val_loss)
             self._length, self._slopes = observations.num_steps, {}

@@ -8,6 +8,7 @@ import torch
 from fitting import run as sftlab
 from fitting import write_config, write_records
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
 from safetensors.torch import load_file
 from small import small_fit, small_mixture, trained
 
@@ -250,9 +251,28 @@ def test_what_also_chooses_the_last_weights_is_refused(records, tmp_path, option
         run(records, tmp_path, tour(**options))
 
 
+def test_early_stopping_which_could_end_the_stage_in_a_probe_is_refused(records, tmp_path):
+    with pytest.raises(ValueError, match=r"EarlyStopping: Tour may return .*; leave EarlyStopping out"):
+        run(records, tmp_path, tour(val_every_n_steps=3), EarlyStopping("val/loss/math"))
+
+
+def test_held_out_losses_that_are_none_or_not_finite_decide_nothing(records, tmp_path):
+    with pytest.raises(ValueError, match="limit_val_batches: 0 validates nothing, and MSFT decides"):
+        run(records, tmp_path / "none", Adaptive(MSFT(4), 2, steps=8), limit_val_batches=0)
+
+    class Broken(Callback):
+        changes_training = False
+
+        def on_validation_end(self, trainer, pl_module):
+            pl_module.val_losses["math"] = float("nan")
+
+    with pytest.raises(ValueError, match="MSFT decides by held-out losses, and after step 2 that of math is nan"):
+        run(records, tmp_path / "nan", Adaptive(MSFT(4), 2, steps=8), Broken())
+
+
 @pytest.mark.parametrize("policy", [MSFT(4), DynaMiCS({"math": None}), DynaMiCS({"general": 1.0}, ["code"])])
 def test_policies_that_look_at_held_out_losses_need_val_fraction(records, tmp_path, policy):
-    schedule = Adaptive(policy, 2, steps=8, abilities=["general", "math"] if "code" in policy.looks_at else None)
+    schedule = Adaptive(policy, 2, steps=24, abilities=["general", "math"] if "code" in policy.looks_at else None)
     with pytest.raises(ValueError, match=r"decides by held-out examples, and \['code'\] have none: set val_fraction"):
         run(records, tmp_path, schedule, data=small_mixture(records))
 

@@ -1,6 +1,7 @@
 """FSDP2's precision: bf16 where it computes and gathers, fp32 where it keeps and reduces; an exact resume."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +10,12 @@ from forked import FORKING
 from lightning.pytorch import Callback
 from safetensors.torch import load_file
 from small import MODEL, small_fit, small_mixture, trained
-from transformers import GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen3Config
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, LlamaConfig, LlamaForCausalLM, Qwen3Config
 
 from sftlab.callbacks.schedule import MultiTask
 from sftlab.model.checkpoint import gathered
 from sftlab.model.parallel import FSDP2Strategy, check_groups, divide, gathers_in_bf16, register_strategies
-from sftlab.model.tensor_parallel import check_divisible
+from sftlab.model.tensor_parallel import check_divisible, divide_layers
 from sftlab.processes import free_port
 from sftlab.run.folder import complete_checkpoints
 from sftlab.run.settings import Settings
@@ -184,6 +185,18 @@ def test_architectures_that_cannot_be_divided_are_refused(config, size, said):
         return
     with pytest.raises(ValueError, match=rf"tensor_parallel_size: {size}: .*{said}"):
         check_divisible(config, size)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "weight"),
+    [("phi", {"qk_layernorm": True}, "q_layernorm"), ("cohere", {"use_qk_norm": True}, "q_norm")],
+)
+def test_a_norm_of_heads_between_divided_matrices_is_refused(kind, options, weight):
+    # It sees the heads of one process alone, so each would train it by a gradient of its own.
+    config = AutoConfig.for_model(kind, **{**MODEL, "vocab_size": 64, "pad_token_id": 0, **options})
+    model, group = AutoModelForCausalLM.from_config(config), SimpleNamespace(size=lambda: 2)
+    with pytest.raises(ValueError, match=rf"tensor_parallel_size: 2: .* leaves layers\.0\.self_attn\.{weight}\."):
+        divide_layers(model, group)
 
 
 def test_what_does_not_go_with_tensor_parallelism_is_refused():

@@ -123,7 +123,7 @@ def test_no_other_shares_on_a_grid_are_better(slopes, room):
     sizes = dict.fromkeys(names, 10)
     policy = DynaMiCS({"b": 3 + room[0], "c": 3 + room[1]}, probe_steps=1)
     losses = dict.fromkeys(names, 3.0)
-    policy.decide(Observations(0, 0, sizes, {}, {}, {}))
+    policy.decide(Observations(0, 0, sizes, {}, {}, {}, steps_left=1010))
     policy.decide(Observations(1, 10, sizes, {}, {}, losses, 10, 1000))
     for number, row_E in enumerate(S_DE):
         after = dict(zip(names, (3 + row_E).tolist(), strict=True))
@@ -148,9 +148,23 @@ def test_the_horizon_ends_with_the_budget():
 
 def test_no_probes_that_leave_no_steps_to_use_them():
     policy = DynaMiCS({"math": 3.0}, probe_steps=4)
+    with pytest.raises(ValueError, match="probes of 2 abilities take 8 steps, more than half of the 15 that are left"):
+        policy.decide(seen(0, 0, left=15))
     policy.decide(seen(0, 0))
-    # Two probes of 4 steps are more than half of 15.
-    assert policy.decide(seen(1, 10, both(2.0, 3.0), left=15)) == NextSegment({"code": 1 / 3, "math": 2 / 3})
+    with pytest.raises(ValueError, match="none would ever be made"):
+        policy.decide(seen(1, 10, both(2.0, 3.0), left=15))
+    policy, shares = probed({"math": 3.06})
+    # Later ones are left out: two probes of 4 steps are more than half of 15.
+    assert policy.decide(seen(4, 28, both(2.0, 3.0), left=15)) == NextSegment(shares)
+
+
+def test_msft_that_could_never_exclude_an_ability_is_told():
+    with pytest.raises(ValueError, match=r"rollout_steps: 20 steps are no less than the stage's 20"):
+        MSFT(20).decide(seen(0, 0, left=20))
+    policy = MSFT(15, patience=4)
+    policy.decide(seen(0, 0))
+    with pytest.raises(ValueError, match=r"MSFT\.patience: 4 ends of segments never follow .* in a roll-out of 3"):
+        policy.decide(seen(1, 5, both(1.0, 1.0)))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +172,7 @@ def test_no_probes_that_leave_no_steps_to_use_them():
     [
         (lambda: MSFT(0), r"MSFT\.rollout_steps"),
         (lambda: MSFT(5, patience=0), r"MSFT\.patience"),
+        (lambda: DynaMiCS(["math"]), r"DynaMiCS\.levels: \['math'\] gives no ability a level"),
         (lambda: DynaMiCS({"math": -1.0}), r"DynaMiCS\.levels\.math"),
         (lambda: DynaMiCS({"math": 1.0}, ["math"]), "are targets and have a level too"),
         (lambda: DynaMiCS({}, probe_steps=0), r"DynaMiCS\.probe_steps"),
