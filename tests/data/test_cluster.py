@@ -3,17 +3,21 @@
 import os
 import signal
 import sys
+from argparse import Namespace
 from types import ModuleType
 
 import pytest
-from chat_templates import CHATML
+from chat_templates import CHATML, byte_tokenizer
 from fitting import ROOT
 from marked_fitter import Marked
 from test_workers import TALKS, give, own_encoder, talk
 
+from sftlab.commands.study import prepared_where
 from sftlab.data import cluster
 from sftlab.data import prepare as preparing
+from sftlab.data.ability import MathData
 from sftlab.data.cluster import cluster_in_use, prepared_on
+from sftlab.data.mixture import MixtureData
 from sftlab.data.prepare import BadLimit, prepare
 
 LIMIT = BadLimit("skip", 0.5, ["a.jsonl"])
@@ -63,6 +67,20 @@ def test_a_cluster_that_is_not_there_is_told_when_there_is_something_to_prepare(
         assert prepare(give(TALKS), {"k": 1}, own_encoder(), 300, limit=LIMIT).uids == found.uids
         with pytest.raises(ValueError, match=r"data\.ray_address: no cluster at '127\.0\.0\.1:1'"):
             prepare(give(TALKS), {"k": 2}, own_encoder(), 300, limit=LIMIT)
+
+
+def test_a_config_names_it_and_so_does_a_study_with_that_executor(monkeypatch, tmp_path):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path))
+    (tmp_path / "a.jsonl").write_text('{"query": "one and one?", "response": "two"}\n')
+    data = MixtureData({"math": MathData(str(tmp_path / "a.jsonl"))}, ray_address="127.0.0.1:1")
+    with pytest.raises(ValueError, match=r"data\.ray_address: no cluster at '127\.0\.0\.1:1'"):
+        data.load(byte_tokenizer(CHATML))
+    assert cluster_in_use() is None
+    for executor, address in (("ray", "auto"), ("ray", ""), ("local", "auto")):
+        with prepared_where(Namespace(executor=executor, ray_address=address)):
+            named = getattr(cluster_in_use(), "address", "")
+        assert named == (address if executor == "ray" else "")
 
 
 @pytest.mark.slow
