@@ -18,6 +18,7 @@ from hashlib import blake2b
 from importlib.metadata import version
 from typing import Any
 
+from sftlab import __version__
 from sftlab.data.fitter import Fitted
 from sftlab.data.workers import ALONE, answer, loaded
 from sftlab.ray_cluster import join
@@ -28,7 +29,6 @@ _MOST_RETRIES = 3  # of a task whose process or node has died
 _TELL_AFTER_S = 60.0  # without an answer; a task takes less than one
 _NO_ANSWER = f"has not answered for {_TELL_AFTER_S:g} s; other work may have its cores. Waiting"
 _UNKNOWN = "cannot import a class of yours that the data needs (PYTHONPATH of its nodes); this process does such work"
-_PACKAGES = ("sftlab", "tokenizers", "jinja2")  # that decide what comes out
 _fitters: dict[str, Any] = {}  # on a node: the last one, by its hash
 _in_use: ContextVar[Cluster | None] = ContextVar("in_use", default=None)
 
@@ -169,4 +169,5 @@ def fitted_there(setup: Sequence[Any], name: str, wanted: Mapping[str, str], ask
 
 
 def _versions() -> dict[str, str]:
-    return {name: version(name) for name in _PACKAGES}
+    """Of what decides what comes out."""
+    return {"sftlab": __version__, **{name: version(name) for name in ("tokenizers", "jinja2")}}
