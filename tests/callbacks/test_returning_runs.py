@@ -18,7 +18,8 @@ from sftlab.callbacks.context import RunContext
 from sftlab.callbacks.ledger import Ledger
 from sftlab.callbacks.schedule import Stages
 from sftlab.callbacks.segment_states import SegmentStates
-from sftlab.data.ability import CodeData
+from sftlab.data.ability import CodeData, GeneralData, MathData
+from sftlab.data.mixture import MixtureData
 from sftlab.model.adapter import LoRA
 from sftlab.plan.adaptive import AdaptivePolicy, NextSegment
 from sftlab.plan.returning_policies import MSFT, DynaMiCS
@@ -184,7 +185,7 @@ def goes_on_as(whole, records, folder, kind, step=None):
     assert not (folder / "segments").exists()
 
 
-@pytest.mark.parametrize("step", [10, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 4, 9, 12, 14))])
+@pytest.mark.parametrize("step", [10, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 9, 14))])
 def test_a_tour_killed_after_any_step_goes_on_with_the_same_decisions_and_weights(records, tmp_path, whole_tour, step):
     kill(records, tmp_path / "part", "tour", 1, Killed(step))
     goes_on_as(whole_tour, records, tmp_path / "part", "tour")
@@ -194,8 +195,8 @@ def test_a_tour_killed_after_any_step_goes_on_with_the_same_decisions_and_weight
     ("kind", "steps"),
     [
         ("dynamics", [8]),
-        pytest.param("msft", [3, 6, 7, 9, 13], marks=pytest.mark.slow),
-        pytest.param("dynamics", [3, 6, 7, 9, 10, 15], marks=pytest.mark.slow),
+        pytest.param("msft", [7, 13], marks=pytest.mark.slow),
+        pytest.param("dynamics", [6, 10], marks=pytest.mark.slow),
     ],
 )
 def test_policies_that_are_killed_go_on_with_the_same_decisions_and_weights(records, tmp_path, kind, steps):
@@ -204,6 +205,22 @@ def test_policies_that_are_killed_go_on_with_the_same_decisions_and_weights(reco
     for step in steps:
         kill(records, tmp_path / f"part-{step}", kind, 1, Killed(step))
         goes_on_as(whole, records, tmp_path / f"part-{step}", kind)
+
+
+def test_without_held_out_examples_a_return_is_in_the_checkpoint_of_its_step(records, tmp_path):
+    def without():
+        kinds = {"math": MathData, "code": CodeData, "general": GeneralData}
+        files = {"math": "math.jsonl", "code": "code.json", "general": "general.json"}
+        abilities = {name: kind(str(records / files[name])) for name, kind in kinds.items()}
+        return MixtureData(abilities, template="vicuna_short", max_length=128, batch={"examples": 16}, seed=5)
+
+    whole, _, folder = run(records, tmp_path / "whole", tour(), data=without())
+    saver = RunCheckpoint(every_n_steps=1)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(records, tmp_path / "part", tour(), saver, Killed(10), data=without(), enable_checkpointing=True)
+    last = tmp_path / "part/checkpoints/step=000009.ckpt"
+    resumed, _, part = run(records, tmp_path / "part", tour(), data=without(), ckpt_path=last)
+    assert same(whole.parameters(), resumed.parameters()) and decisions(part) == decisions(folder)
 
 
 KILLS = [("_write", 1), ("_read", 1), ("_remove", 3), ("_read", 2), ("stage_ended", 1)]
