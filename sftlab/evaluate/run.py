@@ -187,6 +187,9 @@ def _answers(
         by_uid[problem.uid].clear()
     have = [answer for mine in by_uid.values() for answer in mine]
     _write_whole(path, [head, *map(asdict, have)])
+    total = len(problems) * task.sampling.num_samples
+    if tell is not None and left:
+        tell(len(have), total)
     with appended(path) as file:
         for group in backend.answer(left, task.sampling):
             for answer in group:
@@ -194,7 +197,7 @@ def _answers(
             file.flush()
             have += group
             if tell is not None:
-                tell(len(have), len(problems) * task.sampling.num_samples)
+                tell(len(have), total)
     order = {problem.uid: i for i, problem in enumerate(problems)}
     return sorted(have, key=lambda answer: (order[answer.uid], answer.sample))
 
