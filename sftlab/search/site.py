@@ -255,6 +255,9 @@ def _base_study(path: Path, content: Mapping[str, Any], folder: Path) -> Study:
     """The base as a study of one run."""
     if "base" not in content:
         raise ValueError(f"{path}: give base, the config of fit that the runs start from")
+    for base in content["base"] if isinstance(content["base"], list) else [content["base"]]:
+        if not str(base).startswith(PREFIX) and not (path.parent / str(base)).is_file():
+            raise ValueError(f"{path}, base: there is no file {path.parent / str(base)}")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "base_study.yaml"
     moved = moved_content(content, path.parent, folder)

@@ -149,7 +149,7 @@ def test_a_wrong_command_line_is_one_message(tmp_path, monkeypatch, words, said)
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"base": "absent.yaml"}, "there is no file"),
+        ({"base": "absent.yaml"}, r"\.yaml, base: there is no file \S*absent.yaml$"),
         ({"set": {"model.learnig_rate": 1}}, "learnig_rate"),
         ({"factors": {"lr": {"keys": ["model.rate"], "low": 0.001, "high": 0.01, "scale": "log"}}}, "rate"),
     ],
