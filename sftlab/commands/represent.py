@@ -42,7 +42,7 @@ PARSER.add_argument(
     type=names,
     default=[],
     metavar="A,B",
-    help="each a run folder (its last stage), an exported stage, a .ckpt inside a run, a Hugging Face folder or id, "
+    help="each a run (its last stage), run/stage, a .ckpt inside a run, a Hugging Face folder or id, "
     "lab-base and the like (random weights), or `before`: the config's own model with the weights from which its "
     "training starts",
 )
@@ -94,9 +94,13 @@ def main(arguments: list[str]) -> int:
     from sftlab.analysis.map.representation import layer_number
     from sftlab.cli import parse_objects
     from sftlab.files import whole_folder
+    from sftlab.run.results import path_named
 
     layer_number(options.layer, sys.maxsize)
     objects = parse_objects(config)
+    if options.to:
+        _free_folder(options.to, "", "")  # told before any model is looked for
+    options.checkpoints = [path_named(name) for name in options.checkpoints]
     with ExitStack() as stack:
         checkpoints = [_located(name, objects, options.layer, stack) for name in options.checkpoints]
         checkpoints = _told_apart(checkpoints)

@@ -261,10 +261,12 @@ def resumed(name: str, checkpoint: str, is_exact: bool = False, own: Path | None
         is_other = is_exact and run is not None and run.name != name
         return Resumed(path, run, (f"--run {name} is not used: {path} goes on in its own run, {run}",) * is_other)
     run, notes = (own, []) if own is not None else _meant(name, is_exact)
+    told = len(notes)
     checkpoints = list(_whole(run, notes))
     if not checkpoints:
         others = [other for other in _runs_named(name) if other != run and complete_checkpoints(other)]
         hint = f"; {others[-1]} has one: --run {others[-1].name} --ckpt_path last goes on with it" if others else _EARLY
+        hint = hint if others or len(notes) == told else ": restore one, or start again without --ckpt_path"
         raise ValueError("\n  ".join([f"--ckpt_path last: {run} has no whole checkpoint{hint}", *notes]))
     path = checkpoints[-1]
     notes.append(f"Going on with {run}, {path.name}: {contents(path).step:,} steps done")

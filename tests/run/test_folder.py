@@ -191,6 +191,10 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_that_is_said():
         assert any("step=000008.ckpt" in note and "not taken" in note for note in found.notes)
         with pytest.raises(ValueError, match=r"--ckpt_path: .*step=000008\.ckpt"):
             resumed("tiny", str(cut))
+    (run / "checkpoints" / "step=000004.ckpt").unlink()
+    with pytest.raises(ValueError, match="has no whole checkpoint: restore one, or start again") as told:
+        resumed("tiny", "last")
+    assert "ended before" not in str(told.value) and "step=000008.ckpt" in str(told.value)
 
 
 def test_a_checkpoint_outside_of_every_run_goes_on_in_a_new_folder(tmp_path):

@@ -100,8 +100,9 @@ def test_a_run_of_a_study_is_drawn_for_its_report(tmp_path):
     write_model(study / "runs" / "dmt" / "stages" / "0-all")
     (study / "stages.json").write_text("[]")
     config = write_config(tmp_path)
-    for folder in ("0-all", "0-all-2"):
-        assert call("--checkpoints", str(study / "runs" / "dmt" / "stages" / "0-all"), "--config", config) == 0
+    (study / "runs" / "dmt" / "state.json").write_text("{}")
+    for folder, name in (("0-all", study / "runs" / "dmt" / "stages" / "0-all"), ("dmt", f"{study.name}/runs/dmt")):
+        assert call("--checkpoints", str(name), "--config", config) == 0
         assert study / "exhibits" / folder / "map.exhibit.json" in files_in(study / "exhibits", deep=True)
 
 
@@ -188,6 +189,7 @@ def test_too_few_queries_are_told(tmp_path):
         (["--checkpoints", "lab-small", "--pooling", "max"], "invalid choice: 'max'"),
         (["--checkpoints", "lab-small", "--num_queries", "many"], "'many' is not a whole number"),
         (["--checkpoints", "lab-small", "--to", "empty"], "empty exists; name a new folder"),
+        (["--checkpoints", "nobody/knows", "--to", "empty"], "empty exists; name a new folder"),
         (["--checkpoints", "lab-small", "--num_queries", "61"], "'math' has 60. Give --num_queries 60"),
         (["--checkpoints", "lab-small", "--layer", "0"], "all queries have the same state"),
         (["--checkpoints", "lab-small", "--pool", "last"], "pool"),
