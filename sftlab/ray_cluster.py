@@ -44,7 +44,10 @@ def _reach(address: str) -> None:
 
     Raises:
         OSError: Nothing does.
+        ValueError: The port is no number.
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
-    if host and port.isdecimal():
+    if host and not port.isdecimal():
+        raise ValueError(f"{port!r} is not the number of a port")  # Ray would try it for minutes
+    if host:
         socket.create_connection((host.strip("[]"), int(port)), _REACHED_WITHIN_S).close()

@@ -89,7 +89,7 @@ _POWER = re.compile(
 _FONT = r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:bf|it|rm|sf|tt)|operatorname|mbox|hbox|boldsymbol|bm|num)"
 _LATEX = (
     (re.compile(r"(?<=\d)_(?=\d{3}(?!\d))"), ","),
-    (re.compile(rf"(?<=\d)(?:(?:{_FONT})?\{{\s*[,\\!; ]*\s*\}}|,?\\[,!;: ]|\\thinspace\s*|~)(?=\d{{3}}(?!\d))"), ","),
+    (re.compile(rf"(?<=\d)(?:(?:{_FONT})?\{{[\s,\\!;]*\}}|,?\\[,!;: ]|\\thinspace\s*|~)(?=\d{{3}}(?!\d))"), ","),
     (re.compile(rf"{_FONT}\s*\{{[^{{}}\d]*\}}\s*\^\s*(?:\{{[^{{}}]*\}}|\S)|\^\s*\{{?\s*\\circ\s*\}}?"), " "),  # cm^2
     (re.compile(rf"{_FONT}\s*\{{([^{{}}]*)\}}"), r" \1 "),
     (re.compile(r"\\[%]|\\left|\\right|\\(?:display|text)style|\\[,!;:]"), ""),

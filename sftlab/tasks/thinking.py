@@ -10,7 +10,9 @@ import ast
 import re
 import textwrap
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator
+from functools import lru_cache
 
 from sftlab.data.marks import BEGINS, ENDS
 
@@ -69,10 +71,15 @@ def _is_code(text: str) -> bool:
 def _is_quoted(text: str, mark: re.Match[str]) -> bool:
     """Whether a mark stands between two quotes of one kind on its line; an apostrophe in a word is none."""
     end = text.find("\n", mark.end())
-    before = text[text.rfind("\n", 0, mark.start()) + 1 : mark.start()]
-    after = text[mark.end() : end if end >= 0 else len(text)]
+    places = _quotes(text, text.rfind("\n", 0, mark.start()) + 1, end if end >= 0 else len(text))
+    return any(of_kind and bisect_left(of_kind, mark.start()) % 2 and of_kind[-1] >= mark.end() for of_kind in places)
+
+
+@lru_cache(maxsize=1)  # a line may have thousands of marks
+def _quotes(text: str, start: int, end: int) -> list[list[int]]:
+    """Where quotes of each kind stand on a line."""
     kinds = (r"(?<!`)`(?!`)", '"', r"(?<!\w)'|'(?!\w)")
-    return any(len(re.findall(kind, before)) % 2 and re.search(kind, after) for kind in kinds)
+    return [[one.start() for one in re.compile(kind).finditer(text, start, end)] for kind in kinds]
 
 
 def fenced_blocks(text: str) -> Iterator[tuple[int, int, str, str]]:

@@ -19,6 +19,7 @@ from sftlab.data.ability import MathData
 from sftlab.data.cluster import cluster_in_use, prepared_on
 from sftlab.data.mixture import MixtureData
 from sftlab.data.prepare import BadLimit, prepare
+from sftlab.ray_cluster import join
 
 LIMIT = BadLimit("skip", 0.5, ["a.jsonl"])
 
@@ -67,6 +68,8 @@ def test_a_cluster_that_is_not_there_is_told_when_there_is_something_to_prepare(
         assert prepare(give(TALKS), {"k": 1}, own_encoder(), 300, limit=LIMIT).uids == found.uids
         with pytest.raises(ValueError, match=r"data\.ray_address: no cluster at '127\.0\.0\.1:1'"):
             prepare(give(TALKS), {"k": 2}, own_encoder(), 300, limit=LIMIT)
+    with pytest.raises(ValueError, match=r"no cluster at '127\.0\.0\.1:-5': '-5' is not the number of a port"):
+        join("127.0.0.1:-5", "data.ray_address")
 
 
 def test_a_config_names_it_and_so_does_a_study_with_that_executor(monkeypatch, tmp_path):

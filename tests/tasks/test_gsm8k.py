@@ -269,3 +269,13 @@ def test_a_boxed_number_is_found_in_any_surroundings(value: int, around: str) ->
 )  # fmt: skip
 def test_thinking_is_cut_in_all_its_marks_and_kept_where_they_are_quoted(text: str, said: str) -> None:
     assert without_thinking(text) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("7 1{" + " " * 5000, "1"), ("7 <|channel>" * 2000, "7"), ("<think> don't " * 2000 + "7", None)],
+    ids=["spaces", "marks", "quotes"],
+)
+@pytest.mark.timeout(20)  # each took minutes, or never ended
+def test_answers_that_repeat_themselves_are_read_in_no_time(text: str, found: str | None) -> None:
+    assert flexible_4(text) == found
