@@ -58,21 +58,28 @@ class SegmentStates:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _resumable(self, decisions: Sequence[Decision]) -> set[int]:
-        """The states that a run needs which goes on from a checkpoint in its folder, before or after a decision."""
-        needed = set[int]()
+        """The states that a run needs which goes on from a checkpoint in its folder, before or after a decision.
+
+        Where it went on from an older checkpoint, those that later ones need are of decisions not made again yet.
+        """
+        needed, newest = set[int](), 0
         for path in (self._context.folder / "checkpoints").glob("*.ckpt"):
             if (found := re.search(r"step=(\d+)", path.name)) is None:
                 continue
             step = int(found[1])
+            newest = max(newest, step)
             before = [one.keep for one in decisions if one.observations.step < step][-1:]
             at = [one.keep for one in decisions if one.observations.step == step]
             needed |= {kept for keep in (*before, *at) for kept in keep}
-        return needed
+        return needed | {step for step in self._steps() if self._context.step < step <= newest}
+
+    def _steps(self) -> dict[int, Path]:
+        return {int(path.name.removeprefix("step=")): path for path in self._folder.glob("step=*[0-9]")}
 
     def _remove(self, but: set[int]) -> None:
         remove_stale(self._folder)
-        for path in self._folder.glob("step=*"):
-            if int(path.name.removeprefix("step=")) not in but:
+        for step, path in self._steps().items():
+            if step not in but:
                 discard(path)
 
     def _place(self, step: int) -> Path:

@@ -1,6 +1,7 @@
 """Adaptive stages that give steps up, in runs: the state that comes back is exact, and the same after any kill."""
 
 import json
+import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -252,6 +253,11 @@ def test_states_stay_as_long_as_a_checkpoint_needs_them_and_one_that_is_lost_is_
     with pytest.raises(ValueError, match=r"the state after step 3, which the stage returns to, is lost"):
         run(records, part, tour(), ckpt_path=part / "checkpoints/step=000004.ckpt")
     (tmp_path / "away").rename(part / "segments/step=000003")
+    # Segments that are trained again, from an older checkpoint, leave the newer ones what they need.
+    again = shutil.copytree(part, tmp_path / "again")
+    run(records, again, tour(), ckpt_path=again / "checkpoints/step=000004.ckpt", max_steps=7)
+    assert states(again) == ["step=000003", "step=000011"]
+    goes_on_as(whole_tour, records, again, "tour", step=12)
     goes_on_as(whole_tour, records, part, "tour", step=4)
 
 
