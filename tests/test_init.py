@@ -51,6 +51,19 @@ def test_a_folder_of_files_becomes_a_config_whose_plan_is_shown(here, capsys):
     assert all("#" in line for line in (here / "sft.yaml").read_text().splitlines() if "  max_length" in line)
 
 
+def test_a_folder_that_all_files_share_is_told_once(here, capsys):
+    folder = here / "a_long_name_of_a_data_folder" / "another_long_name_below_it"
+    paths = [folder / "gsm8k" / "train.jsonl", folder / "code_alpaca" / "alpaca_2k.json"]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        write(path, [{"question": f"{i} + 1?", "answer": f"#### {i}"} for i in range(4)])
+    assert main([str(path) for path in paths]) == 0
+    out = capsys.readouterr().out
+    assert f"In {folder}:" in out.splitlines()
+    assert "gsm8k/train.jsonl" in out and "code_alpaca/alpaca_2k.json" in out
+    assert str(paths[0]) in (here / "sft.yaml").read_text()
+
+
 def test_files_whose_names_mean_something_in_a_config_are_names_or_told(here, capsys):
     pairs = [("question", "answer"), ("prompt", "response"), ("instruction", "output")]
     names = ["math.jsonl", "no.jsonl", "1e5.jsonl"]

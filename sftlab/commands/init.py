@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ PARSER.add_argument(
 PARSER.add_argument("--to", default="sft.yaml", metavar="FILE", help="the config to write (sft.yaml)")
 PARSER.add_argument("--overwrite", action="store_true", help="write it though there is one")
 _MOST_TOLD = 10
+_MOST_OF_A_NAME = 28  # characters in one line of a screen of 80
 
 
 def main(arguments: list[str]) -> int:
@@ -107,21 +109,35 @@ def _trouble(file: Survey) -> str:
     return file.trouble + keys
 
 
+def _shared_folder(paths: Sequence[str]) -> str:
+    """The folder that all lie in, told once above their names; empty where there is none, as for hub ids."""
+    from sftlab.data.records import HUB
+
+    is_local = not any(path.startswith(HUB) for path in paths)
+    is_same_kind = len({Path(path).is_absolute() for path in paths}) == 1
+    shared = os.path.commonpath([str(Path(path).parent) for path in paths]) if is_local and is_same_kind else ""
+    return "" if shared == os.sep else shared
+
+
 def _print(files: Sequence[Survey], abilities: dict[str, list[Survey]], tokens: dict[str, float]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     ability_of = {file.path: name for name, mine in abilities.items() for file in mine}
+    folder = _shared_folder([file.path for file in files])
+    if folder:
+        show(f"In {folder}:")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("file", overflow="fold")
+    names = [file.path if not folder else str(Path(file.path).relative_to(folder)) for file in files]
+    table.add_column("file", overflow="fold", min_width=min(max(map(len, names)), _MOST_OF_A_NAME))
     for column in ("records", "tokens each"):
         table.add_column(column, justify="right")
     for column in ("keys", "read by", "ability"):
         table.add_column(column, overflow="fold")
-    for file in files:
+    for file, name in zip(files, names, strict=True):
         mean = f"{tokens[file.path]:,.0f}" if file.path in tokens else "-"
         read_by = type(file.reader).__name__ if file.reader else file.trouble
-        cells = (file.path, file.count_words, mean, ", ".join(file.keys[:5]), read_by, ability_of.get(file.path, "-"))
+        cells = (name, file.count_words, mean, ", ".join(file.keys[:5]), read_by, ability_of.get(file.path, "-"))
         table.add_row(*map(Text, cells))
     screen().print(table)
