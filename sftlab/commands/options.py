@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -104,7 +105,8 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def _wrapped(text: str) -> str:
-    """A text whose lines fit a terminal; what is laid out in lines stays so."""
+    """A text whose lines fit a terminal; layouts keep their lines, a sentence that goes on in the next does not."""
+    text = re.sub(rf"([^\n]{{{_WIDTH},}}[^.:\n])\n(?=\S)", r"\1 ", text)
     lines = (textwrap.wrap(line, _WIDTH, subsequent_indent=" " * _indent(line)) or [""] for line in text.split("\n"))
     return "\n".join(part for parts in lines for part in parts)
 

@@ -82,3 +82,11 @@ def test_help_fits_a_terminal(name, monkeypatch):
     text = import_module(f"sftlab.commands.{name}").PARSER.format_help()
     assert max(map(len, text.splitlines())) <= 80
     assert max(map(len, usage().splitlines())) <= 80
+
+
+def test_a_sentence_of_several_lines_of_source_is_wrapped_as_one_and_a_layout_stays():
+    long = "A folder that holds results of another model than the one named here " * 2
+    notes = f"{long.strip()}\nis never written to.\nsftlab try a    one thing\nsftlab try b    another\n"
+    help_ = CommandParser("try", "Tries.", notes=notes).format_help()
+    assert "here is never written to." in " ".join(help_.split())
+    assert "\nis never written to." not in help_ and "\nsftlab try a    one thing\nsftlab try b    another" in help_
