@@ -25,7 +25,7 @@ from sftlab.callbacks.progress import say
 from sftlab.data.ability import PlannedData
 from sftlab.data.source import LabSource
 from sftlab.evaluate.engine import check_engine
-from sftlab.evaluate.run import Graded, answer_task, read_scores, run_task
+from sftlab.evaluate.run import Graded, answer_task, cut_lines, read_scores, run_task
 from sftlab.evaluate.spread import first_rank_asks, first_rank_works
 from sftlab.files import checked_name, write_text
 from sftlab.plan.ledger import trained_in_full
@@ -207,7 +207,8 @@ class ScoreAbilities(Callback):
         samples = [(prompts[a.uid], a.texts, reasons[a.uid, a.sample]) for a in answers[:3]]
         log_text(trainer, f"answers/{ability}", _as_markdown(samples), place.step)
         of = "" if place.step == context.step else f", {place.stage} after step {place.step:,}"
-        say(trainer, "\n  ".join([f"  {ability}{of}: {_as_words(headline)}", *missing_lines(task.name, verdicts)]))
+        troubles = [*cut_lines(task, answers), *missing_lines(task.name, verdicts)]
+        say(trainer, "\n  ".join([f"  {ability}{of}: {_as_words(headline)}", *troubles]))
 
     def tasks_of(self, data: PlannedData) -> dict[str, Task]:
         """The task of each ability."""

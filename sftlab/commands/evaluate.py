@@ -11,7 +11,7 @@ from typing import Any
 from sftlab.commands.options import CommandParser, dotted, names, wants_help, whole_number
 from sftlab.evaluate.backend import Backend
 from sftlab.evaluate.folder import default_folder, require_own, weights_hash
-from sftlab.evaluate.run import run_task
+from sftlab.evaluate.run import cut_lines, run_task
 from sftlab.evaluate.server import ServerModel
 from sftlab.results.score import ScoreRow
 from sftlab.results.verdict import missing_lines
@@ -101,9 +101,9 @@ def _evaluate(
     missing: list[str] = []
     for task in tasks:
         tell = partial(tell_progress, f"{task.name}, answers")
-        rows, verdicts, _ = run_task(task, backend, folder, about, tell, system)
+        rows, verdicts, answers = run_task(task, backend, folder, about, tell, system)
         _add_rows(table, rows)
-        missing += [*_counted_line(rows), *missing_lines(task.name, verdicts)]
+        missing += [*_counted_line(rows), *cut_lines(task, answers), *missing_lines(task.name, verdicts)]
     console = screen()
     console.print(table)
     for line in missing:

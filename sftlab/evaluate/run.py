@@ -72,6 +72,14 @@ def run_task(
     return rows, [], []
 
 
+def cut_lines(task: Task, answers: Sequence[Answer]) -> list[str]:
+    """A line that counts answers cut before their end, which are graded as they are; empty where none is."""
+    cut = sum(not all(answer.complete) for answer in answers if not answer.missing)
+    most = f"max_new_tokens ({task.sampling.max_new_tokens:,}) or the model's positions"
+    line = f"{task.name}: {cut:,} of {len(answers):,} answers were cut at {most}; they are graded as they are."
+    return [line] if cut else []
+
+
 def answer_task(
     task: Task, backend: Backend, folder: Path, about: dict[str, Any], tell: Tell | None = None, system: str = ""
 ) -> Answered:

@@ -11,13 +11,13 @@ from sftlab.data.conversation import Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.template import get_template
 from sftlab.evaluate.local import LocalModel
-from sftlab.evaluate.run import read_jsonl, run_task
+from sftlab.evaluate.run import cut_lines, read_jsonl, run_task
 from sftlab.lab.abilities import lab_conversations
 from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.model.backbone import generation_ends, load_config
 from sftlab.tasks.lab import LabTask
 from sftlab.tasks.likelihood import Likelihood
-from sftlab.tasks.task import Problem, Sampling
+from sftlab.tasks.task import Answer, Problem, Sampling
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +133,14 @@ def test_a_killed_evaluation_asks_only_for_what_is_missing(tmp_path, model, enco
     asked.clear()
     run_task(task, backend, tmp_path, {"checkpoint": "b"})  # another checkpoint: nothing may be reused
     assert sum(asked) == 10
+
+
+def test_answers_that_were_cut_are_counted():
+    task = LabTask("math", num_problems=3, max_new_tokens=8)
+    ended, cut = Answer("a", 0, ("1", "2"), (True, True)), Answer("b", 0, ("1", "2"), (True, False))
+    (line,) = cut_lines(task, [ended, cut, cut])
+    assert "2 of 3 answers were cut at max_new_tokens (8)" in line
+    assert cut_lines(task, [ended, Answer("c", 0, (), (), missing="a content filter")]) == cut_lines(task, []) == []
 
 
 def test_likelihood_is_that_of_separate_conversations(tmp_path, model, encoder, monkeypatch):
