@@ -86,9 +86,11 @@ class SupervisedLoss(nn.Module):
         has_plain_head: The head makes the logits from the hidden states, so it need not run where nothing is trained;
             otherwise the whole model makes them.
         in_bf16: The model computes in bf16 whatever its weights are kept in, as FSDP2 gathers them.
+        row_multiple: Tokens of a row are padded to a multiple of it, for a compiled model.
     """
 
     in_bf16 = False
+    row_multiple = 1
 
     def __init__(self, model: PreTrainedModel, chunk_tokens: int | None = None) -> None:
         super().__init__()
@@ -147,20 +149,27 @@ class SupervisedLoss(nn.Module):
         elif flat:
             ids, positions = batch.ids_T[None], batch.positions_T[None]
         else:
-            ids, positions = (_pad_rows(x, batch.row_lengths_R) for x in (batch.ids_T, batch.positions_T))
+            ids, positions = (self._pad_rows(x, batch.row_lengths_R) for x in (batch.ids_T, batch.positions_T))
         # No attention mask and no cache: only then does transformers see from the positions where examples begin.
         extra["position_ids"] = positions
 
         def laid_out(noise_TC: torch.Tensor) -> torch.Tensor:
-            return F.pad(noise_TC, (0, 0, 0, ids.shape[1] - len(noise_TC)))[None] if flat else _pad_rows(noise_TC, rows)
+            if flat:
+                return F.pad(noise_TC, (0, 0, 0, ids.shape[1] - len(noise_TC)))[None]
+            return self._pad_rows(noise_TC, batch.row_lengths_R)
 
-        rows = batch.row_lengths_R
         with noisy_embeddings(self.model, noise, batch.lengths_D, laid_out):
             output = run(input_ids=ids, **_taken(run, extra))
         states = output.last_hidden_state if hidden else output.logits
         if flat:
             return states[0, : len(batch.ids_T)]
         return torch.cat([row[:length] for row, length in zip(states, batch.row_lengths_R, strict=True)])
+
+    def _pad_rows(self, values_T: torch.Tensor, lengths_R: list[int]) -> torch.Tensor:
+        """Rows [R, longest]; the padding at a row's end is zeros, that is, examples of one token each."""
+        rows = nn.utils.rnn.pad_sequence(list(values_T.split(lengths_R)), batch_first=True)
+        lacking = -rows.shape[1] % self.row_multiple
+        return F.pad(rows, (0,) * (2 * (rows.dim() - 2)) + (0, lacking)) if lacking else rows
 
 
 def _losses(logits_KV: torch.Tensor, target_K: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -182,8 +191,3 @@ def _taken(run: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return options
     return {name: value for name, value in options.items() if name in known}
-
-
-def _pad_rows(values_T: torch.Tensor, lengths_R: list[int]) -> torch.Tensor:
-    """Rows [R, longest]; the padding at a row's end is zeros, that is, examples of one token each."""
-    return nn.utils.rnn.pad_sequence(list(values_T.split(lengths_R)), batch_first=True)

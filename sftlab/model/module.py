@@ -24,6 +24,7 @@ from sftlab.model.backbone import (
     load_config,
     load_tokenizer,
 )
+from sftlab.model.compiled import check_attention, compilable, compile_layers
 from sftlab.model.freeze import freeze
 from sftlab.model.isolation import use_isolating_attention
 from sftlab.model.loss import Normalisation, SupervisedLoss, example_weights
@@ -34,6 +35,7 @@ from sftlab.plan.plan import Plan, StagePlan
 from sftlab.plan.pool import seed_from
 from sftlab.plan.rate import Cosine, LRSchedule
 from sftlab.plan.stage import Stage, check_learning_rate
+from sftlab.screen import show
 
 if TYPE_CHECKING:
     from lightning.pytorch.strategies import Strategy
@@ -69,6 +71,7 @@ class SFTModule(LightningModule):
         activation_checkpointing: What the backward pass recomputes: nothing (false), whole layers (true: least memory,
             about a third more time), or all but matrix products and attention (selective: in between).
         chunk_tokens: Number of supervised tokens whose logits are held at once; None holds those of a micro-batch.
+        compile: Compile each layer by torch.compile: faster steps after a minute or so of compiling.
         trust_remote_code: Whether to run the Python code of a hub model.
         adapter: Train low-rank weights beside frozen ones; None trains all weights.
 
@@ -97,6 +100,7 @@ class SFTModule(LightningModule):
         chunk_tokens: int | None = None,
         trust_remote_code: bool = False,
         adapter: LoRA | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if attention not in ATTENTIONS:
@@ -120,13 +124,15 @@ class SFTModule(LightningModule):
             raise ValueError("model.betas: of the default AdamW; give them in model.optimizer.init_args")
         if chunk_tokens is not None:
             within("model.chunk_tokens", chunk_tokens, 1, is_whole=True)
+        if compile:
+            check_attention(attention)
         self.path, self.config, self.tokenizer_path = path, config, tokenizer or path
         self.learning_rate, self.warmup_ratio, self.warmup_steps = learning_rate, warmup_ratio, warmup_steps
         self.frozen, self.neftune_alpha, self.label_smoothing = frozen or [], neftune_alpha, label_smoothing
         self.lr_schedule = lr_schedule or Cosine()
         self.optimizer = chosen_optimizer("model.optimizer", optimizer)
         self.weight_decay, self.betas, self.normalise = weight_decay, betas, normalise
-        self.attention, self.chunk_tokens = attention, chunk_tokens
+        self.attention, self.chunk_tokens, self.is_compiled = attention, chunk_tokens, compile
         self.activation_checkpointing, self.trust_remote_code = activation_checkpointing, trust_remote_code
         self.adapter, self.live_adapter = adapter, cast(LiveAdapter | None, None)
         if adapter is not None:
@@ -258,6 +264,11 @@ class SFTModule(LightningModule):
         assert self.net is not None
         names = attentions_to_try(self.device) if self.attention == "auto" else [self.attention]
         data: Any = getattr(self.trainer, "datamodule", None)
+        if self.is_compiled:
+            names = compilable(names)
+            compile_layers(self.net, parallel.decoder_layers(self.net.model), self.device)
+            if self.trainer.is_global_zero:
+                show("Compiling the layers: the first steps take a minute or so longer")
         use_isolating_attention(self.net, names, data.max_length, data.packing, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:

@@ -54,6 +54,7 @@ MODULE: Table = {
     "attention": (NONE, _HOW),
     "activation_checkpointing": (NONE, _HOW),
     "chunk_tokens": (NONE, _HOW),
+    "compile": (NONE, _HOW),
     "trust_remote_code": (NONE, "leave to run code, whose commit the weights name"),
 }
 DATA: Table = {

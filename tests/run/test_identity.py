@@ -94,6 +94,7 @@ MODULE_CHANGES = {
     "attention": "eager",
     "activation_checkpointing": True,
     "chunk_tokens": 8,
+    "compile": True,
     "trust_remote_code": True,
 }
 DATA_CHANGES = {

@@ -1,0 +1,80 @@
+"""torch.compile of a model's layers, one at a time, so that rows of all lengths share few graphs.
+
+Each layer is compiled where it stands: weights keep their names, and what wraps, exports or saves the model sees no
+other. The length of a row is a number inside the graph; rows are padded at their end to a multiple of ``ROW_MULTIPLE``,
+so that nothing that a kernel decides by the alignment of a row asks for a graph of its own. Random numbers are drawn as
+without: dropout drops the same.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from sftlab.model.attention import PER_DOCUMENT
+from sftlab.model.loss import SupervisedLoss
+
+ROW_MULTIPLE = 64  # tokens
+_BY_EXAMPLE = (PER_DOCUMENT, "flash_attention_2")  # attentions whose shapes are the lengths of examples
+_BACKEND: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}
+_MOST_GRAPHS = 64  # of a layer: one row or several, with a mask or without, training or not, each kind of layer
+
+
+def check_attention(name: str) -> None:
+    """Check that an attention goes with compiled layers.
+
+    Raises:
+        ValueError: Each mix of example lengths would be a graph of its own.
+    """
+    if name in _BY_EXAMPLE:
+        raise ValueError(
+            f"model.compile: does not go with model.attention: {name}, whose shapes are the lengths of the examples of "
+            "a row: each row would be compiled anew. Set attention to auto or sdpa, or leave compile out"
+        )
+
+
+def compilable(attentions: Iterable[str]) -> list[str]:
+    """The attentions that go with compiled layers."""
+    return [name for name in attentions if name not in _BY_EXAMPLE]
+
+
+def compile_layers(net: SupervisedLoss, layers: Iterable[nn.Module], device: torch.device) -> None:
+    """Compile each layer in place when it first runs, and pad rows.
+
+    Args:
+        net: The model in its loss.
+        layers: The repeated blocks of the model.
+        device: Where they will run.
+
+    Raises:
+        ValueError: This machine cannot compile.
+    """
+    _check_machine(device)
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+    net.row_multiple = ROW_MULTIPLE
+    for layer in layers:
+        layer.compile(dynamic=True, **_BACKEND)
+
+
+def _check_machine(device: torch.device) -> None:
+    if device.type == "cpu":
+        from torch._inductor import cpp_builder, exc
+
+        try:
+            cpp_builder.get_cpp_compiler()
+            return
+        except exc.InvalidCxxCompiler:
+            missing = "a C++ compiler (g++; or name yours in CXX)"
+    else:
+        from torch.utils._triton import has_triton
+
+        if has_triton() and any(map(shutil.which, ("cc", "gcc", "clang"))):
+            return
+        missing = "triton and a C compiler (gcc)"
+    raise ValueError(f"model.compile: compiling needs {missing}, which is not here; install it, or leave compile out")
