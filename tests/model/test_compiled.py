@@ -23,7 +23,7 @@ from sftlab.run.folder import complete_checkpoints
 register_attention()
 ONE_LAYER = {**MODEL, "num_hidden_layers": 1}
 CPU = torch.device("cpu")
-ROWS = [[[35, 25]], [[10, 50, 40]], [[30, 20], [100]], [[128]], [[7]], [[30, 20], [100], [9, 9]], [[70, 58]], [[129]]]
+ROWS = [[[35, 25]], [[10, 50, 40]], [[30, 20], [100]], [[128]], [[7]], [[30, 20], [100], [9, 9]], [[70, 58]], [[127]]]
 
 
 @pytest.fixture
