@@ -70,6 +70,7 @@ def test_padding_changes_no_loss_and_no_gradient(name, rows):
     assert seen[0][:2] == (len(rows), longest) and seen[1][:2] == (len(rows), -(-longest // 64) * 64)
 
 
+@pytest.mark.slow
 def test_rows_of_all_lengths_share_few_graphs_and_packed_is_as_alone(quick):
     net, plain = (SupervisedLoss(tiny("llama").eval()) for _ in range(2))
     plain.load_state_dict(net.state_dict())
