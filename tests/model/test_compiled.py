@@ -132,6 +132,10 @@ def test_kernels_too_and_a_run_goes_on_compiled_or_not(tmp_path):
 def test_what_does_not_go_with_it_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"model\.compile: does not go with model\.attention: per_document"):
         SFTModule(None, config=MODEL, tokenizer="lab-base", attention="per_document", compile=True)
+    sharded = SFTModule(None, config=MODEL, tokenizer="lab-base", compile=True)
+    sharded._device_mesh = object()
+    with pytest.raises(ValueError, match=r"model\.compile: not tried with FSDP2"):
+        sharded.configure_model()
     from torch._inductor import cpp_builder, exc
 
     def missing():
