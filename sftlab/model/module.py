@@ -103,12 +103,7 @@ class SFTModule(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        if attention not in ATTENTIONS:
-            raise ValueError(f"model.attention: {attention!r} is not one of {', '.join(ATTENTIONS)}")
-        if activation_checkpointing not in CHOICES:
-            raise ValueError(
-                f"model.activation_checkpointing: {activation_checkpointing!r} is not false, selective or true"
-            )
+        _check_computing(attention, activation_checkpointing, compile)
         if config is not None:
             _check_from_scratch(path, tokenizer)
         check_learning_rate("model.learning_rate", learning_rate)
@@ -124,8 +119,6 @@ class SFTModule(LightningModule):
             raise ValueError("model.betas: of the default AdamW; give them in model.optimizer.init_args")
         if chunk_tokens is not None:
             within("model.chunk_tokens", chunk_tokens, 1, is_whole=True)
-        if compile:
-            check_attention(attention)
         self.path, self.config, self.tokenizer_path = path, config, tokenizer or path
         self.learning_rate, self.warmup_ratio, self.warmup_steps = learning_rate, warmup_ratio, warmup_steps
         self.frozen, self.neftune_alpha, self.label_smoothing = frozen or [], neftune_alpha, label_smoothing
@@ -380,6 +373,18 @@ class SFTModule(LightningModule):
     def _build_optimizer(self, choice: dict[str, Any] | None) -> torch.optim.Optimizer:
         self._optimizer_in_use = choice
         return build_optimizer(self, choice, self.weight_decay, self.betas)
+
+
+def _check_computing(attention: str, activation_checkpointing: Recompute, compile: bool) -> None:
+    """Refuse unknown ways to compute, and those that do not go together."""
+    if attention not in ATTENTIONS:
+        raise ValueError(f"model.attention: {attention!r} is not one of {', '.join(ATTENTIONS)}")
+    if activation_checkpointing not in CHOICES:
+        raise ValueError(
+            f"model.activation_checkpointing: {activation_checkpointing!r} is not false, selective or true"
+        )
+    if compile:
+        check_attention(attention)
 
 
 def _check_from_scratch(path: str | None, tokenizer: str | None) -> None:
