@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import sysconfig
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 from sftlab.processes import num_cores
 
 _BLOCK = 1 << 25  # bytes that one thread hashes
+_PARSING = threading.Lock()  # Python 3.11 fails where several threads parse at once (its issue 106905)
 _DEEPEST = 12  # objects in objects; what lies deeper is told by its class alone
 _STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 _PACKAGE = Path(__file__).resolve().parent
@@ -227,7 +229,9 @@ def _imported(source: bytes, name: str) -> set[str]:
     module = sys.modules.get(name)
     package = getattr(module, "__package__", None) or name.rpartition(".")[0]
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    with _PARSING:
+        tree = ast.parse(source)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

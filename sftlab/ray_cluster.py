@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import socket
 import threading
@@ -15,7 +16,8 @@ def join(address: str, option: str) -> Any:
     """Join a cluster; gives the module ``ray``. SIGTERM goes on to mean what it meant.
 
     Args:
-        address: ``auto``, ``host:6379`` or ``ray://host:10001``; empty starts one on this machine.
+        address: ``auto``, ``host:6379`` or ``ray://host:10001``; empty stands for the environment's ``RAY_ADDRESS``,
+            and where that is empty too one is started on this machine.
         option: Where the user has asked for it, for messages.
 
     Raises:
@@ -29,8 +31,9 @@ def join(address: str, option: str) -> Any:
         raise ValueError(f"{option} needs the extra: pip install 'sftlab[ray]'") from None
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": False}
     try:
+        address = address or os.environ.get("RAY_ADDRESS", "")
         _reach(address)
-        ray.init(address=address or None, **options)
+        ray.init(address=address or "local", **options)  # None would join whatever cluster this machine started last
     except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"{option}: no cluster at {address!r}: {error}") from None
     finally:

@@ -189,7 +189,7 @@ def test_a_folder_in_which_something_was_trained_stays_whatever_is_raised(record
     with pytest.raises(KeyError):
         sftlab_fit(records, callbacks=[LambdaCallback(on_train_batch_end=lambda *_: {}["absent"])])
     [run] = (records / "lightning_logs").iterdir()
-    assert (run / "metrics.jsonl").exists()
+    assert (run / "state.json").exists()
 
 
 def test_places_that_can_be_written_are_left_as_they_are(tmp_path):

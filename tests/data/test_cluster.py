@@ -72,6 +72,17 @@ def test_a_cluster_that_is_not_there_is_told_when_there_is_something_to_prepare(
         join("127.0.0.1:-5", "data.ray_address")
 
 
+@pytest.mark.parametrize(
+    ("named", "variable", "joined"), [("", "", "local"), ("", "auto", "auto"), ("auto", "", "auto")]
+)
+def test_without_an_address_no_cluster_is_joined_that_nobody_named(monkeypatch, named, variable, joined):
+    ray, asked = pytest.importorskip("ray"), []
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    monkeypatch.setattr(ray, "init", lambda address, **_: asked.append(address))
+    join(named, "--executor ray")
+    assert asked == [joined]
+
+
 def test_a_config_names_it_and_so_does_a_study_with_that_executor(monkeypatch, tmp_path):
     pytest.importorskip("ray")
     monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path))
