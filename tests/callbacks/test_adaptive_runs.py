@@ -6,9 +6,8 @@ import pytest
 import torch
 from fitting import alike, losses, write_config, write_records
 from fitting import run as sftlab
-from lightning.pytorch import Callback
 from safetensors.torch import load_file
-from small import small_fit, small_mixture, trained
+from small import Killed, small_fit, small_mixture, trained
 
 from sftlab.callbacks.adaptive import Adaptive
 from sftlab.callbacks.checkpoints import RunCheckpoint
@@ -33,19 +32,6 @@ def run(records, name, schedule, *callbacks, data=None, **trainer):
     folder = records / name
     module, lines = small_fit(folder, schedule, data or small_mixture(records), *callbacks, Ledger(), **trainer)
     return module, lines, folder
-
-
-class Killed(Callback):
-    """Dies when a step is done, before anything is saved of it."""
-
-    changes_training = False
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step:
-            raise RuntimeError("killed")
 
 
 def test_decisions_come_from_the_losses_of_the_segment_and_are_told(records):
