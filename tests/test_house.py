@@ -57,7 +57,7 @@ ORDER = """
     callbacks.trainer_options callbacks.context callbacks.base_loss callbacks.segment_states callbacks.adaptation
     callbacks.finite callbacks.keep_best callbacks.tail_average callbacks.monitors
     callbacks.signals callbacks.micro_batches
-    callbacks.optimizers callbacks.conductor callbacks.schedule callbacks.adaptive
+    callbacks.optimizers callbacks.resume_guard callbacks.conductor callbacks.schedule callbacks.adaptive
     callbacks.checkpoints callbacks.folder_logger callbacks.run_config callbacks.hparams
     callbacks.metrics
     callbacks.ledger callbacks.progress callbacks.measured

@@ -1,4 +1,4 @@
-"""What an adaptive stage sees of the run, and where its decisions are told: decisions.jsonl, metrics, a line each."""
+"""What an adaptive stage observes of the run, and where its decisions appear: decisions.jsonl, metrics, the screen."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ DECISIONS_FILE = "decisions.jsonl"  # in a run's folder
 
 
 def decides_by_validation(plan: Plan) -> bool:
-    """Whether the last stage of a plan is validated at the end of each segment, where it may end."""
+    """Return whether the plan's last stage is validated at the end of each segment, where it may end."""
     adaptive = plan.stages[-1].stage.adaptive
     return adaptive is not None and (adaptive.needs_validation or adaptive.may_return)
 
 
 def check_held_out(plan: Plan, data: PlannedData, trainer: Trainer) -> None:
-    """Whether an adaptive stage that decides by held-out examples has some of each ability, and looks at them.
+    """Check that an adaptive stage which decides by held-out examples has some of each ability and validates on them.
 
     Raises:
-        ValueError: It has not, or does not.
+        ValueError: An ability has no held-out examples, or nothing is validated.
     """
     stage = plan.stages[-1].stage
     policy = stage.adaptive
@@ -53,12 +53,12 @@ def check_held_out(plan: Plan, data: PlannedData, trainer: Trainer) -> None:
 
 
 def check_returns(plan: Plan, keep_best: str | None, average_last_n_steps: int | None, trainer: Trainer) -> None:
-    """Whether nothing but the policy says which weights an adaptive stage ends with, where that may return.
+    """Check that a policy which may return to earlier weights is the only one to choose a stage's final weights.
 
-    EarlyStopping would: it may end the stage in a probe, with weights that are to be given up.
+    EarlyStopping also chooses them: it may end the stage during a probe, with weights that would be discarded.
 
     Raises:
-        ValueError: Something else does.
+        ValueError: Another option or callback chooses them too.
     """
     adaptive = plan.stages[-1].stage.adaptive
     given = {"schedule.keep_best": keep_best, "schedule.average_last_n_steps": average_last_n_steps}
@@ -67,17 +67,17 @@ def check_returns(plan: Plan, keep_best: str | None, average_last_n_steps: int |
     both += [f"trainer.callbacks: {type(one).__name__}" for one in stoppers]
     if adaptive is not None and adaptive.may_return and both:
         raise ValueError(
-            f"{both[0]}: {type(adaptive).__name__} may return to earlier weights itself, so it chooses those "
-            f"that the stage ends with; leave {re.split('[.: ]+', both[0])[-1]} out"
+            f"{both[0]}: {type(adaptive).__name__} may return to earlier weights, so it chooses the weights that "
+            f"the stage ends with; leave {re.split('[.: ]+', both[0])[-1]} out"
         )
 
 
 class Observer:
-    """Sums what each step of an adaptive stage shows, over micro-batches and ranks.
+    """Sums what each step of an adaptive stage observes, over micro-batches and ranks.
 
     Args:
         context: The run.
-        adaptation: Gets the sums; whoever observes before a checkpoint is written has them in it.
+        adaptation: Receives the sums before a checkpoint of the step is written, so that the checkpoint holds them.
     """
 
     def __init__(self, context: RunContext, adaptation: Adaptation) -> None:
@@ -85,7 +85,7 @@ class Observer:
         self._nll_A: torch.Tensor | None = None
 
     def on_train_batch_end(self, nll_A: torch.Tensor, batch_idx: int) -> None:
-        """Add a micro-batch; at a step's end reduce over ranks, so that all of them see the same."""
+        """Add a micro-batch; at a step's end reduce over ranks, so that all ranks see the same sums."""
         context = self._context
         self._nll_A = nll_A.clone() if self._nll_A is None else self._nll_A + nll_A
         if not context.ends_step(batch_idx):
@@ -98,7 +98,7 @@ class Observer:
         self._adaptation.observe_step(total_A.tolist())
 
     def on_validation_end(self) -> None:
-        """Note held-out losses at a segment's end.
+        """Record the held-out losses at a segment's end.
 
         Raises:
             ValueError: One that is to be decided by is not finite.
@@ -116,7 +116,7 @@ class Observer:
 
 
 def decide(context: RunContext, adaptation: Adaptation, states: SegmentStates) -> None:
-    """Decide about the next segment, the same on every rank, bring the state that it starts from, and tell it."""
+    """Decide the next segment, the same on every rank, restore the state it starts from, and print the decision."""
     known = len(adaptation.decisions)
     adaptation.extend(context.trainer.strategy.broadcast)
     if len(adaptation.decisions) == known:
@@ -142,7 +142,7 @@ def _in_words(decision: Decision) -> str:
 
 
 def write_decisions(context: RunContext, adaptation: Adaptation) -> None:
-    """Write all decisions, one a line; those of steps that are trained again are gone with the steps."""
+    """Write all decisions, one per line; those of steps that will be trained again are dropped."""
     if context.trainer.is_global_zero:
         lines = "".join(json.dumps(decision.to_dict()) + "\n" for decision in adaptation.decisions)
         context.folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from sftlab.plan.stage import Stage
 
 
 class Adaptive(StageSchedule):
-    """One stage with an adaptive mixture: a policy decides the shares of each segment from the last one's losses.
+    """One stage with an adaptive mixture: a policy sets the shares of each segment from the losses of the one before.
 
     The plan shows the first segment. Decisions are written to ``decisions.jsonl`` and to every checkpoint, and a
     resumed run replays them. The last stage of ``Stages`` adapts too if it sets ``adaptive`` and

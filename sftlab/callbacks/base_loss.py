@@ -1,4 +1,4 @@
-"""The loss of the base on every example, measured once before training: what orders a curriculum from easy to hard."""
+"""The loss of the base model on every example, measured once before training: the order of easy-to-hard curricula."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sftlab.model.module import SFTModule
 from sftlab.run.identity import weights_hash
 from sftlab.screen import complain, show
 
-RULES = 1  # version of how the loss is measured: raise it when the same base and examples get others
-_DECIMALS = 4  # what machines agree on; what is equal stays shuffled
+RULES = 1  # version of the measurement: raise it when the same base and examples would give other losses
+_DECIMALS = 4  # digits on which machines agree; equal losses stay shuffled
 _BATCH = 16  # examples side by side
 
 
 def measure_base(data: PlannedData, module: SFTModule) -> None:
-    """Give every ability the base's mean loss per supervised token of its examples, from the cache where it is there.
+    """Set the base's mean loss per supervised token of every example, taken from the cache if it is there.
 
     Raises:
         ValueError: The weights are random, or an ability only declares a count.
@@ -50,7 +50,7 @@ def measure_base(data: PlannedData, module: SFTModule) -> None:
 
 
 def _kept(path: Path, ability: AbilityData) -> np.ndarray | None:
-    """The losses in the cache; None where there are none, or a damaged file, which is told."""
+    """Return the losses in the cache; None if there are none, or if the file is damaged, which is reported."""
     try:
         losses_I = np.load(path, allow_pickle=False)
         if losses_I.shape == (len(ability.examples),) and np.isfinite(losses_I).all():
@@ -76,7 +76,7 @@ def _base(data: PlannedData, module: SFTModule) -> LocalModel:
 
 
 def _measure(ability: AbilityData, model: LocalModel, path: Path) -> np.ndarray:
-    """Measure an ability, on one process of a machine while the others wait."""
+    """Measure an ability on one process per machine while the others wait."""
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)

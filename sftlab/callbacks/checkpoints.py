@@ -1,4 +1,4 @@
-"""The checkpoints inside stages, for resuming a killed run; the conductor saves those at stage ends."""
+"""Checkpoints inside stages, for resuming a killed run; the conductor saves those at stage ends."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class RunCheckpoint(ModelCheckpoint):
         within("RunCheckpoint.every_n_steps", every_n_steps, 1, is_whole=True)
         if keep_last is not None:
             within("RunCheckpoint.keep_last", keep_last, 1, 1_000_000, is_whole=True)
-        # The step is the name: one that is reached again, from an earlier checkpoint, takes the other's place.
+        # Named by step: when a step is reached again from an earlier checkpoint, its checkpoint is replaced.
         names: dict[str, Any] = {"filename": "{step:06d}", "enable_version_counter": False}
         super().__init__(every_n_train_steps=every_n_steps, save_top_k=-1, **names)
         self.keep_last, self.asynchronous = keep_last, asynchronous
@@ -43,7 +43,7 @@ class RunCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Save into the run's folder, whatever the loggers are."""
         self.dirpath = self.dirpath or str(Path(trainer.default_root_dir) / "checkpoints")
-        with warnings.catch_warnings():  # of a run that goes on
+        with warnings.catch_warnings():  # the folder of a resumed run
             warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
             super().setup(trainer, pl_module, stage)
         if self.asynchronous and not isinstance(trainer.strategy, FSDP2Strategy) and trainer.is_global_zero:
@@ -55,14 +55,14 @@ class RunCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, *batch)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Wait for an asynchronous checkpoint, and raise its error if it could not be written."""
+        """Wait for an asynchronous checkpoint; raise its error if it could not be written."""
         super().on_train_end(trainer, pl_module)
         if isinstance(trainer.strategy, FSDP2Strategy):
             trainer.strategy.finish_saving()
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        """Save, then remove what is more than ``keep_last``: only what this callback saved itself, in this folder."""
-        # Before saving, so that the checkpoint knows of itself and a resumed run removes it in its turn.
+        """Save, then remove all but the newest ``keep_last`` of the checkpoints that this callback saved here."""
+        # Before saving, so that the checkpoint lists itself and a resumed run can remove it later.
         self._kept = [name for name in self._kept if name != Path(filepath).name] + [Path(filepath).name]
         strategy: Any = trainer.strategy
         strategy.saves_asynchronously = self.asynchronous

@@ -1,17 +1,15 @@
-"""The conductor: carries a plan out inside Lightning's loops, whose internals nothing else touches."""
+"""The conductor: carries out a plan inside Lightning's loops; no other module touches their internals."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import Trainer
 
-from sftlab import __version__
 from sftlab.callbacks.adaptation import check_held_out, check_returns, decides_by_validation
 from sftlab.callbacks.context import RunContext, data_of, folder_of
 from sftlab.callbacks.finite import ScaledSteps, gradient_norm, stop_at_gradient, stop_at_weights
@@ -19,6 +17,7 @@ from sftlab.callbacks.keep_best import BestKeeper
 from sftlab.callbacks.micro_batches import count_in_micro_batches
 from sftlab.callbacks.monitors import EarlyStoppers, check_callbacks
 from sftlab.callbacks.optimizers import StageOptimizers
+from sftlab.callbacks.resume_guard import ResumeGuard
 from sftlab.callbacks.segment_states import SegmentStates
 from sftlab.callbacks.signals import Signals
 from sftlab.callbacks.tail_average import TailAverage
@@ -30,8 +29,6 @@ from sftlab.model.export import ARCHITECTURE, write_architecture
 from sftlab.model.module import SFTModule
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.run.folder import checkpoint_path
-from sftlab.run.identity import differ_in_own_callbacks, differences, reused_stages, run_identity, stage_keys
-from sftlab.run.settings import OWN_CALLBACKS, Settings
 from sftlab.screen import show
 
 _NEVER = 2**62  # an epoch and a micro-batch that are never reached
@@ -45,7 +42,7 @@ class Conductor:
         trainer: Lightning's Trainer.
         module: The model.
         plan: The plan.
-        extend: Appends the next segment to an open plan, or closes it; called when the last compiled step is done.
+        extend: Appends the next segment to an open plan, or closes the plan; called after the last compiled step.
         val_every_n_steps: Also validate inside stages; stage ends are always validated.
         stop_early: What EarlyStopping ends: the stage, or the run.
         keep_best: The ability by whose held-out loss the final weights of a stage are chosen.
@@ -53,6 +50,7 @@ class Conductor:
 
     Attributes:
         context: The run.
+        resume_guard: What checkpoints must match to be resumed by this run.
         segment_states: The states that an adaptive stage may return to.
     """
 
@@ -78,16 +76,14 @@ class Conductor:
         check_held_out(plan, data, trainer)
         check_returns(plan, keep_best, average_last_n_steps, trainer)
         check_callbacks(self.context, bool(val_every_n_steps) or decides_by_validation(plan))
-        self._settings = Settings.of_trainer(trainer)
-        self._identity = run_identity(data, module, plan, self._settings)
-        self._keep_keys()
+        self.resume_guard = ResumeGuard(self.context)
         self._optimizers = StageOptimizers(trainer, module, plan)
         self._stoppers = EarlyStoppers(cast(Any, trainer).callbacks)
         self._keeper = BestKeeper(self.context, keep_best, bool(val_every_n_steps))
         self._average = TailAverage(self.context, average_last_n_steps)
         self.segment_states = SegmentStates(self.context, self._optimizers.rest)
         self._ended_early: list[int] = []  # the steps at which stages ended before their plan's end
-        self._ended = 0  # the step at which a stage's end was done
+        self._ended = 0  # the step of the last stage end that is complete: exported and scored
         self._is_stop_asked = False
         self._rng_states: list[torch.Tensor] | None = None
         self._validated = 0  # the last step that was validated
@@ -98,29 +94,29 @@ class Conductor:
         self._take_over_loops(trainer)
 
     def _take_over_loops(self, trainer: Trainer) -> None:
-        """Tell Lightning how long training is: the Trainer was built before the plan existed.
+        """Set the number of steps in Lightning's loop: the Trainer was built before the plan existed.
 
-        A smaller max_steps of the user's cuts this call short; the plan stays whole, so that a resumed run goes on to
-        its end.
+        If the user gave a smaller max_steps, this call ends there, but the plan stays whole, so that a resumed run
+        reaches its end.
         """
         write_whole(trainer)
         loop = trainer.fit_loop.epoch_loop
         self._max_steps = loop.max_steps if loop.max_steps >= 0 else _NEVER
         loop.max_steps = min(self._max_steps, self.context.plan.num_steps)
         trainer.fit_loop.max_epochs = -1
-        # The loaders divide the plan among ranks themselves; Lightning's sampler would shuffle it.
+        # The loaders already divide the plan among ranks; Lightning's sampler would shuffle it.
         trainer._accelerator_connector.use_distributed_sampler = False
 
-    # What Lightning calls, by way of the schedule
+    # Hooks of Lightning, called by the schedule
 
     def on_train_start(self) -> None:
-        """Continue the random state of a resumed run; with the loaders known, take over when validation is due."""
+        """Restore the random state of a resumed run and catch up on the end of a step that was interrupted."""
         context, trainer = self.context, self.context.trainer
         self._stage_began = time.perf_counter()
         self._signals = Signals(trainer, context.folder)
         if self._rng_states is not None and len(self._rng_states) == trainer.world_size:
             torch.set_rng_state(self._rng_states[trainer.global_rank])
-        self._set_rate()  # a checkpoint holds that of the step after it, which another run may have planned otherwise
+        self._set_rate()  # the checkpoint holds the next step's rate, which may come from a run with another plan
         if trainer.is_global_zero:
             write_architecture(context.folder / ARCHITECTURE, context.module, context.data)
         trainer.check_val_every_n_epoch, trainer.val_check_batch = _NEVER, _NEVER
@@ -135,7 +131,7 @@ class Conductor:
         trainer.fit_loop.epoch_loop.max_steps = min(self._max_steps, context.plan.num_steps)
 
     def on_train_batch_start(self, batch_idx: int) -> None:
-        """At the first micro-batch of a stage: its optimizer, with empty state if the stage asks for it."""
+        """At the first micro-batch of a stage, set up its optimizer, with empty state if the stage asks for it."""
         trainer, step = self.context.trainer, self.context.step
         self._signals.saved = None
         if batch_idx % trainer.accumulate_grad_batches:
@@ -149,7 +145,7 @@ class Conductor:
         self._optimizers.work()
 
     def on_before_optimizer_step(self) -> None:
-        """Stop at gradients that are not finite; give their norm, before any clipping, to whoever logs it."""
+        """Stop if the gradients are not finite; publish their norm, before clipping, in ``callback_metrics``."""
         trainer, module = self.context.trainer, self.context.module
         if module.live_adapter is not None:
             module.live_adapter.drop_gradients(self.context.plan.stage_at(self.context.step))
@@ -160,14 +156,14 @@ class Conductor:
         trainer.callback_metrics["train/gradient_norm"] = torch.tensor(norm)
 
     def on_train_batch_end(self, nll_A: torch.Tensor, batch_idx: int) -> None:
-        """After the last micro-batch of a step: ask for validation where it is due, finish the step without it."""
+        """After the last micro-batch of a step, request validation if it is due; otherwise finish the step."""
         trainer = self.context.trainer
         trainer.check_val_every_n_epoch, trainer.val_check_batch = _NEVER, _NEVER
         if self._scaled is not None:
             self._scaled.add(nll_A)
             if self.context.ends_step(batch_idx):
                 self._scaled.look(self.context, self._norm)
-        if not self.context.ends_step(batch_idx):  # a run that is asked to stop does so when its step is whole
+        if not self.context.ends_step(batch_idx):  # a request to stop waits until the step is complete
             self._is_stop_asked |= trainer.should_stop
             trainer.should_stop = False
             return
@@ -185,7 +181,7 @@ class Conductor:
             self._finish_step()
 
     def on_validation_end(self) -> None:
-        """Finish the step that was validated."""
+        """Finish the validated step, after ending the stage early if EarlyStopping asks for it."""
         trainer = self.context.trainer
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._validated = trainer.global_step
@@ -195,7 +191,7 @@ class Conductor:
             self._finish_step()
 
     def on_train_end(self) -> None:
-        """Keep what a call that was cut short has trained."""
+        """Save a checkpoint if the call ends inside a stage."""
         context = self.context
         if context.step and context.plan.stage_ending_at(context.step) is None:
             context.trainer.save_checkpoint(checkpoint_path(context.folder, context.step), weights_only=False)
@@ -208,18 +204,18 @@ class Conductor:
             states = [None] * world
             torch.distributed.all_gather_object(states, state)
         checkpoint[STATE] = {
-            **{"version": __version__, "identity": self._identity, "stage_keys": self._stage_keys},
+            **self.resume_guard.state(),
             **{"ended_early": list(self._ended_early), "kept": self._keeper.state(), "averaged": self._average.state()},
             **{"rng": states, "validated": self._validated, "ended": self._ended},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to resume what is not the same run; count batches in this run's micro-batches.
+        """Restore the state of the run; convert the batch count to this run's micro-batches.
 
         Raises:
-            ValueError: Data, template, tokenizer, schedule, seed, batch or model differ: says which.
+            ValueError: Data, template, tokenizer, schedule, seed, batch or model differ; the message names them.
         """
-        saved = self.check(checkpoint)
+        saved = self.resume_guard.check(checkpoint)
         self._rng_states, self._validated, self._ended = saved["rng"], saved["validated"], saved.get("ended", 0)
         self._keeper.load(saved.get("kept", {"best": None, "saved": []}))
         self._average.load(saved.get("averaged", {"count": 0, "last": 0}))
@@ -227,57 +223,16 @@ class Conductor:
             self._cut(step)
         ended = self.context.plan.stage_ending_at(checkpoint["global_step"])
         if ended is not None and Path(str(self.context.trainer.ckpt_path)).name == self._ended_path(ended).name:
-            self._validated = self._ended = ended.end_step  # its name says that it was exported and scored
+            self._validated = self._ended = ended.end_step  # a checkpoint gets this name once exported and scored
         loop = self.context.trainer.fit_loop.epoch_loop
         if ended is not None and self._ended != ended.end_step and loop.max_steps == ended.end_step:
-            loop.max_steps += 1  # else Lightning sees nothing to do, and a stage that was killed at its end has none
+            loop.max_steps += 1  # else Lightning skips training, and with it the interrupted end of the stage
         count_in_micro_batches(checkpoint, self.context.trainer.accumulate_grad_batches)
 
-    def check(self, checkpoint: dict[str, Any]) -> dict[str, Any]:
-        """What a checkpoint keeps for a resume of this run.
-
-        Raises:
-            ValueError: It is another run's.
-        """
-        saved = checkpoint.get(STATE)
-        if saved is None:
-            raise ValueError("ckpt_path: not a checkpoint of a staged run (start from its exported folder instead)")
-        theirs = saved.get("version", "an earlier version")
-        upgraded = f" (written by sftlab {theirs}, this is {__version__})" if theirs != __version__ else ""
-        if lacking := sorted({"identity", "stage_keys", "rng", "validated"} - set(saved)):
-            raise ValueError(
-                f"ckpt_path: the checkpoint{upgraded} does not hold {', '.join(lacking)}, which going on needs: go on "
-                "with the version that wrote it, or start a new run from the folder of its last stage"
-            )
-        changed = differences(saved["identity"], self._identity)
-        if changed and differ_in_own_callbacks(saved["identity"], self._identity):
-            self._go_on_with_other_callbacks(saved["identity"])
-        elif changed and not self._took_over(saved["stage_keys"], checkpoint["global_step"]):
-            raise ValueError(
-                f"ckpt_path: this run differs from the checkpoint's{upgraded} in: {', '.join(changed)}. Resume with "
-                "the config (config.yaml in the run's folder), data and version that the run began with, or start a "
-                "new run without --ckpt_path"
-            )
-        return saved
-
-    # What it does
-
-    def _go_on_with_other_callbacks(self, identity: dict[str, str]) -> None:
-        """Say so; the weights to come are then like those of no run that had one or the other all along."""
-        before, trained = identity.get(f"trainer.{OWN_CALLBACKS}", "none"), self._settings.trained
-        if self.context.trainer.is_global_zero:
-            show(
-                "Note: callbacks of yours, or what they may look at, have changed since the run began. If they change "
-                "training, its weights are neither one run's nor the other's (changes_training = False denies it)."
-            )
-        both = {**trained, OWN_CALLBACKS: [trained.get(OWN_CALLBACKS), before]}
-        self._settings = replace(self._settings, trained=both)
-        context = self.context
-        self._identity = run_identity(context.data, context.module, context.plan, self._settings)
-        self._keep_keys()
+    # Steps and stages
 
     def _finish_step(self) -> None:
-        """End the stage and compile the next segment where this step was the last one of them."""
+        """End the stage if this step was its last; compile the next segment if it was the last compiled step."""
         context = self.context
         ended = context.plan.stage_ending_at(context.step)
         if ended is not None:
@@ -286,17 +241,17 @@ class Conductor:
             self._extend(context)
             self._plan_changed()
             if ended is None and (ended := context.plan.stage_ending_at(context.step)) is not None:
-                self._end_stage(ended, is_changed=True)  # it was decided, and may have brought other weights
+                self._end_stage(ended, is_changed=True)  # the decision may have restored other weights
 
     def _save_reached(self) -> Path:
-        """Save what was trained before validation, export and scores: these are done again where they break."""
+        """Save before validation, export and scores, so that these can be repeated if the process dies in them."""
         context = self.context
         path = checkpoint_path(context.folder, context.step)
         context.trainer.save_checkpoint(path, weights_only=False)
         return path
 
     def _end_stage(self, ended: StagePlan, is_changed: bool = False) -> None:
-        """Export and let every callback look; then the checkpoint gets the name of the stage, which says so."""
+        """Export, call ``on_stage_end``, then give the checkpoint the stage's name, which marks all this as done."""
         context, trainer = self.context, self.context.trainer
         is_changed |= self._keeper.end_stage(ended) or self._average.end_stage(ended)
         stop_at_weights(context)
@@ -304,7 +259,7 @@ class Conductor:
             self._scaled.tell(context)
         context.export(context.stage_folder(ended))
         self._call("on_stage_end", ended)
-        context.log({"stage/seconds": time.perf_counter() - self._stage_began})  # of a resumed stage, since then
+        context.log({"stage/seconds": time.perf_counter() - self._stage_began})  # if resumed, since the resume
         self._stoppers.begin_anew()
         self._ended = ended.end_step
         reached, path = checkpoint_path(context.folder, ended.end_step), self._ended_path(ended)
@@ -314,7 +269,7 @@ class Conductor:
                 discard(reached)
         elif trainer.strategy.broadcast(is_whole(reached)):
             if trainer.is_global_zero and reached.is_dir():
-                publish_folder(reached, path)  # a run that went back to an earlier checkpoint has one there already
+                publish_folder(reached, path)  # replaces the one of a run that was resumed further back
             elif trainer.is_global_zero:
                 reached.replace(path)
             trainer.strategy.barrier("stage checkpoint")
@@ -327,7 +282,7 @@ class Conductor:
         return checkpoint_path(self.context.folder, ended.end_step, ended.stage.name)
 
     def _end_early(self, reason: str) -> None:
-        """End the stage in training, and the run where that is wanted, as EarlyStopping asks."""
+        """End the current stage, or the run if ``stop_early`` is "run", because EarlyStopping asked for it."""
         context, step = self.context, self.context.step
         context.trainer.should_stop = False
         if context.plan.stage_ending_at(step) is not None and self._stop_early == "stage":
@@ -344,16 +299,11 @@ class Conductor:
         self._plan_changed()
 
     def _plan_changed(self) -> None:
-        """Bring up to date what was asked of the plan before: Lightning's end, the next rate, the stages' keys."""
+        """Update what depends on the plan: Lightning's last step, the next learning rate, the stages' keys."""
         context = self.context
         context.trainer.fit_loop.epoch_loop.max_steps = min(self._max_steps, context.plan.num_steps)
         self._set_rate()
-        self._keep_keys()
-
-    def _keep_keys(self) -> None:
-        context = self.context
-        keys = stage_keys(context.data, context.module, context.plan, self._settings)
-        self._stage_keys = [key.trained for key in keys]
+        self.resume_guard.plan_changed()
 
     def _is_validation_due(self) -> bool:
         every, step = self._val_every_n_steps, self.context.step
@@ -365,7 +315,7 @@ class Conductor:
         return is_due or plan.stage_ending_at(step) is not None
 
     def _validate(self) -> None:
-        """Run the validation inside fit, as the training loop itself does."""
+        """Run a validation inside fit, as Lightning's training loop does."""
         trainer = self.context.trainer
         self._optimizers.rest()
         loop = trainer.fit_loop.epoch_loop.val_loop
@@ -375,20 +325,11 @@ class Conductor:
         trainer.training = True
 
     def _set_rate(self) -> None:
-        """Give the optimizers the learning rate of the step to come."""
+        """Set the optimizers' learning rate to that of the next step."""
         context = self.context
         rate = context.module.learning_rate_at(context.step)
         for group in (group for optimizer in context.trainer.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-
-    def _took_over(self, saved_keys: list[str], step: int) -> bool:
-        """Whether the checkpoint ends a stage that this run shares with another and was given."""
-        plan = self.context.plan
-        ended = plan.stage_ending_at(step)
-        number = plan.stages.index(ended) if ended is not None else -1
-        if not 0 <= number < len(saved_keys) or saved_keys[number] != self._stage_keys[number]:
-            return False
-        return plan.stages[number].stage.name in [stage["stage"] for stage in reused_stages(self.context.folder)]
 
     def _call(self, hook: str, stage: StagePlan) -> None:
         trainer = self.context.trainer

@@ -37,7 +37,7 @@ class RunContext:
 
     @classmethod
     def of(cls, trainer: Trainer) -> RunContext:
-        """The run of a trainer.
+        """Return the run of a trainer.
 
         Raises:
             ValueError: No schedule is among the trainer's callbacks.
@@ -65,11 +65,11 @@ class RunContext:
         return self.folder / "stages" / f"{self.plan.stages.index(stage)}-{stage.stage.name}"
 
     def ends_step(self, batch_idx: int) -> bool:
-        """Whether a micro-batch is the last one of its optimizer step."""
+        """Return whether a micro-batch is the last one of its optimizer step."""
         return (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
 
     def is_due_inside(self, batch_idx: int, every_n_steps: int | None) -> bool:
-        """Whether this micro-batch ended an n-th optimizer step that is not the end of a stage."""
+        """Return whether this micro-batch ended an n-th optimizer step that is not the end of a stage."""
         if not every_n_steps or self.step % every_n_steps or not self.ends_step(batch_idx):
             return False
         return self.plan.stage_ending_at(self.step) is None
@@ -80,12 +80,12 @@ class RunContext:
             logger.log_metrics(dict(metrics), step=self.step if step is None else step)
 
     def export(self, folder: Path) -> None:
-        """Export the current model as a Hugging Face folder; call it on every rank."""
+        """Export the current model as a Hugging Face folder. Call it on every rank."""
         export_live(self.trainer, self.module, folder, self.folder / ARCHITECTURE, self.plan, self.step)
 
 
 def data_of(trainer: Trainer) -> PlannedData:
-    """The datamodule of a trainer.
+    """Return the datamodule of a trainer.
 
     Raises:
         ValueError: It is not a ``PlannedData``.
@@ -97,7 +97,7 @@ def data_of(trainer: Trainer) -> PlannedData:
 
 
 def module_of(module: LightningModule) -> SFTModule:
-    """The module of a trainer.
+    """Return the module of a trainer.
 
     Raises:
         ValueError: It is not an ``SFTModule``.
@@ -108,7 +108,7 @@ def module_of(module: LightningModule) -> SFTModule:
 
 
 def folder_of(trainer: Trainer) -> Path:
-    """The folder of the first logger that has its own, else the trainer's; never a folder that runs share."""
+    """Return the folder of the first logger that has its own, else the trainer's; never a folder that runs share."""
     place: str | None = None
     for logger in reversed(trainer.loggers):
         if isinstance(logger, (TensorBoardLogger, CSVLogger)):

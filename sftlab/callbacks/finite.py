@@ -1,4 +1,4 @@
-"""Training stops at the first gradient or weight that is not finite, and says which examples were in the step."""
+"""Stop training at the first gradient or weight that is not finite, and name the examples of the step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_PASSED_OVER = 30  # steps in a row: the scale of the loss is then a billio
 
 
 def gradient_norm(module: nn.Module) -> float:
-    """The norm of all gradients together, over all shards; nan where one is nan."""
+    """Return the norm of all gradients over all shards; nan if one of them is nan."""
     gradients = [p.grad for p in module.parameters() if p.grad is not None]
     if not gradients:
         return 0.0
@@ -28,24 +28,24 @@ def gradient_norm(module: nn.Module) -> float:
 
 
 def stop_at_gradient(context: RunContext, norm: float) -> None:
-    """Stop before a step whose gradients are not finite changes the weights.
+    """Stop before gradients that are not finite change the weights.
 
     Raises:
-        ValueError: They are not: with the step and the uids of its examples.
+        ValueError: They are not finite; the message names the step and its examples.
     """
     if not math.isfinite(norm):
         raise ValueError(_diverged(context, context.step, f"the norm of its gradients is {norm}"))
 
 
 class ScaledSteps:
-    """Steps under fp16's loss scaling, which passes over those whose gradients overflow and lowers its scale.
+    """Steps under fp16's loss scaling, which skips steps whose gradients overflow and lowers its scale.
 
-    That is as it should be; a loss that is not finite, or overflow without end, is not: nothing would be trained, and
-    nobody told.
+    Skipped steps are normal. A loss that is not finite, or endless overflow, is an error: nothing would be trained,
+    without any message.
     """
 
     def __init__(self) -> None:
-        self.num_passed_over = 0  # steps of the running stage that changed no weight
+        self.num_passed_over = 0  # steps of the current stage that changed no weight
         self._in_a_row = 0
         self._loss: Any = 0.0
 
@@ -54,7 +54,7 @@ class ScaledSteps:
         self._loss = self._loss + nll_A.detach().sum()
 
     def look(self, context: RunContext, norm: float) -> None:
-        """At a step's end: stop where it went wrong for good.
+        """Stop at a step's end if training can no longer recover.
 
         Args:
             context: The run, this step done.
@@ -75,7 +75,7 @@ class ScaledSteps:
             raise ValueError(_diverged(context, context.step - 1, what))
 
     def tell(self, context: RunContext) -> None:
-        """At a stage's end: say how many of its steps changed nothing."""
+        """At a stage's end, report how many of its steps changed nothing."""
         if self.num_passed_over and context.trainer.is_global_zero:
             show(
                 f"Stage {context.stage.stage.name}: {self.num_passed_over:,} steps changed no weight, their gradients "
@@ -91,7 +91,7 @@ def stop_at_weights(context: RunContext) -> None:
         ValueError: Some are not.
     """
     for name, parameter in context.module.named_parameters():
-        sums = parameter.detach().float().abs().sum(dtype=torch.float64)  # not finite where one of them is not
+        sums = parameter.detach().float().abs().sum(dtype=torch.float64)  # not finite if one of them is not
         if not math.isfinite(float(_whole(sums))):
             raise ValueError(_diverged(context, context.step - 1, f"after it the weights {name} are not finite"))
 
@@ -110,6 +110,6 @@ def _diverged(context: RunContext, step: int, what: str) -> str:
         write_text(path, json.dumps({"step": step + 1, "what": what, "examples": examples}, indent=1))
     more = f" and {len(uids) - _SHOWN} more" if len(uids) > _SHOWN else ""
     return (
-        f"training diverged in optimizer step {step + 1}: {what}. Nothing of it is exported. The step's examples: "
+        f"training diverged in optimizer step {step + 1}: {what}. Its weights are not exported. The step's examples: "
         f"{', '.join(uids[:_SHOWN])}{more} ({path}). Lower model.learning_rate, or look at these examples"
     )

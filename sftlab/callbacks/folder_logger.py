@@ -1,4 +1,4 @@
-"""A logger whose files lie in a folder that it is given, and in none below."""
+"""A logger that writes its files directly into a given folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import Logger
 
 
 class FolderLogger(Logger):
-    """What Lightning asks every logger for, where the run's folder is one already.
+    """The methods that Lightning requires of a logger, for a logger whose folder is already that of the run.
 
     Args:
         folder: Where the files are.
@@ -20,12 +20,12 @@ class FolderLogger(Logger):
 
     @property
     def name(self) -> str:
-        """Nothing lies between the folder and the files."""
+        """Empty: there is no subfolder for the name."""
         return ""
 
     @property
     def version(self) -> str:
-        """A run has one set of files, so there is no version."""
+        """Empty: a run has one set of files and no versions."""
         return ""
 
     @property

@@ -1,4 +1,4 @@
-"""Heat maps over the layers of a model: in TensorBoard and in a run's folder ``exhibits``; text without matplotlib."""
+"""Heat maps over the layers of a model, for TensorBoard and the run's ``exhibits``; text without matplotlib."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_WORDS = 12  # columns of a panel up to which every cell has its number in it
+_MOST_WORDS = 12  # up to this many columns, every cell of a panel shows its number
 
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """One map beside others.
+    """One map of several side by side.
 
     Attributes:
         title: What its values belong to.
@@ -44,9 +44,9 @@ class HeatMap:
     """Panels side by side with the same rows and the same colours.
 
     Attributes:
-        name: Of the files, and after ``exhibits`` of the TensorBoard tag.
+        name: Name of the files, and of the TensorBoard tag after ``exhibits``.
         title: One line.
-        caption: What is to be seen and how it was measured, for a report.
+        caption: What the map shows and how it was measured, for a report.
         rows: Labels of the rows, the first layer first.
         across: What the columns are.
         panels: At least one.
@@ -64,7 +64,7 @@ class HeatMap:
     form: str
 
     def show(self, trainer: Trainer, step: int) -> None:
-        """Draw into TensorBoard and an exhibit into ``exhibits``; only the text where matplotlib is not installed."""
+        """Draw into TensorBoard and write an exhibit into ``exhibits``; without matplotlib, write only the text."""
         if not trainer.is_global_zero:
             return
         if find_spec("matplotlib") is None:
@@ -83,13 +83,13 @@ class HeatMap:
         Exhibit(self.title, parts=[picture]).write(folder, self.name)
 
     def figure(self) -> Figure:
-        """The drawing."""
+        """Draw the panels."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import PercentFormatter
 
         across = [1.3 + 0.52 * min(len(panel.columns), _MOST_WORDS) for panel in self.panels]
         down = 1.1 + 0.3 * len(self.rows)
-        stacked = max(across) > down  # more columns than rows: under each other, so that a page holds them
+        stacked = max(across) > down  # more columns than rows: one panel above the other, so that they fit on a page
         size = (max(across), len(across) * down) if stacked else (sum(across), down)
         figure = Figure(figsize=(max(5.5, size[0] + 1.2), size[1] + 0.4), layout="constrained")
         shape = (len(across), 1) if stacked else (1, len(across))

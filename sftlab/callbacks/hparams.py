@@ -1,4 +1,4 @@
-"""What TensorBoard's HPARAMS page sets side by side: a run's settings, and what they led to."""
+"""The rows of TensorBoard's HPARAMS page: a run's settings, and the scores and losses they led to."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _SHOWN = ("score/", "val/loss/")
 
 
 class StageResults(FolderLogger):
-    """Scores and held-out losses, of which the table shows the last of each stage: a row a stage, with the settings.
+    """Scores and held-out losses after each stage: one row per stage, with the settings.
 
-    The row is named as a person would: ``dmt/after/1-general``. Results lie in folders of their own, as TensorBoard
-    takes every curve in the folder of the settings, and in those below, for a column of the table. The words for naming
-    columns do not do: those of the first of many runs would stand for all, its settings too.
+    A row has a readable name: ``dmt/after/1-general``. Results have folders of their own because TensorBoard makes a
+    column of every curve in the folder of the settings and below it. Declaring the columns instead does not work: with
+    many runs, the first run's declaration would apply to all, including its settings.
 
     Args:
-        folder: Where the curves of the run are.
-        trainer: Of the run.
+        folder: The folder of the run's curves.
+        trainer: The run's Trainer.
     """
 
     def __init__(self, folder: str, trainer: Trainer) -> None:
@@ -43,9 +43,9 @@ class StageResults(FolderLogger):
 
     @classmethod
     def beside(cls, logger: TensorBoardLogger, context: RunContext) -> None:
-        """Let a run with this logger have a table too, and ``hparams.yaml`` with the settings.
+        """Add a table and ``hparams.yaml`` with the settings to a run with this logger.
 
-        Lightning writes the file before there is a plan, and at the end only where there is none.
+        Lightning writes this file before the plan exists, and at the end only if the file is missing.
         """
         loggers = context.trainer.loggers
         mine = next((one for one in loggers if isinstance(one, cls) and one.save_dir == logger.log_dir), None)
@@ -60,32 +60,32 @@ class StageResults(FolderLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Begin the row of the stage that comes, so that a run without results has one."""
+        """Begin the row of the next stage, so that a run without results has one."""
         self._settings = {key: value for key, value in params.items() if value is not None}
         self._events(self._trainer.global_step + 1)
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Add those that are results to the row of the stage that trained the step."""
+        """Add the results among these metrics to the row of the stage that trained the step."""
         for name, value in metrics.items():
             if name.startswith(_SHOWN):
                 self._events(step or 0).add_scalar(f"{_TAG}/{name}", value, step)
 
     @rank_zero_only
     def save(self) -> None:
-        """Write what is held back."""
+        """Flush."""
         for writer in self._writers.values():
             writer.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is held back; another fit with the same trainer goes on in files of its own."""
+        """Flush and close; another fit with the same trainer starts new files."""
         for writer in self._writers.values():
             writer.close()
         self._writers = {}
 
     def _events(self, step: int) -> SummaryWriter:
-        """Of the stage that trained a step; before the first, of the stage that comes."""
+        """Return the writer of the stage that trained a step; before the first step, of the next stage."""
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
@@ -102,13 +102,13 @@ class StageResults(FolderLogger):
 
 
 def hyperparameters(context: RunContext) -> dict[str, Any]:
-    """The settings of a run by dotted key: of a config all, of plain Python those that are compared most."""
+    """Return the settings of a run by dotted key: all of a config; from plain Python, the most compared ones."""
     module, plan = context.module, context.plan
     about: dict[str, Any] = {"model.learning_rate": module.learning_rate, "data.seed": context.data.seed}
-    about |= {} if module.config else {"model.path": module.path}  # which config takes the place of
+    about |= {} if module.config else {"model.path": module.path}  # replaced by config
     fractions = {f"{s.stage.name}/{ability}": x for s in plan.stages for ability, x in s.stage.fractions.items()}
     config = context.folder / CONFIG_FILE
     written = dict(flat(read_yaml(config, "config"))) if config.is_file() else {}
-    written.pop("ckpt_path", None)  # where a run was resumed is no setting
+    written.pop("ckpt_path", None)  # where a run was resumed from is not a setting
     named = {"run": context.folder.name, "steps": plan.num_steps}
-    return {**about, **(written or fractions), **named}  # other stages are other columns of a table
+    return {**about, **(written or fractions), **named}  # the stages make other columns of the table

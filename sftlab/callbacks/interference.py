@@ -1,4 +1,4 @@
-"""Whether abilities pull the weights the same way: cosines between their gradients, by layer, during training."""
+"""Whether abilities pull the weights in the same direction: cosines between their gradients, by layer."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ Dots = dict[tuple[str, str, str], float]  # group, ability, ability -> dot produ
 
 
 class Interference(Callback):
-    """Logs cosines between the gradients of every two abilities before training, at stage ends and inside stages.
+    """Logs cosines between the gradients of each pair of abilities before training, at stage ends and inside stages.
 
     Each ability has a fixed probe: the conversations that rank first, held-out ones before training ones. A cosine of 1
-    means that a step for one ability is the same step for the other, 0 that they do not meet, below 0 that one undoes
-    the other (Yu et al. 2020, arXiv 2001.06782, call that conflicting). The gradient is that of the mean loss per
+    means that both abilities ask for the same step, 0 that their steps are orthogonal, below 0 that one undoes the
+    other (Yu et al. 2020, arXiv 2001.06782, call that conflicting). The gradient is that of the mean loss per
     supervised token; a cosine does not depend on its length.
 
     Training is the same with and without it. It costs one forward and backward pass over the probes, a packed row at a
@@ -63,7 +63,7 @@ class Interference(Callback):
         self._found: dict[int, dict[str, float]] = {}  # by step, then by tag
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lay out the probes; take up what a resumed run has measured."""
+        """Prepare the probes; restore what a resumed run has measured."""
         context = RunContext.of(trainer)
         data = context.data
         self._probes = {name: self._probe(ability, data) for name, ability in data.abilities.items()}
@@ -76,27 +76,27 @@ class Interference(Callback):
                 self._found.setdefault(line["step"], {}).update(mine)
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
-        """Measure before training; later stages start with the weights that the one before ended with."""
+        """Measure before training; a later stage starts with the weights that the previous one ended with."""
         if trainer.global_step == 0:
             self._measure(RunContext.of(trainer))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Measure after a step inside a stage, where asked for."""
+        """Measure after a step inside a stage, if requested."""
         context = RunContext.of(trainer)
         if context.is_due_inside(batch_idx, self.every_n_steps):
             self._measure(context)
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
-        """Measure, and draw what the stage did."""
+        """Measure, and draw the stage's heat map."""
         context = RunContext.of(trainer)
         self._measure(context)
         if len(self._probes) > 1:
             self._heat_map(context.plan, stage).show(trainer, context.step)
 
     def _measure(self, context: RunContext) -> None:
-        """Log the cosines of now; every rank takes part."""
+        """Measure and log the cosines. Call it on every rank."""
         if len(self._probes) < 2:
             return
         dots = gradient_dots(context.trainer, context.module, self._probes)
@@ -105,7 +105,7 @@ class Interference(Callback):
         context.log(values)
 
     def _probe(self, ability: AbilityData, data: PlannedData) -> list[Batch]:
-        """An ability's probe as batches of one packed row."""
+        """Return an ability's probe as batches of one packed row."""
         pools = [pool for pool in (ability.val_pool(), ability.pool(data.seed)) if len(pool)]
         tables, batches, wanted = {ability.name: ability.examples}, [], self.num_examples
         for pool in pools:
@@ -144,14 +144,14 @@ class Interference(Callback):
 
 
 def gradient_dots(trainer: Trainer, module: SFTModule, probes: Mapping[str, list[Batch]]) -> Dots:
-    """Dot products of the abilities' gradients, of every pair and of each with itself, by group of weights.
+    """Compute the dot products of the abilities' gradients, for each pair and each with itself, by group of weights.
 
     Every rank runs the whole probes, so that each gradient is complete without being exchanged (DDP) or is the mean of
     equal ones (FSDP2); of sharded gradients the products of the shards are summed over ranks. Call it on every rank
     when no gradient is being accumulated: it leaves none behind.
     """
     net, dots = cast(nn.Module, module.net), defaultdict[tuple[str, str, str], float](float)
-    divide_again(net)  # after a validation the outermost gradients would not be seen
+    divide_again(net)  # after a validation the outermost gradients would be missed
     parameters = [(group_of(name), p) for name, p in net.named_parameters() if p.requires_grad]
     kept: dict[str, list[torch.Tensor]] = {}
     with _undisturbed(module, net):
@@ -172,7 +172,7 @@ def gradient_dots(trainer: Trainer, module: SFTModule, probes: Mapping[str, list
 
 
 def cosines(dots: Dots, abilities: list[str]) -> dict[str, float]:
-    """Cosines by tag, over all weights and by group; none for a group where an ability has no gradient."""
+    """Compute cosines by tag, over all weights and by group; skip a group where an ability has no gradient."""
     totals = defaultdict[tuple[str, str, str], float](float)
     for (group, a, b), value in dots.items():
         totals[group, a, b] += value
@@ -188,7 +188,7 @@ def cosines(dots: Dots, abilities: list[str]) -> dict[str, float]:
 
 @contextmanager
 def _undisturbed(module: SFTModule, net: nn.Module) -> Iterator[None]:
-    """Leave random states, modes, buffers and empty gradients as they were."""
+    """Restore random states, modes, buffers and empty gradients afterwards."""
     modes = [(child, child.training) for child in net.modules()]
     buffers = [
         (child, name, buffer, buffer.clone())
@@ -197,7 +197,7 @@ def _undisturbed(module: SFTModule, net: nn.Module) -> Iterator[None]:
         if buffer is not None
     ]
     net.zero_grad(set_to_none=True)  # as the next step would do before its first backward pass
-    # Without dropout; but activation checkpointing, which saves the memory, works in training mode only.
+    # Without dropout, but in training mode: activation checkpointing, which saves memory, needs it.
     net.train(bool(module.activation_checkpointing))
     try:
         with isolate_rng():
@@ -212,7 +212,7 @@ def _undisturbed(module: SFTModule, net: nn.Module) -> Iterator[None]:
 
 
 def _backward(trainer: Trainer, net: nn.Module, batches: list[Batch]) -> None:
-    """The gradient of the probe's mean loss, in the precision of training."""
+    """Compute the gradient of the probe's mean loss, in the precision of training."""
     device, total = trainer.strategy.root_device, sum(int(batch.supervised_D.sum()) for batch in batches)
     for batch in batches:
         batch = batch.to(device)
@@ -223,7 +223,7 @@ def _backward(trainer: Trainer, net: nn.Module, batches: list[Batch]) -> None:
 
 
 def _num_copies(parameter: nn.Parameter) -> int:
-    """How many ranks hold the same part of a parameter."""
+    """Return how many ranks hold the same part of a parameter."""
     if not isinstance(parameter, DTensor):
         return 1
     sizes = zip(parameter.device_mesh.shape, parameter.placements, strict=True)
@@ -231,6 +231,6 @@ def _num_copies(parameter: nn.Parameter) -> int:
 
 
 def _local(parameter: nn.Parameter) -> torch.Tensor:
-    """This rank's part of a gradient [elements], in main memory; zeros where the loss does not reach it."""
+    """Return this rank's part of a gradient [elements] in main memory; zeros if the loss does not reach it."""
     gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
     return local(gradient).detach().cpu().flatten()

@@ -1,11 +1,11 @@
-"""Scores whose answers are there and whose judge is slow: graded while the next stage trains.
+"""Background grading: a slow judge grades the answers of one stage while the next one trains.
 
-    begin   the answers lie in their files; what is owed stands in judging.json of the run
+    begin   the answers are in their files; judging.json in the run's folder lists what is not graded yet
             a thread grades one task after another
-    take    between two steps: what is graded becomes scores, and leaves judging.json
+    take    between two steps: graded answers become scores and are removed from judging.json
 
-A killed run finds there what it owes, and grades the answers that it has. The scores of the last stage are waited for
-before its checkpoint has the stage's name, so that nothing is owed by a run that has ended.
+A killed run that is resumed reads judging.json and grades the answers that it already has. The run waits for the last
+stage's scores before the stage's checkpoint gets its final name, so a run that has ended has all its scores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sftlab.tasks.task import Answer, Problem, Sampling
 
 @dataclass(frozen=True)
 class Place:
-    """What a score is a score of.
+    """What a score belongs to.
 
     Attributes:
         step: Optimizer steps of the whole run.
@@ -43,7 +43,7 @@ class Place:
 
 
 class Judging:
-    """The scores that a run owes; one thread grades them.
+    """The scores that a run still has to compute, graded by one thread.
 
     Args:
         folder: The run's.
@@ -56,15 +56,15 @@ class Judging:
         self._thread: threading.Thread | None = None
 
     def __len__(self) -> int:
-        """How many are owed."""
+        """Return the number of scores that are not done."""
         return len(self._owed)
 
     def begin(self, place: Place, grade: Callable[[], Graded]) -> None:
-        """Grade behind training; of a place that is owed already, its new answers."""
+        """Start grading in the background; if the place is already being graded, grade its new answers."""
         self._owed[place] = Future()
         self.note()
         self._asked.put((self._owed[place], grade))
-        if self._thread is None:  # a daemon: a run that is stopped does not wait for a judge
+        if self._thread is None:  # a daemon: a run that stops does not wait for a judge
             self._thread = threading.Thread(target=self._work, daemon=True, name="judging")
             self._thread.start()
 
@@ -73,11 +73,11 @@ class Judging:
             graded, grade = self._asked.get()
             try:
                 graded.set_result(grade())
-            except BaseException as error:  # raised again where the result is taken
+            except BaseException as error:  # raised again when the result is taken
                 graded.set_exception(error)
 
     def take(self, wait: bool = False) -> Iterator[tuple[Place, Graded]]:
-        """What is graded; it is owed until the caller has dealt with it and asks for the next.
+        """Yield what is graded; each stays noted as not done until the caller asks for the next.
 
         Args:
             wait: For all that is owed.
@@ -94,7 +94,7 @@ class Judging:
             self.note()
 
     def note(self) -> None:
-        """Write down what is owed, for the case that the run is killed."""
+        """Write down what is not graded yet, in case the run is killed."""
         path = self._folder / JUDGING_FILE
         if self._owed:
             write_text(path, json.dumps([asdict(place) for place in self._owed], indent=1))
@@ -103,7 +103,7 @@ class Judging:
 
 
 def owed_before(folder: Path, step: int) -> list[Place]:
-    """What a killed run of this folder owes for the steps that are not trained again.
+    """Return what a killed run of this folder had not graded, for the steps that are not trained again.
 
     Raises:
         ValueError: The note is damaged.
@@ -113,10 +113,10 @@ def owed_before(folder: Path, step: int) -> list[Place]:
 
 
 class Nobody:
-    """In the place of a model that is gone: what it has not answered stays without an answer."""
+    """Stands in for a model that no longer exists: what it has not answered stays unanswered."""
 
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
-        """Say so, for each sample of each problem."""
+        """Return an error for each sample of each problem."""
         why = "no answer when the run was stopped"
         for problem in problems:
             yield [Answer(problem.uid, sample, (), (), missing=why) for sample in range(sampling.num_samples)]

@@ -1,4 +1,4 @@
-"""Which step's weights a stage ends with: the best of those validated inside it, and what that costs."""
+"""Which validated step's weights a stage ends with, and what that costs the other abilities."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FOLDER = "kept"
 
 
 class BestKeeper:
-    """Puts the weights aside that have the lowest held-out loss of an ability, and brings them back at a stage's end.
+    """Saves the weights with the lowest held-out loss of an ability and restores them at the stage's end.
 
     Args:
         context: The run.
@@ -30,7 +30,7 @@ class BestKeeper:
     def __init__(self, context: RunContext, ability: str | None, is_inside: bool) -> None:
         self._context, self._ability = context, ability
         self._best: dict[str, Any] | None = None  # step and losses
-        self._saved: list[int] = []  # best steps of the last two checkpoints, whose snapshots stay
+        self._saved: list[int] = []  # best steps of the last two checkpoints, whose snapshots are kept
         if ability is None:
             return
         known = context.data.val_abilities()
@@ -43,13 +43,13 @@ class BestKeeper:
             raise ValueError("schedule.keep_best chooses among validations inside stages: set val_every_n_steps too")
 
     def observe(self) -> None:
-        """Look at the validation of this step."""
+        """Compare the validation of this step with the best one."""
         context = self._context
         if self._ability is None:
             return
         losses, stage = dict(context.module.val_losses), context.stage
         if self._best is not None and self._best["step"] <= stage.first_step:
-            self._best = None  # of the stage before
+            self._best = None  # of the previous stage
         if self._best is None or losses[self._ability] < self._best["losses"][self._ability]:
             self._best = {"step": context.step, "losses": losses}
             if stage.end_step != context.step:
@@ -57,7 +57,7 @@ class BestKeeper:
                 write_snapshot(context.module.net, self._place(context.step), context.trainer.global_rank)
 
     def end_stage(self, ended: StagePlan) -> bool:
-        """Go back to the best step of the stage; whether that was another than the last."""
+        """Restore the weights of the stage's best step; return whether that was not the last step."""
         context = self._context
         if self._ability is None or self._best is None or self._best["step"] <= ended.first_step:
             return False
@@ -70,7 +70,7 @@ class BestKeeper:
         return is_earlier
 
     def stage_ended(self) -> None:
-        """The stage's checkpoint is written: nothing that was put aside is needed any more."""
+        """Remove the snapshots: the stage's checkpoint is written."""
         if self._ability is not None and self._context.trainer.is_global_zero:
             remove_snapshots(self._context.folder / _FOLDER, set())
 
@@ -95,7 +95,7 @@ class BestKeeper:
             partial.write_text("".join(one + "\n" for one in lines), encoding="utf-8")
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps; snapshots that neither it nor the one before refers to are taken away."""
+        """Return the state for a checkpoint; remove snapshots that neither it nor the previous checkpoint refers to."""
         if self._best is not None:
             self._saved = [*self._saved, int(self._best["step"])][-2:]
             if self._context.trainer.is_global_zero:
@@ -103,5 +103,5 @@ class BestKeeper:
         return {"best": self._best, "saved": list(self._saved)}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Take up what ``state`` gave."""
+        """Restore what ``state`` returned."""
         self._best, self._saved = state["best"], list(state["saved"])

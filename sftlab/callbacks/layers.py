@@ -1,4 +1,4 @@
-"""The groups of weights that a model is looked at by: embeddings, each decoder block, head."""
+"""The groups of weights that analyses distinguish: embeddings, each decoder block, head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _EMBEDDING = re.compile(r"(^|\.)(wte|wpe|tok_embeddings|embed_(tokens|in|positio
 
 
 def group_of(name: str) -> str:
-    """The group of a weight by its name in a Hugging Face model: embeddings, layer-00 and so on, or head.
+    """Return the group of a weight by its name in a Hugging Face model: embeddings, layer-00 and so on, or head.
 
     What is neither in a block nor an embedding is the head: the last norm and the output weights. Where these are tied
     to the embeddings they are one weight, and it counts as embeddings.
@@ -24,6 +24,6 @@ def group_of(name: str) -> str:
 
 
 def in_order(groups: set[str]) -> list[str]:
-    """Groups from the input to the output, ``ALL`` first."""
+    """Order groups from the input to the output, ``ALL`` first."""
     place = {ALL: 0, EMBEDDINGS: 1, HEAD: 3}
     return sorted(groups, key=lambda group: (place.get(group, 2), len(group), group))

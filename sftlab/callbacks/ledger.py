@@ -14,14 +14,14 @@ from sftlab.plan.plan import Plan, StagePlan
 
 
 class Ledger(Callback):
-    """Keeps account of what was really trained; a run that is cut short accounts for the steps it did."""
+    """Writes what was really trained; a run that is cut short accounts for the steps it did."""
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
-        """Bring the account up to date."""
+        """Update the ledger."""
         self._write(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Account for a call that stops inside a stage."""
+        """Update the ledger of a call that stops inside a stage."""
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:

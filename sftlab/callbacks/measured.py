@@ -1,4 +1,4 @@
-"""Beside a run of DMT on the lab: what other k would have given, measured before under the same settings.
+"""For DMT runs on the lab: the scores of other values of k, measured earlier under the same settings.
 
 The table ships with how it was made. It is shown only where the run has its settings, all but k and the seeds.
 """
@@ -26,7 +26,7 @@ _OF_STAGES = ("lr_schedule", "optimizer", "warmup_steps")  # of the model, and n
 
 
 def settings_of(data: PlannedData, module: SFTModule, stages: Sequence[Stage]) -> dict[str, Any] | None:
-    """What a table of k must share with a run; None of a run that is not a plain DMT on generated data."""
+    """Return the settings that a table of k must share with a run; None unless it is plain DMT on generated data."""
     abilities = {}
     for name, ability in sorted(data.abilities.items()):
         if not isinstance(source := ability.source, LabSource) or source.exclude or ability.drop:
@@ -56,7 +56,7 @@ def settings_of(data: PlannedData, module: SFTModule, stages: Sequence[Stage]) -
 
 
 def measured_table(context: RunContext) -> Table | None:
-    """The shipped table, where it was made with the settings of this run."""
+    """Return the shipped table if it was measured with the settings of this run."""
     stages = [planned.stage for planned in context.plan.stages]
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     if settings_of(context.data, context.module, stages) != measured["settings"]:

@@ -1,4 +1,4 @@
-"""What a run tells about itself: ``metrics.jsonl``, and the training metrics of each optimizer step, by ability."""
+"""Metrics: ``metrics.jsonl``, and the training metrics of each optimizer step, by ability."""
 
 from __future__ import annotations
 
@@ -36,32 +36,32 @@ class JsonlLogger(FolderLogger):
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
         self._path = Path(folder) / "metrics.jsonl"
-        self._known: set[tuple[int | None, frozenset[str]]] = set()  # lines of the run that this one resumes
+        self._known: set[tuple[int | None, frozenset[str]]] = set()  # lines of the resumed run
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The config is saved beside; nothing to do."""
+        """Do nothing: the config is saved elsewhere."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append a line, unless the run that this one resumes had written it."""
+        """Append a line, unless the resumed run had already written it."""
         if (step, frozenset(metrics)) in self._known:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         numbers = {name: float(value) for name, value in metrics.items() if name != "epoch"}
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        with appended(self._path) as file:  # JSON has no word for nan
+        with appended(self._path) as file:  # JSON has no nan
             file.write(json.dumps({"step": step, **finite}, allow_nan=False) + "\n")
 
     @rank_zero_only
     def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a killed run had logged and a resumed one will train again."""
+        """Drop the lines of steps that a killed run had logged and the resumed run will train again."""
         kept = cut_jsonl(self._path, step)
         self._known = {(line.get("step"), frozenset(line) - {"step"}) for line in kept}
 
 
 class Metrics(Callback):
-    """Logs the loss of training, by ability, with data seen and speed.
+    """Logs the training loss by ability, with the amount of data seen and speed.
 
     ``train/loss`` is the mean over the supervised tokens of all optimizer steps since the line before, whatever the
     loss is normalised by: no step is left out between two lines. ``data/share`` counts the supervised tokens trained so
@@ -76,19 +76,19 @@ class Metrics(Callback):
         if every_n_steps is not None:
             within("Metrics.every_n_steps", every_n_steps, 0, is_whole=True)
         self.every_n_steps = every_n_steps
-        self._nll_A = torch.zeros(0)  # with the next, sums over the steps since the last log line, per ability
+        self._nll_A = torch.zeros(0)  # with the next: sums over the steps since the last log line, per ability
         self._supervised_A = np.zeros(0, np.int64)
-        self._added = 0  # the last step that they hold
+        self._added = 0  # the last step in the sums
         self._resumed: dict[str, list[float]] = {}
         self._seen = (0, 0.0)  # step and time of the last log line
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepare the sums that log lines are made of; a resumed run goes on with those of its checkpoint."""
+        """Prepare the sums behind the log lines; a resumed run restores those of its checkpoint."""
         context, device = RunContext.of(trainer), trainer.strategy.root_device
         sums_A2 = np.array([self._resumed.get(name, [0.0, 0.0]) for name in context.plan.abilities])
         self._resumed, self._added = {}, context.step
-        mine_A = sums_A2[:, 0] if trainer.is_global_zero else np.zeros(len(sums_A2))  # of all ranks, so one has them
-        is_exact = device.type != "mps"  # which has no double precision
+        mine_A = sums_A2[:, 0] if trainer.is_global_zero else np.zeros(len(sums_A2))  # they are sums over ranks
+        is_exact = device.type != "mps"  # MPS has no double precision
         self._nll_A = torch.tensor(mine_A, dtype=torch.float64 if is_exact else torch.float32, device=device)
         self._supervised_A = sums_A2[:, 1].astype(np.int64)
         self._seen = (context.step, time.perf_counter())
@@ -103,7 +103,7 @@ class Metrics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add to the sums; log where it is time, and empty them."""
+        """Add to the sums; log and reset them when a line is due."""
         self._nll_A += outputs["nll_A"]
         context = RunContext.of(trainer)
         if not context.ends_step(batch_idx):
@@ -115,7 +115,7 @@ class Metrics(Callback):
             self._log(context)
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
-        """Log what a stage that ended early has trained since the last line, so that no line holds two stages."""
+        """Log the rest of a stage that ended early, so that no line covers two stages."""
         context = RunContext.of(trainer)
         if self._supervised_A.any() and self._added == context.step:
             self._log(context)
@@ -128,17 +128,17 @@ class Metrics(Callback):
         self._supervised_A[:] = 0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the sums of the steps since the last log line, so that a resumed run logs what a whole one does."""
+        """Save the sums since the last log line, so that a resumed run logs the same as an uninterrupted one."""
         names = RunContext.of(trainer).plan.abilities
         sums = zip(names, self._total(trainer), self._supervised_A.tolist(), strict=False)  # none before training
         checkpoint[_SUMS] = {name: [nll, float(count)] for name, nll, count in sums if count}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take them up again."""
+        """Restore the sums."""
         self._resumed = checkpoint.get(_SUMS, {})
 
     def _total(self, trainer: Trainer) -> list[float]:
-        """Negative log likelihoods of all ranks by ability."""
+        """Return the negative log likelihoods of all ranks by ability."""
         if trainer.world_size == 1:
             return list(self._nll_A.tolist())
         total_A: Any = trainer.strategy.reduce(self._nll_A.clone(), reduce_op="sum")
@@ -169,7 +169,7 @@ class Metrics(Callback):
 
 
 def _peak_memory_gib(device: torch.device) -> float:
-    """The most memory that was in use: of the GPU, or of this process on a CPU."""
+    """Return the peak memory in GiB: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     unit = 1 if sys.platform == "darwin" else 1024
@@ -177,7 +177,7 @@ def _peak_memory_gib(device: torch.device) -> float:
 
 
 def log_text(trainer: Trainer, tag: str, text: str, step: int) -> None:
-    """Add a Markdown text to TensorBoard, where a run has it."""
+    """Add a Markdown text to TensorBoard if the run has it."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             logger.experiment.add_text(tag, text, step)

@@ -1,6 +1,6 @@
 """``trainer.accumulate_grad_batches: auto``: as few micro-batches as the memory estimate says fit.
 
-A memory knob: it never changes the step. The memory is what is free on the GPU before the model is there; on a CPU the
+It saves memory and never changes a step. The memory is what is free on the GPU before the model is there; on a CPU the
 machine's, divided among the processes on it. ``auto:8GiB`` states it. A checkpoint that counts in other micro-batches
 is read as what this run's are.
 """
@@ -24,7 +24,7 @@ from sftlab.screen import show
 
 
 class PlannedTrainer(Trainer):
-    """Lightning's Trainer, whose micro-batches may be chosen once the plan is known.
+    """Lightning's Trainer, with a number of micro-batches that may be chosen once the plan is known.
 
     Args:
         arguments: Of Lightning's Trainer.
@@ -56,7 +56,7 @@ class PlannedTrainer(Trainer):
 
 
 def choose_micro_batches(context: RunContext) -> None:
-    """Give the Trainer of a run the number of micro-batches that it asked to be chosen; call it on every rank.
+    """Set the number of micro-batches if the Trainer leaves the choice to us. Call it on every rank.
 
     Raises:
         ValueError: The architecture cannot be estimated.
@@ -81,7 +81,7 @@ def choose_micro_batches(context: RunContext) -> None:
 
 
 def _room(trainer: Trainer, stated: str | None) -> int:
-    """Bytes that a process may use, on the rank that has the least."""
+    """Return the bytes that a process may use, on the rank that has the least."""
     device = trainer.strategy.root_device
     if stated is not None:
         room = int(float(stated) * GIB)
@@ -104,7 +104,7 @@ def count_in_micro_batches(checkpoint: dict[str, Any], accumulate: int) -> None:
     step = checkpoint["global_step"]
     loop = checkpoint["loops"]["fit_loop"]
     loop["state_dict"]["combined_loader"] = [{"step": step}]
-    loop["epoch_loop.batch_progress"]["is_last_batch"] = False  # a run that took over a stage has more of them
+    loop["epoch_loop.batch_progress"]["is_last_batch"] = False  # a run that reuses a stage has more of them
     for counts in (loop["epoch_loop.batch_progress"][kind] for kind in ("total", "current")):
         counts.update(dict.fromkeys(counts, step * accumulate))
         counts["completed"] -= 1

@@ -1,4 +1,4 @@
-"""Callbacks of Lightning's: which are refused, what they can watch, and when a stage ends early."""
+"""Lightning's callbacks: which are refused, what they can monitor, and when EarlyStopping ends a stage."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REFUSED = {
     "ModelPruning": "it goes by epochs, and a plan is one",
     "SpikeDetection": "the plan says what a step trains; leave examples out with data.abilities.<name>.drop",
 }  # fmt: skip
-"""Callbacks that a plan has no place for, by the name of their class or of one above it."""
+"""Callbacks that do not work with a plan, by the name of their class or of a base class."""
 _INSIDE = ("filename", "_name", "_version", "sub_dir", "_sub_dir")  # attributes of Lightning's, as it keeps them
 _SEPARATORS, _ABSOLUTE = re.compile(r"[/\\]"), re.compile(r"[/\\]|[A-Za-z]:[/\\]")
 _LEAVES = "leads out of its folder: give a name; another folder is a dirpath or save_dir, from / on"
@@ -37,17 +37,17 @@ _OURS = ("train/", "val/", "stage/", "data/", "perf/")
 
 
 def refuse_callbacks(callbacks: Iterable[Callback]) -> None:
-    """Look at callbacks before there is a Trainer: some do their work, or fail, when it sets them up.
+    """Check callbacks before there is a Trainer: some do their work, or fail, when the Trainer sets them up.
 
     Raises:
-        ValueError: Some are refused: says all of them.
+        ValueError: Some are refused; the message lists all.
     """
     if problems := [words for callback in callbacks if (words := _refused(callback))]:
         raise ValueError("\n  ".join(problems))
 
 
 def refused_by_name(given: Any) -> list[str]:
-    """Which callbacks of a config are refused, by their class paths: to read all of their arguments is not needed."""
+    """Return which callbacks of a config are refused, by their class paths, without reading all of their arguments."""
     items = given if isinstance(given, list) else [given]
     paths = [str(item.get("class_path")) if isinstance(item, dict) else str(item) for item in items]
     names = [path.rpartition(".")[2] for path in paths]
@@ -55,13 +55,13 @@ def refused_by_name(given: Any) -> list[str]:
 
 
 def refused_in_words(arguments: list[str]) -> list[str]:
-    """As ``refused_by_name``, of callbacks that a command line adds."""
+    """Like ``refused_by_name``, for callbacks that a command line adds."""
     added = [scalar(value) for name, value in option_pairs(arguments) if name == "trainer.callbacks+"]
     return [problem for given in added for problem in refused_by_name(given)]
 
 
 def leaving_places(options: Mapping[str, Any]) -> list[str]:
-    """Which arguments of a config's callbacks, loggers and profiler lead out of the folder that they are meant in."""
+    """Return which arguments of a config's callbacks, loggers and profiler point outside the folder they belong in."""
     found = []
     for kind in ("callbacks", "logger", "profiler"):
         given = options.get(kind)
@@ -77,7 +77,7 @@ def leaving_places(options: Mapping[str, Any]) -> list[str]:
 
 
 def _bad_names(one: object) -> list[str]:
-    """Attributes that name a file or folder inside another, and lead out of that or can be no name."""
+    """Return the attributes that name a file or folder inside another but point outside it, or are no valid name."""
     found = []
     for attribute in _INSIDE:
         if not isinstance(value := getattr(one, attribute, None), str) or not value:
@@ -98,7 +98,7 @@ def _bad_names(one: object) -> list[str]:
 
 
 def _try_format(one: ModelCheckpoint, where: str, value: str) -> None:
-    """Make a name once, as it is made when training has been going on for long.
+    """Format a name once, as it will be formatted when training has been running for long.
 
     Raises:
         ValueError: None can be made.
@@ -114,10 +114,10 @@ def _try_format(one: ModelCheckpoint, where: str, value: str) -> None:
 
 
 def refuse_places(named: Iterable[object]) -> None:
-    """Look at the folders that a user's profiler, callbacks and loggers write to: some are first used at the end.
+    """Check the folders that the user's profiler, callbacks and loggers write to: some are first used at the end.
 
     Raises:
-        ValueError: Some cannot be written, can be no names, or lead out of where they are meant to be: says all.
+        ValueError: A place cannot be written, is no valid name, or is outside its folder; the message lists all.
     """
     problems = []
     for one in named:
@@ -139,14 +139,14 @@ def _refused(callback: Callback) -> str:
 
 
 def check_callbacks(context: RunContext, validates_inside: bool) -> None:
-    """Look at the callbacks before training.
+    """Check the callbacks before training.
 
     Args:
         context: The run.
-        validates_inside: Whether stages are validated inside, not at their ends alone.
+        validates_inside: Whether stages are also validated inside, not only at their ends.
 
     Raises:
-        ValueError: One is refused, or watches what nobody logs, or would never do anything.
+        ValueError: A callback is refused, monitors a metric that is not logged, or would never do anything.
     """
     problems = []
     for callback in cast(Any, context.trainer).callbacks:
@@ -176,7 +176,7 @@ def check_callbacks(context: RunContext, validates_inside: bool) -> None:
 
 
 def _untrained(context: RunContext) -> list[str]:
-    """A line for each stage that EarlyStopping may end for a loss of what the stage does not train."""
+    """Return a line for each stage that EarlyStopping may end by an ability which the stage does not train."""
     watched = [cb.monitor for cb in cast(Any, context.trainer).callbacks if isinstance(cb, EarlyStopping)]
     stages = [planned.stage for planned in context.plan.stages]
     return [
@@ -204,28 +204,28 @@ def _unknown(context: RunContext, monitor: str) -> str | None:
 
 
 class EarlyStoppers:
-    """The EarlyStopping callbacks of a run: each looks after every validation, and begins anew in each stage."""
+    """The EarlyStopping callbacks of a run: each is checked after every validation and starts afresh in each stage."""
 
     def __init__(self, callbacks: list[Callback]) -> None:
         self.callbacks = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
 
     def settings(self) -> list[str]:
-        """What decides when they stop, as text."""
+        """Return what decides when they stop, as text."""
         names = ("monitor", "min_delta", "patience", "mode", "stopping_threshold", "divergence_threshold")
         return [f"{type(one).__name__} {[getattr(one, name) for name in names]}" for one in self.callbacks]
 
     def look_after_validation(self) -> None:
-        """Lightning would have them look at the end of the epoch, which is the whole plan."""
+        """Make them check after each validation, not at the end of the epoch, which is the end of the plan."""
         for stopper in self.callbacks:
             stopper._check_on_train_epoch_end = False
 
     def reason(self) -> str | None:
-        """Why one of them wants to stop; None where none does."""
+        """Return why one of them wants to stop; None if none does."""
         stopped = [one for one in self.callbacks if one.stopping_reason != EarlyStoppingReason.NOT_STOPPED]
         return next((f"{one.monitor}: {one.stopping_reason.name.lower().replace('_', ' ')}" for one in stopped), None)
 
     def begin_anew(self) -> None:
-        """Forget what the stage that ended has seen."""
+        """Forget what they saw in the previous stage."""
         for stopper in self.callbacks:
             infinite = torch.tensor(torch.inf)
             stopper.best_score = infinite if stopper.mode == "min" else -infinite

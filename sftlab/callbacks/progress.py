@@ -1,4 +1,4 @@
-"""What the user sees: one screen before training, a bar while training, where things are at the end."""
+"""Progress on the screen: the plan before training, a bar during training, the paths of the results at the end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from sftlab.screen import screen
 
 
 class Bar(Progress):
-    """Stage, steps and times in one line, and below it numbers, which would not fit beside them in 80 columns.
+    """Stage, steps and times in one line, and below it the numbers that would not fit beside them in 80 columns.
 
     Args:
         console: Where to.
@@ -41,14 +41,14 @@ class Bar(Progress):
         super().__init__(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, refresh_per_second=4)
 
     def get_renderables(self) -> Iterable[RenderableType]:
-        """Both lines."""
+        """Return both lines."""
         yield self.make_tasks_table(self.tasks)
         if self.numbers:
             yield Text(self.numbers)
 
 
 class ScreenProgress(ProgressBar):
-    """A bar over all stages with stage, loss, loss per ability and speed; plain lines where there is no terminal.
+    """A bar over all stages with stage, loss, loss per ability and speed; plain lines without a terminal.
 
     Args:
         every_n_seconds: How often a line is printed where there is no terminal.
@@ -64,11 +64,11 @@ class ScreenProgress(ProgressBar):
         self._last_line, self._first = 0.0, (0, 0.0)
 
     def disable(self) -> None:
-        """Be silent (Lightning calls this on all ranks but the first)."""
+        """Print nothing (Lightning calls this on all ranks but the first)."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Speak again."""
+        """Print again."""
         self._enabled = True
 
     def print(self, *args: Any, **_: Any) -> None:
@@ -77,7 +77,7 @@ class ScreenProgress(ProgressBar):
             self.console.print(*args)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The screen before training; then the bar."""
+        """Show the screen before training; then the bar."""
         context = RunContext.of(trainer)
         plan, data = context.plan, context.data
         if not self._enabled:
@@ -113,7 +113,7 @@ class ScreenProgress(ProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar, or print a line now and then."""
+        """Move the bar, or print a line from time to time."""
         context = RunContext.of(trainer)
         if not self._enabled or not self.show_bar or not context.ends_step(batch_idx):
             return
@@ -130,15 +130,15 @@ class ScreenProgress(ProgressBar):
             self.print("  ".join([*filter(None, where), f"about {left:,.0f} s left"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the terminal usable."""
+        """Restore the terminal."""
         self._stop()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Say where everything is, after all other callbacks had their last word."""
+        """Print the paths of the results, after all other callbacks have finished."""
         if stage != "fit" or not self._enabled or trainer.state.status == "interrupted":
             return
         context = RunContext.of(trainer)
@@ -169,7 +169,7 @@ class ScreenProgress(ProgressBar):
 
 
 def loss_table(context: RunContext) -> RenderableType | None:
-    """Losses on held-out examples, stages down, abilities across; None where tasks are scored or none is held out."""
+    """Return held-out losses, stages down, abilities across; None if tasks are scored or no examples are held out."""
     scores = context.folder / "scores.jsonl"
     ends = {stage.end_step: stage.stage.name for stage in context.plan.stages}
     losses = {} if scores.is_file() and scores.stat().st_size else losses_by_stage(context.folder, ends)
@@ -186,7 +186,7 @@ def loss_table(context: RunContext) -> RenderableType | None:
 
 
 def say(trainer: Trainer, what: RenderableType) -> None:
-    """Print above the bar, whatever bar there is."""
+    """Print above the bar, if there is one."""
     bar = trainer.progress_bar_callback
     if isinstance(bar, ScreenProgress):
         bar.print(what)
@@ -195,7 +195,7 @@ def say(trainer: Trainer, what: RenderableType) -> None:
 
 
 def model_line(trainer: Trainer, module: SFTModule) -> str:
-    """Model, size, device, threads, precision and attention in one line."""
+    """Return model, size, device, threads, precision and attention in one line."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     size = sum(p.numel() for p in module.parameters()) / 1e6
@@ -211,7 +211,7 @@ def model_line(trainer: Trainer, module: SFTModule) -> str:
 
 
 def _numbers(context: RunContext) -> str:
-    """Losses and speed of the last log line; nothing before a stage's first, for that line is of the stage before."""
+    """Return losses and speed of the last log line; nothing before a stage's first log line."""
     metrics = context.trainer.callback_metrics
     if "train/loss" not in metrics or int(metrics["stage/index"]) != context.plan.stages.index(context.stage):
         return ""

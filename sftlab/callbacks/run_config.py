@@ -12,15 +12,15 @@ from sftlab.run.folder import CONFIG_FILE
 
 
 class SaveConfig(SaveConfigCallback):
-    """Writes the config into the run's folder as training starts: a resume that is refused leaves the run its own."""
+    """Writes the config into the run's folder when training starts, so that a refused resume changes nothing."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Nothing yet: whether a checkpoint is this run's is known when it was read."""
+        """Do nothing yet: only after the checkpoint is read is it known whether it belongs to this run."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it, on one rank."""
         super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write it whole; it is a config of fit, too."""
+        """Write the file atomically; it is a valid config of fit."""
         write_text(Path(trainer.default_root_dir) / CONFIG_FILE, self.parser.dump(self.config, skip_none=False))

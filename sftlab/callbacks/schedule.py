@@ -87,16 +87,16 @@ class StageSchedule(Callback):
         self.val_every_n_steps, self.stop_early = val_every_n_steps, stop_early
         self.curriculum: Curriculum = curriculum
         self.loss_weights, self.keep_best, self.average_last_n_steps = loss_weights, keep_best, average_last_n_steps
-        self._conductor: Conductor | None = None  # of the call of fit that runs
+        self._conductor: Conductor | None = None  # of the current call of fit
         self._adaptation: Adaptation | None = None  # of its adaptive stage
         self._observer: Observer | None = None
 
     @abstractmethod
     def stages(self, abilities: Sequence[str]) -> list[Stage]:
-        """The stages in the order of training, for data with these abilities."""
+        """Return the stages in the order of training, for data with these abilities."""
 
     def stage(self, name: str, fractions: Mapping[str, float]) -> Stage:
-        """A stage with the options of this schedule.
+        """Create a stage with the options of this schedule.
 
         Args:
             name: Name of the stage.
@@ -108,7 +108,7 @@ class StageSchedule(Callback):
         return Stage(name, dict(fractions), loss_weights=weights or None, **options)
 
     def final_stages(self, abilities: Sequence[str]) -> list[Stage]:
-        """The stages with ``per_stage`` applied.
+        """Return the stages with ``per_stage`` applied.
 
         Raises:
             ValueError: ``per_stage`` names an unknown stage or setting, or ``loss_weights`` an unknown ability.
@@ -142,10 +142,10 @@ class StageSchedule(Callback):
         return plan
 
     def extend(self, context: RunContext) -> None:
-        """Append the next segment to an open plan, or close it. Never called for a schedule that is compiled at once.
+        """Append the next segment to an open plan, or close the plan. Called only for plans left open by ``compile``.
 
         For an adaptive stage, ``compile`` compiles the first segment and leaves the plan open. This is called when the
-        last compiled step is done, after validation and the stage's end where they are due.
+        last compiled step is done, after validation and the stage's end if they are due.
         """
         if self._adaptation is None:
             raise NotImplementedError(f"{type(self).__name__} leaves its plan open, but has no extend()")
@@ -156,10 +156,10 @@ class StageSchedule(Callback):
         """The run that this schedule conducts; None before its plan is compiled."""
         return self._conductor.context if self._conductor is not None else None
 
-    # What Lightning calls
+    # Hooks of Lightning
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Compile the plan and hand it to data, model and conductor."""
+        """Compile the plan and pass it to data, model and conductor."""
         if stage == "fit":
             module = module_of(pl_module)
             plan = self.compile(data_of(trainer), module)
@@ -216,7 +216,7 @@ class StageSchedule(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Refuse the checkpoint of a different run; replay its decisions."""
         if self._adaptation is not None and checkpoint["global_step"] > self._adaptation.first_step:
-            self._conducting.check(checkpoint)
+            self._conducting.resume_guard.check(checkpoint)
             self._adaptation.load_state_dict(checkpoint[ADAPTATION])
         self._conducting.on_load_checkpoint(checkpoint)
 
@@ -235,7 +235,7 @@ _BESIDE = {
 
 
 def _tell_lacking(trainer: Trainer) -> None:
-    """Say which of the callbacks that ``sftlab fit`` gives a run a Trainer made by hand lacks; it trains without."""
+    """Print which of the callbacks that ``sftlab fit`` adds are missing in a Trainer built by hand."""
     have = {cls.__name__ for callback in cast(Any, trainer).callbacks for cls in type(callback).__mro__}
     lacking = [f"{name} ({words})" for name, words in _BESIDE.items() if name not in have]
     if lacking and trainer.is_global_zero:
@@ -246,7 +246,7 @@ _OBJECTS: dict[str, type] = {"policy": MixturePolicy, "lr_schedule": LRSchedule}
 
 
 def _with_objects(name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The changes of a stage with objects instead of class names."""
+    """Return the changes of a stage with objects instead of class names."""
     where = f"schedule.per_stage.{name}"
     if not isinstance(changes, Mapping):
         raise ValueError(f"{where}: give keys and values, not {changes!r}")

@@ -1,4 +1,4 @@
-"""Scores every ability at each stage's end, and optionally before training and inside stages: R[stage, ability]."""
+"""Scores of every ability at each stage's end, and optionally before training and inside stages: R[stage, ability]."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class ScoreAbilities(Callback):
         self.tasks, self.num_problems = tasks, num_problems
         of_name = Counter(task.name for task in (tasks or {}).values())
         for ability, task in (tasks or {}).items():
-            if of_name[task.name] > 1:  # each has files of its own
+            if of_name[task.name] > 1:  # each task has files of its own
                 task.name = f"{task.name}_{ability}"
         if engine is not None:
             check_engine(engine)
@@ -148,7 +148,7 @@ class ScoreAbilities(Callback):
         _log_matrix(context, score_matrix(rows, full))
 
     def _score_live(self, context: RunContext, stage: str, inside: bool) -> None:
-        """Score the model in training, by a temporary export."""
+        """Score the model in training, from a temporary export."""
         folder = context.folder / "scoring"
         context.export(folder)
         self._score(context, folder, stage, inside)
@@ -156,7 +156,7 @@ class ScoreAbilities(Callback):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _score(self, context: RunContext, model: Path, stage: str, inside: bool) -> None:
-        """All ranks answer, rank 0 asks and grades. Scores count the whole run's steps."""
+        """Let all ranks answer; rank 0 asks and grades. Scores are counted in steps of the whole run."""
         trainer = context.trainer
         device = str(trainer.strategy.root_device)
         with first_rank_asks(model, self.batch_size, device, self.engine or "") as backend:
@@ -172,7 +172,7 @@ class ScoreAbilities(Callback):
                 self._take_graded(context, wait=is_last and not inside)
 
     def _take_up(self, context: RunContext, place: Place) -> None:
-        """Grade the answers that a killed run has left, whatever it then asks."""
+        """Grade the answers that a killed run left; problems without an answer are not asked again."""
         task = self.tasks_of(context.data).get(place.ability)
         if task is None or isinstance(task, ModelTask):
             words = f"{place.ability} after step {place.step:,} was answered, and is asked nothing any more: no score"
@@ -180,7 +180,7 @@ class ScoreAbilities(Callback):
         return self._judging.begin(place, answer_task(task, Nobody(), **_how(context, place)).grade)
 
     def _take_graded(self, context: RunContext, wait: bool = False) -> None:
-        """Make scores of what is graded by now, or of all that is owed."""
+        """Turn graded answers into scores: those ready by now, or all."""
         if wait and len(self._judging):
             say(context.trainer, f"Waiting for {len(self._judging)} score(s) that are being graded")
         for place, graded in self._judging.take(wait):
@@ -192,10 +192,10 @@ class ScoreAbilities(Callback):
         write_text(context.folder / "scores.jsonl", lines)
 
     def _take(self, context: RunContext, place: Place, graded: Graded) -> None:
-        """Keep, log and show the scores of one place."""
+        """Save, log and show the scores of one place."""
         rows, verdicts, answers = graded
         trainer, ability, task = context.trainer, place.ability, self.tasks_of(context.data)[place.ability]
-        # A run that was killed between these scores and its checkpoint has them already and measures again.
+        # A run killed between these scores and its checkpoint has them already and measures again.
         known = (place.step, place.stage, ability)
         kept = [row for row in self._rows if (row.step, row.stage, row.ability) != known]
         self._rows = sorted(kept + rows, key=lambda row: row.step or 0)
@@ -211,7 +211,7 @@ class ScoreAbilities(Callback):
         say(trainer, "\n  ".join([f"  {ability}{of}: {_as_words(headline)}", *troubles]))
 
     def tasks_of(self, data: PlannedData) -> dict[str, Task]:
-        """The task of each ability."""
+        """Return the task of each ability."""
         lab: dict[str, Task] = {}
         for name, ability in data.abilities.items():
             if isinstance(ability.source, LabSource):
@@ -220,14 +220,14 @@ class ScoreAbilities(Callback):
 
 
 def _how(context: RunContext, place: Place) -> dict[str, Any]:
-    """Where the answers of a place go, what is said of its scores, and the system turn of its ability."""
+    """Return where the answers of a place go, how its scores are labelled, and the system turn of its ability."""
     folder = context.folder / "answers" / f"step={place.step:06d}-{place.stage.replace(' ', '-')}"
     own = context.data.abilities.get(place.ability)
     return {"folder": folder, "about": asdict(place), "system": own.system if own is not None else ""}
 
 
 def _log_matrix(context: RunContext, matrix: ScoreMatrix) -> None:
-    """What the matrix says of each ability as metrics, the matrix itself as a text."""
+    """Log the metrics of the score matrix by ability, and the matrix itself as text."""
     measures = {"forgetting": forgetting, "forward_transfer": forward_transfer, "gain": gain}
     values = {f"{name}/{ability}": v for name, of in measures.items() for ability, v in of(matrix).items()}
     known = {name: v for name, v in values.items() if v is not None and not math.isnan(v)}
@@ -239,7 +239,7 @@ def _log_matrix(context: RunContext, matrix: ScoreMatrix) -> None:
 
 
 def score_matrix(rows: Sequence[ScoreRow], full: Mapping[str, Sequence[str]]) -> ScoreMatrix:
-    """R[stage, ability] of the headline scores; ``full`` says what each stage of the plan trained in full."""
+    """Compute R[stage, ability] of the headline scores; ``full`` lists what each stage of the plan trained in full."""
     best = {str(row.ability): row.best for row in rows if row.best is not None}
     measured = {row.stage for row in rows}
     trained = {BEFORE: (), **full}
@@ -248,7 +248,7 @@ def score_matrix(rows: Sequence[ScoreRow], full: Mapping[str, Sequence[str]]) ->
 
 
 def score_table(rows: Sequence[ScoreRow], full: Mapping[str, Sequence[str]]) -> Table:
-    """Stages down, abilities across; each cell a score with its 95 % interval; below, what was forgotten."""
+    """Format stages down, abilities across; each cell a score with its 95 % interval; below, what was forgotten."""
     matrix = score_matrix(rows, full)
     title = "Scores after each stage (95 % interval); * trained in full last"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

@@ -1,4 +1,4 @@
-"""The states of an adaptive stage that a decision may return to: weights and optimizer, after the steps of segments.
+"""States of an adaptive stage that a decision may return to: weights and optimizer after certain segments.
 
 segments/step=000040    a checkpoint without the run's own part: one file, or a folder of shards where they are sharded
 """
@@ -23,18 +23,18 @@ _FOLDER = "segments"
 
 
 class SegmentStates:
-    """Keeps the states that decisions name, brings one back, and removes what nothing can return to any more.
+    """Saves the states that decisions name, restores one, and removes those that no decision can return to any more.
 
     Args:
         context: The run.
-        rest: Has optimizers put the weights in their place that they give.
+        rest: Makes schedule-free optimizers load their final weights (see ``StageOptimizers.rest``).
     """
 
     def __init__(self, context: RunContext, rest: Callable[[], None]) -> None:
         self._context, self._rest, self._folder = context, rest, context.folder / _FOLDER
 
     def follow(self, decisions: Sequence[Decision]) -> None:
-        """Do what the last decision says of states; call it on every rank.
+        """Save, restore and remove states as the last decision requires. Call it on every rank.
 
         Raises:
             OSError: A state cannot be written.
@@ -48,19 +48,19 @@ class SegmentStates:
         if last.return_to is not None:
             self._read(last.return_to)
         if isinstance(strategy := self._context.trainer.strategy, FSDP2Strategy):
-            strategy.finish_saving()  # a checkpoint on its way needs states too
+            strategy.finish_saving()  # a checkpoint still being written needs its states too
         if self._context.trainer.is_global_zero and self._folder.is_dir():
             self._remove(but=set(last.keep) | self._resumable(decisions))
 
     def stage_ended(self) -> None:
-        """The stage's checkpoint is written: no decision follows."""
+        """The stage's checkpoint is written, and no decision follows: remove all states."""
         if self._context.trainer.is_global_zero:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _resumable(self, decisions: Sequence[Decision]) -> set[int]:
-        """The states that a run needs which goes on from a checkpoint in its folder, before or after a decision.
+        """Return the steps of the states that a resume from any checkpoint in the run's folder needs.
 
-        Where it went on from an older checkpoint, those that later ones need are of decisions not made again yet.
+        After a resume from an older checkpoint, newer ones need states of decisions that were not made again yet.
         """
         needed, newest = set[int](), 0
         for path in (self._context.folder / "checkpoints").glob("*.ckpt"):
@@ -105,7 +105,7 @@ class SegmentStates:
                 f"{error}: the state after step {step:,}, which the stage returns to, is lost. Go on from a checkpoint "
                 f"of step {step:,} or before, or from the newest one"
             ) from None
-        # Validation runs in inference mode; tensors that are made in it could not be trained.
+        # Validation runs in inference mode; tensors created in it could not be trained.
         with torch.inference_mode(False), torch.no_grad():
             state = trainer.strategy.load_checkpoint(path)
             module.on_load_checkpoint(state)

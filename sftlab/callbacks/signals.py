@@ -1,8 +1,8 @@
-"""Signals: asked to end, a run finishes its step, saves, says how to go on, and exits with the signal's status.
+"""Signals: a run that is asked to end finishes its step, saves, says how to resume, exits with the signal's status.
 
-SIGTERM, Ctrl-C        noted; at the end of the running step all ranks agree on it, save and stop (143, 130)
+SIGTERM, Ctrl-C        recorded; at the end of the current step all ranks agree on it, save and stop (143, 130)
 Ctrl-C again           stops at once
-SLURM's requeue        noted too: in the middle of a step Lightning would save weights and counts that do not belong
+SLURM's requeue        recorded too: inside a step, Lightning would save weights and counts that do not belong
                        together, and ranks would save at different steps
 """
 
@@ -24,24 +24,24 @@ from torch import distributed
 
 from sftlab.screen import complain
 
-GRACE_S = 20.0  # for a rank to end by itself once all is saved
+GRACE_S = 20.0  # time for a rank to end by itself once everything is saved
 
 
 class Stopped(SystemExit):
-    """Ends a run that was asked to end; the exit status says by which signal."""
+    """Ends a run that was asked to end; the exit status tells which signal."""
 
 
 class Signals:
-    """What one call of ``fit`` was asked to do meanwhile.
+    """The signals received during one call of ``fit``.
 
     Args:
-        trainer: Lightning's, once its own handlers stand.
-        folder: Of the run.
+        trainer: The Trainer, after it has installed its own handlers.
+        folder: The run's folder.
     """
 
     def __init__(self, trainer: Trainer, folder: Path) -> None:
         self.trainer, self._folder = trainer, folder
-        self.saved: Path | None = None  # the checkpoint of the present step; with it a run may end at any instant
+        self.saved: Path | None = None  # the checkpoint of the current step; if it exists, the run may end at any time
         self._asked, self._owner = 0, os.getpid()
         self._requeue: Callable[[], Any] | None = None
         self._is_requeue_asked = False
@@ -51,7 +51,7 @@ class Signals:
 
     def _install(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup and background jobs want it
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup and background jobs expect
                 signal.signal(signum, self._note)
         environment = self.trainer._accelerator_connector.cluster_environment
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
@@ -65,7 +65,7 @@ class Signals:
         if os.getpid() != self._owner:  # a forked worker
             os._exit(128 + signum)
         if signum == signal.SIGINT:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next one ends the process, whatever it is doing
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # the next signal ends the process at once
         is_first, self._asked = not self._asked, self._asked or signum
         if self.saved is not None:
             self._stop(self._asked)
@@ -77,7 +77,7 @@ class Signals:
         self._is_requeue_asked = True
 
     def look(self, save: Callable[[], Path]) -> None:
-        """At the end of a step, on every rank: do what any of them was asked to do.
+        """At the end of a step, on every rank, act on the signals that any rank received.
 
         Args:
             save: Writes the checkpoint of this step.
@@ -107,7 +107,7 @@ class Signals:
                 f"Interrupted by {signal.Signals(signum).name}: stopped after step {trainer.global_step:,}, saved "
                 f"{self.saved}. Go on with the same command and --run {self._folder.name} --ckpt_path last"
             )
-        # Lightning kills all processes as soon as one that it launched ends with another status than 0.
+        # Lightning kills all processes as soon as one that it launched ends with a status other than 0.
         is_launched = not trainer.is_global_zero and "RANK" not in os.environ and "SLURM_PROCID" not in os.environ
         status = 0 if is_launched else 128 + signum
         if trainer.world_size > 1:
@@ -115,7 +115,7 @@ class Signals:
         raise Stopped(status)
 
     def _end_anyway(self, status: int) -> None:
-        """End this process where its own end waits for ranks that wait for it: what they would do together is saved."""
+        """End this process if its regular exit would wait for ranks that wait for it: all joint work is saved."""
         while self.saved is None or not self.saved.exists():  # it may be written in the background
             time.sleep(GRACE_S / 10)
         time.sleep(GRACE_S)

@@ -1,4 +1,4 @@
-"""Averaging: a stage ends with the mean of its weights after each of its last steps."""
+"""Averaging: a stage ends with the mean of its weights over its last steps."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ class TailAverage:
 
     Args:
         context: The run.
-        num_steps: Over how many of a stage's last steps; None averages nothing.
+        num_steps: Number of a stage's last steps to average; None averages nothing.
     """
 
     def __init__(self, context: RunContext, num_steps: int | None) -> None:
         self._context, self._num_steps = context, num_steps
         self._mean: dict[str, torch.Tensor] = {}
         self._count, self._last = 0, 0  # steps in the mean, and the last of them
-        self._saved: list[int] = []  # steps of the last two checkpoints, whose means stay
+        self._saved: list[int] = []  # steps of the last two checkpoints, whose means are kept
 
     def observe(self, rest: Callable[[], None]) -> None:
-        """Add the weights after this step, where it is one of those that are averaged.
+        """Add the weights after this step if it is one of those to average.
 
         Args:
-            rest: Has optimizers put the weights in their place that they give.
+            rest: Makes schedule-free optimizers load their final weights (see ``StageOptimizers.rest``).
         """
         context, stage = self._context, self._context.stage
         if self._num_steps is None or context.step <= stage.end_step - self._num_steps:
@@ -43,7 +43,7 @@ class TailAverage:
         rest()
         assert context.module.net is not None
         if self._last <= stage.first_step:
-            self._mean, self._count = {}, 0  # of the stage before
+            self._mean, self._count = {}, 0  # of the previous stage
         self._take_up()
         self._count, self._last = self._count + 1, context.step
         for name, value in changing(context.module.net).items():
@@ -53,7 +53,7 @@ class TailAverage:
                 mean += (wide - mean) / self._count
 
     def end_stage(self, ended: StagePlan) -> bool:
-        """Put the mean instead of the weights; whether there was one."""
+        """Replace the weights by the mean; return whether there was one."""
         if self._num_steps is None:
             return False
         if self._last != ended.end_step:
@@ -70,12 +70,12 @@ class TailAverage:
         return True
 
     def stage_ended(self) -> None:
-        """The stage's checkpoint is written: no mean is needed any more."""
+        """Remove the mean: the stage's checkpoint is written."""
         if self._num_steps is not None and self._context.trainer.is_global_zero:
             remove_snapshots(self._context.folder / _FOLDER, set())
 
     def state(self) -> dict[str, int]:
-        """What a checkpoint keeps; the mean itself is put beside it, instead of those of earlier ones."""
+        """Return the state for a checkpoint; save the mean beside it and remove those of older checkpoints."""
         context = self._context
         if self._mean:
             assert context.module.net is not None
@@ -86,12 +86,12 @@ class TailAverage:
         return {"count": self._count, "last": self._last}
 
     def load(self, state: dict[str, int]) -> None:
-        """Take up what ``state`` gave."""
+        """Restore what ``state`` returned."""
         self._count, self._last = state["count"], state["last"]
         self._saved = [self._last] if self._last else []
 
     def _take_up(self) -> None:
-        """Read the mean of a run that goes on, once the model is divided as it will be trained."""
+        """Read the mean of a resumed run, once the model is sharded for training."""
         if self._count and not self._mean:
             net = self._context.module.net
             assert net is not None

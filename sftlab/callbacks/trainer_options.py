@@ -1,7 +1,7 @@
-"""What becomes of each option of Lightning's Trainer: the plan decides some of them, and says what to use instead.
+"""The options of Lightning's Trainer: which work as usual, and which the plan decides, with what to use instead.
 
-A plan fixes what every optimizer step trains, so an option that would train other rows, other steps or in another order
-is refused; so is one that would have no effect, since nothing is passed over in silence.
+A plan fixes what every optimizer step trains, so options that would change the rows, the steps or their order are
+refused. Options that would have no effect are refused too, rather than silently ignored.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class Option:
     """One option of the Trainer.
 
     Attributes:
-        words: What it does here; of a refused one, why and what to use instead.
-        neutral: Values that ask for nothing; None means that every value is taken.
-        kept_at: Where a Trainer that was built keeps it.
+        words: What it does here; for a refused option, why and what to use instead.
+        neutral: Values that have no effect; None means that every value is accepted.
+        kept_at: The attribute of a built Trainer that holds it.
         least: The smallest number that makes sense.
         most: The largest.
         is_whole: Only whole numbers make sense.
@@ -45,11 +45,11 @@ class Option:
 
     @property
     def is_refused(self) -> bool:
-        """Whether values that ask for something are refused."""
+        """Return whether values other than the neutral ones are refused."""
         return self.neutral is not None
 
     def problem(self, name: str, value: Any) -> str | None:
-        """What is wrong with a value; None where nothing is."""
+        """Return what is wrong with a value; None if nothing is."""
         if self.neutral is not None:
             # 1 and 1.0 differ: one batch and all of them.
             asks = not any(type(value) is type(one) and value == one for one in (None, *self.neutral))
@@ -147,7 +147,7 @@ OPTIONS: dict[str, Option] = {
     "enable_autolog_hparams": Option("As in Lightning."),
     "model_registry": Option("checkpoints are the run's own; go on from one with --ckpt_path", ()),
 }  # fmt: skip
-"""By name, as ``Trainer.__init__`` has them."""
+"""By name, as in ``Trainer.__init__``."""
 
 STRATEGIES = {
     "ddp_spawn": _SPAWNED,
@@ -160,16 +160,16 @@ STRATEGIES = {
     "strategy: fsdp2",
     "xla": "a plan has never been carried out on TPUs; use auto, ddp or fsdp2",
 }
-"""Strategies that are refused, by the beginning of their names."""
+"""Refused strategies, by the beginning of their names."""
 _CLASSES = {
     "FSDPStrategy": "fsdp", "DeepSpeedStrategy": "deepspeed", "ModelParallelStrategy": "model_parallel",
     "XLAStrategy": "xla", "XLAFSDPStrategy": "xla", "SingleDeviceXLAStrategy": "xla",
 }  # fmt: skip
-"""Classes of such strategies, and their names."""
+"""Classes of refused strategies, and their names."""
 
 
 def option_problems(options: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the Trainer's options of a config, each with what to use instead."""
+    """Return what is wrong with the Trainer's options of a config, each with what to use instead."""
     found = [OPTIONS[name].problem(name, value) for name, value in options.items() if name in OPTIONS]
     strategy = options.get("strategy") or ""
     if isinstance(strategy, Mapping):
@@ -185,7 +185,7 @@ def option_problems(options: Mapping[str, Any]) -> list[str]:
 
 
 def devices_problem(devices: Any, is_cpu: bool) -> str | None:
-    """What is wrong with a number of devices, which on a CPU are processes."""
+    """Return what is wrong with a number of devices, which on a CPU are processes."""
     is_number = type(devices) is int or (isinstance(devices, str) and re.fullmatch(r"-?\d{1,18}", devices.strip()))
     if not is_number:
         return None
@@ -198,7 +198,7 @@ def devices_problem(devices: Any, is_cpu: bool) -> str | None:
 
 
 def _time_problem(value: Any) -> str | None:
-    """What is wrong with a time limit."""
+    """Return what is wrong with a time limit."""
     if value is None:
         return None
     wrong = f"trainer.max_time: {value!r} is not a time to train in; give DD:HH:MM:SS, such as 00:12:00:00"
@@ -213,13 +213,13 @@ def _time_problem(value: Any) -> str | None:
 
 
 def refuse_options(trainer: Trainer) -> None:
-    """Look at a Trainer that was built.
+    """Check a Trainer that was already built.
 
     Raises:
-        ValueError: It has options that the plan decides: says all of them, and what to use instead.
+        ValueError: Options are set that the plan decides; the message lists all, each with what to use instead.
     """
     kept = {name: option.kept_at(trainer) for name, option in OPTIONS.items() if option.kept_at is not None}
-    if kept["fast_dev_run"] or kept["barebones"]:  # they set others
+    if kept["fast_dev_run"] or kept["barebones"]:  # they configure other strategies
         kept = {name: kept[name] for name in ("fast_dev_run", "barebones")}
     kept["accumulate_grad_batches"] = trainer.accumulate_grad_batches
     kept["strategy"] = _strategy_of(trainer)
@@ -228,7 +228,7 @@ def refuse_options(trainer: Trainer) -> None:
 
 
 def _logger_problems(loggers: Sequence[Any]) -> list[str]:
-    """What loggers would fail by: MLflow's files, as train/loss cannot be one and a folder; a line every 0 steps."""
+    """Return what would make loggers fail: MLflow's file store, or a line every 0 steps."""
     is_lost = any(isinstance(logger, MLFlowLogger) and logger.save_dir is not None for logger in loggers)
     what = (
         "MLflow's store of files cannot hold train/loss beside train/loss/math; give tracking_uri: sqlite:///mlflow.db"
@@ -241,7 +241,7 @@ def _logger_problems(loggers: Sequence[Any]) -> list[str]:
 
 
 def _strategy_of(trainer: Trainer) -> str:
-    """The name by which a strategy is refused, or that of its class; FSDP2Strategy is not tensor parallelism."""
+    """Return the name by which a strategy is refused, or its class's name; FSDP2Strategy is not tensor parallelism."""
     strategy: Any = trainer.strategy
     names = [cls.__name__ for cls in type(strategy).__mro__]
     if type(strategy.launcher).__name__ == "_MultiProcessingLauncher":

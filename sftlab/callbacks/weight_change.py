@@ -23,23 +23,23 @@ from sftlab.files import read_jsonl
 from sftlab.plan.plan import Plan, StagePlan
 
 _TAG = "weight_change"
-START = "weights-at-start"  # folder of a run while its first stage is trained
+START = "weights-at-start"  # in a run's folder, while its first stage is trained
 
 
 class Change(NamedTuple):
-    """Frobenius norm of a change, and of the weights that it started from."""
+    """The Frobenius norm of a change, and of the weights before it."""
 
     norm: float
     from_norm: float
 
     @property
     def relative(self) -> float:
-        """The change as a part of what it started from; nan where that is zero."""
+        """Return the change relative to the weights before it; nan if those are zero."""
         return self.norm / self.from_norm if self.from_norm else math.nan
 
 
 class WeightChange(Callback):
-    """Logs, at the end of each stage, the norm of what the stage changed in each group of weights (see ``group_of``).
+    """Logs, at each stage's end, the norm of the stage's change in each group of weights (see ``group_of``).
 
     Compares exported folders tensor by tensor, on the CPU of rank 0: a stage's own with the one before; the first
     stage's with an export of the weights at its start, which is deleted when the stage is over.
@@ -52,7 +52,7 @@ class WeightChange(Callback):
         self._found: dict[str, dict[str, float]] = {}  # by stage, then by group, relative
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take up what a resumed run has measured."""
+        """Restore what a resumed run has measured."""
         self._found = {}
         for line in read_jsonl(RunContext.of(trainer).folder / "metrics.jsonl"):
             for tag, value in line.items():
@@ -61,7 +61,7 @@ class WeightChange(Callback):
                     self._found.setdefault(stage, {})[group] = value
 
     def on_stage_start(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
-        """Keep the weights that training starts from, on disk; drop them when the first stage is over."""
+        """Save the initial weights to disk; remove them when the first stage is over."""
         context = RunContext.of(trainer)
         start = context.folder / START
         if context.step == 0:
@@ -88,13 +88,13 @@ class WeightChange(Callback):
         self._heat_map(plan).show(trainer, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Drop the weights of the start once the plan is done."""
+        """Remove the initial weights once the plan is done."""
         context = RunContext.of(trainer)
         if trainer.is_global_zero and context.step >= context.plan.num_steps:
             shutil.rmtree(context.folder / START, ignore_errors=True)
 
     def _heat_map(self, plan: Plan) -> HeatMap:
-        """Stages across, groups down."""
+        """Return the heat map: stages across, groups down."""
         stages = [planned.stage.name for planned in plan.stages if planned.stage.name in self._found]
         groups = in_order({group for found in self._found.values() for group in found})
         values = [[self._found[stage].get(group, np.nan) for stage in stages] for group in groups]
@@ -112,7 +112,7 @@ class WeightChange(Callback):
 
 
 def weight_changes(before: Path, after: Path) -> Mapping[str, Change]:
-    """What changed between two Hugging Face folders of one architecture, by group from input to output, ``all`` first.
+    """Compare two Hugging Face folders of one architecture, by group from input to output, ``all`` first.
 
     Raises:
         ValueError: The folders do not hold the same tensors.
@@ -131,6 +131,6 @@ def weight_changes(before: Path, after: Path) -> Mapping[str, Change]:
 
 
 def _tensors(folder: Path, stack: ExitStack) -> dict[str, Any]:
-    """The open file of each tensor of a folder."""
+    """Return the open file of each tensor of a folder."""
     files = [stack.enter_context(safe_open(path, "pt")) for path in sorted(folder.glob("*.safetensors"))]
     return {name: file for file in files for name in file.keys()}  # noqa: SIM118 - it is not a dictionary

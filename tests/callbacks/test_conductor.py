@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from small import small_fit, small_mixture
 
 import sftlab
-from sftlab.callbacks import conductor
+from sftlab.callbacks import conductor, resume_guard
 from sftlab.callbacks.schedule import MultiTask, Sequential
 from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.model.contents import STATE, is_whole
@@ -203,7 +203,7 @@ def cut(records, tmp_path):
 
 
 def test_a_run_goes_on_under_a_later_version_that_trains_alike(records, whole, cut, monkeypatch):
-    monkeypatch.setattr(conductor, "__version__", "99.0.0")
+    monkeypatch.setattr(resume_guard, "__version__", "99.0.0")
     content = torch.load(cut, weights_only=True)
     content[STATE]["of a later version"] = 1
     torch.save(content, cut)
@@ -214,7 +214,7 @@ def test_a_run_goes_on_under_a_later_version_that_trains_alike(records, whole, c
 
 
 def test_a_version_that_trains_otherwise_is_told_with_both_versions(records, cut, monkeypatch):
-    monkeypatch.setattr(conductor, "__version__", "99.0.0")
+    monkeypatch.setattr(resume_guard, "__version__", "99.0.0")
     monkeypatch.setattr(identity, "RULES", identity.RULES + 1)
     said = rf"written by sftlab {sftlab.__version__}, this is 99\.0\.0\) in: how sftlab trains"
     with pytest.raises(ValueError, match=said):

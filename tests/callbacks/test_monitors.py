@@ -75,7 +75,7 @@ def test_a_monitor_that_nobody_logs_is_told_before_training_and_so_is_one_that_c
 def test_training_stops_at_the_first_gradient_that_is_not_finite_and_names_the_examples(records):
     data = small_mixture(records)
     schedule = MultiTask(steps=6, per_stage={"all": {"learning_rate": 1.0}})
-    with pytest.raises(ValueError, match=r"diverged in optimizer step \d+: .*Nothing of it is exported"):
+    with pytest.raises(ValueError, match=r"diverged in optimizer step \d+: .*Its weights are not exported"):
         small_fit(records, schedule, data, BlowUp())
     told = json.loads((records / DIVERGED).read_text())
     wanted = [data.plan.uids_N[n] for row in data.plan.rows(told["step"] - 1) for n in row]

@@ -254,7 +254,7 @@ def test_states_stay_as_long_as_a_checkpoint_needs_them_and_one_that_is_lost_is_
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep_best": "math", "val_every_n_steps": 2}, "keep_best: Tour may return to earlier weights itself"),
+        ({"keep_best": "math", "val_every_n_steps": 2}, "keep_best: Tour may return to earlier weights"),
         ({"average_last_n_steps": 2}, "average_last_n_steps: Tour may return"),
     ],
 )
