@@ -1,4 +1,4 @@
-"""A decision in words, and the numbers behind it: what is believed to be best, what is noise, which factors matter."""
+"""The decision in words, and the numbers behind it: the proposal, what is inside noise, which factors matter."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sftlab.search.spec import SearchSpec
 from sftlab.stats.interval import middle
 
 MOST_GROUPS = 7  # values of a factor that a slice shows
-MOST_LISTED = 4  # candidates named one by one
-NEAR = 0.1  # a candidate that misses LIKELY by no more is named
-SAFE = 0.8  # a constraint that is less likely kept is said to be in doubt
+MOST_LISTED = 4  # candidates listed one by one
+NEAR = 0.1  # a candidate is mentioned if it misses LIKELY by no more than this
+SAFE = 0.8  # a constraint that is less likely to hold is reported as doubtful
 WEIGHTED = "weighted mean"
 
 
@@ -26,10 +26,10 @@ class Axis:
     """One direction of the space.
 
     Attributes:
-        name: Of the factor, or of the ability whose share it is.
-        is_share: It is the share of an ability.
-        value_C: The place of each candidate on it: a number, or the place in the list of options.
-        labels: Texts of the places where they are not numbers.
+        name: Name of the factor, or of the ability whose share it is.
+        is_share: Whether it is the share of an ability.
+        value_C: Value of each candidate on the axis: a number, or an index into the options.
+        labels: The options, if values are not numbers.
     """
 
     name: str
@@ -39,13 +39,13 @@ class Axis:
     is_log: bool = False
 
     def text(self, value: float) -> str:
-        """A place for people."""
+        """Return a value as readable text."""
         if self.labels:
             return self.labels[int(value)]
         return share_text(value) if self.is_share else Number(self.name, (), (0.0, 1.0)).text(value)
 
     def groups(self) -> list[tuple[float, np.ndarray]]:
-        """Candidates by their place on it; neighbours are put together where places are many."""
+        """Group candidates by their value; if there are many values, neighbours share a group."""
         places = np.unique(self.value_C)
         if len(places) <= 2 * MOST_GROUPS + 1:
             return [(float(place), self.value_C == place) for place in places]
@@ -55,7 +55,7 @@ class Axis:
 
 
 def axes_of(space: Space, candidates: Sequence[Point]) -> list[Axis]:
-    """Every direction of a space."""
+    """Return every direction of a space."""
     found = []
     for number, factor in enumerate(space.factors):
         values: list[Value] = [point[number] for point in candidates]
@@ -72,7 +72,7 @@ def axes_of(space: Space, candidates: Sequence[Point]) -> list[Axis]:
 
 
 def ranges_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
-    """On each axis, which places hold a candidate that is inside noise of the best."""
+    """For each axis, return which values have a candidate that is inside noise of the best."""
     inside_C, best = beliefs.inside_noise(), beliefs.best()
     found = []
     for axis in axes:
@@ -103,13 +103,13 @@ def _places_text(axis: Axis, places: np.ndarray) -> str:
 
 
 def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis], measured: str = "") -> str:
-    """The decision in a few sentences: the proposal, what else is as good, and what constraints cost.
+    """Describe the decision in a few sentences: the proposal, what else is as good, and what constraints cost.
 
     Args:
-        beliefs: What the runs say.
+        beliefs: The posterior after the runs.
         spec: The search.
-        axes: Of its space.
-        measured: What a check of the proposal found, told before what is predicted.
+        axes: The directions of its space.
+        measured: The result of the proposal's check; it comes before the predictions.
     """
     if not beliefs.has_effect:
         reach = 100 * _hidden(beliefs, axes)
@@ -137,7 +137,7 @@ def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis], measured:
 
 
 def mean_name(weights: Mapping[str, float]) -> str:
-    """What the weights make of the scores."""
+    """Name the mean that the weights define."""
     weighed = {ability: weight for ability, weight in weights.items() if weight > 0}
     if len(set(weighed.values())) == 1:
         return f"mean of {_and(list(weighed))}" if len(weighed) > 1 else f"score of {next(iter(weighed))}"
@@ -145,7 +145,7 @@ def mean_name(weights: Mapping[str, float]) -> str:
 
 
 def _others_words(beliefs: Beliefs, space: Space, axes: Sequence[Axis], num_others: int, floors: bool) -> str:
-    """The candidates that may be as good."""
+    """Describe the other candidates that may be as good."""
     best, inside_C = beliefs.best(), beliefs.inside_noise()
     mean_C = beliefs.utility_DC.mean(0)
     alike = [c for c in np.argsort(-mean_C).tolist() if inside_C[c] and c != best]
@@ -170,7 +170,7 @@ def _others_words(beliefs: Beliefs, space: Space, axes: Sequence[Axis], num_othe
 
 
 def _near_words(beliefs: Beliefs, spec: SearchSpec) -> str:
-    """The candidate that fails to keep the constraints by the least, where it would be better than the proposal."""
+    """Describe the candidate that just misses the constraints, if it would be better than the proposal."""
     chance_C, mean_C, best = beliefs.chance(), beliefs.utility_DC.mean(0), beliefs.best()
     near_C = (chance_C < LIKELY) & (chance_C >= LIKELY - NEAR) & (mean_C > mean_C[best])
     if chance_C[best] < LIKELY or not near_C.any():
@@ -181,7 +181,7 @@ def _near_words(beliefs: Beliefs, spec: SearchSpec) -> str:
 
 
 def _price_words(beliefs: Beliefs, spec: SearchSpec) -> str:
-    """What the constraints cost, and how likely the proposal keeps them."""
+    """Describe what the constraints cost, and how likely the proposal keeps them."""
     best, them = beliefs.best(), "the constraint" if len(spec.constraints) == 1 else "the constraints"
     chance = float(beliefs.chance()[best])
     chance_C, inside_C = beliefs.chance(), beliefs.inside_noise()
@@ -217,7 +217,7 @@ def _name(one: dict[str, Any]) -> str:
 
 
 def _and(texts: Sequence[str]) -> str:
-    """a, b and c."""
+    """Join texts: a, b and c."""
     return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
 
 
@@ -230,15 +230,14 @@ def _range_words(one: dict[str, Any]) -> str:
 
 
 def _hidden(beliefs: Beliefs, axes: Sequence[Axis]) -> float:
-    """The largest change of an ability along one axis that is still possible."""
+    """Return the largest change of an ability along one axis that is still possible."""
     return max(max(one["change_high"], -one["change_low"]) for one in slices_of(beliefs, axes) if one["of"] != WEIGHTED)
 
 
 def slices_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
-    """Each ability, and the weighted mean, along each axis: the mean over all else, and what the axis changes at most.
+    """Compute each ability, and the weighted mean, along each axis: the mean over all else, and the axis's effect.
 
-    The change is that from the place with the lowest mean to the one with the highest, with the interval of this
-    difference.
+    The effect is the difference between the value with the highest mean and the one with the lowest, with its interval.
     """
     found = []
     scores = {name: beliefs.score_DAC[:, i] for i, name in enumerate(beliefs.abilities)}
@@ -270,7 +269,7 @@ def slices_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:
 
 
 def candidates_of(beliefs: Beliefs, space: Space) -> list[dict[str, Any]]:
-    """Every candidate with its prediction: does it keep the constraints, is it inside noise, on the Pareto front?"""
+    """Return every candidate with its prediction: whether it keeps the constraints, is inside noise, on the front."""
     inside_C, chance_C, front_C = beliefs.inside_noise(), beliefs.chance(), front_share(beliefs)
     likely_C = beliefs.likely()
     low_C, high_C = middle(beliefs.utility_DC)
@@ -299,7 +298,7 @@ def candidates_of(beliefs: Beliefs, space: Space) -> list[dict[str, Any]]:
 
 
 def front_share(beliefs: Beliefs, num_draws: int = 64) -> np.ndarray:
-    """Part of the draws in which no other candidate is at least as good in all abilities and better in one [C]."""
+    """Compute the share of draws in which no other candidate dominates: as good in all abilities, better in one [C]."""
     on_C = np.zeros(len(beliefs.candidates))
     for score_AC in beliefs.score_DAC[:num_draws]:
         at_least_CC = (score_AC[:, :, None] <= score_AC[:, None, :]).all(0)

@@ -1,4 +1,4 @@
-"""The first runs of a search: the anchors, then points that tell most about a quadratic surface (D-optimal)."""
+"""The first runs of a search: the anchors, then the points that determine a quadratic surface best (D-optimal)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from sftlab.search.space import Point, Space
 
 PRIOR = 0.01
-"""Precision that each coefficient is believed to have beforehand; keeps fewer runs than coefficients apart."""
+"""Prior precision of each coefficient; makes designs with fewer runs than coefficients comparable."""
 
 
 def d_optimal(space: Space, given: Sequence[Point], candidates: Sequence[Point], num_points: int) -> list[Point]:
-    """Points that, with those given, make the information about a quadratic surface largest.
+    """Choose points that, with the given ones, maximise the information about a quadratic surface.
 
-    Bayesian D-optimality (DuMouchel and Jones 1994): the determinant of X'X with a small prior. One point after another
-    is taken, then each is exchanged for a better one until none is (Fedorov 1972).
+    Bayesian D-optimality (DuMouchel and Jones 1994): the determinant of X'X with a small prior. Points are added
+    greedily, then exchanged for better ones until no exchange helps (Fedorov 1972).
 
     Args:
-        space: Of the search.
+        space: The search space.
         given: Points that are run anyway.
-        candidates: What may be taken.
-        num_points: How many to take.
+        candidates: Points to choose from.
+        num_points: Number of points to choose.
     """
     pool = [point for point in candidates if point not in set(given)]
     num_points = min(num_points, len(pool))
@@ -45,7 +45,7 @@ def d_optimal(space: Space, given: Sequence[Point], candidates: Sequence[Point],
 
 
 def _best(pool_PF: np.ndarray, start_FF: np.ndarray, chosen: Sequence[int], keep: int | None = None) -> int:
-    """The point that multiplies the determinant most: by 1 + x' M^-1 x."""
+    """Return the point that multiplies the determinant most: by 1 + x' M^-1 x."""
     taken_CF = pool_PF[list(chosen)]
     inverse_FF = np.linalg.inv(start_FF + taken_CF.T @ taken_CF)
     gain_P = np.einsum("pf,fg,pg->p", pool_PF, inverse_FF, pool_PF)

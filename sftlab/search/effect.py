@@ -1,4 +1,4 @@
-"""Whether the composition changes a score at all: a permutation test that assumes no form and no distribution.
+"""Tests whether the composition changes a score at all, by permutations, assuming no form and no distribution.
 
 The runs' compositions are shuffled among their scores. Kernel ridge regression with fixed lengths predicts each
 composition from the others; if the true order is predicted no better than shuffled ones are, no effect was seen. The
@@ -15,11 +15,11 @@ from sftlab.search.space import Point, Space
 
 SHUFFLES = 1999
 _RIDGES = (0.1, 1.0)
-_LENGTHS = (0.5, 1.5)  # in units of the root of the number of features
+_LENGTHS = (0.5, 1.5)  # in units of the square root of the number of features
 
 
 def effect_p(space: Space, points: Sequence[Point], values: Sequence[float], seed: int = 0) -> float:
-    """P value of no effect of the composition on the score (Good 2005, chapter 3); nan with too few compositions."""
+    """Compute the p value of no effect of the composition (Good 2005, chapter 3); nan with too few compositions."""
     group_of = {point: i for i, point in enumerate(dict.fromkeys(points))}
     if len(group_of) < 4:
         return float("nan")
@@ -35,14 +35,14 @@ def effect_p(space: Space, points: Sequence[Point], values: Sequence[float], see
         kernel_RR = np.exp(-squared_RR / (2 * length**2 * x_RF.shape[1] / 4))
         for ridge in _RIDGES:
             errors.append(_left_out_error(kernel_RR, ridge, group_R, shuffled_BR))
-    # Each setting ranks the shuffles; what counts is the best rank that a shuffle has in any of them.
+    # Each setting ranks the shuffles; the statistic is a shuffle's best rank over the settings.
     rank_EB = np.array([error_B.argsort().argsort() for error_B in errors])
     best_B = rank_EB.min(0)
     return float((best_B <= best_B[0]).sum() / len(best_B))
 
 
 def _left_out_error(kernel_RR: np.ndarray, ridge: float, group_R: np.ndarray, value_BR: np.ndarray) -> np.ndarray:
-    """Sum of squared errors of every shuffle, each composition predicted from the others [B]."""
+    """Compute the sum of squared leave-one-composition-out errors of every shuffle [B]."""
     error_B = np.zeros(len(value_BR))
     for group in np.unique(group_R):
         out = group_R == group

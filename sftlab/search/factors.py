@@ -1,4 +1,4 @@
-"""Factors of a search: what may vary, between which bounds, and which keys of a config a value sets.
+"""Factors of a search: what may vary, within which bounds, and which config keys a value sets.
 
 shares   parts of a mixture, on a simplex: a multiple of ``step`` for each ability, together 1
 number   a fraction, k, epochs, steps, a learning rate; on a linear or a logarithmic scale
@@ -25,37 +25,37 @@ _MOST_LEVELS = 20_000
 
 @dataclass(frozen=True)
 class Factor(ABC):
-    """One thing that a search varies."""
+    """One factor of a search."""
 
     name: str
 
     @property
     @abstractmethod
     def num_draws(self) -> int:
-        """Numbers from 0 to 1 that one value is made from."""
+        """Number of uniform numbers that determine one value."""
 
     @abstractmethod
     def levels(self) -> list[Value]:
-        """Every value that it may take, in order; empty where they are too many."""
+        """Return every possible value, in order; empty if there are too many."""
 
     @abstractmethod
     def at(self, draws: Sequence[float]) -> Value | None:
-        """The value that so many numbers from 0 to 1 stand for; None where it lies out of bounds."""
+        """Return the value for these numbers between 0 and 1; None if it is out of bounds."""
 
     @abstractmethod
     def middle(self) -> Value:
-        """What it is where another factor is looked at."""
+        """Return the value to hold this factor at while another one varies."""
 
     @abstractmethod
     def grid(self, value: Value) -> dict[str, dict[str, Any]]:
-        """The value as factors of a study's grid."""
+        """Return the value as factors of a study's grid."""
 
     @abstractmethod
     def text(self, value: Value) -> str:
-        """The value for people."""
+        """Return the value as readable text."""
 
     def allows(self, value: Value) -> bool:
-        """Whether the value lies within the bounds."""
+        """Return whether the value lies within the bounds."""
         return True
 
 
@@ -64,12 +64,12 @@ class Shares(Factor):
     """Shares of abilities.
 
     Attributes:
-        abilities: In order; a value is a tuple of their shares.
-        low: The least share of each.
-        high: The largest.
+        abilities: Names, in order; a value is a tuple of their shares.
+        low: The smallest share of each ability.
+        high: The largest share of each ability.
         step: Shares are multiples of it.
-        key: Of the config; gets the ability's name behind it.
-        proportional: The shares that the data has, rounded to the step.
+        key: Config key; the ability's name is appended to it.
+        proportional: The shares of the data, rounded to the step.
     """
 
     abilities: tuple[str, ...]
@@ -89,7 +89,7 @@ class Shares(Factor):
         return round(1 / self.step)
 
     def levels(self) -> list[Value]:
-        """All points of the lattice within the bounds."""
+        """Return all points of the lattice within the bounds."""
         n, a = self._parts, len(self.abilities)
         if math.comb(n + a - 1, a - 1) > _MOST_LEVELS:
             return []
@@ -99,7 +99,7 @@ class Shares(Factor):
         return [value for value in values if self.allows(value)]
 
     def at(self, draws: Sequence[float]) -> Value | None:
-        """Evenly over the simplex (Dirichlet with all 1), above the least shares, rounded to the step."""
+        """Draw evenly from the simplex (Dirichlet with all 1), above the smallest shares, rounded to the step."""
         weight_A = -np.log(np.clip(draws, 1e-12, 1 - 1e-12))
         rest = 1 - sum(self.low)
         share_A = np.array(self.low) + rest * weight_A / weight_A.sum()
@@ -107,12 +107,12 @@ class Shares(Factor):
         return value if self.allows(value) else None
 
     def rounded(self, shares: Sequence[float]) -> tuple[float, ...]:
-        """The nearest shares that are multiples of the step."""
+        """Return the nearest shares that are multiples of the step."""
         counts = apportion(self._parts, {f"{i:06d}": share / sum(shares) for i, share in enumerate(shares)})
         return tuple(count / self._parts for count in counts.values())
 
     def middle(self) -> Value:
-        """Proportional where the data's shares are known and allowed, else equal shares."""
+        """Return the data's proportions if they are known and allowed, else equal shares."""
         equal = self.rounded([1.0] * len(self.abilities))
         value = self.proportional or equal
         if self.allows(value):
@@ -121,21 +121,21 @@ class Shares(Factor):
         return min(levels, key=lambda v: sum((a - b) ** 2 for a, b in zip(_tuple(v), equal, strict=True)))
 
     def grid(self, value: Value) -> dict[str, dict[str, Any]]:
-        """One factor for each ability."""
+        """Return one factor for each ability."""
         pairs = zip(self.abilities, _tuple(value), strict=True)
         return {f"{self.name}_{a}": {"keys": [f"{self.key}.{a}"], "values": [round(share, 9)]} for a, share in pairs}
 
     def text(self, value: Value) -> str:
-        """Math 30 %, code 20 %, ..."""
+        """Format as: math 30 %, code 20 %, ..."""
         return ", ".join(f"{a} {share_text(share)}" for a, share in zip(self.abilities, _tuple(value), strict=True))
 
     def allows(self, value: Value) -> bool:
-        """Whether every share lies between its bounds."""
+        """Return whether every share lies within its bounds."""
         triples = zip(self.low, _tuple(value), self.high, strict=True)
         return all(low - 1e-9 <= share <= high + 1e-9 for low, share, high in triples)
 
     def alone(self, ability: str) -> tuple[float, ...]:
-        """All of one ability."""
+        """Return the point that has only this ability."""
         return tuple(float(a == ability) for a in self.abilities)
 
 
@@ -144,9 +144,9 @@ class Number(Factor):
     """A number between two bounds.
 
     Attributes:
-        keys: Of the config.
+        keys: Config keys that it sets.
         values: Its levels, ascending.
-        is_log: It counts by its logarithm; 0 then stands as far below the least positive level as the next above.
+        is_log: Whether the scale is logarithmic; 0 is then placed one level below the smallest positive one.
     """
 
     keys: tuple[str, ...]
@@ -159,32 +159,32 @@ class Number(Factor):
         return 1
 
     def levels(self) -> list[Value]:
-        """As given, or evenly on its scale."""
+        """Return the given levels, or even ones on its scale."""
         return list(self.values)
 
     def at(self, draws: Sequence[float]) -> Value | None:
-        """One of the levels."""
+        """Return one of the levels."""
         return self.values[min(int(draws[0] * len(self.values)), len(self.values) - 1)]
 
     def middle(self) -> Value:
-        """The level in the middle."""
+        """Return the middle level."""
         return self.values[len(self.values) // 2]
 
     def grid(self, value: Value) -> dict[str, dict[str, Any]]:
-        """One factor."""
+        """Return one factor."""
         text, number = self.text(value), float(value)  # type: ignore[arg-type]
         plain: Any = int(number) if number.is_integer() else number
         return {self.name: {"keys": list(self.keys), "values": [text if "/" in text else plain]}}
 
     def text(self, value: Value) -> str:
-        """1/16 where it is such a fraction."""
+        """Format as 1/16 if it is such a fraction."""
         number = float(value)  # type: ignore[arg-type]
         near = Fraction(number).limit_denominator(65536)
         is_power = near.numerator == 1 and near.denominator > 2 and near.denominator & (near.denominator - 1) == 0
         return f"1/{near.denominator}" if is_power and abs(float(near) - number) < 1e-12 else f"{number:g}"
 
     def unit(self, value: Value) -> float:
-        """Where it stands between its bounds, from 0 to 1."""
+        """Return its position between the bounds, from 0 to 1."""
         number = float(value)  # type: ignore[arg-type]
         if not self.is_log:
             return (number - self.values[0]) / (self.values[-1] - self.values[0])
@@ -202,7 +202,7 @@ class Choice(Factor):
     """One of several named changes.
 
     Attributes:
-        options: What each sets, by dotted keys.
+        options: The changes of each option, by dotted config keys.
     """
 
     options: Mapping[str, Mapping[str, Any]]
@@ -213,23 +213,23 @@ class Choice(Factor):
         return 1
 
     def levels(self) -> list[Value]:
-        """The names."""
+        """Return the names."""
         return list(self.options)
 
     def at(self, draws: Sequence[float]) -> Value | None:
-        """One of the names."""
+        """Return one of the names."""
         return list(self.options)[min(int(draws[0] * len(self.options)), len(self.options) - 1)]
 
     def middle(self) -> Value:
-        """The first."""
+        """Return the first name."""
         return next(iter(self.options))
 
     def grid(self, value: Value) -> dict[str, dict[str, Any]]:
-        """One factor."""
+        """Return one factor."""
         return {self.name: {"values": {str(value): dict(self.options[str(value)])}}}
 
     def text(self, value: Value) -> str:
-        """The name."""
+        """Return the name."""
         return str(value)
 
 
@@ -239,7 +239,7 @@ def _tuple(value: Value) -> tuple[float, ...]:
 
 
 def even_levels(low: float, high: float, is_log: bool, is_whole: bool, num_levels: int) -> tuple[float, ...]:
-    """Levels evenly on a scale, of three significant digits but for powers of two."""
+    """Return evenly spaced levels with three significant digits, except powers of two, which stay exact."""
     ends = (math.log2(low), math.log2(high)) if is_log else (low, high)
     found = np.linspace(*ends, num_levels).tolist()
     values = [2.0**v if is_log else v for v in found]
@@ -249,7 +249,7 @@ def even_levels(low: float, high: float, is_log: bool, is_whole: bool, num_level
 
 
 def share_text(share: float) -> str:
-    """A share in percent: 25%; with a decimal where it is not a whole one, so that shares add up as shown: 7.7%."""
+    """Format a share in percent, with a decimal if needed, so that shares add up as shown: 25%, 7.7%."""
     return f"{share:.0%}" if abs(100 * share - round(100 * share)) < 0.05 else f"{share:.1%}"
 
 

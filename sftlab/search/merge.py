@@ -1,6 +1,6 @@
-"""Merged specialists: the average of their weights by the shares of a composition, scored without any training.
+"""Merged specialists: their weights averaged by the shares of a composition, scored without any training.
 
-Averaging as in model soups (Wortsman et al., arXiv 2203.05482); as a proxy of a mixture: arXiv 2602.04937.
+Weights are averaged as in model soups (Wortsman et al., arXiv 2203.05482); as a proxy of mixing data: arXiv 2602.04937.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sftlab.search.search import Search
 
 
 def merged_scores(search: Search, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
-    """Score of each ability of the merged specialists, for each composition; kept as they come.
+    """Score the merged specialists of each composition, by ability; results are cached one by one.
 
     Raises:
         ValueError: The space has no shares, or more than one simplex, or a specialist is missing.
@@ -54,7 +54,7 @@ def _sources(specialists: Mapping[str, Path]) -> str:
 
 
 def _specialist(search: Search, ability: str) -> Path:
-    """The exported model of the run that trained the ability alone, of the first seed."""
+    """Return the exported model of the run that trained the ability alone, with the first seed."""
     names = [trial.name for trial in search.trials if trial.anchor and trial.anchor.alone == ability]
     for name in names:
         for run in sorted((search.folder / "runs").glob(f"{name}-*-seed={search.spec.seeds[0]}")):
@@ -64,7 +64,7 @@ def _specialist(search: Search, ability: str) -> Path:
 
 
 def _tasks(search: Search) -> dict[str, Any]:
-    """What each ability is asked in the search's runs."""
+    """Return the tasks of each ability in the search's runs."""
     from sftlab.callbacks.scores import ScoreAbilities
     from sftlab.cli import parse_objects
 
@@ -98,7 +98,7 @@ def merge_weights(parts: Mapping[Path, float], to: Path) -> None:
 
     Args:
         parts: Hugging Face folders of safetensors, with the weight of each; the weights add up to 1.
-        to: The folder to make.
+        to: The folder to create.
 
     Raises:
         ValueError: The models have different tensors.

@@ -1,4 +1,4 @@
-"""What a search has seen: one record a run, with the score of each ability."""
+"""What a search has observed: one record per run, with the score of each ability."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sftlab.search.space import Anchor, Point
 
 @dataclass(frozen=True)
 class Trial:
-    """One composition that is run, with the seeds that it is run with.
+    """One composition to run, with its seeds.
 
     Attributes:
-        name: Of the config in the study.
-        point: Where it lies in the space; None for an anchor outside of it.
-        seeds: Of its runs.
+        name: Name of the config in the study.
+        point: Point of the space; None for an anchor outside the space.
+        seeds: Seeds of its runs.
         why: anchor, design, improvement or verification.
-        anchor: The anchor that it is, if it is one.
+        anchor: The anchor, if this is one.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Trial:
 
     @property
     def num_runs(self) -> int:
-        """One for each seed."""
+        """One run per seed."""
         return len(self.seeds)
 
 
@@ -39,9 +39,9 @@ class Observation:
 
     Attributes:
         trial: Name of the trial.
-        seed: Of the run.
-        values: Score of each ability, as a part of the best possible.
-        problems: File of verdicts of each ability, where there is one, with the metric that the score is.
+        seed: Seed of the run.
+        values: Score of each ability, divided by the best possible.
+        problems: File of verdicts of each ability, if there is one, with the metric of the score.
     """
 
     trial: str
@@ -51,5 +51,5 @@ class Observation:
 
 
 def mean_of(observations: Sequence[Observation], trial: str, ability: str) -> float:
-    """Mean score of a trial over its seeds."""
+    """Compute the mean score of a trial over its seeds."""
     return fmean(o.values[ability] for o in observations if o.trial == trial)

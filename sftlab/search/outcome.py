@@ -1,4 +1,4 @@
-"""What a search found, as ``search.json``: all that its report shows, so that a report needs neither fits nor torch."""
+"""The outcome of a search, as ``search.json``: everything that its report shows, so that reports need no fits."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ NOT_SHOWN = "no difference shown"
 
 
 def write_outcome(search: Search) -> dict[str, Any]:
-    """Write what a search found, and return it."""
+    """Write the outcome of a search, and return it."""
     found = outcome_of(search)
     write_text(search.folder / OUTCOME, json.dumps(found, indent=1))
     return found
 
 
 def outcome_of(search: Search) -> dict[str, Any]:
-    """Everything about a search whose last batch has been run."""
+    """Collect the outcome of a search whose last batch has been run."""
     spec, beliefs = search.spec, search.beliefs()
     axes = axes_of(spec.space, search.candidates)
     observations = search.site.observations(search.trials)
@@ -76,7 +76,7 @@ def outcome_of(search: Search) -> dict[str, Any]:
 
 
 def _stopped(search: Search) -> str:
-    """Why no more runs were made to search with."""
+    """Say why the search made no more runs."""
     words = next((one.words for one in search.decisions if one.kind == "verification"), search.decisions[-1].words)
     return words.partition(". ")[0].removesuffix(".") + "."
 
@@ -106,13 +106,13 @@ def _trial(search: Search, trial: Trial, observations: Sequence[Observation]) ->
 
 
 def weighted(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The weighted mean of scores."""
+    """Compute the weighted mean of scores."""
     total = sum(weights.get(ability, 0.0) for ability in values)
     return sum(weights.get(ability, 0.0) * value for ability, value in values.items()) / total
 
 
 def _check(search: Search, observations: Sequence[Observation], beliefs: Beliefs) -> dict[str, Any] | None:
-    """The proposal against the best anchor on fresh seeds; None where there was no check."""
+    """Compare the proposal with the best anchor on fresh seeds; None if there was no check."""
     pair = [trial for trial in search.trials if trial.why == "verification"]
     if len(pair) != 2:
         return None
@@ -154,7 +154,7 @@ def _check(search: Search, observations: Sequence[Observation], beliefs: Beliefs
 
 
 def _surprises(proposal: Sequence[Observation], beliefs: Beliefs) -> str:
-    """Abilities that came out otherwise than the surfaces say, the noise of so many runs considered."""
+    """Describe abilities whose scores differ from the predictions by more than the noise of so many runs."""
     best, told = beliefs.best(), []
     for number, ability in enumerate(beliefs.abilities):
         draws_D = beliefs.score_DAC[:, number, best]
@@ -168,7 +168,7 @@ def _surprises(proposal: Sequence[Observation], beliefs: Beliefs) -> str:
 
 
 def _which_anchor(beliefs: Beliefs, has_constraints: bool) -> str:
-    """What the anchor of a check is among the anchors."""
+    """Describe which of the anchors the check ran against."""
     num_likely = int(beliefs.likely_anchors().sum())
     if not has_constraints:
         return "the best of the anchors"
@@ -180,7 +180,7 @@ def _which_anchor(beliefs: Beliefs, has_constraints: bool) -> str:
 
 
 def _floor_words(search: Search, anchor: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Whether the check shows that constraints against the anchor that it ran are kept."""
+    """Describe whether the check shows that constraints against the anchor that it ran are kept."""
     told = ""
     for constraint in search.spec.constraints:
         for row in rows:
@@ -205,7 +205,7 @@ def _number(value: float | None) -> float:
 
 
 def _compared(folder: Path, ability: str, a: Sequence[Observation], b: Sequence[Observation]) -> dict[str, Any]:
-    """One ability: problem by problem where verdicts are kept, else seed by seed."""
+    """Compare one ability: problem by problem if verdicts are kept, else seed by seed."""
     files = [[o.problems.get(ability) for o in side] for side in (a, b)]
     if all(file for side in files for file in side):
         before, after = ([folder / file[0] for file in side if file] for side in files)

@@ -1,7 +1,7 @@
-"""What is believed after some runs: which composition to take, what is inside noise, and which runs to make next.
+"""The posterior after some runs: which composition to take, what is inside noise, and which runs to make next.
 
-Beliefs are draws from the surfaces, joint over all candidates: a candidate is weighed against another within each
-draw, so that what both share cancels.
+Beliefs are draws from the surfaces, joint over all candidates: candidates are compared within each draw, so that
+errors which they share cancel.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from sftlab.stats.interval import LEVEL, middle
 from sftlab.stats.paired import holm
 
 NUM_DRAWS = 512
-LIKELY = 0.5  # a candidate keeps the constraints if it does in as large a part of the draws
+LIKELY = 0.5  # a candidate keeps the constraints if it does so in at least this share of the draws
 
 
 @dataclass(frozen=True, eq=False)
 class Beliefs:
-    """What some runs say.
+    """The posterior after some runs.
 
     Attributes:
         candidates: Points of the space.
-        abilities: Those that were scored.
-        surfaces: Of each ability.
+        abilities: The scored abilities.
+        surfaces: The surface of each ability.
         effects: P value of no effect of the composition on each ability, corrected for their number (Holm).
         score_DAC: Draws of each ability's mean score at each candidate.
         utility_DC: Draws of the weighted mean.
         feasible_DC: Whether a draw keeps all constraints.
         anchor_DN: Draws of the anchors' weighted mean, in the order of ``anchors``.
-        anchors: Names of the anchors, those that keep the constraints first or not at all.
+        anchors: Names of the anchors.
         anchor_feasible_DN: Whether a draw of an anchor keeps all constraints.
-        floors: What each constraint asks its ability to reach, on average over the draws.
+        floors: The score that each constraint requires of its ability, on average over the draws.
         noise: Standard deviation of the weighted mean of one run.
     """
 
@@ -57,45 +57,45 @@ class Beliefs:
 
     @property
     def has_effect(self) -> bool:
-        """Whether the composition was seen to change any score."""
+        """Whether the composition was found to change any score."""
         return any(p < LEVEL for p in self.effects.values())
 
     def chance(self) -> np.ndarray:
-        """Part of the draws in which each candidate keeps the constraints [C]."""
+        """Compute the share of draws in which each candidate keeps the constraints [C]."""
         return self.feasible_DC.mean(0)
 
     def best(self) -> int:
-        """The candidate with the highest mean of those that likely keep the constraints; else the likeliest to."""
+        """Return the candidate with the highest mean that likely keeps the constraints, else the likeliest one."""
         chance_C, mean_C = self.chance(), self.utility_DC.mean(0)
         if (chance_C >= LIKELY).any():
             return int(np.where(chance_C >= LIKELY, mean_C, -np.inf).argmax())
         return int((chance_C + 1e-6 * mean_C).argmax())
 
     def inside_noise(self) -> np.ndarray:
-        """Candidates of which the runs do not show that they are worse than the best [C]."""
+        """Return which candidates are not shown to be worse than the best [C]."""
         behind_DC = self.utility_DC - self.utility_DC[:, [self.best()]]
         high_C = middle(behind_DC)[1]
         return (high_C >= 0) & self.likely()
 
     def likely(self) -> np.ndarray:
-        """Candidates that likely keep the constraints; where none does, those that are as likely to as the best [C]."""
+        """Return which candidates likely keep the constraints; if none does, those as likely to as the best [C]."""
         chance_C = self.chance()
         return np.asarray(chance_C >= min(LIKELY, chance_C[self.best()]))
 
     def best_anchor(self) -> str:
-        """The anchor with the highest mean of those that likely keep the constraints; of all where none does."""
+        """Return the anchor with the highest mean among those that likely keep the constraints, else among all."""
         mean_N, likely_N = self.anchor_DN.mean(0), self.likely_anchors()
         return self.anchors[int(np.where(likely_N | ~likely_N.any(), mean_N, -np.inf).argmax())]
 
     def likely_anchors(self) -> np.ndarray:
-        """Anchors that likely keep the constraints [N]."""
+        """Return which anchors likely keep the constraints [N]."""
         return np.asarray(self.anchor_feasible_DN.mean(0) >= LIKELY)
 
     def improvements(self, taken: set[Point], num_points: int) -> tuple[list[int], float]:
-        """Candidates whose runs are expected to improve most on the best, and how much the first one is.
+        """Return the candidates to run next, by expected improvement on the best, and the first one's improvement.
 
-        Expected improvement under the constraints, of several points together (Schonlau 1997; Gardner et al. 2014), by
-        draws: each next point is the one that adds most to those before it.
+        Constrained expected improvement of several points together (Schonlau 1997; Gardner et al. 2014), estimated from
+        the draws: each next point is the one that adds most to those before it.
         """
         gain_DC = np.maximum(self.utility_DC - self.utility_DC[:, [self.best()]], 0) * self.feasible_DC
         open_C = np.array([point not in taken for point in self.candidates])
@@ -118,7 +118,7 @@ def believe(
     weights: Mapping[str, float],
     constraints: Sequence[Constraint],
 ) -> Beliefs:
-    """Fit the surfaces and draw from them; a draw beyond 0 or the best possible score counts as that."""
+    """Fit the surfaces and draw from them; draws are clipped to 0 and the best possible score."""
     abilities = list(observations[0].values)
     points = {trial.name: trial.point for trial in trials}
     inside = [(points[o.trial], o) for o in observations if points[o.trial] is not None]
@@ -165,7 +165,7 @@ def believe(
 
 
 def _draws(surface: Surface, points: Sequence[Point], seed: int) -> np.ndarray:
-    """Draws of the surface, joint over points [D, P]."""
+    """Draw from the surface, jointly over points [D, P]."""
     different = list(dict.fromkeys(points))
     mean_P, cov_PP = surface.predict(different)
     value_P, vector_PP = np.linalg.eigh((cov_PP + cov_PP.T) / 2)
@@ -178,7 +178,7 @@ def _draws(surface: Surface, points: Sequence[Point], seed: int) -> np.ndarray:
 def _floor(
     constraint: Constraint, abilities: Sequence[str], names: Sequence[str], anchor_DAN: np.ndarray
 ) -> np.ndarray:
-    """What the ability must reach in each draw [D]."""
+    """Return the score that the ability must reach in each draw [D]."""
     if not constraint.anchor:
         return np.full(NUM_DRAWS, constraint.number)
     anchor_D = anchor_DAN[:, list(abilities).index(constraint.ability), list(names).index(constraint.anchor)]

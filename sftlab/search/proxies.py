@@ -4,7 +4,7 @@
     held_out   the loss on held-out examples instead of the score
     FOLDER     runs of another search or study with the same compositions: a smaller model, a part of the budget
 
-What is found stands in <search>/exhibits/proxies/, and from there in the search's report.
+Results are written to <search>/exhibits/proxies/; the search's report shows them.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from sftlab.search.outcome import weighted
 from sftlab.search.search import Search
 from sftlab.stats.ranks import rank_correlation, regret
 
-FEWEST = 4  # compositions, for a correlation to be told
+FEWEST = 4  # fewest compositions for a correlation
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One composition by both.
+    """One composition with its real and its proxy scores.
 
     Attributes:
-        name: Of its runs.
+        name: Name of its runs.
         real: Measured score of each ability.
-        proxy: What the proxy says of each; higher is better.
+        proxy: The proxy's value for each ability; higher is better.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Pair:
 
 
 def proxy_report(search: Search, kind: str) -> str:
-    """Test a proxy against the runs of a search; what was found, in words.
+    """Test a proxy against the runs of a search; return the result in words.
 
     Raises:
         ValueError: The search has no runs, or the proxy lacks what it needs.
@@ -108,7 +108,7 @@ def _held_out(evidence: Evidence, trials: Sequence[Trial]) -> dict[str, dict[str
 
 
 def _elsewhere(evidence: Evidence, search: Search, trials: Sequence[Trial]) -> dict[str, dict[str, float]]:
-    """Scores of runs elsewhere whose factors are those of a trial."""
+    """Return scores of runs elsewhere whose factors equal those of a trial."""
     found = {}
     for trial in trials:
         assert trial.point is not None

@@ -1,9 +1,10 @@
 """A search: design, runs, surface, proposal, until the decision is inside noise or the budget is spent; then a check.
 
-    decisions.jsonl   which runs were chosen and why, a line each. One follows from the runs of those before it
-                      and from the search file; it is written before its runs start and never decided again.
+    decisions.jsonl   which runs were chosen and why, one line per decision. A decision depends only on the search file
+                      and on the runs of earlier decisions; it is written before its runs start and never made again.
 
-Killed anywhere and started again, a search reads its decisions, runs what is missing, and goes on: the same decisions.
+A search that was killed and is started again reads its decisions, makes the missing runs, and continues as if it had
+not been interrupted.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sftlab.search.space import Point
 from sftlab.search.spec import SearchSpec
 
 ENOUGH = 0.1
-"""A search ends when the next run is expected to gain less than this part of the check's own standard error."""
+"""A search ends when the expected gain of the next run is below this fraction of the check's standard error."""
 DECISIONS = "decisions.jsonl"
 
 
@@ -33,27 +34,27 @@ class Site(ABC):
 
     @abstractmethod
     def tokens(self, trials: Sequence[Trial], more: Sequence[Trial]) -> int:
-        """Tokens that ``more`` would train beside what ``trials`` do; what is shared is trained once."""
+        """Count the tokens that ``more`` would train in addition to ``trials``; shared stages count once."""
 
     @abstractmethod
     def carry_out(self, trials: Sequence[Trial]) -> None:
-        """Make all runs of trials that are not made yet.
+        """Make all runs of these trials that do not exist yet.
 
         Raises:
-            RunsFailed: Some could not be made, or are left to somebody else.
+            RunsFailed: Some failed, or are left to the user.
         """
 
     @abstractmethod
     def saved_tokens(self, trials: Sequence[Trial]) -> tuple[int, int]:
-        """Tokens of all runs, and of their distinct stages: what is trained."""
+        """Return the tokens of all runs, and those of their distinct stages, which are trained."""
 
     @abstractmethod
     def observations(self, trials: Sequence[Trial]) -> list[Observation]:
-        """Scores of the runs of trials, in their order."""
+        """Return the scores of the runs of trials, in their order."""
 
 
 class RunsFailed(Exception):
-    """Runs that a search waits for are not there; ``status`` is that of the process."""
+    """Runs that a search waits for are missing; ``status`` is the exit status of the process."""
 
     def __init__(self, status: int) -> None:
         super().__init__(f"exit status {status}")
@@ -62,13 +63,13 @@ class RunsFailed(Exception):
 
 @dataclass(frozen=True)
 class Decision:
-    """What a search does next, and why.
+    """The next step of a search, and why.
 
     Attributes:
         kind: design, improvement, verification or end.
-        trials: What is run, none at the end.
-        words: Why, for people.
-        numbers: What it follows from.
+        trials: What to run; none at the end.
+        words: The reason in words.
+        numbers: The numbers behind it.
     """
 
     kind: str
@@ -81,10 +82,10 @@ class Search:
     """Chooses runs and has them made.
 
     Args:
-        spec: What is searched for.
-        site: Where runs are made.
-        folder: Gets ``decisions.jsonl``.
-        tell: Told of each decision.
+        spec: The search file.
+        site: Makes the runs.
+        folder: Where ``decisions.jsonl`` is written.
+        tell: Called with each decision in words.
     """
 
     def __init__(
@@ -93,15 +94,15 @@ class Search:
         self.spec, self.site, self.folder, self.tell = spec, site, folder, tell
         self.candidates = spec.space.candidates()
         self.decisions: list[Decision] = []
-        self._believed: tuple[tuple[Trial, ...], Beliefs] | None = None  # of these trials
+        self._believed: tuple[tuple[Trial, ...], Beliefs] | None = None  # the trials behind them, and the beliefs
 
     @property
     def trials(self) -> list[Trial]:
-        """All that was chosen so far, in order."""
+        """All trials chosen so far, in order."""
         return [trial for decision in self.decisions for trial in decision.trials]
 
     def run(self) -> None:
-        """Go on to the end.
+        """Continue to the end.
 
         Raises:
             ValueError: The budget is too small, or the folder holds another search's decisions.
@@ -116,7 +117,7 @@ class Search:
                 self.site.carry_out(self.trials)
 
     def beliefs(self) -> Beliefs:
-        """What all runs so far say, but for those of the check: they are judged by themselves."""
+        """Return the posterior after all runs so far, except those of the check, which are judged by themselves."""
         trials = tuple(trial for trial in self.trials if trial.why != "verification")
         if self._believed is None or self._believed[0] != trials:
             about = (self.spec.weights, self.spec.constraints)
@@ -125,7 +126,7 @@ class Search:
         return self._believed[1]
 
     def next_decision(self) -> Decision:
-        """What to run next, after all runs so far are made."""
+        """Decide what to run next, once all runs so far are made."""
         if not self.decisions:
             return self.design()
         if self.decisions[-1].kind == "verification":
@@ -160,10 +161,10 @@ class Search:
         return Decision("verification", tuple(check), f"{why} {words}", numbers)
 
     def design(self) -> Decision:
-        """The anchors and a D-optimal design, about half of what the budget leaves beside the check.
+        """Choose the anchors and a D-optimal design, about half of the budget that remains beside the check.
 
         Raises:
-            ValueError: The budget does not reach that far.
+            ValueError: The budget is too small.
         """
         spec, space = self.spec, self.spec.space
         anchors = []
@@ -222,7 +223,7 @@ class Search:
         return tuple(Trial(f"{name}{start + i + 1:02d}", point, seeds, why) for i, point in enumerate(points))
 
     def _check(self, beliefs: Beliefs) -> list[Trial]:
-        """The proposal and the best anchor with fresh seeds; nothing where they are the same."""
+        """Return the proposal and the best anchor with fresh seeds; nothing if they are the same."""
         point, name = self.candidates[beliefs.best()], beliefs.best_anchor()
         anchor = next(anchor for anchor in self.spec.anchors if anchor.name == name)
         if anchor.point == point:
@@ -234,7 +235,7 @@ class Search:
         ]
 
     def _room(self, check: Sequence[Trial]) -> int:
-        """Trials of one batch that the budget in runs allows beside the check."""
+        """Return how many trials of one batch the budget in runs allows, with the check reserved."""
         if self.spec.max_runs is None:
             return self.spec.batch
         used = sum(trial.num_runs for trial in self.trials)
@@ -242,7 +243,7 @@ class Search:
         return max(0, (self.spec.max_runs - used - reserve) // len(self.spec.seeds))
 
     def _affordable(self, trials: tuple[Trial, ...], check: Sequence[Trial]) -> tuple[Trial, ...]:
-        """As many of the first trials as the budget in tokens allows beside the check."""
+        """Return as many of the first trials as the budget in tokens allows, with the check reserved."""
         if self.spec.max_tokens is None:
             return trials
         spare = self.spec.max_tokens - self.site.tokens([], [*self.trials, *check])
@@ -258,16 +259,16 @@ class Search:
         self.tell(f"{decision.kind}: {decision.words}")
 
     def read(self) -> None:
-        """Take up the decisions of an earlier call.
+        """Read the decisions of an earlier call.
 
         Raises:
-            ValueError: They are another search's, or damaged.
+            ValueError: They belong to another search, or are damaged.
         """
         path = self.folder / DECISIONS
         rows = read_jsonl(path) if path.is_file() else []
         if any(row.get("identity") != self.spec.identity() for row in rows):
             raise ValueError(
-                f"{path} holds decisions of another search; name this one otherwise (--name), or delete it"
+                f"{path} holds decisions of another search; give this one another name (--name), or delete it"
             )
         anchors = {anchor.name: anchor for anchor in self.spec.anchors}
         self.decisions = [decision_of(row, anchors) for row in rows]
@@ -283,7 +284,7 @@ def _numbers(beliefs: Beliefs) -> dict[str, Any]:
 
 
 def decision_row(decision: Decision) -> dict[str, Any]:
-    """A decision as JSON holds it."""
+    """Return a decision as a JSON object."""
     trials = [
         {
             "name": trial.name,
@@ -298,10 +299,10 @@ def decision_row(decision: Decision) -> dict[str, Any]:
 
 
 def decision_of(row: Mapping[str, Any], anchors: Mapping[str, Any]) -> Decision:
-    """A decision from its line.
+    """Return the decision of a line.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The line is not a decision.
     """
     try:
         trials = tuple(

@@ -1,4 +1,4 @@
-"""Runs of a search as a study: planned, trained by any executor, and their scores read from what the study leaves.
+"""Runs of a search as a study: planned, trained by any executor, and scored from the study's files.
 
 lightning_logs/<search>/study.yaml   a study file with every run that was chosen so far
 """
@@ -31,17 +31,17 @@ from sftlab.study.study import Run, Study, read_study
 
 STUDY_FILE = "study.yaml"
 _BUDGETS = ("epochs", "steps", "supervised_tokens")
-_FEW = 3  # runs that are planned without a word
+_FEW = 3  # runs that are planned without a message
 
 
 class StudySite(Site):
-    """Makes runs as a study of the search's name.
+    """Makes runs as a study with the search's name.
 
     Args:
         spec: The search.
-        budget: Of the base's schedule, for anchors that have a schedule of their own.
-        executor: Makes what carries out jobs, anew for each batch; None prints them.
-        console: Where plans and progress go.
+        budget: The budget of the base's schedule, for anchors that have a schedule of their own.
+        executor: Creates an executor for each batch; None prints the jobs instead.
+        console: Shows plans and progress.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class StudySite(Site):
         self._planned: dict[str, PlannedRun] = {}
 
     def tokens(self, trials: Sequence[Trial], more: Sequence[Trial]) -> int:
-        """What ``more`` trains in stages that neither ``trials`` nor other studies have."""
+        """Count the tokens that ``more`` trains in stages that neither ``trials`` nor other studies have."""
         before, planned = self._plan(self.study(trials)) if trials else [], self._plan(self.study(more))
         known = {stage.key for run in before for stage in run.stages}
         found = {stage.key: stage.tokens for run in planned for stage in run.stages if stage.key not in known}
         return sum(found.values())
 
     def carry_out(self, trials: Sequence[Trial]) -> None:
-        """Plan, train what is missing, gather the scores.
+        """Plan, train what is missing, collect the scores.
 
         Raises:
-            RunsFailed: Some failed, or their commands were printed for somebody else.
+            RunsFailed: Some failed, or their commands were only printed.
             ValueError: A config has problems.
         """
         study, planned, jobs = self._jobs(trials)
@@ -75,7 +75,10 @@ class StudySite(Site):
             self.console.print(overview(study, planned, jobs, num_workers, hides_finished=True))
         if jobs and executor is None:
             write_jobs(jobs, self.folder / "jobs")
-            show(*commands(jobs, str(self.folder / "jobs")), "# then: the same search command chooses what comes next")
+            show(
+                *commands(jobs, str(self.folder / "jobs")),
+                "# then give the same search command again: it chooses the next runs",
+            )
             raise RunsFailed(0)
         outcomes = executor.run(jobs, Teller(self.console, planned, jobs)) if jobs and executor else []
         run_of = {job.name: job.run for job in jobs}
@@ -84,7 +87,7 @@ class StudySite(Site):
         for run, error in errors.items():
             complain(f"\nfailed: {run}\n{error}\n")
         if errors:
-            complain(f"{len(errors)} run(s) failed; the same command runs them again and goes on.")
+            complain(f"{len(errors)} run(s) failed; the same command runs them again and continues.")
             raise RunsFailed(1)
 
     def show_plan(self, trials: Sequence[Trial]) -> None:
@@ -102,13 +105,13 @@ class StudySite(Site):
         if found := find_problems_of(_part(study, new)) if new else []:
             raise ValueError("\n  ".join([f"the search's runs have {len(found)} problem(s):", *found]))
         planned = self._plan(study)
-        for run in planned:  # another plan may have had this name since
+        for run in planned:  # an older plan may have had this name
             write_text(run.config_file, yaml.safe_dump(run.run.config, sort_keys=False))
         others = [] if any(run.declared for run in planned) else other_studies(study, _keys(planned))
         return study, planned, jobs_of(planned, others)
 
     def observations(self, trials: Sequence[Trial]) -> list[Observation]:
-        """The last stage's headline score of each ability, of each run.
+        """Return the last stage's headline score of each ability, for each run.
 
         Raises:
             ValueError: An ability that the search weighs has no score in some run.
@@ -136,12 +139,12 @@ class StudySite(Site):
             if len(metrics) > 1:
                 raise ValueError(
                     f"{evidence.folder}: runs score {ability} by different rules, {' and '.join(metrics)}, which "
-                    "cannot be set against each other: name the rule in the base config, and give the search a new name"
+                    "cannot be compared: name the rule in the base config, and give the search a new name"
                 )
         return [_observation(trial, seed, first, known) for (trial, seed), first in found.items()]
 
     def study(self, trials: Sequence[Trial]) -> Study:
-        """The study of these trials; its file is written."""
+        """Return the study of these trials, after writing its file."""
         path = self.folder / STUDY_FILE
         content = {
             "study": self.spec.name,
@@ -157,7 +160,7 @@ class StudySite(Site):
         return read_study(path)
 
     def _entry(self, trial: Trial) -> dict[str, Any]:
-        """A run of the study file."""
+        """Return a run of the study file."""
         if trial.point is not None:
             return {"grid": self.spec.space.grid(trial.point), "seeds": list(trial.seeds)}
         anchor = trial.anchor
@@ -181,7 +184,7 @@ class StudySite(Site):
         return [self._planned[run.name] for run in study.runs]
 
     def saved_tokens(self, trials: Sequence[Trial]) -> tuple[int, int]:
-        """Tokens of all runs, and of all distinct stages: what is trained."""
+        """Return the tokens of all runs, and those of their distinct stages, which are trained."""
         planned = self._plan(self.study(trials))
         once = {stage.key: stage.tokens for run in planned for stage in run.stages}
         return sum(tokens_of(run.stages) for run in planned), sum(once.values())
@@ -192,12 +195,12 @@ def _keys(planned: Sequence[PlannedRun]) -> list[str]:
 
 
 def _part(study: Study, runs: Sequence[Run]) -> Study:
-    """A study of some of the runs."""
+    """Return a study with some of the runs."""
     return Study(**{**vars(study), "runs": tuple(runs)})
 
 
 def _first_scores(rows: Sequence[Result], trial: Trial, seed: int) -> dict[str, Result]:
-    """The first score of each ability of a run."""
+    """Return the first score of each ability of a run."""
     first: dict[str, Result] = {}
     for row in rows:
         if row.config == trial.name and row.seed == seed:
@@ -216,19 +219,19 @@ def _observation(trial: Trial, seed: int, first: Mapping[str, Result], abilities
 
 
 def moved_content(content: Mapping[str, Any], source: Path, to: Path) -> dict[str, Any]:
-    """``base`` and ``set`` of a search file for a study file in another folder."""
+    """Return ``base`` and ``set`` of a search file as written in a study file in another folder."""
     bases = content["base"] if isinstance(content["base"], list) else [content["base"]]
     moved = [str(base) if str(base).startswith(PREFIX) else os.path.relpath(source / str(base), to) for base in bases]
     return {"base": moved, **({"set": content["set"]} if content.get("set") else {})}
 
 
 def base_facts(path: Path, content: Mapping[str, Any], folder: Path) -> tuple[dict[str, int], dict[str, Any]]:
-    """Examples of each ability of a search's base, and its schedule's budget.
+    """Return the number of examples of each ability of a search's base, and its schedule's budget.
 
     Args:
         path: The search file.
         content: Its keys.
-        folder: Gets the config for a while.
+        folder: Where the config is written temporarily.
 
     Raises:
         ValueError: The base has problems.
@@ -252,7 +255,7 @@ def base_facts(path: Path, content: Mapping[str, Any], folder: Path) -> tuple[di
 
 
 def _base_study(path: Path, content: Mapping[str, Any], folder: Path) -> Study:
-    """The base as a study of one run."""
+    """Return the base as a study of one run."""
     if "base" not in content:
         raise ValueError(f"{path}: give base, the config of fit that the runs start from")
     for base in content["base"] if isinstance(content["base"], list) else [content["base"]]:

@@ -1,4 +1,4 @@
-"""The space of a search: points, which of them may be chosen, and how they look to a model of the surface."""
+"""The search space: its points, which of them may be chosen, and their features for a surface model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import numpy as np
 from sftlab.search.factors import Choice, Factor, Number, Shares, Value
 
 Point = tuple[Value, ...]
-"""A value of each factor, in their order."""
+"""One value per factor, in their order."""
 
 MOST_CANDIDATES = 768
-"""A larger space is looked at in so many points, spread evenly."""
+"""A larger space is represented by this many points, spread evenly."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Anchor:
     """A run that is always made.
 
     Attributes:
-        name: Of its runs.
-        point: Where it lies in the space; None where it is outside of it.
-        alone: The ability that it trains by itself, if it does.
-        changes: Of the config, by dotted keys. An anchor outside of the space without any trains its ability, or all of
-            them, in one stage.
+        name: Name of its runs.
+        point: Its point of the space; None if it is outside the space.
+        alone: The ability that it trains alone, if any.
+        changes: Changes of the config, by dotted keys. An anchor outside the space without any trains its ability, or
+            all abilities, in one stage.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Anchor:
 
 @dataclass(frozen=True)
 class Space:
-    """All that a search may choose from."""
+    """The factors of a search and the points that they span."""
 
     factors: tuple[Factor, ...]
 
@@ -50,37 +50,37 @@ class Space:
         return [factor for factor in self.factors if isinstance(factor, Shares)]
 
     def middle(self) -> Point:
-        """Every factor where it is while another is looked at."""
+        """Return the point at which each factor is held while another one varies."""
         return tuple(factor.middle() for factor in self.factors)
 
     def with_value(self, name: str, value: Value) -> Point:
-        """The middle, but for one factor."""
+        """Return the middle with one factor changed."""
         return tuple(value if factor.name == name else factor.middle() for factor in self.factors)
 
     def allows(self, point: Point) -> bool:
-        """Whether all values lie within their bounds."""
+        """Return whether all values lie within their bounds."""
         return all(factor.allows(value) for factor, value in zip(self.factors, point, strict=True))
 
     def text(self, point: Point) -> str:
-        """For people."""
+        """Return a point as readable text."""
         parts = []
         for factor, value in zip(self.factors, point, strict=True):
             parts.append(factor.text(value) if isinstance(factor, Shares) else f"{factor.name} {factor.text(value)}")
         return ", ".join(parts)
 
     def grid(self, point: Point) -> dict[str, dict[str, Any]]:
-        """As the grid of one run of a study."""
+        """Return a point as the grid of one run of a study."""
         return {k: v for f, value in zip(self.factors, point, strict=True) for k, v in f.grid(value).items()}
 
     def candidates(self, seed: int = 0) -> list[Point]:
-        """Every point of the space where they are few; otherwise a set that fills it (Sobol, Dirichlet for shares)."""
+        """Return every point of the space if they are few, else a space-filling set (Sobol, Dirichlet for shares)."""
         levels = [factor.levels() for factor in self.factors]
         if all(levels) and math.prod(map(len, levels)) <= MOST_CANDIDATES:
             return list(itertools.product(*levels))
         return self.spread(MOST_CANDIDATES, seed)
 
     def spread(self, num_points: int, seed: int = 0) -> list[Point]:
-        """Different points that fill the space evenly."""
+        """Return distinct points that fill the space evenly."""
         from scipy.stats import qmc
 
         engine = qmc.Sobol(sum(factor.num_draws for factor in self.factors), seed=seed)
@@ -105,7 +105,7 @@ class Space:
         return tuple(values)
 
     def anchors(self) -> list[Anchor]:
-        """Each ability alone and the data's own proportions of every simplex; k = 0 and other zeros."""
+        """Return each ability alone and the data's own proportions for every simplex; k = 0 and other zeros."""
         found = [Anchor("proportional" if self.shares else "middle", self.middle())]
         for factor in self.factors:
             if isinstance(factor, Shares):
@@ -117,7 +117,7 @@ class Space:
         return found
 
     def columns(self, points: Sequence[Point]) -> Columns:
-        """Points as numbers."""
+        """Return points as numbers."""
         share: list[list[float]] = []
         number: list[list[float]] = []
         choice: list[list[float]] = []
@@ -136,8 +136,8 @@ class Columns:
 
     Attributes:
         share_PS: Shares.
-        number_PN: Other numbers, from 0 to 1 between their bounds, on their own scale.
-        choice_PK: Whether each option but the first is taken.
+        number_PN: Other numbers, scaled to 0..1 between their bounds on their own scale.
+        choice_PK: Whether each option but the first is chosen.
     """
 
     share_PS: np.ndarray
@@ -145,21 +145,21 @@ class Columns:
     choice_PK: np.ndarray
 
     def plain(self) -> np.ndarray:
-        """Features of the mixing law: shares as they are (one of each simplex says nothing new and does no harm)."""
+        """Return the features of the mixing law: shares as they are (one per simplex is redundant and does no harm)."""
         return np.hstack([self.share_PS, self.number_PN, self.choice_PK])
 
     def rooted(self) -> np.ndarray:
-        """Features of the Gaussian process: roots of shares, so that 0 and 1/16 lie apart."""
+        """Return the features of the Gaussian process: square roots of shares, so that 0 and 1/16 lie apart."""
         return np.hstack([np.sqrt(self.share_PS), self.number_PN, 0.7 * self.choice_PK])
 
     def logged(self) -> np.ndarray:
-        """Features of the quadratic: logarithms of shares (from 0 for none to 1 for all) instead of the shares."""
+        """Return the features of the quadratic: logarithms of shares (scaled from 0 for none to 1 for all)."""
         floor = 1 / 64
         log_PS = 1 + np.log(np.maximum(self.share_PS, 0) + floor) / -math.log(floor / (1 + floor))
         return np.hstack([log_PS, self.number_PN, self.choice_PK])
 
     def quadratic(self) -> np.ndarray:
-        """Those with their squares and products; choices have no squares."""
+        """Add their squares and products; choices have no squares."""
         base_PF = self.logged()
         num_choices = self.choice_PK.shape[1]
         first_choice = base_PF.shape[1] - num_choices

@@ -1,4 +1,4 @@
-"""What a search file says.
+"""The search file.
 
 search: lab                                    # folder in lightning_logs/
 base: ../multi_task.yaml                       # config of fit (or a list), relative to this file
@@ -41,12 +41,12 @@ _NUM_LEVELS = 9
 
 @dataclass(frozen=True)
 class Constraint:
-    """An ability must not fall below a floor.
+    """A floor for one ability's score.
 
     Attributes:
-        ability: Which.
-        anchor: Name of the anchor whose score is the floor; empty where a number is.
-        number: The floor, or what is taken from the anchor's score.
+        ability: Name of the ability.
+        anchor: Name of the anchor whose score is the floor; empty if the floor is a number.
+        number: The floor, or how far the score may be below the anchor's.
     """
 
     ability: str
@@ -54,7 +54,7 @@ class Constraint:
     number: float
 
     def text(self) -> str:
-        """For people."""
+        """Return the constraint as readable text."""
         if not self.anchor:
             return f"{self.ability} at least {self.number:g}"
         return f"{self.ability} no lower than {self.anchor} minus {100 * self.number:g} points"
@@ -62,13 +62,13 @@ class Constraint:
 
 @dataclass(frozen=True)
 class SearchSpec:
-    """What a search file says.
+    """The content of a search file.
 
     Attributes:
-        max_runs: The budget in runs; None where it is in tokens.
+        max_runs: The budget in runs; None if it is in tokens.
         max_tokens: The budget in tokens trained.
         content: The file's ``base`` and ``set``, for the study that runs it.
-        folder: Of the file; ``base`` is relative to it.
+        folder: The file's folder; ``base`` is relative to it.
     """
 
     name: str
@@ -88,12 +88,12 @@ class SearchSpec:
     folder: Path = Path()
 
     def fresh_seeds(self) -> tuple[int, ...]:
-        """Seeds that no other run has."""
+        """Return seeds that no other run has."""
         first = max(self.seeds) + self.replicates + 1
         return tuple(range(first, first + self.verify))
 
     def identity(self) -> str:
-        """Hash of what its decisions follow from."""
+        """Hash of everything that the search's decisions depend on."""
         told = repr((self.space, self.anchors, self.max_runs, self.max_tokens, self.batch, self.weights))
         told += repr((self.constraints, self.seeds, self.replicates, self.verify))
         told += json.dumps(self.content, sort_keys=True, default=str)
@@ -105,11 +105,11 @@ def read_search(path: Path, sizes: Mapping[str, int], replaced: Mapping[str, Any
 
     Args:
         path: The file.
-        sizes: Examples of each ability of the data: what ``proportional`` is.
-        replaced: Keys of the file replaced by these.
+        sizes: Number of examples of each ability of the data, which defines ``proportional``.
+        replaced: Keys that replace those of the file.
 
     Raises:
-        ValueError: It is not what it must be: says where and how.
+        ValueError: The file is invalid; the message says where and why.
     """
     content = {**read_yaml(path, "--config"), **(replaced or {})}
     if unknown := sorted(set(content) - _KEYS):
@@ -157,7 +157,7 @@ def read_search(path: Path, sizes: Mapping[str, int], replaced: Mapping[str, Any
 
 
 def _outside(sizes: Mapping[str, int]) -> list[Anchor]:
-    """Anchors of a space without a simplex: each ability alone and all mixed, one stage of the schedule's budget."""
+    """Return anchors of a space without a simplex: each ability alone and all mixed, in one stage."""
     return [*(Anchor(f"{ability}_alone", None, ability) for ability in sizes), Anchor("proportional", None)]
 
 

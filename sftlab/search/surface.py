@@ -1,6 +1,6 @@
 """Response surfaces: from compositions to one ability's score, with the uncertainty of the mean.
 
-    mixing law   c + a exp(t . x)                      (Ye et al., arXiv 2403.16952, the form that its laws share)
+    mixing law   c + a exp(t . x)                      (Ye et al., arXiv 2403.16952, the form common to its laws)
     quadratic    in logarithms of shares, Bayesian ridge
     process      Gaussian process, Matern 5/2, a length for each feature, lengths and noise with broad priors
 
@@ -23,7 +23,7 @@ import numpy as np
 from sftlab.search.space import Columns, Point, Space
 
 MOST_FOLDS = 8
-LEAST_WEIGHT = 0.02  # a form that is less likely than this beside the chosen one is left out of account
+LEAST_WEIGHT = 0.02  # other forms less likely than this, relative to the chosen one, are ignored
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Fit:
     noise: float
 
     def predict(self, columns: Columns) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [P] and covariance of the mean [P, P] at points."""
+        """Predict the mean [P] and the covariance of the mean [P, P] at points."""
         raise NotImplementedError
 
 
@@ -48,7 +48,7 @@ class Form(ABC):
 
     @abstractmethod
     def fit(self, columns: Columns, value_R: np.ndarray, near: Fit | None = None) -> Fit:
-        """Fit runs; the search for the best begins at ``near`` where it is given."""
+        """Fit the runs, starting at ``near`` if it is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +71,7 @@ class Quadratic(Form):
     name = "quadratic"
 
     def fit(self, columns: Columns, value_R: np.ndarray, near: Fit | None = None) -> Fit:
-        """Bayesian ridge (MacKay 1992): how far coefficients may go is learned from the runs."""
+        """Fit by Bayesian ridge regression (MacKay 1992), which learns the coefficients' prior scale from the runs."""
         from sklearn.linear_model import BayesianRidge
 
         x_RF = columns.quadratic()
@@ -112,7 +112,7 @@ class MixingLaw(Form):
     prior = 0.02
 
     def fit(self, columns: Columns, value_R: np.ndarray, near: Fit | None = None) -> Fit:
-        """From several starts; the best is kept."""
+        """Fit from several starts and keep the best."""
         from scipy.optimize import least_squares
 
         x_RF = columns.plain()
@@ -156,12 +156,12 @@ class _Process(Fit):
 
 
 class Process(Form):
-    """A Gaussian process whose lengths, size and noise have broad priors (most probable values are used)."""
+    """A Gaussian process whose lengths, size and noise have broad priors (MAP estimates are used)."""
 
     name = "Gaussian process"
 
     def fit(self, columns: Columns, value_R: np.ndarray, near: Fit | None = None) -> Fit:
-        """Most probable lengths and noise; the mean is unknown too."""
+        """Find the MAP lengths and noise; the mean is unknown too."""
         from sklearn.gaussian_process import GaussianProcessRegressor
         from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
@@ -173,7 +173,7 @@ class Process(Form):
         kernel = unknown_mean + signal + WhiteKernel(0.2, (1e-4, 4.0))
         if isinstance(near, _Process):
             kernel = kernel.clone_with_theta(near.model.kernel_.theta)
-        # In the order of scikit-learn's theta: size of the signal, lengths, noise; logarithms.
+        # In the order of scikit-learn's theta: size of the signal, lengths, noise; all logarithms.
         middle_T = np.log(np.concatenate([[1.0], lengths, [0.1]]))
         width_T = np.concatenate([[1.0], np.full(len(lengths), 0.8), [1.5]])
 
@@ -203,13 +203,13 @@ class Surface:
     """The surface of one ability.
 
     Attributes:
-        space: Of the search.
-        form: Name of the form that was chosen.
-        fit: It, fitted to all runs.
-        others: The other forms, each with how likely it is beside the chosen one.
-        held_out: Root mean square error of each form on compositions left out; ``mean`` is what the mean of the others
-            would have had.
-        widened: What standard errors are multiplied by, at least 1.
+        space: The search space.
+        form: Name of the chosen form.
+        fit: The chosen form, fitted to all runs.
+        others: The other forms, each with its likelihood relative to the chosen one.
+        held_out: Root mean square error of each form on left-out compositions; ``mean`` is that of predicting the mean
+            of the others.
+        widened: Factor by which standard errors are multiplied, at least 1.
         noise: Standard deviation of one run, between seeds.
     """
 
@@ -223,7 +223,7 @@ class Surface:
     points: list[Point] = field(default_factory=list)
 
     def predict(self, points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
-        """Mean [P] and covariance of the mean [P, P] at points."""
+        """Predict the mean [P] and the covariance of the mean [P, P] at points."""
         columns = self.space.columns(points)
         mean_P, cov_PP = self.fit.predict(columns)
         cov_PP = cov_PP * self.widened**2
@@ -234,12 +234,12 @@ class Surface:
 
 
 def fit_surface(space: Space, points: Sequence[Point], values: Sequence[float]) -> Surface:
-    """The surface of one ability, in the form that tells most of what it has not seen.
+    """Fit the surface of one ability, in the form that best predicts left-out compositions.
 
     Args:
-        space: Of the search.
-        points: The composition of each run; several runs may have one.
-        values: Their scores.
+        space: The search space.
+        points: The composition of each run; runs may share one.
+        values: The scores of the runs.
     """
     columns, value_R = space.columns(points), np.array(values, dtype=float)
     group_R = _folds(points)
@@ -259,12 +259,12 @@ def fit_surface(space: Space, points: Sequence[Point], values: Sequence[float]) 
 
 
 def _likelihood(errors: dict[str, float], name: str, chosen: str, num_runs: int) -> float:
-    """How likely the errors of a form are beside those of the chosen one, both normal (at most 1)."""
+    """Compute the likelihood of a form's errors relative to that of the chosen one's, both normal (at most 1)."""
     return float((errors[chosen] / max(errors[name], 1e-12)) ** (num_runs / 2))
 
 
 def _folds(points: Sequence[Point]) -> np.ndarray:
-    """The fold of each run; runs of one composition are left out together."""
+    """Return the fold of each run; runs of one composition are left out together."""
     different = {point: i for i, point in enumerate(dict.fromkeys(points))}
     return np.array([different[point] % MOST_FOLDS for point in points])
 
@@ -272,14 +272,14 @@ def _folds(points: Sequence[Point]) -> np.ndarray:
 def _left_out(
     form: Form, columns: Columns, value_R: np.ndarray, group_R: np.ndarray, near: Fit
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Error of each run when its composition was left out, and the same in the standard deviations that were told."""
+    """Compute the error of each run with its composition left out, and the same in predicted standard deviations."""
     error_R, told_R = np.empty(len(value_R)), np.empty(len(value_R))
     for group in np.unique(group_R):
         out = group_R == group
         fit = form.fit(_rows(columns, ~out), value_R[~out], near)
         mean_P, cov_PP = fit.predict(_rows(columns, out))
         error_R[out] = value_R[out] - mean_P
-        # Of runs that are all alike, such as all 0, no form learns how far runs differ; all of them together say it.
+        # If a fold's runs are all alike, such as all 0, no form can learn the spread of runs; use that of all runs.
         noise = fit.noise if np.ptp(value_R[~out]) > 0 else float(value_R.std())
         told_R[out] = np.sqrt(np.maximum(np.diag(cov_PP), 0) + noise**2)
     return error_R, error_R / np.maximum(told_R, 1e-12)
@@ -294,7 +294,7 @@ def _rows(columns: Columns, kept_R: np.ndarray) -> Columns:
 
 
 def _noise(points: Sequence[Point], value_R: np.ndarray, fitted: float) -> float:
-    """What runs of one composition differ by, together with what the surface leaves (a few degrees of freedom)."""
+    """Estimate the spread of runs of one composition, pooled with the surface's residuals (few degrees of freedom)."""
     of_point: dict[Point, list[float]] = {}
     for point, value in zip(points, value_R.tolist(), strict=True):
         of_point.setdefault(point, []).append(value)

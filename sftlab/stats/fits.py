@@ -25,7 +25,7 @@ import numpy as np
 from sftlab.stats.interval import LEVEL, SEED, Estimate, middle, normal_draws
 
 RESAMPLES = 2000  # for intervals
-NUM_NULL = 5_000  # for p values, whose tail needs more
+NUM_NULL = 5_000  # for p values, whose tails need more
 ALPHA_RANGE = (0.01, 4.0)
 
 
@@ -53,7 +53,7 @@ class Curve:
         if not self.fraction_P.shape == self.mean_P.shape == self.error_P.shape or self.fraction_P.ndim != 1:
             raise ValueError("a curve needs as many means and errors as fractions")
         if len(self) and (self.fraction_P[0] <= 0 or (np.diff(self.fraction_P) <= 0).any()):
-            raise ValueError(f"the fractions of a curve must ascend from above 0, not {self.fraction_P.tolist()}")
+            raise ValueError(f"the fractions of a curve must be positive and ascending, not {self.fraction_P.tolist()}")
 
     def __len__(self) -> int:
         """Number of points."""
@@ -65,11 +65,11 @@ class Curve:
         return bool(np.isfinite(self.error_P).all() and (self.error_P > 0).all())
 
     def up(self, values: np.ndarray) -> np.ndarray:
-        """Values with their sign so that higher is better."""
+        """Return values with their sign set so that higher is better."""
         return values if self.best is not None else -values
 
     def as_loss(self, values: np.ndarray) -> np.ndarray:
-        """Scores as a distance from the best; losses as they are. The map is its own inverse."""
+        """Return scores as a distance from the best; losses as they are. The map is its own inverse."""
         return values if self.best is None else self.best - values
 
     def draws(self, seed: int = SEED) -> np.ndarray:
@@ -96,7 +96,7 @@ class Fit:
     held_out: float
 
     def predict(self, curve: Curve, fractions: np.ndarray) -> np.ndarray:
-        """Score (or loss) at fractions, by the fitted values."""
+        """Predict the score (or loss) at fractions from the fitted values."""
         values = np.array([[self.parameters[name].value] for name in self.parameters])
         return _FORMS[self.form].predict(values, np.log2(fractions), curve)[0]
 
@@ -137,7 +137,7 @@ def _predict_line(parameters: np.ndarray, log_P: np.ndarray, curve: Curve) -> np
 
 
 def _fit_power(log_P: np.ndarray, values_BP: np.ndarray, curve: Curve) -> np.ndarray:
-    """For a given alpha the rest is a line; so a grid over alpha that narrows around its best point."""
+    """For a given alpha the rest is linear, so search a grid over alpha that narrows around its best point."""
     loss_BP = curve.as_loss(values_BP)
     rows_B = np.arange(len(loss_BP))
     least, most = (math.log(end) for end in ALPHA_RANGE)
@@ -153,7 +153,7 @@ def _fit_power(log_P: np.ndarray, values_BP: np.ndarray, curve: Curve) -> np.nda
 
 
 def _offset_and_scale(alpha_BG: np.ndarray, log_P: np.ndarray, loss_BP: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Least squares for E and A that are not negative, and the sum of squares, for every alpha."""
+    """Fit E and A by non-negative least squares, with the sum of squares, for every alpha."""
     z_BGP = np.exp2(-alpha_BG[:, :, None] * log_P)
     mean_BG, num = z_BGP.mean(2), len(log_P)
     loss_B1P = loss_BP[:, None, :]
@@ -162,7 +162,7 @@ def _offset_and_scale(alpha_BG: np.ndarray, log_P: np.ndarray, loss_BP: np.ndarr
     loss_B1 = loss_BP.mean(1)[:, None]
     scale_BG = np.maximum(0, (product_BG - num * mean_BG * loss_B1) / (square_BG - num * mean_BG**2))
     offset_BG = loss_B1 - scale_BG * mean_BG
-    without_BG = np.maximum(0, product_BG / square_BG)  # the best scale where the offset is held at 0
+    without_BG = np.maximum(0, product_BG / square_BG)  # the best scale if the offset is fixed at 0
     scale_BG = np.where(offset_BG < 0, without_BG, scale_BG)
     offset_BG = np.maximum(0, offset_BG)
     residual_BGP = offset_BG[:, :, None] + scale_BG[:, :, None] * z_BGP - loss_B1P
@@ -181,7 +181,7 @@ _FORMS = {
 
 
 def fits_of(curve: Curve) -> list[Fit]:
-    """The forms that a curve has points enough for: one more point than the form has parameters."""
+    """Fit the forms for which the curve has enough points: one more than the form has parameters."""
     return [_fit(form, curve) for form in _FORMS if len(curve) > len(_FORMS[form].names)]
 
 
@@ -204,7 +204,7 @@ def _fit(name: str, curve: Curve) -> Fit:
 
 
 def isotonic(values_BP: np.ndarray, weight_P: np.ndarray) -> np.ndarray:
-    """The nearest curve that never falls, by weighted least squares, for each row.
+    """Compute the nearest curve that never falls, by weighted least squares, for each row.
 
     By the max-min formula (Robertson, Wright and Dykstra 1988, section 1.4): the value at i is the largest over starts
     s <= i of the smallest over ends t >= i of the mean from s to t.
@@ -241,7 +241,7 @@ def p_monotone(curve: Curve) -> float:
 
 
 def p_line(curve: Curve) -> float:
-    """P value of "the true curve is log-linear": chi square of the residuals in standard errors; nan where undecidable.
+    """P value of "the true curve is log-linear": chi square of the weighted residuals; nan if undecidable.
 
     The line is fitted with weights here, as the test needs; the null distribution is simulated.
     """
@@ -257,7 +257,7 @@ def p_line(curve: Curve) -> float:
 
 
 def shape_of(curve: Curve) -> Shape:
-    """The verdict on a curve, the first rule that holds.
+    """Return the verdict on a curve: the first rule that holds.
 
     undecided    fewer than 3 points, or no standard errors
     irregular    it falls somewhere by more than noise explains: p_monotone < 0.05

@@ -11,9 +11,9 @@
     FWT                -      -    0.08        R[before the first stage that trained j in full, j] - R[base, j]
     gain             0.55   0.65   0.68        R[T, j] - R[base, j]
 
-T is the last stage. An ability anchored at T has nothing to forget yet: it is left out of the two, and ``None`` stands
-in its place; likewise in FWT where no stage came before the ability's first. A score that was not measured is nan, and
-so is every number that needs it, means included.
+T is the last stage. An ability anchored at T has nothing to forget yet: its BWT and forgetting are ``None``; so is its
+FWT if no stage came before the ability's first. A score that was not measured is nan, and so is every number that needs
+it, means included.
 
 Differences are in the ability's own unit. Means over abilities are taken after division by each ability's ``best``
 score (1 for rates, 10 for MT-Bench), or relative to a specialist; raw scores of different scales are never averaged.
@@ -29,7 +29,7 @@ import numpy as np
 
 PerAbility = dict[str, float | None]
 BEFORE = "before training"
-"""Name of the first row where it holds the scores of the model as it was before any training."""
+"""Name of the first row if it holds the scores of the model before any training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,10 +38,10 @@ class ScoreMatrix:
 
     Attributes:
         stages: Names, in the order of training. A first row named ``BEFORE`` is the base; it trains nothing.
-        abilities: Names. One that no stage trains is fine: whether it is forgotten is of interest too.
+        abilities: Names. An ability that no stage trains is allowed: it can be forgotten too.
         full: For each stage the abilities that it trained in full (``Stage.full_abilities``).
         scores_SA: R [stages, abilities]; nan where not measured.
-        best: The highest score that each ability can have; 1 where left out.
+        best: The highest score that each ability can have; 1 by default.
 
     Raises:
         ValueError: The parts do not fit each other, or a score lies above its best.
@@ -76,10 +76,10 @@ class ScoreMatrix:
         full: Mapping[str, Sequence[str]],
         best: Mapping[str, float] | None = None,
     ) -> ScoreMatrix:
-        """From rows with ``stage``, ``ability`` and ``value``, one of each pair; stages in the order of ``full``.
+        """Build the matrix from rows with ``stage``, ``ability`` and ``value``; stages in the order of ``full``.
 
         Raises:
-            ValueError: A pair is there twice, or a stage is unknown.
+            ValueError: A pair occurs twice, or a stage is unknown.
         """
         stages, abilities = tuple(full), tuple(dict.fromkeys(str(row["ability"]) for row in rows))
         scores_SA = np.full((len(stages), len(abilities)), math.nan)
@@ -102,7 +102,7 @@ class ScoreMatrix:
         return float(self.scores_SA[-1, self.abilities.index(ability)])
 
     def anchor(self, ability: str) -> int | None:
-        """Index of the last stage that trained an ability in full; None where no stage did."""
+        """Return the index of the last stage that trained an ability in full; None if no stage did."""
         return max((i for i, names in enumerate(self.full) if ability in names), default=None)
 
     @property
@@ -111,13 +111,13 @@ class ScoreMatrix:
         return self.stages[0] == BEFORE
 
     def is_exposed(self, ability: str) -> bool:
-        """Whether a stage came after the one that the ability is anchored at, so that it could be forgotten."""
+        """Return whether a stage came after the ability's anchor, so that it could be forgotten."""
         anchor = self.anchor(ability)
         return len(self.stages) > 1 and (anchor is None or anchor < len(self.stages) - 1)
 
 
 def backward_transfer(matrix: ScoreMatrix) -> PerAbility:
-    """R[T, j] - R[anchor, j]: what the later stages did to an ability; negative where it was forgotten.
+    """R[T, j] - R[anchor, j]: the effect of the later stages on an ability; negative if it was forgotten.
 
     Lopez-Paz and Ranzato 2017 (arXiv 1706.08840, section 2) with task j's own stage as the anchor. None for abilities
     anchored at the last stage or nowhere.
@@ -131,21 +131,21 @@ def backward_transfer(matrix: ScoreMatrix) -> PerAbility:
 
 
 def forgetting(matrix: ScoreMatrix) -> PerAbility:
-    """Largest R[l, j] over l < T, minus R[T, j]: the loss against the best that the model ever was.
+    """Largest R[l, j] over l < T, minus R[T, j]: the loss against the best score that the model ever had.
 
-    Chaudhry et al. 2018 (arXiv 1801.10112, section 3). Negative where the last stage made the ability better than ever.
-    None for abilities anchored at the last stage. One that no stage trained counts: it can be forgotten too.
+    Chaudhry et al. 2018 (arXiv 1801.10112, section 3). Negative if the last stage made the ability better than ever.
+    None for abilities anchored at the last stage. An ability that no stage trained counts: it can be forgotten too.
     """
     result: PerAbility = {}
     for j, ability in enumerate(matrix.abilities):
-        # np.max, not np.nanmax: with a stage unmeasured the best is unknown.
+        # np.max, not np.nanmax: if a stage is not measured, the best is unknown.
         exposed = matrix.is_exposed(ability)
         result[ability] = float(np.max(matrix.scores_SA[:-1, j]) - matrix.scores_SA[-1, j]) if exposed else None
     return result
 
 
 def forward_transfer(matrix: ScoreMatrix) -> PerAbility:
-    """R[first - 1, j] - R[base, j]: what the stages before an ability's own did for it, against the base model.
+    """R[first - 1, j] - R[base, j]: the effect on an ability of the stages before its own, against the base model.
 
     Lopez-Paz and Ranzato 2017 (arXiv 1706.08840, section 2), with the pretrained model instead of a random one and
     the first stage that trained ability j in full as its own. Where an earlier stage trained a fraction of it, that
@@ -160,7 +160,7 @@ def forward_transfer(matrix: ScoreMatrix) -> PerAbility:
 
 
 def gain(matrix: ScoreMatrix) -> PerAbility:
-    """R[T, j] - R[base, j]: what all of the training did to an ability. None without a base row."""
+    """R[T, j] - R[base, j]: the effect of the whole training on an ability. None without a base row."""
     changes = matrix.scores_SA[-1] - matrix.scores_SA[0]
     return {name: float(changes[j]) if matrix.has_base else None for j, name in enumerate(matrix.abilities)}
 
@@ -174,9 +174,9 @@ def specialist_gap(matrix: ScoreMatrix, specialists: Mapping[str, float]) -> Per
 
 
 def retention(matrix: ScoreMatrix, specialists: Mapping[str, float]) -> PerAbility:
-    """R[T, j] / S[j]: the part of the single-source specialist's score that the final model has; 1 is all of it.
+    """R[T, j] / S[j]: the share of the single-source specialist's score that the final model has; 1 is all of it.
 
-    None without S[j]; nan where the specialist scores 0, against which nothing can be retained.
+    None without S[j]; nan if the specialist scores 0.
     """
     result: PerAbility = {}
     for ability in matrix.abilities:
@@ -191,7 +191,7 @@ def average(matrix: ScoreMatrix) -> float:
 
 
 def mean_over_abilities(matrix: ScoreMatrix, values: PerAbility) -> float:
-    """Mean of differences over the abilities that have one, each divided by its ability's best; nan where none has."""
+    """Mean of differences over the abilities that have one, each divided by its ability's best; nan if none has."""
     return _mean([value / matrix.best_of(name) for name, value in values.items() if value is not None])
 
 
@@ -200,7 +200,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def table_rows(matrix: ScoreMatrix, specialists: Mapping[str, float] | None = None) -> list[list[str]]:
-    """Rows for a printed table: a header, a row per stage, then the metrics; a last column has means over abilities.
+    """Return rows for a printed table: a header, a row per stage, then the metrics; the last column is the mean.
 
     Scores of a best of 1 are in percent (differences in percentage points), others as they are; means always in
     percent of the best. A star marks the stage that an ability is anchored at.

@@ -64,7 +64,7 @@ class Comparison:
 
 
 def not_compared(task: str, extractor: str, num_missing: int, why: str) -> Comparison:
-    """A placeholder for a comparison that cannot be made."""
+    """Return a placeholder for a comparison that cannot be made."""
     nan = math.nan
     return Comparison(task, extractor, 0, num_missing, nan, nan, nan, nan, nan, nan, why)
 
@@ -102,7 +102,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
 
 def paired_interval(only_a: int, only_b: int, num_problems: int) -> tuple[float, float]:
-    """95 % interval of the difference of two paired proportions, b minus a.
+    """Compute the 95 % interval of the difference of two paired proportions, b minus a.
 
     The adjusted Wald interval of Bonett and Price (2012, J. Educ. Behav. Stat. 37), which holds its level at small n
     and where the files never differ.
@@ -117,7 +117,7 @@ def paired_bootstrap(differences_N: np.ndarray, seed: int = SEED) -> tuple[float
 
     Args:
         differences_N: b minus a for each problem.
-        seed: Of the resamples; the same files always give the same answer.
+        seed: Seed of the resamples; the same files always give the same result.
     """
     if len(differences_N) < 2:
         return -math.inf, math.inf, 1.0

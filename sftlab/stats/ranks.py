@@ -1,4 +1,4 @@
-"""Whether something cheap ranks as the real thing does: Spearman's correlation and the regret of trusting it."""
+"""Whether a proxy ranks like the real measure: Spearman's correlation and the regret of trusting the proxy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESAMPLES = 2000
 
 
 def rank_correlation(proxy_N: np.ndarray, real_N: np.ndarray) -> Estimate:
-    """Spearman's rank correlation with a bootstrap interval over the pairs (Efron and Tibshirani 1993, chapter 13).
+    """Compute Spearman's rank correlation with a bootstrap interval over the pairs (Efron and Tibshirani 1993, ch. 13).
 
     Resamples in which one side is constant have no correlation and are left out. nan with fewer than three pairs or
     a constant side.
@@ -27,12 +27,12 @@ def rank_correlation(proxy_N: np.ndarray, real_N: np.ndarray) -> Estimate:
 
 
 def regret(proxy_N: np.ndarray, real_N: np.ndarray) -> float:
-    """What is lost by taking what the proxy ranks first instead of the best (at least 0)."""
+    """Return what is lost by taking what the proxy ranks first instead of the best (at least 0)."""
     return float(real_N.max() - real_N[int(proxy_N.argmax())])
 
 
 def _correlations(x_BN: np.ndarray, y_BN: np.ndarray) -> np.ndarray:
-    """Of each row; ties have their mean rank."""
+    """Correlate each row; ties have their mean rank."""
     from scipy.stats import rankdata
 
     ranks = [rankdata(v_BN, axis=1) for v_BN in (x_BN, y_BN)]

@@ -1,4 +1,4 @@
-"""What to choose: where mixing turns from gain to conflict, which replay fraction k serves whom best."""
+"""What to choose: where mixing turns from gain to conflict, and which replay fraction k is best for whom."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sftlab.stats.interval import Estimate, middle, normal_draws
 
 @dataclass(frozen=True)
 class Crossover:
-    """The fraction at which mixing stops to help.
+    """The fraction at which mixing stops helping.
 
     Attributes:
-        fraction: Of each ability's data; 0 when mixing hurts from the smallest fraction tried, infinite when it helps
-            up to the largest. The ends of its interval can be 0 and infinite too.
-        share_bracketed: Part of the resamples whose crossover lies between the fractions tried.
+        fraction: Fraction of each ability's data; 0 if mixing hurts from the smallest fraction tried, infinite if it
+            helps up to the largest. The ends of its interval can be 0 and infinite too.
+        share_bracketed: Share of the resamples whose crossover lies between the fractions tried.
     """
 
     fraction: Estimate
@@ -26,16 +26,16 @@ class Crossover:
 
 
 def crossover(fraction_P: np.ndarray, gain_P: np.ndarray, error_P: np.ndarray) -> Crossover:
-    """Where a gain turns to a loss as fractions grow.
+    """Find where a gain turns into a loss as fractions grow.
 
-    The gains (mixed minus single) are replaced by the nearest sequence that never rises, since a gain that comes and
-    goes with noise has no single crossover; then a straight line in log2 of the fraction crosses 0. The interval is a
-    parametric bootstrap over the gains.
+    The gains (mixed minus single) are replaced by the nearest sequence that never rises, since noisy gains can cross 0
+    several times; then 0 is interpolated linearly in log2 of the fraction. The interval is a parametric bootstrap over
+    the gains.
 
     Args:
         fraction_P: Ascending and positive.
         gain_P: Mixed minus single, higher is better.
-        error_P: Standard error of each; nan where unknown, then there is no interval.
+        error_P: Standard error of each; nan if unknown, which gives no interval.
     """
     known = bool(np.isfinite(error_P).all() and (error_P > 0).all())
     weight_P = error_P**-2.0 if known else np.ones(len(gain_P))
@@ -51,10 +51,10 @@ def crossover(fraction_P: np.ndarray, gain_P: np.ndarray, error_P: np.ndarray) -
 
 
 def _crossing(log_P: np.ndarray, gain_BP: np.ndarray, weight_P: np.ndarray) -> np.ndarray:
-    """Log2 of the crossover for each row; minus or plus infinity where the gain has one sign."""
+    """Return log2 of the crossover for each row; minus or plus infinity if the gain has one sign."""
     falling_BP = -isotonic(-gain_BP, weight_P)
     num = falling_BP.shape[1]
-    num_above_B = (falling_BP > 0).sum(1)  # it never rises: these stand first
+    num_above_B = (falling_BP > 0).sum(1)  # it never rises, so positive gains come first
     first_below_B = num - (falling_BP < 0).sum(1)
     left_B, right_B = np.clip(num_above_B - 1, 0, None), np.clip(first_below_B, None, num - 1)
     rows_B = np.arange(len(gain_BP))
@@ -65,7 +65,7 @@ def _crossing(log_P: np.ndarray, gain_BP: np.ndarray, weight_P: np.ndarray) -> n
 
 
 def pareto_front(scores_NM: np.ndarray) -> np.ndarray:
-    """Which of N choices no other choice beats: as good by every one of M measures and better by one. Higher is better.
+    """Return which of N choices no other dominates: as good by all M measures and better by one. Higher is better.
 
     A choice with a nan is never on the front.
     """
@@ -80,8 +80,8 @@ class Choice:
 
     Attributes:
         utility_K: Weighted mean of the abilities' scores, each divided by its best.
-        share_best_K: Part of the resamples in which each is the best: how far the choice is noise. Those that share the
-            first place of a resample share its count.
+        share_best_K: Share of the resamples in which each is the best: how far the choice is noise. Ties split the
+            count of a resample.
     """
 
     utility_K: np.ndarray
@@ -89,17 +89,17 @@ class Choice:
 
     @property
     def index(self) -> int:
-        """Of the best."""
+        """Index of the best."""
         return int(np.argmax(self.utility_K))
 
     @property
     def is_tie(self) -> bool:
-        """Whether all are equal, as where every score is 0: then there is no best."""
+        """Whether all are equal, for example if every score is 0: then there is no best."""
         return len(self.utility_K) > 1 and float(np.ptp(self.utility_K)) < 1e-12
 
 
 def best_choice(scores_KA: np.ndarray, errors_KA: np.ndarray, weight_A: np.ndarray) -> Choice:
-    """The choice with the highest weighted mean.
+    """Return the choice with the highest weighted mean.
 
     Args:
         scores_KA: Scores between 0 and 1 of each choice and ability.

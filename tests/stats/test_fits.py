@@ -82,7 +82,7 @@ def test_too_few_points_are_not_fitted() -> None:
 
 @pytest.mark.parametrize("fractions", [[0.0, 0.5, 1.0], [1.0, 0.5, 0.25], [0.5, 0.5, 1.0]])
 def test_fractions_must_ascend(fractions: list[float]) -> None:
-    with pytest.raises(ValueError, match="must ascend from above 0"):
+    with pytest.raises(ValueError, match="must be positive and ascending"):
         Curve(np.array(fractions), np.zeros(3), np.ones(3))
     with pytest.raises(ValueError, match="as many means"):
         Curve(np.array(fractions), np.zeros(2), np.ones(3))
