@@ -1,1 +1,1 @@
-"""From a checkpoint to scores."""
+"""Evaluation: from a checkpoint to scores."""

@@ -30,11 +30,11 @@ class Dialogue:
 
     @property
     def is_open(self) -> bool:
-        """Whether a prompt is still unanswered."""
+        """Return whether a prompt is still unanswered."""
         return not self.missing and len(self.texts) < len(self.problem.prompts)
 
     def turns(self) -> list[Turn]:
-        """The conversation up to the next unanswered prompt."""
+        """Return the conversation up to the next unanswered prompt."""
         turns = [Turn("system", self.problem.system)] if self.problem.system else []
         for prompt, text in zip(self.problem.prompts, [*self.texts, None], strict=False):
             turns.append(Turn("user", prompt))
@@ -52,10 +52,10 @@ class Dialogue:
         self.missing = why
 
     def answer(self) -> Answer:
-        """The answer, as far as there is one."""
+        """Return the answer so far."""
         return Answer(self.problem.uid, self.sample, tuple(self.texts), tuple(self.complete), self.missing)
 
 
 def dialogues(problems: Sequence[Problem], sampling: Sampling) -> list[Dialogue]:
-    """The dialogues of every sample of every problem."""
+    """Create the dialogues of every sample of every problem."""
     return [Dialogue(problem, i, sampling) for problem in problems for i in range(sampling.num_samples)]

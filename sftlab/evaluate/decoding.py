@@ -1,7 +1,7 @@
-"""Decoding: the logits of the next token of several texts, with a key-value cache where the architecture's is exact.
+"""Decoding: next-token logits of several texts, with a key-value cache if the architecture's is exact.
 
-Left-padded prompts and a cache are fast, but not every architecture gives the same with them as without: recurrent
-layers take the padding in, some know no positions, some have a cache of another kind. Which it is, is tried.
+Left-padded prompts and a cache are fast, but not exact for every architecture: recurrent layers process the padding,
+some architectures have no positions, some have another kind of cache. So each model is tested.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _ERRORS = (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeE
 
 
 class Cached:
-    """Left-padded texts, of which only the new tokens are computed.
+    """Left-padded texts with a cache: only new tokens are computed.
 
     Args:
         model: A causal LM.
@@ -33,7 +33,7 @@ class Cached:
         self._position_BT = (self._mask_BT.cumsum(1) - 1).clamp(min=0)
 
     def logits(self) -> torch.Tensor:
-        """Of the next token [B, V]."""
+        """Return the logits of the next token [B, V]."""
         output = self.model(
             input_ids=self._step_BT,
             attention_mask=self._mask_BT,
@@ -56,7 +56,7 @@ class Cached:
 
 
 class Uncached:
-    """Right-padded texts, computed anew for every token: slow, and exact for whatever is causal.
+    """Right-padded texts, recomputed for every token: slow, but exact for any causal model.
 
     Args:
         model: A causal LM.
@@ -67,7 +67,7 @@ class Uncached:
         self.model, self._texts = model, [list(prompt) for prompt in prompts]
 
     def logits(self) -> torch.Tensor:
-        """Of the next token [B, V]."""
+        """Return the logits of the next token [B, V]."""
         rows = [torch.tensor(text) for text in self._texts]
         ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)
         logits_BTV = self.model(input_ids=ids_BT, use_cache=False).logits
@@ -81,7 +81,7 @@ class Uncached:
 
 @torch.inference_mode()
 def best_decoder(model: PreTrainedModel) -> type[Cached] | type[Uncached]:
-    """``Cached`` where it gives what ``Uncached`` gives, tried on two random texts of unequal length."""
+    """Return ``Cached`` if it gives the same as ``Uncached`` on two random texts of unequal length."""
     generator, vocabulary = torch.Generator().manual_seed(0), model.config.get_text_config().vocab_size
     prompts = [torch.randint(vocabulary, (length,), generator=generator).tolist() for length in (5, 12, 12)]
     steps = [((0, 1, 2), (1, 2, 3)), ((0, 2), (4, 5)), ((0, 1), (6, 7))]
@@ -94,7 +94,7 @@ def best_decoder(model: PreTrainedModel) -> type[Cached] | type[Uncached]:
                 return Uncached
             cached.go_on(alive, tokens)
             uncached.go_on(alive, tokens)
-    except _ERRORS:  # a cache of another kind, no positions, no padding: all of them end in the exact form
+    except _ERRORS:  # another cache, no positions or no padding: fall back to the exact form
         return Uncached
     return Cached
 

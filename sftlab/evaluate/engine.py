@@ -1,4 +1,4 @@
-"""An engine that a command starts on a model's folder: asked over HTTP while it runs, ended afterwards.
+"""An inference engine started on a model's folder: queried over HTTP while it runs, stopped afterwards.
 
 vllm serve {model} --port {port}    ->  http://127.0.0.1:PORT/v1  answers  ->  problems, answers  ->  ended
 """
@@ -21,16 +21,16 @@ from sftlab.evaluate.server import ServerModel
 from sftlab.processes import end_process, free_port
 
 _PLACES = ("{model}", "{port}")
-_STARTS_WITHIN_S = 1800.0  # an engine loads a large model and compiles for it
+_STARTS_WITHIN_S = 1800.0  # an engine loads and compiles a large model
 _LOOK_EVERY_S = 0.2
-_TAIL = 12  # lines of what a failed engine printed that are told
+_TAIL = 12  # lines of a failed engine's output to show
 
 
 def check_engine(command: str) -> None:
-    """Whether a command can start an engine.
+    """Check that a command can start an engine.
 
     Raises:
-        ValueError: It names no model or port to fill in, or there is no such program.
+        ValueError: It has no {model} or {port} to fill in, or the program does not exist.
     """
     if missing := [place for place in _PLACES if place not in command]:
         raise ValueError(
@@ -46,14 +46,14 @@ def check_engine(command: str) -> None:
 
 @contextmanager
 def running_engine(command: str, model: Path) -> Iterator[ServerModel]:
-    """An engine on a model's folder, once it answers; it is ended whatever happens.
+    """Run an engine on a model's folder, ready to answer; it is stopped in any case.
 
     Args:
         command: Starts it in the foreground; ``{model}`` and ``{port}`` are filled in.
         model: A Hugging Face folder.
 
     Raises:
-        ValueError: It ends, does not answer in time, or serves no model.
+        ValueError: The engine exits, does not answer in time, or serves no model.
     """
     port = free_port("127.0.0.1")
     words = [
@@ -73,7 +73,7 @@ def running_engine(command: str, model: Path) -> Iterator[ServerModel]:
 
 
 def _wait(process: subprocess.Popen, url: str) -> str:
-    """Wait until an engine answers; why it will not."""
+    """Wait until an engine answers; return why it will not."""
     deadline = time.monotonic() + _STARTS_WITHIN_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -88,7 +88,7 @@ def _wait(process: subprocess.Popen, url: str) -> str:
 
 
 def _name(url: str, command: str) -> str:
-    """What an engine calls its model."""
+    """Return the engine's name for its model."""
     names = _models(url)
     if not names:
         raise ValueError(f"engine: {command!r} serves no model")

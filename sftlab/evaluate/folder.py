@@ -1,4 +1,4 @@
-"""Where an evaluation's results go: a folder for each model, which never takes the results of another."""
+"""Where an evaluation's results go: one folder per model, which never takes the results of another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 8  # hex digits of the hash in a folder's name
 
 
 def weights_hash(folder: Path) -> str:
-    """Hash of the content of a model's weights and of what turns texts into its tokens, wherever they lie."""
+    """Hash the content of a model's weights and tokenizer, wherever they are stored."""
     names = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "sftlab.json")
     found = {path for pattern in WEIGHTS for path in folder.glob(pattern)}
     files = sorted([*found, *(folder / name for name in names if (folder / name).is_file())])
@@ -29,12 +29,12 @@ def weights_hash(folder: Path) -> str:
 
 
 def default_folder(checkpoint: str, model: Path | None, about: Mapping[str, Any]) -> Path:
-    """evaluations/<run>-<stage>-<hash of the weights>; by other names for what is not a run.
+    """Return evaluations/<run>-<stage>-<hash of the weights>; other names if it is not a run.
 
     Args:
-        checkpoint: As the user named it.
-        model: The folder of Hugging Face files that it means; None for a hub id or a server's model.
-        about: What the results are of; see ``run_task``.
+        checkpoint: The checkpoint as the user named it.
+        model: The folder of its Hugging Face files; None for a hub id or a server's model.
+        about: What was evaluated; see ``run_task``.
     """
     path = Path(checkpoint)
     if model is None or not path.exists():
@@ -53,7 +53,7 @@ def default_folder(checkpoint: str, model: Path | None, about: Mapping[str, Any]
 
 
 def _run_name(run: Path) -> str:
-    """A run's name; of a study's run, the study's too."""
+    """Return a run's name; for a run of a study, with the study's name."""
     parts = run.parts
     below = parts[len(parts) - parts[::-1].index("lightning_logs") :] if "lightning_logs" in parts else parts[-1:]
     return "-".join(below)
@@ -63,7 +63,7 @@ def require_own(folder: Path, about: Mapping[str, Any]) -> None:
     """Refuse a folder that holds results of another model.
 
     Raises:
-        ValueError: It does; nothing was changed.
+        ValueError: It holds such results; nothing was changed.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--to: {folder} is a file; name a folder")

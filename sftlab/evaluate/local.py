@@ -1,4 +1,4 @@
-"""Generation: problems in, answers out; batched, left-padded, with a key-value cache, independent of batch and order.
+"""Generation with a model in this process: batched, left-padded, with a cache, independent of batch and order.
 
 prompts, sorted by length      pad pad  a   b   c  | x1 x2 x3 stop
 (left-padded, positions        pad  d   e   f   g  | y1 y2 stop          rows that stopped leave the batch
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 
 class LocalModel:
-    """Answers with a Hugging Face model in this process, by the template that the model was trained with.
+    """Answers with a Hugging Face model in this process, using the template that the model was trained with.
 
     Args:
         model: A causal LM.
         encoder: Its tokenizer and template.
-        batch_size: Prompts decoded side by side.
-        ends: Token ids that end an answer beside those of the encoder.
+        batch_size: Number of prompts decoded together.
+        ends: Token ids that end an answer, in addition to those of the encoder.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LocalModel:
         self.model, self.encoder, self.batch_size = model.eval(), encoder, batch_size
         self._stops = {*encoder.stop_ids, *ends}
         self._unscaled = unscaled_positions(model.config)
-        # Some architectures (ALiBi, recurrent) have no end of positions.
+        # Some architectures (ALiBi, recurrent) have no limit of positions.
         self.max_positions = int(getattr(model.config, "max_position_embeddings", None) or sys.maxsize)
 
     @classmethod
@@ -60,7 +60,7 @@ class LocalModel:
     ) -> LocalModel:
         """Load a Hugging Face folder or id; bf16 on a GPU, fp32 on a CPU.
 
-        ``template`` is used in place of the one that the folder was trained with or that its tokenizer has.
+        ``template`` replaces the one that the folder was trained with or that its tokenizer has.
 
         Raises:
             ValueError: There is no model, or its tokenizer has no chat template.
@@ -100,7 +100,7 @@ class LocalModel:
                     yield done
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Which of some texts, the shortest first, are computed together: one by one where they change each other."""
+        """Group texts, shortest first, into batches: single texts if batching changes this model's results."""
         start = 0
         while start < len(lengths):
             end = min(len(lengths), start + self.batch_size)
@@ -110,10 +110,10 @@ class LocalModel:
             start = end
 
     def reply(self, dialogue: Dialogue, max_new_tokens: int, tell: Callable[[str], None] = lambda text: None) -> None:
-        """Answer the prompt of a dialogue that is due; one that does not fit ends it.
+        """Answer the next prompt of a dialogue; if the prompt does not fit, end the dialogue.
 
-        ``tell`` gets the answer as far as it stands, after each token that adds to it. A KeyboardInterrupt ends the
-        answer there.
+        ``tell`` is called with the answer so far after each token that adds to it. A KeyboardInterrupt ends the answer
+        there.
         """
         prompt = self.encoder.prompt_ids(dialogue.turns())
         if len(prompt) >= self.max_positions:
@@ -149,10 +149,10 @@ class LocalModel:
         max_new_tokens: int,
         look: Callable[[list[int]], None] | None = None,
     ) -> None:
-        """Add one answer to each dialogue; ``look`` gets the tokens of the first after each."""
+        """Add one answer to each dialogue; ``look`` is called with the tokens of the first after each token."""
         stops, text = self._stops, self._begun(prompts)
         generators = [torch.Generator().manual_seed((one.seed + len(one.texts)) % 2**63) for one in asked]
-        # Each row has the room that it has by itself: an answer does not depend on what is decoded beside it.
+        # Each row may use as many positions as it would alone, so that an answer does not depend on its batch.
         rooms = [min(max_new_tokens, self.max_positions - len(prompt)) for prompt in prompts]
         outputs: list[list[int]] = [[] for _ in asked]
         rows = list(range(len(asked)))
@@ -168,7 +168,7 @@ class LocalModel:
                 break
             rows, chosen = [rows[i] for i in alive], [chosen[i] for i in alive]
             told = [prompts[row] + outputs[row] for row in rows]
-            if max(map(len, told)) == self._unscaled + 1:  # from here on the keys in the cache are other ones
+            if max(map(len, told)) == self._unscaled + 1:  # from here on the cache belongs to the remaining rows
                 text = self._begun(told)
             else:
                 text.go_on(alive, chosen)
@@ -178,7 +178,7 @@ class LocalModel:
 
     @torch.inference_mode()
     def answer_nlls(self, examples: Examples, indices: Sequence[int]) -> list[float]:
-        """Negative log likelihood of the supervised tokens of each example, summed."""
+        """Compute the summed negative log likelihood of the supervised tokens of each example."""
         order = sorted(indices, key=lambda i: int(examples.lengths_N[i]))
         found: dict[int, float] = {}
         for start, end in self._batches([int(examples.lengths_N[i]) for i in order]):
@@ -187,7 +187,7 @@ class LocalModel:
             masks: list[Any] = [torch.from_numpy(examples.mask(i)) for i in batch]
             ids_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.model.device)
             mask_BT = torch.nn.utils.rnn.pad_sequence(masks, batch_first=True).to(ids_BT.device)
-            # Padding stands at the right, where causal attention never looks from a real token.
+            # Padding is on the right, where no real token attends to it.
             logits_BTV = self.model(input_ids=ids_BT, use_cache=False).logits[:, :-1]
             nll_BT = F.cross_entropy(logits_BTV.float().transpose(1, 2), ids_BT[:, 1:], reduction="none")
             for index, total in zip(batch, (nll_BT * mask_BT[:, 1:]).sum(1).tolist(), strict=True):
@@ -196,7 +196,7 @@ class LocalModel:
 
 
 def _choose(logits_BV: torch.Tensor, temperatures: list[float], generators: list[torch.Generator]) -> list[int]:
-    """The next token of each row: the likeliest, or one drawn by the row's own generator."""
+    """Choose the next token of each row: the likeliest, or one drawn by the row's own generator."""
     chosen: list[int] = logits_BV.argmax(-1).tolist()
     for row, temperature in enumerate(temperatures):
         if temperature > 0:

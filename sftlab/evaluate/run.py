@@ -1,4 +1,4 @@
-"""Run tasks with a model: answers, verdicts and scores, each in its own file; a killed run can be continued."""
+"""Runs tasks with a model: answers, verdicts and scores, each in its own file; a killed run can be continued."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def run_task(
 
     Args:
         task: The task.
-        backend: What answers it.
-        folder: Gets ``<task>.answers.jsonl`` (appended as answers come), ``<task>.problems.jsonl`` (one line per
+        backend: Answers the problems.
+        folder: Receives ``<task>.answers.jsonl`` (appended as answers come), ``<task>.problems.jsonl`` (one line per
             verdict with prompts, answers, what was extracted and why) and a line per score in ``scores.jsonl``.
         about: Fields of ``ScoreRow`` for every line of ``scores.jsonl``: checkpoint and weights, or stage and step; the
             ``fingerprint`` of the task is added. Existing answers are only reused if they are from the same model to
@@ -61,7 +61,7 @@ def run_task(
         system: A system turn for problems that have none.
 
     Raises:
-        ValueError: The task lacks something, or the model cannot answer.
+        ValueError: The task's requirements are not met, or the model cannot answer.
     """
     if not isinstance(task, ModelTask):
         return answer_task(task, backend, folder, about, tell, system).grade()
@@ -73,7 +73,7 @@ def run_task(
 
 
 def cut_lines(task: Task, answers: Sequence[Answer]) -> list[str]:
-    """A line that counts answers cut before their end, which are graded as they are; empty where none is."""
+    """Return a line that counts answers cut before their end, which are graded as they are; empty if there are none."""
     cut = sum(not all(answer.complete) for answer in answers if not answer.missing)
     most = f"max_new_tokens ({task.sampling.max_new_tokens:,}) or the model's positions"
     line = f"{task.name}: {cut:,} of {len(answers):,} answers were cut at {most}; they are graded as they are."
@@ -86,7 +86,7 @@ def answer_task(
     """Answer a task, to be graded later. Arguments as for ``run_task``.
 
     Raises:
-        ValueError: The task lacks something, or the model cannot answer.
+        ValueError: The task's requirements are not met, or the model cannot answer.
     """
     problems = _asked_of(task, folder, system)
     _check(task, problems)
@@ -110,12 +110,12 @@ def _check(task: Task, problems: Sequence[Problem]) -> None:
 
 
 def model_of(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``about`` says which model it is: its weights, wherever they lie; else all of it."""
+    """Return the entries of ``about`` that identify the model: its weights, wherever they are stored; else all."""
     return {"weights": about["weights"]} if about.get("weights") else dict(about)
 
 
 def _verdicts(task: Task, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
-    """What the task says of the answers that have a text; the others have no value, by every rule, and say why."""
+    """Let the task grade the answers that have a text; the others get verdicts without a value, which say why."""
     graded = task.grade(problems, [answer for answer in answers if not answer.missing])
     found = list(dict.fromkeys(verdict.extractor for verdict in graded))
     of_answer: dict[tuple[str, int], list[Verdict]] = {(answer.uid, answer.sample): [] for answer in answers}
@@ -139,12 +139,12 @@ def _verdicts(task: Task, problems: Sequence[Problem], answers: Sequence[Answer]
 
 
 def fingerprint(task: Task, problems: Sequence[Problem]) -> str:
-    """Hash of what is asked, how answers are drawn, what they are held against and how: equal ones may be compared."""
+    """Hash what is asked, how answers are sampled, the references and the grading; equal hashes may be compared."""
     return _hash(task, [_asked(task, problems), [problem.reference for problem in problems], task.grading()])
 
 
 def _asked(task: Task, problems: Sequence[Problem]) -> str:
-    """Hash of what an answer depends on beside the model."""
+    """Hash everything that an answer depends on, except the model."""
     turns = [(problem.uid, problem.system, problem.prompts, problem.temperature) for problem in problems]
     return _hash(task, [task.name, asdict(task.sampling), turns])
 
@@ -157,12 +157,12 @@ def _hash(task: Task, value: Any) -> str:
 
 
 def score_rows(scores: Sequence[Score], best: float | None, about: dict[str, Any]) -> list[ScoreRow]:
-    """The rows of a task's scores; the first is the headline."""
+    """Return the rows of a task's scores; the first is the headline."""
     return [ScoreRow.of(score, headline=i == 0, best=best, **about) for i, score in enumerate(scores)]
 
 
 def save_scores(folder: Path, rows: Sequence[ScoreRow]) -> None:
-    """Put scores into ``scores.jsonl``, instead of earlier ones of the same tasks."""
+    """Write scores to ``scores.jsonl``, replacing earlier ones of the same tasks."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks, path = {row.task for row in rows}, folder / "scores.jsonl"
     kept = [row for row in read_scores(path) if row.task not in tasks]
@@ -170,7 +170,7 @@ def save_scores(folder: Path, rows: Sequence[ScoreRow]) -> None:
 
 
 def read_scores(path: Path) -> list[ScoreRow]:
-    """The scores of a file; no file has none.
+    """Read the scores of a file; none if the file is missing.
 
     Raises:
         ValueError: A line is malformed.
@@ -188,7 +188,7 @@ def _answers(
     by_uid: dict[str, list[Answer]] = {problem.uid: [] for problem in problems}
     for number, line in enumerate(lines[1:], 2):
         answer = checked(Answer, line, f"{path}, line {number}")
-        if answer.uid in by_uid and not answer.missing:  # what had no text is asked for again
+        if answer.uid in by_uid and not answer.missing:  # problems without a text are asked again
             by_uid[answer.uid].append(answer)
     left = [problem for problem in problems if len(by_uid[problem.uid]) < task.sampling.num_samples]
     for problem in left:

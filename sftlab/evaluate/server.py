@@ -10,7 +10,7 @@ from sftlab.endpoint.replies import Chat
 from sftlab.evaluate.backend import Dialogue, dialogues
 from sftlab.tasks.task import Answer, Problem, Sampling
 
-_GROUP = 64  # problems asked of a server before their answers are handed on
+_GROUP = 64  # problems sent to a server before their answers are yielded
 
 
 class ServerModel:
@@ -25,14 +25,14 @@ class ServerModel:
 
     @classmethod
     def at(cls, url: str, model: str, cache: Path | None = None) -> ServerModel:
-        """The model of that name at an endpoint such as http://localhost:8000/v1."""
+        """Connect to the model of this name at an endpoint such as http://localhost:8000/v1."""
         return cls(ChatClient(url, model, cache=cache))
 
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
-        """Answer turn by turn, one request per turn and sample; where no text comes, the answer says why.
+        """Answer turn by turn, one request per turn and sample; an answer without text says why.
 
         Raises:
-            ValueError: The endpoint gives no answers at all, or has stopped to; what came before has been handed on.
+            ValueError: The endpoint gives no answers, or has stopped answering; earlier answers have been yielded.
         """
         self.client.require()
         every = dialogues(problems, sampling)

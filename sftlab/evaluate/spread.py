@@ -1,10 +1,10 @@
-"""Answers by all ranks: the first hands out problems, and each answers its part with a model of its own.
+"""Distributed answering: rank 0 distributes the problems, and each rank answers its part with its own model.
 
     rank 0   run a task:  problems -> parts -> own part  -> all answers      grade      ... -> over
     rank 1                            part  -> its part  -^              (waits)              <- over
 
-An answer does not depend on what is decoded beside it, so they are those of one process. Ranks that do not see the
-model's folder, on a node without the disk, leave their part to the others.
+An answer does not depend on its batch, so the answers equal those of one process. Ranks that do not see the model's
+folder, on a node without the disk, leave their part to the others.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from sftlab.evaluate.engine import running_engine
 from sftlab.evaluate.local import LocalModel
 from sftlab.tasks.task import Answer, Problem, Sampling
 
-_BATCHES = 4  # of a rank, before its answers are handed on and kept
-_LONGEST = timedelta(days=7)  # that ranks wait: a judge may be slow, and NCCL's own barrier would give up
+_BATCHES = 4  # problems per rank and round
+_LONGEST = timedelta(days=7)  # how long ranks wait: a judge may be slow, and NCCL's own barrier would time out
 
 
 @contextmanager
 def first_rank_asks(folder: Path, batch_size: int, device: str, engine: str = "") -> Iterator[Backend | None]:
-    """On the first rank a model that all ranks answer for; None on the others, when the first is done.
+    """On rank 0, yield a model that all ranks answer for; on the others, yield None once rank 0 is done.
 
     Args:
         folder: The model, a Hugging Face folder.
-        batch_size: Prompts that a rank decodes side by side.
-        device: This rank's.
-        engine: Command of an engine that answers instead of all ranks.
+        batch_size: Number of prompts that a rank decodes together.
+        device: This rank's device.
+        engine: Command of an engine that answers instead of the ranks.
     """
     from torch import distributed
 
@@ -41,7 +41,7 @@ def first_rank_asks(folder: Path, batch_size: int, device: str, engine: str = ""
         with running_engine(engine, folder) if engine else nullcontext() as asked:
             yield asked or LocalModel.from_folder(folder, batch_size, device)
         return
-    group = distributed.new_group(backend="gloo", timeout=_LONGEST)  # connects now: a network that cannot is told
+    group = distributed.new_group(backend="gloo", timeout=_LONGEST)  # connects now, so that network errors appear here
     rank, seen = distributed.get_rank(), [False] * distributed.get_world_size()
     distributed.all_gather_object(seen, folder.is_dir(), group)
     if rank == 0:
@@ -56,7 +56,7 @@ def first_rank_asks(folder: Path, batch_size: int, device: str, engine: str = ""
 
 @contextmanager
 def first_rank_works() -> Iterator[None]:
-    """The other ranks wait until the first is done with what is inside, however long that takes."""
+    """Make the other ranks wait until rank 0 has finished the block, however long that takes."""
     from torch import distributed
 
     yield
@@ -67,11 +67,11 @@ def first_rank_works() -> Iterator[None]:
 
 
 class SpreadModel(LocalModel):
-    """A model in this process, of which other ranks have copies.
+    """A model in this process, with copies on other ranks.
 
     Attributes:
         group: All ranks.
-        ranks: Those that answer.
+        ranks: The ranks that answer.
     """
 
     group: Any = None
@@ -79,14 +79,14 @@ class SpreadModel(LocalModel):
 
     @classmethod
     def over(cls, group: Any, seen: Sequence[bool], folder: Path, batch_size: int, device: str) -> SpreadModel:
-        """A model for those ranks of a group that see its folder."""
+        """Create the model for those ranks of a group that see its folder."""
         model = cls.from_folder(folder, batch_size, device)
         assert isinstance(model, SpreadModel)
         model.group, model.ranks = group, [rank for rank, sees in enumerate(seen) if sees]
         return model
 
     def answer(self, problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
-        """Answer a part here and the others' there, some problems at a time."""
+        """Answer a part here and the rest on other ranks, in rounds."""
         at_once = max(1, _BATCHES * self.batch_size // sampling.num_samples) * len(self.ranks)
         for start in range(0, len(problems), at_once):
             some = problems[start : start + at_once]
@@ -95,7 +95,7 @@ class SpreadModel(LocalModel):
 
 
 def _follow(folder: Path, batch_size: int, device: str, group: Any) -> None:
-    """Answer what the first rank hands out, until it is done."""
+    """Answer what rank 0 distributes, until it is done."""
     model: LocalModel | None = None
 
     def answer(problems: Sequence[Problem], sampling: Sampling) -> Iterator[list[Answer]]:
@@ -108,7 +108,7 @@ def _follow(folder: Path, batch_size: int, device: str, group: Any) -> None:
 
 
 def _exchange(group: Any, asked: list[Any], answer: Any) -> list[list[Answer]] | None:
-    """One round: the first rank's ``asked`` goes to all, the answers of all to the first; None when it is over."""
+    """Run one round: send rank 0's ``asked`` to all, and all answers to rank 0; None when there are no more rounds."""
     from torch import distributed
 
     distributed.broadcast_object_list(asked, 0, group)

@@ -1,1 +1,1 @@
-"""Shows what was found: reads files, never live objects, and needs no torch."""
+"""Reports: reads result files, never live objects, and needs no torch."""

@@ -1,4 +1,4 @@
-"""Rows of settings side by side, and each against a reference by paired tests."""
+"""Settings as rows, each compared with a reference by paired tests."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from sftlab.stats.paired import Comparison, holm
 
 @dataclass(frozen=True)
 class Paired:
-    """A group against the reference by one score.
+    """A group compared with the reference by one score.
 
     Attributes:
-        group: Which one.
-        panel: By which score.
-        over_problems: Values of a problem averaged over the seeds that both have; problems are the unit.
+        group: The group.
+        panel: The score.
+        over_problems: The comparison over problems, each averaged over the seeds that both have.
         p_holm: Its p value after Holm's correction for all tests of the table.
-        seeds: The seeds in it.
+        seeds: The seeds compared.
         change: Mean difference over seeds, with ``low`` and ``high`` of Student's interval over them; nan for one seed.
     """
 
@@ -42,13 +42,13 @@ class Paired:
 
     @property
     def is_noise(self) -> bool:
-        """Unless problems and, where there are three or more of them, seeds say otherwise."""
+        """True unless the problems and, with three or more of them, the seeds show a difference."""
         problems = self.p_holm < LEVEL and not self.over_problems.low <= 0 <= self.over_problems.high
         return not (problems and (len(self.seeds) < 3 or not self.low <= 0 <= self.high))
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """Return the verdict in words."""
         if math.isnan(self.over_problems.p_value):
             return "not compared"
         return "inside noise" if self.is_noise else "better" if self.change > 0 else "worse"
@@ -64,11 +64,11 @@ def add_rows(
     """Add dots, scores and, against the reference, paired tests.
 
     Args:
-        section: Gets them.
+        section: The section to add to.
         evidence: The study.
-        groups: In the order shown.
-        reference: What the others are held against; None where there is none.
-        beside: Puts more columns into the table's header and rows, and returns notes on them.
+        groups: The groups in the order shown.
+        reference: The group to compare with; None if there is none.
+        beside: Adds columns to the table's header and rows, and returns notes on them.
     """
     points = {(g, panel): evidence.point(panel, g) for g in groups for panel in evidence.panels}
     if not any(points.values()):
@@ -128,13 +128,13 @@ def _loss_table(evidence: Evidence, name: str, groups: Sequence[Group]) -> Table
 
 
 def mean_of_best(points: Sequence[Point | None], panels: Sequence[Panel]) -> float:
-    """Mean over abilities of the share of the best possible score; nan where a score is lacking."""
+    """Compute the mean over abilities of the share of the best possible score; nan if a score is missing."""
     shares = [p.value / (panel.best or 1) for p, panel in zip(points, panels, strict=True) if p]
     return sum(shares) / len(shares) if shares and len(shares) == len(panels) else math.nan
 
 
 def paired_tests(evidence: Evidence, groups: Sequence[Group], reference: Group) -> tuple[list[Paired], list[str]]:
-    """Every group against the reference by every score, and why some are lacking."""
+    """Compare every group with the reference by every score; return also why some tests are missing."""
     found, lacking = [], []
     for group in groups:
         for panel in evidence.panels:
@@ -157,7 +157,7 @@ def paired_tests(evidence: Evidence, groups: Sequence[Group], reference: Group) 
 
 
 def verdict_files(evidence: Evidence, group: Group, panel: Panel) -> dict[int, tuple[Path, float]]:
-    """File of verdicts and score by seed; a file that does not lie in the study is none of its own."""
+    """Return the file of verdicts and the score by seed; files outside the study's folder are ignored."""
     return {
         r.seed: (evidence.folder / r.problems, float(r.value))
         for r in evidence.final_of(group, panel)
@@ -170,7 +170,7 @@ def _test_table(name: str, reference: Group, tests: Sequence[Paired]) -> Table:
     for t in tests:
         c, best = t.over_problems, t.panel.best
         over_seeds = "one seed" if len(t.seeds) == 1 else number(t.change, best, signed=True)
-        if len(t.seeds) > 2:  # two may agree by chance, to an interval of no width
+        if len(t.seeds) > 2:  # two seeds may agree by chance, which gives an interval of width zero
             over_seeds = with_interval(t.change, t.low, t.high, best, signed=True)
         problems = with_interval(c.difference, c.low, c.high, best, signed=True)
         count = f"{c.num_problems}" + (f" ({c.num_missing} missing)" if c.num_missing else "")
@@ -192,7 +192,7 @@ def _test_table(name: str, reference: Group, tests: Sequence[Paired]) -> Table:
 
 
 def _findings(reference: Group, tests: Sequence[Paired]) -> list[str]:
-    """A sentence for each strategy."""
+    """Return a sentence for each strategy."""
     found = []
     for group in dict.fromkeys(t.group for t in tests):
         words = []

@@ -1,4 +1,4 @@
-"""Studies side by side: their settings in one table, what they share compared, and what each was trained on."""
+"""Several studies: their settings in one table, shared settings compared, and what each was trained on."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Named = list[tuple[str, Evidence]]
 
 
 def write_beside(folders: Sequence[Path], weights: Mapping[str, float] | None = None) -> Path:
-    """Write a page that sets studies side by side into the report folder of the first.
+    """Write a page that compares studies, into the report folder of the first.
 
     Args:
-        folders: Of two studies or more.
-        weights: What each ability counts; 1 where left out.
+        folders: The folders of two or more studies.
+        weights: The weight of each ability; 1 by default.
 
     Returns:
         The page.
@@ -63,7 +63,7 @@ def write_beside(folders: Sequence[Path], weights: Mapping[str, float] | None = 
 
 
 def _settings(named: Named, panels: list[Panel]) -> Section:
-    """Every setting of every study, the best first."""
+    """Return every setting of every study, the best first."""
     section = Section("settings", "All settings")
     rows = []
     for label, study in named:
@@ -120,7 +120,7 @@ def _settings(named: Named, panels: list[Panel]) -> Section:
 
 
 def _shared(named: Named, panels: list[Panel]) -> Section:
-    """Settings that the first study has and another has too: each study minus the first."""
+    """Compare the settings of the first study that another one has too: each study minus the first."""
     section = Section("shared", "What the studies share")
     (first, base), *others = named
     rows: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""What settings were trained on, beside what they scored: a better one may only have had more."""
+"""What settings were trained on, beside their scores: a better one may only have had more."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from sftlab.report.evidence import Budget, Evidence, Group
 from sftlab.report.exhibit import Cell
 from sftlab.report.text import short_count
 
-TOLERANCE = 0.02  # budgets count as equal within this share: packing and rounding of steps leave as much
+TOLERANCE = 0.02  # budgets within this share count as equal: packing and rounding of steps cause such differences
 NAMES = {"tokens": "tokens", "supervised_tokens": "supervised tokens", "steps": "steps"}
 
 
 def budget_warning(evidence: Evidence, groups: Sequence[Group]) -> list[str]:
-    """A sentence where these settings were not trained on the same; none where they were, or where it is unknown."""
+    """Return a sentence if these settings differ in budget; empty if they do not, or if it is unknown."""
     wanted = set(groups)
     budgets = {group: evidence.budget(group) for group in evidence.groups if group in wanted}
     spans = []
@@ -28,11 +28,11 @@ def budget_warning(evidence: Evidence, groups: Sequence[Group]) -> list[str]:
 
 
 def budget_cells(budget: Budget) -> list[str]:
-    """Columns of a table, in the order of ``NAMES``."""
+    """Return the columns of a table, in the order of ``NAMES``."""
     values = [getattr(budget, name) for name in NAMES]
     return ["-" if value is None else f"{value:,}" for value in values]
 
 
 def budget_numbers(budget: Budget) -> dict[str, Cell]:
-    """Columns of a CSV."""
+    """Return the columns of a CSV."""
     return {name: getattr(budget, name) for name in NAMES}

@@ -1,4 +1,4 @@
-"""The best of some settings for a reader's weights, how far the choice is noise, and what each setting cost."""
+"""The best of some settings for a reader's weights, how sure the choice is, and what each setting cost."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from sftlab.report.exhibit import Cell, Table
 from sftlab.stats.interval import normal, student
 from sftlab.stats.tradeoff import Choice, best_choice
 
-RIVAL = 0.05  # a setting that is the best in as many of the resamples is still in question
+RIVAL = 0.05  # a setting that is the best in at least this share of the resamples is still in question
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """One of those to choose from.
+    """A setting to choose from.
 
     Attributes:
-        label: How people read it.
+        label: Its name in the report.
         points: Its score in every panel of the study.
         budget: What it was trained on.
-        value: How a CSV has it, where that is a number.
+        value: Its value in a CSV, if that is a number.
     """
 
     label: str
@@ -36,12 +36,12 @@ class Setting:
 
 @dataclass(frozen=True, eq=False)
 class Chosen:
-    """Settings with what speaks for each.
+    """Settings with the evidence for each.
 
     Attributes:
         settings: All of them.
         choice: Their weighted means, and how often each is the best.
-        weights: As the reader gave them.
+        weights: The reader's weights.
     """
 
     settings: Sequence[Setting]
@@ -50,33 +50,33 @@ class Chosen:
 
     @property
     def best(self) -> str:
-        """Label of the best; empty where all are equal."""
+        """Label of the best; empty if all are equal."""
         return "" if self.choice.is_tie else self.settings[self.choice.index].label
 
     @property
     def nothing_to_choose(self) -> str:
-        """Why there is no best, where there is none."""
+        """Say why there is no best, if there is none."""
         value = float(self.choice.utility_K[0])
         reason = "train longer, or ask easier or more problems" if value < 0.5 else "ask harder or more problems"
         same = f"all {len(self.settings)} have the same weighted mean, {value:.1%}"
         return f"{same}: {reason}" if self.choice.is_tie else ""
 
     def doubts(self, before: str = "") -> str:
-        """How sure the choice is, and what else is in question; ``before`` stands before the others' labels."""
+        """Say how sure the choice is, and what else is in question; ``before`` precedes the others' labels."""
         pairs = zip(self.settings, self.choice.share_best_K, strict=True)
         rivals = [setting.label for setting, share in pairs if share >= RIVAL and setting.label != self.best]
         sure = f"best in {self.choice.share_best_K[self.choice.index]:.0%} of resamples"
         return sure + (f", also in question: {before}{', '.join(rivals)}" if rivals else "")
 
     def table(self, name: str, title: str, what: str, front: np.ndarray | None, most: int | None = None) -> Table:
-        """Every setting with its weighted mean, how often it is the best, and its budget.
+        """Return every setting with its weighted mean, how often it is the best, and its budget.
 
         Args:
-            name: Of its files.
-            title: Above it.
-            what: Heads the first column.
-            front: Which are on the Pareto front; None where there is none.
-            most: Rows shown; the CSV has all.
+            name: Name of its files.
+            title: Title above the table.
+            what: Header of the first column.
+            front: Which settings are on the Pareto front; None if there is none.
+            most: Number of rows shown; the CSV has all.
         """
         order: Sequence[int] = range(len(self.settings))
         if most is not None:
@@ -95,8 +95,8 @@ class Chosen:
         named = ", ".join(f"{k}={v:g}" for k, v in self.weights.items()) or "all 1"
         notes = [
             f"Weights: {named}. Weighted mean of scores, each divided by its best.",
-            f"Best in: part of the resamples (normal, by the standard errors) in which this {what} is the highest.",
-            "Tokens, supervised tokens and steps: of all stages, those taken over from other runs too.",
+            f"Best in: share of the resamples (normal, by the standard errors) in which this {what} is the highest.",
+            "Tokens, supervised tokens and steps: of all stages, including those reused from other runs.",
         ]
         if most is not None and len(rows) > most:
             notes.append(f"The best {most} of {len(rows)}; the CSV has all.")
@@ -105,7 +105,7 @@ class Chosen:
 
 
 def choose(evidence: Evidence, settings: Sequence[Setting]) -> Chosen:
-    """The best of some settings for the weights of who reads the report."""
+    """Choose the best of some settings for the weights of the report's reader."""
     best_A = np.array([panel.best for panel in evidence.panels], dtype=float)
     scores_KA, errors_KA = (
         np.array([[getattr(point, name) for point in setting.points] for setting in settings]) / best_A
@@ -116,7 +116,7 @@ def choose(evidence: Evidence, settings: Sequence[Setting]) -> Chosen:
 
 
 def weighted_point(points: Sequence[Point], best: Sequence[float], weights: Sequence[float] | None = None) -> Point:
-    """Mean over abilities of scores divided by their best, with an interval over the seeds that all have."""
+    """Compute the mean over abilities of scores divided by their best, with an interval over the common seeds."""
     shares = [w / sum(weights) for w in weights] if weights else [1 / len(points)] * len(points)
     mine = [(p, share / top) for p, share, top in zip(points, shares, best, strict=True)]
     seeds = set.intersection(*(set(p.by_seed) for p, _ in mine))
@@ -132,7 +132,7 @@ def weighted_point(points: Sequence[Point], best: Sequence[float], weights: Sequ
 
 
 def weight_words(evidence: Evidence) -> str:
-    """The weights in words."""
+    """Return the weights in words."""
     values = {ability: evidence.weights.get(ability, 1.0) for ability in evidence.abilities}
     if len(set(values.values())) == 1:
         return "equal weights"
@@ -140,7 +140,7 @@ def weight_words(evidence: Evidence) -> str:
 
 
 def check_weights(evidence: Evidence) -> None:
-    """Refuse weights that mean nothing.
+    """Refuse invalid weights.
 
     Raises:
         ValueError: A weight names no ability, is negative, or all are 0.

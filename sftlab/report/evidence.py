@@ -16,7 +16,7 @@ from sftlab.stats.interval import error_of, normal, student
 
 Factors = tuple[tuple[str, Value], ...]
 SPECIALISTS = ("single_{ability}", "{ability}_only")
-"""How runs that train one ability alone are named where a figure is not told."""
+"""Default names of the configs that train one ability alone."""
 
 _FRACTION = re.compile(r"\d{1,18}/\d{1,18}")
 
@@ -142,32 +142,32 @@ class Evidence:
         return sorted(self._results_of, key=lambda g: (place[g.config], [self._rank(*f) for f in g.factors]))
 
     def group_of(self, config: str, factors: Mapping[str, Value]) -> Group:
-        """The group of a config and values of factors, sorted in the study's order."""
+        """Return the group of a config and values of factors, sorted in the study's order."""
         names = [*(n for n in self.factors if n in factors), *(n for n in factors if n not in self.factors)]
         pairs = tuple((name, factors[name]) for name in names)
         label = " ".join([config, *(f"{name}={self.text(name, value)}" for name, value in pairs)])
         return Group(config, pairs, label)
 
     def results_of(self, group: Group) -> list[Result]:
-        """All scores of a group."""
+        """Return all scores of a group."""
         return self._results_of.get(group, [])
 
     def final_of(self, group: Group, panel: Panel) -> list[Result]:
-        """A group's final scores in a panel, one per seed."""
+        """Return a group's final scores in a panel, one per seed."""
         return self._final_of.get((group, panel), [])
 
     def point(self, panel: Panel, group: Group) -> Point | None:
-        """The mean of a group's final scores in a panel; None if it has none."""
+        """Return the mean of a group's final scores in a panel; None if it has none."""
         rows = self.final_of(group, panel)
         return point_of(rows) if rows else None
 
     def specialists(self, ability: str, names: Sequence[str] = SPECIALISTS) -> list[Series]:
-        """Runs that train one ability alone.
+        """Return the runs that train one ability alone.
 
         Args:
-            ability: Which one.
-            names: Of configs; ``{ability}`` in one stands for the ability's name. Of a config without it, those runs
-                count in which some factor has the ability's name as its value, or all where none has.
+            ability: Name of the ability.
+            names: Names of configs; ``{ability}`` stands for the ability's name. In a config whose name lacks it, runs
+                count if some factor has the ability's name as its value, or all runs if none has.
         """
         found = []
         for name in names:
@@ -180,12 +180,12 @@ class Evidence:
         return found
 
     def rests(self, series: Series, axis: str) -> list[Factors]:
-        """The combinations of factors other than ``axis`` in a series: one line of a figure each."""
+        """Return the combinations of factors other than ``axis`` in a series: one line of a figure each."""
         mine = (g for g in self._groups_in(series) if axis in dict(g.factors))
         return list(dict.fromkeys(tuple(f for f in g.factors if f[0] != axis and f not in series.fixed) for g in mine))
 
     def along(self, series: Series, axis: str, rest: Factors = ()) -> list[tuple[float, Group]]:
-        """Groups of a series with other factors ``rest``, by ascending value of the factor ``axis``."""
+        """Return the groups of a series with other factors ``rest``, by ascending value of the factor ``axis``."""
         found = []
         for group in self._groups_in(series):
             factors = {name: value for name, value in group.factors if (name, value) not in series.fixed}
@@ -196,11 +196,11 @@ class Evidence:
         return sorted(found, key=lambda pair: pair[0])
 
     def line(self, panel: Panel, series: Series, axis: str, rest: Factors = ()) -> list[tuple[float, Point]]:
-        """The points of these groups in a panel."""
+        """Return the points of these groups in a panel."""
         return [(x, point) for x, group in self.along(series, axis, rest) if (point := self.point(panel, group))]
 
     def missing(self, configs: Iterable[str]) -> list[str]:
-        """Runs of these configs without a final score, each with its status."""
+        """Return the runs of these configs without a final score, each with its status."""
         scored = {r.run for r in self.final}
         status = {c.run: c.status for c in self.costs}
         owners = {c.run: c.config for c in self.costs}
@@ -210,7 +210,7 @@ class Evidence:
         return [f"{name} ({status.get(name, 'missing').replace('done', 'no score')})" for name in lacking]
 
     def budget(self, group: Group) -> Budget:
-        """What a group was trained on."""
+        """Return what a group was trained on."""
         costs = [self._cost_of[run] for run in {r.run for r in self.results_of(group)} if run in self._cost_of]
         stages = [cost.stages for cost in costs if cost.stages]
         tokens = [sum(stage.tokens for stage in mine) for mine in stages]
@@ -220,7 +220,7 @@ class Evidence:
         return Budget(_mean(tokens), _mean(supervised), _mean(list(ends.values())))
 
     def text(self, factor: str, value: Value) -> str:
-        """A value of a factor as the user wrote it."""
+        """Return a value of a factor as the user wrote it."""
         values = self.factors.get(factor, [])
         for known, written in zip(values, self.written.get(factor, []), strict=False):
             if known == value:
@@ -228,7 +228,7 @@ class Evidence:
         return text_of(value)
 
     def tick(self, factor: str, x: float) -> str:
-        """A place on the axis of a factor as the user wrote it."""
+        """Return a position on the axis of a factor as the user wrote it."""
         for known in self.factors.get(factor, []):
             if is_number(known) and number_of(known, factor) == x:
                 return self.text(factor, known)
@@ -261,7 +261,7 @@ class Evidence:
 
 
 def point_of(rows: Sequence[Result]) -> Point:
-    """Mean and interval over rows of different seeds and one panel."""
+    """Compute mean and interval over rows of different seeds in one panel."""
     by_seed = {row.seed: float(row.value if row.value is not None else math.nan) for row in rows}
     values, first = list(by_seed.values()), rows[0]
     top = first.panel.best if first.panel.best is not None else math.inf
@@ -280,7 +280,7 @@ def point_of(rows: Sequence[Result]) -> Point:
 
 
 def _error_over_problems(row: Result) -> float:
-    """From the interval where there is one: it has a width where every answer was wrong, the standard error has not."""
+    """Derive it from the interval if there is one: that has a width even if every answer was wrong."""
     if row.low is not None and row.high is not None and row.high > row.low:
         return error_of(row.low, row.high)
     return math.nan if row.standard_error is None else row.standard_error
@@ -291,7 +291,7 @@ def _mean(values: Sequence[int]) -> int | None:
 
 
 def is_number(value: Value) -> bool:
-    """Whether a factor's value has a place on an axis; 1/4 may be written so."""
+    """Return whether a factor's value has a position on an axis; 1/4 may be a string."""
     try:
         number_of(value, "")
     except ValueError:
@@ -300,10 +300,10 @@ def is_number(value: Value) -> bool:
 
 
 def number_of(value: Value, factor: str) -> float:
-    """A factor's value as a number; 1/4 may be written so.
+    """Return a factor's value as a number; 1/4 may be a string.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a number.
     """
     try:
         found = float(Fraction(value)) if isinstance(value, str) and _FRACTION.fullmatch(value) else float(value)
@@ -315,7 +315,7 @@ def number_of(value: Value, factor: str) -> float:
 
 
 def text_of(value: Value) -> str:
-    """A value as people write it: 1/256 rather than 0.00390625, but 0.3 unchanged."""
+    """Format a value in the usual way: 1/256 rather than 0.00390625, but 0.3 unchanged."""
     if isinstance(value, str) or value in (0, 1):
         return str(value) if isinstance(value, str) else f"{value:.0f}"
     near = Fraction(value).limit_denominator(4096)

@@ -1,4 +1,4 @@
-"""Exhibits: what a tool found, in a form that a study's report shows: sentences, tables, pictures, perhaps a page.
+"""Exhibits: a tool's findings in a form that a study's report shows: sentences, tables, pictures, perhaps a page.
 
 FOLDER/NAME.exhibit.json   words and tables; pictures and the page are files of the same folder that it names
 """
@@ -26,9 +26,9 @@ class Table:
     """Rows with a header. Cells that are text are shown as they are, numbers are for the CSV alone.
 
     Attributes:
-        name: Of its files.
-        numbers: The same with all digits, for the CSV; the shown rows where left out.
-        folded: Shown only when asked for.
+        name: Name of its files.
+        numbers: The same rows with all digits, for the CSV; by default the shown rows.
+        folded: Whether the table is collapsed until the reader opens it.
     """
 
     name: str
@@ -40,20 +40,20 @@ class Table:
     folded: bool = False
 
     def as_markdown(self) -> str:
-        """A Markdown table with its title and notes."""
+        """Return a Markdown table with its title and notes."""
         lines = [self.header, ["---"] * len(self.header), *self.rows]
         body = "\n".join("| " + " | ".join(map(markdown_text, line)) + " |" for line in lines)
         notes = "".join(f"\n- {markdown_text(note)}" for note in self.notes) + "\n" * bool(self.notes)
         return f"**{markdown_text(self.title)}**\n\n{body}\n{notes}"
 
     def as_csv(self) -> str:
-        """All digits where there are any."""
+        """Return a CSV, with all digits if they are known."""
         return csv_of(self.numbers or [dict(zip(self.header, row, strict=True)) for row in self.rows])
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image file with what is to be seen in it."""
+    """An image file with its caption."""
 
     path: Path
     title: str
@@ -62,7 +62,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Exhibit:
-    """What one tool found.
+    """The findings of one tool.
 
     Attributes:
         title: One line.
@@ -90,10 +90,10 @@ class Exhibit:
 
     @classmethod
     def read(cls, path: Path) -> Exhibit:
-        """An exhibit as it was written.
+        """Read an exhibit.
 
         Raises:
-            ValueError: It is none, or a file that it names is missing.
+            ValueError: The file is not an exhibit, or a file that it names is missing.
         """
         mend = "run what wrote it again, or delete it"
         try:
@@ -127,19 +127,19 @@ def _cell(value: Any) -> Cell:
 
 
 def lies_in(file: Path, folder: Path) -> bool:
-    """Whether a file is there, and no link that leads out of the folder."""
+    """Return whether a file exists in the folder and is no link that leads outside it."""
     return file.is_file() and file.resolve().is_relative_to(folder.resolve())
 
 
 def files_in(folder: Path, ending: str = ENDING, deep: bool = False) -> list[Path]:
-    """Finished files of a folder by their ending, exhibits where none is given; ``deep``: of the folders in it too."""
+    """Return finished files of a folder by their ending, by default exhibits; ``deep`` includes subfolders."""
     found = (folder.rglob if deep else folder.glob)(f"*{ending}")
     seen = sorted(path for path in found if not any(n.startswith(".") for n in path.relative_to(folder).parts))
     return [path for path in seen if lies_in(path, folder)]
 
 
 def csv_of(rows: Sequence[dict[str, Any]]) -> str:
-    """Rows as CSV: numbers are numbers, text is never a formula, nan is left empty."""
+    """Format rows as CSV: numbers are numbers, text is never a formula, nan is empty."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

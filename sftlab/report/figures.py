@@ -1,4 +1,4 @@
-"""How figures are drawn: one set of axes, intervals on everything, and spots that tell what each point is."""
+"""How figures are drawn: shared axes, intervals on everything, and tooltips that tell what each point is."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Line = Sequence[tuple[float, Point]]  # x and the mean there, ascending in x
-Tick = Callable[[float], str]  # how a place on the axis is written
-Drawn = tuple[Any, list[Spot]]  # a matplotlib figure and its spots
+Line = Sequence[tuple[float, Point]]  # x and the mean there, by ascending x
+Tick = Callable[[float], str]  # formats a position on the axis
+Drawn = tuple[Any, list[Spot]]  # a matplotlib figure and its tooltips
 
 
 _MOST_IN_A_ROW = 6  # entries of a legend
@@ -37,7 +37,7 @@ class LinePanel:
         lines: Points of each line, by its label.
         fitted: Curves without points, by the label of the line they belong to: x, y and a dash pattern.
         mark: An x with its interval, drawn as a vertical line and a band; 0 and infinity lie beyond the axis.
-        is_difference: Of two scores, with a line at 0.
+        is_difference: Whether it shows a difference of two scores, with a line at 0.
     """
 
     title: str
@@ -51,12 +51,12 @@ class LinePanel:
 
 
 def line_figure(grid: Sequence[Sequence[LinePanel]], xlabel: str, tick: Tick) -> Drawn:
-    """A grid of panels over a log-2 axis that they share; bands are 95 % intervals.
+    """Draw a grid of panels over a shared log-2 axis; bands are 95 % intervals.
 
     Args:
         grid: Rows of panels.
-        xlabel: What the axis is.
-        tick: Text of a place on it.
+        xlabel: Label of the axis.
+        tick: Formats a position on the axis.
     """
     panels = [panel for row in grid for panel in row]
     labels = list(dict.fromkeys(label for panel in panels for label in panel.lines))
@@ -90,7 +90,7 @@ def line_figure(grid: Sequence[Sequence[LinePanel]], xlabel: str, tick: Tick) ->
 
 
 def _shown(label: str) -> str:
-    """A label as a legend shows it: one that begins with ``_`` would be left out."""
+    """Return a label as a legend shows it; matplotlib would leave out one that begins with ``_``."""
     return f" {label}" if label.startswith("_") else label
 
 
@@ -99,7 +99,7 @@ def _legend(figure: Figure, handles: Sequence[Any]) -> None:
 
 
 def subplots(rows: int, columns: int, width: float, height: float, extra: float) -> tuple[Figure, Any]:
-    """A figure and its axes [rows, columns], each so many inches wide and high, with extra height for a legend."""
+    """Create a figure and its axes [rows, columns], sizes in inches, with extra height for a legend."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width * columns + 0.25, height * rows + extra), layout="constrained")
@@ -107,9 +107,9 @@ def subplots(rows: int, columns: int, width: float, height: float, extra: float)
 
 
 def _places(values: Sequence[float], xs: Sequence[float]) -> np.ndarray:
-    """Where values stand on the log-2 axis; 0 stands left of the smallest positive one, beyond a break.
+    """Compute positions of values on the log-2 axis; 0 is placed left of the smallest positive one, beyond a break.
 
-    Values below 0 have no logarithm: where there are any, places are the values themselves.
+    Values below 0 have no logarithm: if there are any, the positions are the values themselves.
     """
     if xs and min(xs) < 0:
         return np.array(values, dtype=float)
@@ -127,7 +127,8 @@ def _draw_line(axes: Axes, panel: LinePanel, label: str, name: str, how: Look, x
     if is_joined:
         axes.plot(at_P[start:], mean_P[start:], linestyle=how.dashes, label=name, zorder=3, **shared)
         axes.fill_between(at_P[start:], low_P[start:], high_P[start:], color=colour, alpha=0.16, linewidth=0)
-        at_P, mean_P, low_P, high_P = (a[:start] for a in (at_P, mean_P, low_P, high_P))  # the point at 0 stands alone
+        # The point at 0 is not joined to the line.
+        at_P, mean_P, low_P, high_P = (a[:start] for a in (at_P, mean_P, low_P, high_P))
     if len(at_P):
         ends = np.nan_to_num(np.maximum(0, np.stack([mean_P - low_P, high_P - mean_P])))
         once = None if is_joined else name
@@ -141,7 +142,7 @@ def _number_axis(axes: Axes, xs: Sequence[float], tick: Tick) -> None:
     places = _places(xs, xs)
     if not xs:
         return
-    every = -(-len(xs) // 14)  # more labels than that would run into each other
+    every = -(-len(xs) // 14)  # more labels would overlap
     texts = apart([tick(x) for x in xs], 12)
     is_wide = max(map(len, texts)) * len(xs[::every]) > 36
     axes.set_xticks(places[::every], texts[::every], rotation=35 if is_wide else 0, fontsize=8.5)
@@ -171,7 +172,7 @@ def _score_axis(axes: Axes, panel: LinePanel) -> None:
 
 
 def limit(setter: Any, ends: Sequence[float], best: float | None) -> None:
-    """Room for every interval, not beyond what a score can be by more than a marker needs."""
+    """Set limits with room for every interval, at most a marker's width beyond the range of scores."""
     if not ends:
         return
     low, high = min(ends), max(ends)
@@ -181,7 +182,7 @@ def limit(setter: Any, ends: Sequence[float], best: float | None) -> None:
 
 
 def percent(axis: Any, unit: str = "%") -> None:
-    """Write an axis of shares in percent, or of their differences in points."""
+    """Format an axis of shares in percent, or of their differences in points."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -202,10 +203,10 @@ def _draw_mark(axes: Axes, mark: tuple[float, float, float], xs: Sequence[float]
 
 
 def dot_figure(panels: Sequence[tuple[str, float | None, Sequence[Point | None]]], names: Sequence[str]) -> Drawn:
-    """Names down, one panel per score across, a dot with its interval each; the last row is the reference.
+    """Draw names down, one panel per score across, each a dot with its interval; the last row is the reference.
 
     Args:
-        panels: Title, best score and the point of every name.
+        panels: Title, best score and the point of each name.
         names: Row labels, from the top.
     """
     texts = apart(names)

@@ -1,4 +1,4 @@
-"""Figures of a choice: one measure against another, or against what it took to train."""
+"""Figures of a choice: one measure against another, or against the training budget."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def front_figure(
     points: Sequence[tuple[str, Point, Point, bool]], what: str, xlabel: str, ylabel: str, best_label: str | None
 ) -> Drawn:
-    """One measure against another with crosses of intervals; the Pareto front is joined, the choice is ringed.
+    """Plot one measure against another with error bars; join the Pareto front and ring the choice.
 
     Args:
         points: Label, both measures, and whether it is on the front.
-        what: What the labels are values of.
+        what: What the labels name.
         xlabel: The first measure.
         ylabel: The second.
-        best_label: Of the choice.
+        best_label: Label of the choice.
     """
     figure, axes_11 = subplots(1, 1, 5.4, 3.9, 0)
     axes, behind, ahead = axes_11[0][0], LOOKS[6], LOOKS[0]
@@ -59,11 +59,11 @@ def front_figure(
 
 
 def budget_figure(points: Sequence[tuple[str, int, Point, bool]], best_label: str) -> Drawn:
-    """A measure against what it took to train; the best at each budget are joined by a staircase, the choice is ringed.
+    """Plot a measure against the training budget; join the best at each budget by a staircase and ring the choice.
 
     Args:
         points: Label, tokens, measure, and whether no setting with as many tokens or fewer is better.
-        best_label: Of the choice.
+        best_label: Label of the choice.
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -98,10 +98,10 @@ _FONT_SIZE = 8.5
 
 
 def _name_points(axes: Axes, labels: Sequence[_Label]) -> None:
-    """Write names beside points, the foremost first; one that would cover another is left to the table and the pointer.
+    """Write names beside points, the most important first; names that would overlap another are left out.
 
     Args:
-        axes: With the limits that they keep.
+        axes: The axes, with their final limits.
         labels: Rank, text, place in data, shift in points, and which side of the text the place is on.
     """
     per_point = axes.figure.dpi / 72

@@ -1,4 +1,4 @@
-"""Heat maps of a report: scores after each stage, cells coloured and written in."""
+"""Heat maps of a report: scores after each stage, with coloured and labelled cells."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class HeatBlock:
     """Rows of a heat map that belong together.
 
     Attributes:
-        name: Left of the rows.
-        rows: Their labels.
+        name: Label left of the rows.
+        rows: Labels of the rows.
         share_RC: Colours, from 0 to 1; nan is left empty.
-        text_RC: What stands in the cells.
-        lines_RC: What they tell when pointed at.
+        text_RC: Text in the cells.
+        lines_RC: Tooltips of the cells.
     """
 
     name: str
@@ -38,7 +38,7 @@ class HeatBlock:
 
 
 def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
-    """Blocks under each other, columns across, cells coloured and written in."""
+    """Draw blocks one below the other, columns across, with coloured and labelled cells."""
     import matplotlib
     from matplotlib.patches import Rectangle
 
@@ -46,7 +46,7 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
     gaps = [0.35 if len(b.rows) > 1 else 0.08 for b in blocks]
     height = sum(len(b.rows) + gap for b, gap in zip(blocks, gaps, strict=True))
     names = apart([b.name for b in blocks], _LONGEST_NAME)
-    rows = [apart(b.rows) if len(b.rows) > 1 else [""] for b in blocks]  # the one stage of a block needs no name
+    rows = [apart(b.rows) if len(b.rows) > 1 else [""] for b in blocks]  # a block's only stage needs no name
     wide = [max(map(len, names)), max(len(row) for shown in rows for row in shown)]
     inches = [_INCHES_PER_LETTER * letters for letters in wide]
     figure, axes_11 = subplots(1, 1, 1.15 * len(columns) + sum(inches) + 0.4, 0.31 * height + 0.45, 0)
@@ -78,6 +78,6 @@ _INCHES_PER_LETTER = 0.098  # of the bold names
 
 
 def _beside(axes: Axes, y: float, text: str, inches: float, weight: str) -> None:
-    """Write left of the cells, so many inches from them whatever size they come to have."""
+    """Write left of the cells, this many inches from them whatever their final size."""
     shift = (-72 * inches, 0)
     axes.annotate(text, (0, y), shift, textcoords="offset points", ha="right", va="center", weight=weight)

@@ -22,7 +22,7 @@ Lines = Mapping[str, Line]  # by label
 
 
 def rest_text(evidence: Evidence, rest: Factors, config: str = "") -> str:
-    """A label from a config and the factors that are not the axis; the size stands without its name."""
+    """Build a label from a config and the factors that are not the axis; the size is written without its name."""
     words = [
         evidence.text(name, value) if name == "size" else f"{name}={evidence.text(name, value)}" for name, value in rest
     ]
@@ -32,14 +32,14 @@ def rest_text(evidence: Evidence, rest: Factors, config: str = "") -> str:
 def lines_along(
     evidence: Evidence, panel: Panel, series: Sequence[Series], axis: str, named: bool = True
 ) -> dict[str, Line]:
-    """The lines of one panel that have a point, by config and the other factors.
+    """Return the lines of one panel that have a point, by config and the other factors.
 
     Args:
         evidence: The study.
         panel: What is measured.
-        series: Of which runs.
-        axis: Along which factor.
-        named: Labels begin with the config.
+        series: The runs.
+        axis: The factor on the x axis.
+        named: Whether labels begin with the config.
     """
     found: dict[str, Line] = {}
     for one in series:
@@ -52,7 +52,7 @@ def lines_along(
 def add_comparison(
     section: Section, evidence: Evidence, configs: Sequence[str], axis: str, xlabel: str
 ) -> dict[Panel, dict[str, Line]]:
-    """Add a panel per ability with a line per config (and size), and the table of it."""
+    """Add a panel per ability with a line per config (and size), and its table."""
     series = [Series(config) for config in configs]
     lines = {panel: lines_along(evidence, panel, series, axis) for panel in evidence.panels}
     lines = {panel: found for panel, found in lines.items() if found}
@@ -73,7 +73,7 @@ def lines_drawing(
     axis: str,
     xlabel: str,
 ) -> Drawing:
-    """A panel for each ability side by side."""
+    """Draw a panel for each ability, side by side."""
     row = [LinePanel(panel_title(p), panel_label(p), p.best, found) for p, found in lines.items()]
     figure, spots = line_figure([row], xlabel, lambda x: evidence.tick(axis, x))
     return Drawing(name, title, caption, figure, line_numbers(axis, lines), spots)
@@ -82,7 +82,7 @@ def lines_drawing(
 def line_table(
     evidence: Evidence, name: str, title: str, axis: str, xlabel: str, lines: Mapping[Panel, Lines]
 ) -> Table:
-    """Lines down and panels across, a row for each x."""
+    """Return a table with lines down and panels across, one row per x."""
     labels = dict.fromkeys(label for found in lines.values() for label in found)
     rows = []
     for label in labels:
@@ -96,12 +96,12 @@ def line_table(
 
 
 def points_in(groups: Iterable[Lines]) -> list[Point]:
-    """All points of some lines."""
+    """Return all points of some lines."""
     return [p for lines in groups for line in lines.values() for _, p in line]
 
 
 def line_numbers(axis: str, lines: Mapping[Panel, Lines]) -> list[dict[str, Cell]]:
-    """The points of a figure for its CSV."""
+    """Return the points of a figure for its CSV."""
     return [
         {"ability": panel.ability, "task": panel.task, "line": label, axis: x, **point_numbers(point)}
         for panel, found in lines.items()

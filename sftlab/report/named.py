@@ -1,4 +1,4 @@
-"""The figures that a study file names, as objects: by short name, by class name, or by the class path of a user's own.
+"""The figures that a study file names, as objects: by short name, by class name, or by class path.
 
 figures: [k, {class_path: SingleAgainstMixed, init_args: {single: alone}}, my_figures.Ladder]
 """
@@ -30,23 +30,23 @@ FIGURES = {
     "cost": "cost.Cost",
     "search": "search.Search",
 }
-"""Where each figure stands in ``sections``, by its short name."""
+"""Module and class of each figure in ``sections``, by its short name."""
 _CLASSES = {place.split(".")[1]: place for place in FIGURES.values()}
 
 
 def figures_of(
     entries: object, where: str, configs: Collection[str] | None = None, factors: Collection[str] | None = None
 ) -> list[Figure]:
-    """The figures of a study file.
+    """Create the figures of a study file.
 
     Args:
-        entries: What stands under ``figures``.
+        entries: The value of ``figures``.
         where: File and key, for messages.
-        configs: Configs of the study, to check what arguments name; unchecked where left out.
+        configs: Configs of the study, to check the names in arguments; unchecked if None.
         factors: Factors of the study, likewise.
 
     Raises:
-        ValueError: An entry names no figure, or an argument, a config or a factor that is not there.
+        ValueError: An entry names an unknown figure, argument, config or factor.
     """
     if not isinstance(entries, (list, tuple)):
         raise ValueError(f"{where}: give a list such as [scaling, k], not {entries!r:.80}")
@@ -101,7 +101,7 @@ def _class(name: str, where: str) -> type[Figure]:
     except AttributeError:
         there = [n for n, v in vars(import_module(module)).items() if inspect.isclass(v) and issubclass(v, Figure)]
         raise ValueError(f"{where}: {module} has no {attribute}; {_nearest(attribute, there, there)}") from None
-    except Exception as error:  # whatever a user's file does when it is read
+    except Exception as error:  # a user's file may raise anything when it is imported
         raise ValueError(f"{where}: {module} cannot be imported: {type(error).__name__}: {error}") from None
     if not inspect.isclass(kind) or not issubclass(kind, Figure) or inspect.isabstract(kind):
         raise ValueError(f"{where}: {name} is not a figure: derive it from sftlab.Figure and write its section()")
@@ -126,7 +126,7 @@ def _check_arguments(kind: type[Figure], arguments: Mapping[str, Any], where: st
 
 
 def _check_names(given: Any, known: Collection[str], where: str, what: str) -> None:
-    """Every name that an argument gives must match one of the study's."""
+    """Check that every name in an argument is one of the study's."""
     names = [given] if isinstance(given, str) else list(map(str, given or ()))
     for name in names:
         pattern = re.escape(name).replace(re.escape("{ability}"), ".+")
@@ -140,7 +140,7 @@ def _nearest(name: str, candidates: Iterable[str], shown: Iterable[str]) -> str:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of YAML can stand for an annotation; one that is not understood takes anything."""
+    """Return whether a value of YAML fits an annotation; unknown annotations accept anything."""
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in inner)

@@ -1,4 +1,4 @@
-"""The one shell of every page: escaped by default, nothing from elsewhere, and no script but our own.
+"""The template that all pages share: escaped by default, no external resources, no scripts but our own.
 
 A page is a template of its own room over ``templates/base.html``. What comes from data is text: it is escaped, control
 characters become pictures of themselves, and a Content-Security-Policy keeps a browser from running or loading what
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 SCRIPTS = ("map.js",)
-"""Scripts that pages may run; they stand in ``templates``."""
+"""Scripts that pages may run; they are in ``templates``."""
 
 
 def render(template: str, package: str = "sftlab.report", script: str = "", **values: Any) -> str:
-    """A page as text.
+    """Render a page as text.
 
     Args:
         template: Its file in ``templates`` of ``package``.
@@ -43,7 +43,7 @@ def render(template: str, package: str = "sftlab.report", script: str = "", **va
 
 
 def policy(*scripts: str) -> str:
-    """The Content-Security-Policy of a page: pictures and styles of its own, and these scripts."""
+    """Return the Content-Security-Policy of a page: its own pictures and styles, and these scripts."""
     hashes = [base64.b64encode(hashlib.sha256(_script(name).encode()).digest()).decode() for name in scripts if name]
     allowed = " ".join(f"'sha256-{found}'" for found in hashes) or "'none'"
     return (
@@ -53,7 +53,7 @@ def policy(*scripts: str) -> str:
 
 
 def guarded(html: str) -> str:
-    """A page that something else wrote, under our policy: no script in it runs but our own.
+    """Return a page made by something else under our policy: only our own scripts run in it.
 
     A page may carry several policies, of which each must allow what is done; ours stands before all else.
     """
@@ -63,7 +63,7 @@ def guarded(html: str) -> str:
 
 @cache
 def environment(package: str) -> Environment:
-    """Templates of a package over those of this one."""
+    """Return the templates of a package, with those of this package as fallback."""
     from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     loader = ChoiceLoader([PackageLoader(package, "templates"), PackageLoader("sftlab.report", "templates")])
@@ -81,7 +81,7 @@ def environment(package: str) -> Environment:
 
 
 def words(text: str) -> Markup:
-    """Escaped; **bold** is the one mark."""
+    """Escape text, with **bold** as the only markup."""
     from markupsafe import Markup, escape
 
     return Markup(re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", str(escape(visible(text)))))

@@ -1,4 +1,4 @@
-"""The tables of arXiv 2310.05492 as data, to stand beside one's own runs.
+"""The tables of arXiv 2310.05492 as data, to compare one's own runs with.
 
 A cell holds GSM8K (%) / HumanEval (%) / MT-Bench (1 to 10). "v1" is the version of 2023-10-09, "v4" that of 2024-06-07
 (ACL 2024). Where versions, or tables of one version, differ, the notes say so; nothing is reconciled in silence.
@@ -18,7 +18,7 @@ class PaperTable:
     """A table of the paper.
 
     Attributes:
-        title: What and from where.
+        title: Content and source.
         text: Lines of cells; the first line is the header, the first cell of a line its name here.
         notes: Where versions or tables differ, and what to know before comparing.
     """
@@ -29,11 +29,11 @@ class PaperTable:
 
     @property
     def rows(self) -> list[list[str]]:
-        """Cells by line, header first."""
+        """Return cells by line, header first."""
         return [line.split() for line in self.text.strip().splitlines()]
 
     def scores(self, row: str, column: str) -> tuple[float, ...]:
-        """Scores of one cell, in the order of BENCHMARKS."""
+        """Return the scores of one cell, in the order of BENCHMARKS."""
         header, *rows = self.rows
         cells = {cells[0]: dict(zip(header, cells, strict=True)) for cells in rows}
         return tuple(float(score) for score in cells[row][column].split("/"))
@@ -111,7 +111,7 @@ TABLES = {
 
 
 def paper_table(kind: str) -> Table:
-    """One of ``TABLES`` to stand, folded, below one's own figure."""
+    """Return one of ``TABLES``, collapsed, to be shown below one's own figure."""
     table = TABLES[kind]
     header, *rows = table.rows
     title = f"The paper's numbers: {' / '.join(BENCHMARKS)} ({table.title})"

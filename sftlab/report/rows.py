@@ -54,7 +54,7 @@ class Result(ScoreRow):
 
     @property
     def panel(self) -> Panel:
-        """Where it is shown."""
+        """The panel that shows it."""
         return Panel(self.ability, self.task, self.metric, None if self.task == HELD_OUT else self.best or 1.0)
 
 
@@ -84,7 +84,7 @@ class RunCost:
 
 @dataclass(frozen=True)
 class Head:
-    """What study.json says.
+    """The content of study.json.
 
     Attributes:
         factors: Values of each factor, in order.
@@ -104,10 +104,10 @@ class Head:
 
 
 def read_head(folder: Path) -> Head:
-    """What study.json says.
+    """Read study.json.
 
     Raises:
-        ValueError: There is none, or a part of it is missing or of a wrong type.
+        ValueError: The file is missing, or a part of it is missing or of a wrong type.
     """
     path = folder / "study.json"
     if not path.is_file():
@@ -128,10 +128,10 @@ def read_head(folder: Path) -> Head:
 
 
 def read_results(folder: Path) -> list[Result]:
-    """The scores.
+    """Read the scores.
 
     Raises:
-        ValueError: A line is malformed, or a score is there twice.
+        ValueError: A line is malformed, or a score occurs twice.
     """
     path = folder / "results.jsonl"
     found: list[Result] = []
@@ -153,7 +153,7 @@ def read_results(folder: Path) -> list[Result]:
 
 
 def read_costs(folder: Path) -> list[RunCost]:
-    """What each run cost.
+    """Read what each run cost.
 
     Raises:
         ValueError: A line is malformed.
@@ -179,7 +179,7 @@ def _lines(path: Path) -> Iterator[tuple[Any, str]]:
 
 
 def _told(kind: type[T], row: object, place: str) -> T:
-    """A line's fields, checked; what is wrong ends with what to do."""
+    """Check a line's fields and return them; errors end with what to do."""
     try:
         return checked(kind, row, place)
     except ValueError as error:
@@ -187,7 +187,7 @@ def _told(kind: type[T], row: object, place: str) -> T:
 
 
 def _visible(node: Any) -> Any:
-    """The same with every text visible."""
+    """Return a copy in which control characters are visible."""
     if isinstance(node, str):
         return visible(node)
     if isinstance(node, list):
@@ -200,13 +200,13 @@ def _values(factors: dict[str, Any]) -> dict[str, Value]:
 
 
 def _value(value: Any) -> Value:
-    """A factor's value; one that is neither a number nor text is shown as JSON."""
+    """Return a factor's value; one that is neither a number nor text is shown as JSON."""
     is_plain = isinstance(value, (str, int, float)) and not isinstance(value, bool)
     return value if is_plain and not _is_endless(value) else json.dumps(value)
 
 
 def _is_endless(value: Any) -> bool:
-    """Whether a number has no place on an axis."""
+    """Return whether a number has no position on an axis."""
     try:
         return isinstance(value, (int, float)) and not math.isfinite(value)
     except OverflowError:

@@ -24,9 +24,9 @@ class Drawing:
     """A matplotlib figure with its caption.
 
     Attributes:
-        name: Of its files.
-        numbers: What is drawn, for its CSV.
-        spots: Places in it that tell more when they are pointed at.
+        name: Name of its files.
+        numbers: The drawn numbers, for its CSV.
+        spots: Its tooltips.
     """
 
     name: str
@@ -90,16 +90,16 @@ class Figure(ABC):
 
     @abstractmethod
     def section(self, evidence: Evidence) -> Section:
-        """What the report shows. What cannot be shown belongs into ``missing``; only bad input raises a ValueError."""
+        """Build the section. What cannot be shown goes into ``missing``; only bad input raises a ValueError."""
 
 
 def point_text(point: Point | None, best: float | None) -> str:
-    """A mean and its interval; a dash where there is none."""
+    """Format a mean and its interval; a dash if there is none."""
     return with_interval(point.value, point.low, point.high, best) if point else "-"
 
 
 def point_numbers(point: Point) -> dict[str, Cell]:
-    """Columns of a point for a CSV."""
+    """Return the columns of a point for a CSV."""
     return {
         "mean": point.value,
         "low": point.low,
@@ -110,17 +110,17 @@ def point_numbers(point: Point) -> dict[str, Cell]:
 
 
 def panel_title(panel: Panel) -> str:
-    """The ability, and its task where that says more."""
+    """Return the ability, with its task if that adds information."""
     return panel.ability if panel.task.startswith("lab_") or panel.best is None else f"{panel.ability}: {panel.task}"
 
 
 def panel_label(panel: Panel) -> str:
-    """What its axis measures."""
+    """Return what the panel's axis measures."""
     return "loss on held-out data" if panel.best is None else panel.metric.split("/")[0].replace("@", " at ")
 
 
 def interval_words(points: Sequence[Point]) -> str:
-    """Where the intervals of a figure come from."""
+    """Explain the intervals of a figure."""
     counts = sorted({len(p.by_seed) for p in points})
     over = "Student's t over seeds, but never narrower than the number of problems allows"
     single = "that of the run over its problems (Wilson's for rates), without the variation of training"

@@ -1,6 +1,6 @@
-"""Places in a figure that tell more when they are pointed at or tapped: a run's name, its seeds, n, the interval.
+"""Tooltips of a figure, shown when a point is hovered or tapped: a run's name, its seeds, n, the interval.
 
-They are part of the SVG in a page and need no script: CSS shows the text of the spot that the pointer is over.
+They are part of the SVG in a page and need no script: CSS shows the text of the spot under the pointer.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_RADIUS = 7.0  # points, of what reacts to the pointer
+_RADIUS = 7.0  # in points: radius that reacts to the pointer
 _LINE, _CHARACTER, _PAD = 10.0, 4.25, 5.0  # height of a line of text, width of a character, margin
 _MOST_LINES, _MOST_CHARACTERS, _MOST_SEEDS = 9, 64, 5
 
 
 @dataclass(frozen=True, eq=False)
 class Spot:
-    """A place in a figure.
+    """A place in a figure with a tooltip.
 
     Attributes:
-        axes: In whose coordinates.
-        x: Where.
-        y: Where.
-        lines: What it tells.
-        size: Width and height of a cell whose lower left corner is (x, y); a dot around it where left out.
+        axes: The axes whose coordinates are used.
+        x: Horizontal position.
+        y: Vertical position.
+        lines: The text.
+        size: Width and height of a cell whose lower left corner is (x, y); by default a dot around (x, y).
     """
 
     axes: Axes
@@ -42,7 +42,7 @@ class Spot:
 
 
 def point_lines(title: str, point: Point, best: float | None) -> list[str]:
-    """What a mean tells: its interval, how many problems, every seed with its run."""
+    """Return the tooltip of a mean: its interval, number of problems, every seed with its run."""
     lines = [title, f"{with_interval(point.value, point.low, point.high, best)}, 95 % interval"]
     seeds = f"{len(point.by_seed)} seed{'s' * (len(point.by_seed) != 1)}"
     lines.append(seeds if point.num_problems is None else f"{seeds}, n = {point.num_problems:,} problems each")
@@ -52,10 +52,10 @@ def point_lines(title: str, point: Point, best: float | None) -> list[str]:
 
 
 def overlay(figure: Figure, spots: Sequence[Spot]) -> str:
-    """The spots as SVG elements, to stand at the end of the figure's SVG, whose unit is a point."""
+    """Return the spots as SVG elements for the end of the figure's SVG, whose unit is a point."""
     if not spots:
         return ""
-    figure.draw_without_rendering()  # places are known once the layout is
+    figure.draw_without_rendering()  # positions are known only after the layout
     width, height = (72 * inches for inches in figure.get_size_inches())
 
     def place(axes: Axes, x: float, y: float) -> tuple[float, float]:

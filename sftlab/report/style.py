@@ -30,7 +30,7 @@ SANS = (
 
 
 class Look(NamedTuple):
-    """How one of several things is drawn everywhere: its colour, that on a dark screen, its marker and its dashes."""
+    """How one of several things is drawn everywhere: colour, colour on a dark screen, marker and dashes."""
 
     colour: str
     dark: str
@@ -54,7 +54,7 @@ SCORES, AMOUNTS, SIGNED = "cividis", "Blues", "RdBu"
 _RC: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.5,
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "text.parse_math": False,  # a dollar sign in a name is not math
     "svg.fonttype": "none",
     "svg.hashsalt": "sftlab",  # the same figure gives the same file
     "text.color": INK,
@@ -83,17 +83,17 @@ _RC: Any = {
 
 
 def look(position: int) -> Look:
-    """The look of the thing at this place of a list; after the last one they begin again."""
+    """Return the look for this position of a list; looks repeat after the last one."""
     return LOOKS[position % len(LOOKS)]
 
 
 def variable(position: int) -> str:
-    """Its colour in a page, as CSS takes it."""
+    """Return its colour as a CSS value."""
     return f"var(--look-{position % len(LOOKS)})"
 
 
 def css_variables() -> str:
-    """Every colour as a CSS variable, for light and dark screens."""
+    """Return every colour as a CSS variable, for light and dark screens."""
     names = {**_GROUND, **{f"--look-{i}": (one.colour, one.dark) for i, one in enumerate(LOOKS)}}
     light, dark = ("; ".join(f"{name}: {pair[i]}" for name, pair in names.items()) for i in (0, 1))
     return (
@@ -103,14 +103,14 @@ def css_variables() -> str:
 
 
 def page_colours() -> dict[str, str]:
-    """What stands in a page for a colour of a picture."""
+    """Map the colours of a picture to those of a page."""
     ground = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
     return {**ground, **{one.colour: variable(i) for i, one in enumerate(LOOKS)}}
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Everything drawn and saved inside looks alike.
+    """Apply the style to everything drawn and saved inside.
 
     Raises:
         ValueError: matplotlib is not installed.

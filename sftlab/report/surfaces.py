@@ -1,4 +1,4 @@
-"""Figures of response surfaces: ternary plots, slices, what each factor changes, the Pareto front of predictions."""
+"""Figures of response surfaces: ternary plots, slices, the effect of each factor, the predicted Pareto front."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def ternary_figure(
     told: Sequence[str],
     breaks_P: np.ndarray,
 ) -> Drawn:
-    """Means above, half the width of their intervals below; dots are runs, a ring is the proposal.
+    """Draw means above, half the width of their intervals below; dots are runs, a ring is the proposal.
 
     Args:
         corners: The three abilities.
-        shares_P3: Where the surface is known.
+        shares_P3: The points of the surface.
         panels: Title, and mean, low and high end at each point [P, 3].
         runs_R3: Shares of the runs.
-        best_3: Of the proposal.
-        told: What each point tells, the scores are added.
+        best_3: Shares of the proposal.
+        told: Tooltip of each point; the scores are added.
         breaks_P: Which points likely break a constraint.
     """
     figure, axes_2C = subplots(2, len(panels), 2.75, 2.5, 0)
@@ -69,7 +69,7 @@ def ternary_figure(
 
 
 def _places(shares_P3: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Corners: the first below left, the second below right, the third above."""
+    """Place the corners: the first below left, the second below right, the third above."""
     return shares_P3[:, 1] + shares_P3[:, 2] / 2, shares_P3[:, 2] * _HEIGHT
 
 
@@ -93,7 +93,7 @@ def _triangle(axes: Axes, corners: Sequence[str]) -> None:
 
 
 def slice_figure(slices: Sequence[Mapping[str, Any]]) -> Drawn:
-    """One panel for each axis, a line with its band for each ability: means over all else."""
+    """Draw one panel for each axis, with a line and band for each ability: means over all else."""
     axes_names = list(dict.fromkeys((one["axis"], one["is_share"]) for one in slices))
     names = list(dict.fromkeys(one["of"] for one in slices))
     columns = min(3, len(axes_names))
@@ -124,7 +124,7 @@ def slice_figure(slices: Sequence[Mapping[str, Any]]) -> Drawn:
 
 
 def change_figure(slices: Sequence[Mapping[str, Any]]) -> Drawn:
-    """What each axis changes at most, with its interval, for each ability and their weighted mean."""
+    """Draw the largest effect of each axis with its interval, for each ability and their weighted mean."""
     axes_names = list(dict.fromkeys((one["axis"], one["is_share"]) for one in slices))
     names = list(dict.fromkeys(one["of"] for one in slices))
     figure, axes_11 = subplots(1, 1, 6.2, 0.32 * len(axes_names) * (1 + len(names) / 3) + 0.6, 0.3)
@@ -161,7 +161,7 @@ def change_figure(slices: Sequence[Mapping[str, Any]]) -> Drawn:
 def prediction_figure(
     candidates: Sequence[Mapping[str, Any]], abilities: Sequence[str], anchors: Mapping[str, Mapping[str, float]]
 ) -> Drawn:
-    """Predicted scores of all candidates, two abilities at a time; those on the Pareto front stand out."""
+    """Draw predicted scores of all candidates, two abilities at a time, and highlight the Pareto front."""
     pairs = list(combinations(abilities, 2))[:MOST_PAIRS]
     figure, axes_1C = subplots(1, len(pairs), 3.4, 3.1, 0.3)
     spots = []

@@ -1,4 +1,4 @@
-"""A figure as files, and as an SVG that stands inside a page."""
+"""A figure as files, and as an SVG to embed in a page."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def save(figure: Figure, folder: Path, name: str, spots: Sequence[Spot] = ()) -> str:
-    """Write <name>.png and <name>.svg; return the SVG for a page: no addresses in it, and the page's own colours."""
+    """Write <name>.png and <name>.svg; return the SVG for a page, without addresses and in the page's colours."""
     for ending in ("png", "svg"):
         metadata = {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
         with whole_file(folder / f"{name}.{ending}") as partial:
@@ -26,7 +26,7 @@ def save(figure: Figure, folder: Path, name: str, spots: Sequence[Spot] = ()) ->
 
 
 def for_page(svg: str, name: str) -> str:
-    """An SVG to stand inside a page: ids of its own, colours that follow the page's, no name spaces or metadata.
+    """Prepare an SVG for a page: unique ids, the page's colours, no name spaces or metadata.
 
     Only tags are changed: what stands between them is text from data.
     """

@@ -16,20 +16,20 @@ _LONG_DECIMAL = re.compile(r"(?<![\d.])\d+\.\d{4,}(?![\d.eE])")
 
 
 def slug(text: str) -> str:
-    """A text as a name of files and anchors: letters, digits and hyphens."""
+    """Turn a text into a name of files and anchors: letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_LONGEST_SLUG].strip("-") or "unnamed"
 
 
 def shortened(text: str, most: int = 48) -> str:
-    """A text of at most so many characters, for places where a long one would push all else aside."""
+    """Shorten a text to at most this many characters."""
     return text if len(text) <= most else f"{text[: most - 1]}\u2026"
 
 
 def apart(texts: Sequence[str], most: int = 48) -> list[str]:
-    """Texts that stand in one figure, shortened so that two that differ never read alike.
+    """Shorten texts of one figure so that two different ones never look the same.
 
-    Where one is too long, decimals are rounded to three figures; then ends are left out, where that is not enough
-    middles, and what would still read like another stays whole.
+    Long texts first have decimals rounded to three digits, then their ends cut, and if that makes two look the same,
+    their middles; a text that would still look like another stays whole.
     """
     if all(len(text) <= most for text in texts):
         return list(texts)
@@ -48,25 +48,25 @@ def _without_middle(text: str, most: int) -> str:
 
 
 def some_of(names: Sequence[str], most: int = 8, between: str = ", ") -> str:
-    """The first of many names, and how many there are besides."""
+    """Return the first of many names, and how many more there are."""
     return between.join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def csv_text(text: str) -> str:
-    """A text for a CSV cell: what a spreadsheet would take for a formula gets a quote before it, numbers do not."""
-    if text == "-":  # how tables show that there is nothing
+    """Format a text for a CSV cell: what a spreadsheet would take for a formula gets a quote before it."""
+    if text == "-":  # how tables show an empty value
         return ""
     return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
 
 
 def markdown_text(text: str) -> str:
-    """A text for a cell of a Markdown table: marks, tags and links are shown as they stand."""
+    """Format a text for a cell of a Markdown table: marks, tags and links are shown literally."""
     escaped = re.sub(r"([\\`*\[\]|])", r"\\\1", text).replace("&", "&amp;").replace("<", "&lt;")
     return " ".join(escaped.split())
 
 
 def number(value: float, best: float | None, signed: bool = False) -> str:
-    """A score as people read it: percent where 1 is the best, otherwise two decimals (losses three)."""
+    """Format a score: percent if 1 is the best, otherwise two decimals (losses three)."""
     if math.isnan(value):
         return "-"
     sign, digits = "+" if signed else "", 1 if best == 1 else 3 if best is None else 2
@@ -75,7 +75,7 @@ def number(value: float, best: float | None, signed: bool = False) -> str:
 
 
 def with_interval(value: float, low: float, high: float, best: float | None, signed: bool = False) -> str:
-    """A score and its interval; the interval is left out where there is none."""
+    """Format a score and its interval; the interval is left out if there is none."""
     if math.isnan(low) or math.isnan(value):
         return number(value, best, signed)
     scale, digits = (100, 1) if best == 1 else (1, 3 if best is None else 2)
@@ -84,7 +84,7 @@ def with_interval(value: float, low: float, high: float, best: float | None, sig
 
 
 def estimate_text(estimate: Estimate, digits: int = 2, scale: float = 1, signed: bool = False) -> str:
-    """An estimate and its interval."""
+    """Format an estimate and its interval."""
     if math.isnan(estimate.value):
         return "-"
     form = f"{'+' if signed else ''}.{digits}f"
@@ -93,19 +93,19 @@ def estimate_text(estimate: Estimate, digits: int = 2, scale: float = 1, signed:
 
 
 def p_text(p: float) -> str:
-    """A p value."""
+    """Format a p value."""
     return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def duration(seconds: float) -> str:
-    """A time as hours and minutes, or less where less is of interest."""
+    """Format a time as hours and minutes, or in smaller units if it is short."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def short_count(value: float) -> str:
-    """A count for an axis: 2.5M."""
+    """Format a count for an axis: 2.5M."""
     for size, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if abs(value) >= size:
             return f"{value / size:.3g}{name}"

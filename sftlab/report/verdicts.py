@@ -1,4 +1,4 @@
-"""Files of verdicts compared problem by problem, over the seeds of a study or two by themselves.
+"""Files of verdicts compared problem by problem, over the seeds of a study or two models alone.
 
 A file has one line per verdict (``<task>.problems.jsonl``). Every task and extractor is compared by itself.
 """
@@ -22,7 +22,7 @@ class Verdicts:
     """Verdicts of one model.
 
     Attributes:
-        name: What messages call them, such as their file.
+        name: Their name in messages, such as their file.
         values: By task and extractor, then by problem: the value of each sample.
         prompts: What each problem of a task asks.
     """
@@ -36,7 +36,7 @@ def read_verdicts(path: Path) -> Verdicts:
     """Read one file.
 
     Raises:
-        ValueError: There is none, or a line of it is not a verdict or a second one on the same answer.
+        ValueError: The file is missing, or a line is not a verdict or is a second one on the same answer.
     """
     if not path.is_file():
         there = sorted(p.name for p in path.glob("*.problems.jsonl"))
@@ -93,13 +93,13 @@ def _require_same_problems(task: str, extractor: str, a: Verdicts, b: Verdicts) 
 def compare_over_seeds(a: Sequence[Path], b: Sequence[Path], metric: str) -> Comparison:
     """Compare runs of several seeds problem by problem.
 
-    A problem's values are averaged over the seeds, so that problems stay the unit; where seeds ask different things
+    A problem's values are averaged over the seeds, so that problems stay the unit; if seeds ask different questions
     under one uid, every seed's problem counts by itself.
 
     Args:
-        a: Files of verdicts, one a seed.
-        b: Of the same seeds.
-        metric: Of the score; see ``that_counts``.
+        a: Files of verdicts, one per seed.
+        b: Files of the same seeds.
+        metric: Metric of the score; see ``that_counts``.
 
     Raises:
         ValueError: A file is malformed, or the two sides have different problems.
@@ -118,12 +118,12 @@ def compare_over_seeds(a: Sequence[Path], b: Sequence[Path], metric: str) -> Com
 
 
 def that_counts(extractors: Sequence[str], metric: str = "") -> str:
-    """Of the extractors of a task the one that its score is by.
+    """Return the extractor of a task that its score uses.
 
     Args:
-        extractors: In the order of the file of verdicts.
-        metric: Of the score, which ends in the extractor: ``accuracy/flexible@1``. Where none is named so, the rating
-            of all turns counts, else the first extractor.
+        extractors: Extractors in the order of the file of verdicts.
+        metric: Metric of the score, which ends in the extractor: ``accuracy/flexible@1``. If none has that name, the
+            rating of all turns counts, else the first extractor.
     """
     named = [name for name in extractors if metric == name or metric.endswith(f"/{name}")]
     overall = [name for name in extractors if name.endswith("/overall")]
@@ -131,7 +131,7 @@ def that_counts(extractors: Sequence[str], metric: str = "") -> str:
 
 
 def _pooled(seeds: Sequence[Verdicts], apart: bool) -> Verdicts:
-    """All seeds as samples of the same problems, or ``apart``, as problems of their own."""
+    """Return all seeds as samples of the same problems, or, if ``apart``, as problems of their own."""
     pooled = Verdicts(seeds[0].name)
     for number, seed in enumerate(seeds):
         start = f"{number}:" if apart else ""

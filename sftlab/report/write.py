@@ -1,4 +1,4 @@
-"""A study's report: one page that needs nothing else, and every figure and table as a file of its own."""
+"""A study's report: one self-contained page, and every figure and table as a file of its own."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from sftlab.report.text import slug, some_of
 from sftlab.screen import visible
 
 SUMMARY = "summary.txt"
-"""Beside the page: what it begins with, for terminals."""
+"""The start of the page as plain text, for terminals."""
 
 
 def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Path:
     """Write <folder>/report/: index.html, and PNG, SVG, CSV and Markdown of everything in it.
 
     Args:
-        folder: Of a study.
-        weights: What each ability counts in the choice of a setting; 1 where left out.
+        folder: The study's folder.
+        weights: The weight of each ability in the choice of a setting; 1 by default.
 
     Returns:
         The page.
@@ -58,7 +58,7 @@ def write_report(folder: Path, weights: Mapping[str, float] | None = None) -> Pa
 
 
 def sections_of(evidence: Evidence, figures: Sequence[Figure]) -> list[Section]:
-    """What the study's figures show, then what every report has, unless it is named among the figures."""
+    """Return the sections of the study's figures, then those of every report that are not among the figures."""
     sections = [figure.section(evidence) for figure in figures]
     is_chosen = any(is_choice(figure, evidence) for figure in figures) or has_specialists_alone(evidence)
     always = [Forgetting(), *([] if is_chosen else [BestSetting()])]
@@ -70,13 +70,13 @@ def sections_of(evidence: Evidence, figures: Sequence[Figure]) -> list[Section]:
 
 
 def is_choice(figure: Figure, evidence: Evidence) -> bool:
-    """Whether a figure already says which setting is the best; a search's does so for its own weights."""
+    """Return whether a figure already names the best setting; a search's does so for its own weights."""
     is_searched = isinstance(figure, Search) and not evidence.weights
     return is_searched or (isinstance(figure, Curve) and figure.covers(evidence))
 
 
 def has_specialists_alone(evidence: Evidence) -> bool:
-    """Whether every setting trains one ability only, not all the same: then none is best, unless they are weighted."""
+    """Return whether every setting trains one ability only, not all the same: then none is best without weights."""
     trained = {frozenset(r.ability for r in evidence.results_of(g) if r.full) for g in evidence.groups}
     return not evidence.weights and len(trained) > 1 and all(len(abilities) == 1 for abilities in trained)
 
@@ -85,9 +85,9 @@ def write_page(folder: Path, sections: Sequence[Section], about: Mapping[str, st
     """Write index.html, summary.txt and a file for everything in it.
 
     Args:
-        folder: Made if it is not there.
-        sections: In the order shown.
-        about: What heads the page: name, title, question, facts.
+        folder: Created if missing.
+        sections: The sections in the order shown.
+        about: The head of the page: name, title, question, facts.
 
     Returns:
         The page.
@@ -102,7 +102,7 @@ def write_page(folder: Path, sections: Sequence[Section], about: Mapping[str, st
 
 
 def _summary(sections: Sequence[Section]) -> Iterator[str]:
-    """What the page begins with, as plain text: a line a finding or warning, under the section's title."""
+    """Return the start of the page as plain text: one line per finding or warning, below its section's title."""
     told = set[str]()
     for section in sections:
         warnings = [warning for warning in section.warnings if warning not in told]
@@ -114,19 +114,19 @@ def _summary(sections: Sequence[Section]) -> Iterator[str]:
 
 
 def _one_line(text: str) -> str:
-    """A text that cannot pass for several lines, nor tell a terminal anything."""
+    """Make a text one line, without control characters."""
     return visible(" ".join(text.split()))
 
 
 class _Files:
-    """Names of files and anchors of one report, each given once."""
+    """Names of files and anchors of one report, each used once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._given: set[str] = {"index", "summary"}
 
     def name(self, wanted: str) -> str:
-        """A name made of letters, digits and hyphens that nothing else of the report has."""
+        """Return a unique name of letters, digits and hyphens."""
         name, number = slug(wanted), 2
         while name in self._given:
             name, number = f"{slug(wanted)}-{number}", number + 1
@@ -134,12 +134,12 @@ class _Files:
         return name
 
     def links(self, name: str, *endings: str) -> list[dict[str, str]]:
-        """What a page links to."""
+        """Return the links of a page."""
         return [{"name": f"{name}.{ending}", "kind": ending.upper()} for ending in endings]
 
 
 def _shown(section: Section, files: _Files) -> dict[str, Any]:
-    """What the template shows of a section; its files are written."""
+    """Return what the template shows of a section, and write its files."""
     anchor = files.name(f"section {section.name}")
     page = None
     if section.page:

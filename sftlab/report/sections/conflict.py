@@ -1,4 +1,4 @@
-"""What mixing costs each ability along a factor that is a dial of conflict, beside what was predicted."""
+"""The cost of mixing for each ability along a factor that controls conflict, beside predictions."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class Conflict(Figure):
     """The score of all data mixed minus that of an ability's data alone, along a factor.
 
     Args:
-        axis: The factor, by default the lab's dial. A specialist that was run without it is held against the mixture at
-            each of its values.
+        axis: The factor, by default the lab's dial. A specialist that was run without it is compared with the mixture
+            at each of its values.
         single: Configs that train one ability alone, ``{ability}`` standing for its name.
         mixed: The config that mixes all abilities.
-        predicted: What is expected of an ability at values of the factor, in points: ``{math: {0: 0, 0.8: -6}}``.
+        predicted: The expected difference of an ability at values of the factor, in points:
+            ``{math: {0: 0, 0.8: -6}}``.
     """
 
     config_arguments = ("single", "mixed")
@@ -48,7 +49,7 @@ class Conflict(Figure):
         }
 
     def section(self, evidence: Evidence) -> Section:
-        """A panel for each ability, and whether the difference follows the factor."""
+        """Show a panel for each ability, and whether the difference follows the factor."""
         section = Section("conflict", f"What mixing costs, by {self.axis}")
         section.missing = evidence.missing(evidence.configs)
         if self.mixed not in evidence.configs:
@@ -90,7 +91,7 @@ class Conflict(Figure):
         return section
 
     def _differences(self, evidence: Evidence, panel: Panel, rest: Factors) -> list[tuple[float, Point, float]]:
-        """The difference at each value of the factor, with its p over problems."""
+        """Compute the difference at each value of the factor, with its p over problems."""
         alone = evidence.specialists(panel.ability, self.single)[0]
         found = []
         for x, group in evidence.along(Series(self.mixed), self.axis, rest):
@@ -116,7 +117,7 @@ def _difference(evidence: Evidence, panel: Panel, mixed: Group, alone: Group) ->
             before, after = ([side[s][0] for s in seeds] for side in files)
             compared = compare_over_seeds(before, after, panel.metric)
         except ValueError:
-            pass  # the dial changes the problems too: there is no pairing by problem
+            pass  # the factor changes the problems too, so they cannot be paired
         else:
             p, half = compared.p_value, max(compared.high - mean.value, mean.value - compared.low)
             if not math.isfinite(low) or half > mean.value - low:
@@ -126,7 +127,7 @@ def _difference(evidence: Evidence, panel: Panel, mixed: Group, alone: Group) ->
 
 
 def _trend_words(evidence: Evidence, panel: Panel, axis: str, line: Sequence[tuple[float, Point]]) -> str:
-    """How the difference changes from the least to the most of the factor, seed by seed."""
+    """Describe how the difference changes from the smallest to the largest value of the factor, seed by seed."""
     if len(line) < 2:
         return ""
     first, last = line[0][1], line[-1][1]

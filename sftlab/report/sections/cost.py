@@ -12,7 +12,7 @@ class Cost(Figure):
     """Tokens trained and reused, and seconds, by config."""
 
     def section(self, evidence: Evidence) -> Section:
-        """A row for each config and one for all."""
+        """Show a row for each config and one for all."""
         section = Section("cost", "Cost")
         rows, numbers = [], []
         for config in [*dict.fromkeys(c.config for c in evidence.costs), None]:
@@ -30,7 +30,7 @@ class Cost(Figure):
             numbers.append(about | {"tokens_reused": reused, "saved_share": saved, "seconds": seconds})
         total = numbers[-1]
         if evidence.costs:
-            shared = f", {rows[-1][3]} taken over from stages that other runs had trained (**{rows[-1][4]} saved**)"
+            shared = f", {rows[-1][3]} reused from stages that other runs had trained (**{rows[-1][4]} saved**)"
             told = f"{total['done']} of {total['runs']} runs done; {rows[-1][2]} tokens trained in {rows[-1][5]}"
             section.findings.append(f"{told}{shared if total['tokens_reused'] else ''}.")
         notes = ["Reused: tokens of stages that another run of the study trained. Saved: reused / (trained + reused)."]
@@ -43,7 +43,7 @@ class Failures(Figure):
     """Failed runs with the last lines that they wrote, and scores that could not be measured."""
 
     def section(self, evidence: Evidence) -> Section:
-        """Nothing where none failed."""
+        """Show nothing if no run failed."""
         failed = [c for c in evidence.costs if c.status == "failed"]
         section = Section("failed", "Failed runs")
         ends = [r for r in evidence.results if r.last_stage and r.headline and not r.inside and r.value is None]

@@ -1,4 +1,4 @@
-"""Score against any factor that is a number, and which of its values serves the reader's weights best."""
+"""Score against any numeric factor, and which of its values is best for the reader's weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Curve(Figure):
 
     Args:
         axis: The factor, a number: ``k``, ``learning_rate``, ``fraction``.
-        title: Heads the section.
-        xlabel: What the axis is called; the factor's name where left out.
+        title: Title of the section.
+        xlabel: Label of the axis; by default the factor's name.
     """
 
     factor_arguments = ("axis",)
@@ -34,7 +34,7 @@ class Curve(Figure):
         self.title, self.about = title or f"Score against {self.xlabel}", ""
 
     def section(self, evidence: Evidence) -> Section:
-        """Curves, then what to choose on each line."""
+        """Show the curves, then what to choose on each line."""
         section = Section(self.axis, self.title)
         section.missing = evidence.missing(evidence.configs)
         series = [Series(c) for c in evidence.configs if evidence.rests(Series(c), self.axis)]
@@ -61,7 +61,7 @@ class Curve(Figure):
         return section
 
     def covers(self, evidence: Evidence) -> bool:
-        """Whether all settings of a study lie on one line of this figure, so that its choice is the study's."""
+        """Return whether all settings of a study lie on one line of this figure, so that its choice is the study's."""
         lines = {(g.config, tuple(f for f in g.factors if f[0] != self.axis)) for g in evidence.groups}
         return len(lines) == 1 and all(self.axis in dict(g.factors) for g in evidence.groups)
 
@@ -140,14 +140,14 @@ class ReplayFraction(Curve):
         self.about = "Score against k on a log-2 axis; k = 0, mixed sequential, stands left of the break. "
 
     def section(self, evidence: Evidence) -> Section:
-        """The curves and choices, with the paper's table."""
+        """Show the curves and choices, with the paper's table."""
         section = super().section(evidence)
         section.parts.append(paper_table("k"))
         return section
 
 
 def general_abilities(evidence: Evidence, config: str, axis: str) -> list[str]:
-    """Abilities that the last stage trains in full at the smallest value; the others are the specialised ones."""
+    """Return the abilities that the last stage trains in full at the smallest value; the others are specialised."""
     rows = [r for r in evidence.final if r.config == config and axis in r.factors]
     values = [number_of(r.factors[axis], axis) for r in rows]
     last = {r.ability for r, value in zip(rows, values, strict=True) if r.full and value == min(values)}
@@ -158,7 +158,7 @@ def general_abilities(evidence: Evidence, config: str, axis: str) -> list[str]:
 def _sides(
     evidence: Evidence, points: dict[Panel, dict[float, Point]], xs: list[float], general: list[str]
 ) -> list[tuple[Point, Point]]:
-    """Specialised and general score at each x, as means over abilities of scores divided by their best."""
+    """Return the specialised and the general score at each x, as means over abilities of scores over their best."""
     sides = [[p for p in evidence.panels if (p.ability in general) == is_general] for is_general in (False, True)]
     if not all(sides):
         return []

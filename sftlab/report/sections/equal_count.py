@@ -1,4 +1,4 @@
-"""As many examples of each source, against the same fraction of each."""
+"""Equally many examples of each source, against the same fraction of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class EqualCount(Figure):
         self.configs, self.axis = [proportional, equal], axis
 
     def section(self, evidence: Evidence) -> Section:
-        """A panel per ability with a line for each."""
+        """Show a panel per ability with a line for each config."""
         section = Section("equal_count", "Equal count against equal proportion")
         section.missing = evidence.missing(self.configs)
         section.missing += [f"config {name}" for name in self.configs if name not in evidence.configs]

@@ -1,4 +1,4 @@
-"""What other tools and callbacks found about a study: maps, tags, leaks, cards, heat maps of its runs.
+"""Findings of other tools and callbacks about a study: maps, tags, leaks, cards, heat maps of its runs.
 
 <study>/exhibits/**          what represent, tag, leaks and card were told to write there
 beside a drop list           what tag and leaks found when they wrote the list that the study's runs leave out
@@ -17,11 +17,11 @@ from sftlab.report.exhibit import Exhibit, Picture, Table, files_in
 from sftlab.report.section import Section
 from sftlab.yaml_files import read_yaml
 
-FOLDER = "exhibits"  # of a study and of a run, where tools and callbacks put their exhibits
+FOLDER = "exhibits"  # where tools and callbacks put exhibits, in a study or a run
 
 
 def exhibit_sections(evidence: Evidence) -> list[Section]:
-    """A section for each exhibit, one for the heat maps of the runs, one for pictures that no exhibit shows.
+    """Return a section for each exhibit, one for the heat maps of the runs, one for other pictures.
 
     What cannot be shown is named as missing: after days of training a report must not fail for a lost picture.
     """
@@ -48,7 +48,7 @@ def exhibit_sections(evidence: Evidence) -> list[Section]:
 
 
 def _read(paths: Iterable[Path], broken: list[str]) -> dict[Path, Exhibit]:
-    """The exhibits by path, each once; what is wrong with others goes to ``broken``."""
+    """Read the exhibits by path, each once; problems with others go to ``broken``."""
     found = {}
     for path in dict.fromkeys(path.resolve() for path in paths):
         try:
@@ -64,14 +64,14 @@ def _section(exhibit: Exhibit, name: str) -> Section:
 
 
 def _drop_folders(evidence: Evidence) -> list[Path]:
-    """Folders of the drop lists in the runs' configs, where they are still there; names are of the working folder."""
+    """Return the existing folders of the drop lists in the runs' configs, relative to the working folder."""
     configs = [evidence.folder / "configs" / f"{run}.yaml" for run in evidence.runs]
     lists = [path for c in configs if c.is_file() for path in _lists_in(read_yaml(c, "a run's config"))]
     return [folder for folder in dict.fromkeys(path.resolve().parent for path in lists) if folder.is_dir()]
 
 
 def _lists_in(node: Any) -> Iterator[Path]:
-    """The values of all keys ``drop`` in a config."""
+    """Return the values of all keys ``drop`` in a config."""
     if isinstance(node, list):
         for item in node:
             yield from _lists_in(item)

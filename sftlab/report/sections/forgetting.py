@@ -1,4 +1,4 @@
-"""What each stage taught and made forget, and what is left of the specialists' scores."""
+"""What each stage taught and made forget, and the retained share of the specialists' scores."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from sftlab.report.text import number, with_interval
 from sftlab.stats.forgetting import PerAbility, ScoreMatrix, backward_transfer, forgetting, retention
 from sftlab.stats.interval import Estimate, student
 
-MAX_SINGLE_STAGE = 24  # groups of one stage shown in the heat map: they forget nothing, and a grid has dozens
-MAX_GROUPS = 60  # groups shown in it at all: a longer picture is one that nobody can open
+MAX_SINGLE_STAGE = 24  # groups with one stage in the heat map: they forget nothing, and a grid has dozens
+MAX_GROUPS = 60  # groups in the heat map: a longer picture cannot be opened
 
 
 class Forgetting(Figure):
     """The matrix R[stage, ability] of each group, with backward transfer, forgetting and retention.
 
     Args:
-        single: Configs that train one ability alone, ``{ability}`` standing for its name; retention is against them.
+        single: Configs that train one ability alone, ``{ability}`` standing for its name; the basis of retention.
     """
 
     config_arguments = ("single",)
@@ -34,7 +34,7 @@ class Forgetting(Figure):
         self.single = (single,) if isinstance(single, str) else tuple(single)
 
     def section(self, evidence: Evidence) -> Section:
-        """Nothing but a title where no run has a score."""
+        """Show only a title if no run has a score."""
         section = Section("forgetting", "What each stage taught and made forget")
         matrices = {group: found for group in evidence.groups if (found := _matrices(evidence, group))}
         staged = [g for g, found in matrices.items() if any(len(m.stages) > 1 for m in found.values())]
@@ -56,7 +56,7 @@ class Forgetting(Figure):
 
 
 def _matrices(evidence: Evidence, group: Group) -> dict[int, ScoreMatrix]:
-    """R by seed; every ability by its first headline task."""
+    """Return R by seed; every ability by its first headline task."""
     tasks = {panel.ability: panel.task for panel in reversed(evidence.panels)}
     mine = [r for r in evidence.results_of(group) if r.headline and not r.inside and r.value is not None]
     mine = [r for r in mine if r.task != HELD_OUT and tasks.get(r.ability) == r.task]
@@ -114,7 +114,7 @@ def _cell_values(by_seed: dict[int, ScoreMatrix], stage: str, ability: str) -> d
 def _cell_lines(
     group: Group, by_seed: dict[int, ScoreMatrix], stage: str, ability: str, best: float, in_full: bool
 ) -> list[str]:
-    """What a cell tells when it is pointed at."""
+    """Return the tooltip of a cell."""
     values = _cell_values(by_seed, stage, ability)
     named = [f"seed {seed}: {number(value, best)}" for seed, value in values.items()]
     trained = ["trained in full by this stage"] if in_full else []
@@ -124,9 +124,9 @@ def _cell_lines(
 def _over_seeds(
     by_seed: dict[int, ScoreMatrix], ability: str, measure: Callable[[ScoreMatrix], PerAbility]
 ) -> Estimate:
-    """Mean and interval of a measure of an ability over seeds; nan where no seed has it.
+    """Compute mean and interval of a measure of an ability over seeds; nan if no seed has it.
 
-    Two seeds have no interval: they may agree by chance, to one of no width.
+    Two seeds have no interval: they may agree by chance, which would give width zero.
     """
     values = [v for m in by_seed.values() if (v := measure(m).get(ability)) is not None and not math.isnan(v)]
     if len(values) > 2:
@@ -157,7 +157,7 @@ def _change_table(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatri
 
 
 def _loss_words(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> list[str]:
-    """A sentence for each ability that something forgot, or could have."""
+    """Return a sentence for each ability that was forgotten, or could have been."""
     found = []
     for ability in evidence.abilities:
         best = next(iter(next(iter(matrices.values())).values())).best_of(ability)
@@ -177,7 +177,7 @@ class _Specialist:
     value: float
 
     def is_peer_of(self, group: Group) -> bool:
-        """Whether the factors that both have are the same, such as the size."""
+        """Return whether the factors that both have are equal, such as the size."""
         mine = dict(group.factors)
         return all(mine.get(name, value) == value for name, value in self.factors.items())
 

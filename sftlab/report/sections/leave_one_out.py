@@ -1,4 +1,4 @@
-"""What each ability's data does to the others."""
+"""The effect of each ability's data on the others."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class LeaveOneOut(Figure):
         self.everything, self.without = everything, without
 
     def section(self, evidence: Evidence) -> Section:
-        """Rows with paired tests against all."""
+        """Show rows with paired tests against training on everything."""
         section = Section("leave_one_out", "One ability left out")
         lacking = [self.without.replace("{ability}", ability) for ability in evidence.abilities]
         wanted = list(dict.fromkeys([self.everything, *lacking]))

@@ -35,7 +35,7 @@ class Ratio(Figure):
         self.grids, self.axis = dict(grids), axis
 
     def section(self, evidence: Evidence) -> Section:
-        """A panel per ability with a line per grid."""
+        """Show a panel per ability with a line per grid."""
         section = Section("ratio", "Amount or ratio: three grids" if len(self.grids) == 3 else "Amount or ratio")
         section.missing = evidence.missing(self.grids)
         section.missing += [f"config {name}" for name in self.grids if name not in evidence.configs]
@@ -54,7 +54,7 @@ class Ratio(Figure):
 
 
 def _range_words(evidence: Evidence, panel: Panel, config: str, axis: str) -> list[str]:
-    """How far the score moves over the axis, for each size."""
+    """Describe how much the score moves over the axis, for each size."""
     found = []
     for rest in evidence.rests(Series(config), axis):
         line = evidence.line(panel, Series(config), axis, rest)

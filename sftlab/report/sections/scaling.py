@@ -17,7 +17,7 @@ from sftlab.stats.fits import Curve, Fit, Shape, fits_of, shape_of
 from sftlab.stats.interval import Estimate
 
 Key = tuple[Panel, str]  # a panel and the label of a line in it
-POWER, LINE = "solid", (0, (1, 1.5))  # how fitted curves are drawn
+POWER, LINE = "solid", (0, (1, 1.5))  # styles of fitted curves
 
 
 class Scaling(Figure):
@@ -37,7 +37,7 @@ class Scaling(Figure):
         self.xlabel = "fraction of the data" if axis == "fraction" else axis
 
     def section(self, evidence: Evidence) -> Section:
-        """Scores first, then losses."""
+        """Show scores first, then losses."""
         section = Section("scaling", "Score against the amount of data")
         section.missing = evidence.missing(evidence.configs)
         for name, panels in (("score", evidence.panels), ("loss", evidence.loss_panels)):
@@ -50,7 +50,7 @@ class Scaling(Figure):
         return section
 
     def _own_lines(self, evidence: Evidence, panel: Panel) -> dict[str, Line]:
-        """The lines of an ability: of its specialists where there are any, else of all configs."""
+        """Return the lines of an ability: of its specialists if there are any, else of all configs."""
         own = evidence.specialists(panel.ability, self.single)
         return lines_along(evidence, panel, own or [Series(c) for c in evidence.configs], self.axis, named=not own)
 
@@ -79,14 +79,14 @@ class Scaling(Figure):
 
 
 def curve_of(panel: Panel, line: Line) -> Curve:
-    """The points of a line for the fits; a point at 0 has no place on a log axis."""
+    """Return the points of a line for the fits; a point at 0 has no position on a log axis."""
     kept = [(x, p) for x, p in line if x > 0]
     x_P, mean_P, error_P = np.array([(x, p.value, p.error) for x, p in kept], dtype=float).reshape(-1, 3).T
     return Curve(x_P, mean_P, error_P, panel.best)
 
 
 def _verdict_words(panel: Panel, lines: Lines, shapes: dict[Key, Shape]) -> str:
-    """One sentence for an ability, its lines gathered by verdict."""
+    """Return one sentence for an ability, its lines grouped by verdict."""
     measure, sign = ("loss on held-out data", -1) if panel.best is None else ("score", 1)
     by_verdict: dict[str, list[str]] = {}
     for label in lines:

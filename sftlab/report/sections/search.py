@@ -1,4 +1,4 @@
-"""What a search found: the decision in words, its surfaces, which factors matter, the front, and what it rests on."""
+"""What a search found: the decision in words, its surfaces, which factors matter, the front, and its basis."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Search(Figure):
     """The outcome of ``sftlab search``."""
 
     def section(self, evidence: Evidence) -> Section:
-        """All parts, or what is missing."""
+        """Show all parts, or what is missing."""
         section = Section("search", "What the search found")
         path = evidence.folder / OUTCOME
         if not path.is_file():
-            section.missing.append(f"{OUTCOME}: the search has not ended; the same search command goes on")
+            section.missing.append(f"{OUTCOME}: the search has not ended; the same search command continues it")
             return section
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -90,14 +90,14 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
 
 
 def _other_weights(found: dict[str, Any], evidence: Evidence) -> list[str]:
-    """That a reader's weights are not those that the search decided for, where they are not."""
+    """Warn if a reader's weights are not those that the search decided for."""
     own, asked = (_weights(found, weights) for weights in (found["weights"] or {}, evidence.weights))
     if not evidence.weights or asked == own:
         return []
     words = ", ".join(f"{name}={value:g}" for name, value in own.items())
     return [
         f"The search decided for its own weights ({words}), not for those of this report. Give yours in its file and "
-        "search under another --name: runs that both make are taken over. Below: the settings that were run, by yours."
+        "search under another --name: runs that both make are reused. Below: the settings that were run, by yours."
     ]
 
 
@@ -115,7 +115,7 @@ def _mean_title(found: dict[str, Any]) -> str:
 
 
 def _factor_words(found: dict[str, Any]) -> str:
-    """What each factor changes of the mean, the largest first."""
+    """Describe the effect of each factor on the mean, the largest first."""
     mine = sorted((one for one in found["slices"] if one["of"] == WEIGHTED), key=lambda one: -one["change"])
     told: dict[bool, list[str]] = {True: [], False: []}
     for one in mine:
@@ -210,7 +210,7 @@ def _candidate_numbers(found: dict[str, Any], some: Sequence[dict[str, Any]] | N
 
 
 def _best_table(found: dict[str, Any]) -> Table:
-    """The best candidates."""
+    """Return the table of the best candidates."""
     ranked = sorted(found["candidates"], key=lambda c: (-(c["likely"]), -c[WEIGHTED][0]))
     is_bound = bool(found["constraints"])
     rows = [

@@ -1,4 +1,4 @@
-"""Which setting of a study serves the reader's weights best, whatever its factors are, and at which budget."""
+"""Which setting of a study is best for the reader's weights, whatever its factors are, and at which budget."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sftlab.report.section import Drawing, Figure, Section, interval_words
 from sftlab.report.text import short_count, some_of
 from sftlab.stats.tradeoff import pareto_front
 
-_MOST = 24  # settings in the table and in a figure of dots
+_MOST = 24  # settings in the table and in a dot figure
 _MOST_NAMED = 8
 
 
@@ -22,7 +22,7 @@ class BestSetting(Figure):
     """All settings of a study by the weighted mean of their scores, the Pareto front over abilities, the budgets."""
 
     def section(self, evidence: Evidence) -> Section:
-        """Nothing where fewer than two settings have every score."""
+        """Show nothing if fewer than two settings have every score."""
         section = Section("setting", "Which setting")
         groups = [g for g in evidence.groups if all(evidence.point(p, g) for p in evidence.panels)]
         if len(groups) < 2 or not evidence.panels:
@@ -56,7 +56,7 @@ class BestSetting(Figure):
         return [weighted_point(setting.points, best, weights) for setting in settings]
 
     def _drawing(self, chosen: Chosen, means: list[Point]) -> Drawing:
-        """Against tokens where budgets are known and differ; else a dot for each setting."""
+        """Draw against tokens if budgets are known and differ; else a dot for each setting."""
         tokens = [setting.budget.tokens for setting in chosen.settings]
         known = [count for count in tokens if count is not None]
         numbers: list[dict[str, Cell]] = [
@@ -83,7 +83,7 @@ class BestSetting(Figure):
 
 
 def at_budget(chosen: Chosen) -> list[bool]:
-    """Whether no setting with as many tokens or fewer has a higher weighted mean; False where tokens are unknown."""
+    """Return whether no setting with as many tokens or fewer has a higher weighted mean; False if unknown."""
     pairs = [(s.budget.tokens, float(u)) for s, u in zip(chosen.settings, chosen.choice.utility_K, strict=True)]
     known = [(tokens, utility) for tokens, utility in pairs if tokens is not None]
     return [
@@ -93,7 +93,7 @@ def at_budget(chosen: Chosen) -> list[bool]:
 
 
 def _cheaper_words(chosen: Chosen) -> list[str]:
-    """The settings that are best at a smaller budget than the best of all."""
+    """Describe the settings that are best at a smaller budget than the best of all."""
     top = chosen.settings[chosen.choice.index].budget.tokens
     triples = zip(chosen.settings, chosen.choice.utility_K, at_budget(chosen), strict=True)
     cheaper = sorted(

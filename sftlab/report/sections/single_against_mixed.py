@@ -22,8 +22,8 @@ class SingleAgainstMixed(Figure):
     """Each ability from its own data alone against all data mixed, and where mixing turns from gain to conflict.
 
     Args:
-        single: Configs that train one ability alone, ``{ability}`` standing for its name. Of a config without it those
-            runs count in which a factor has the ability's name as its value.
+        single: Configs that train one ability alone, ``{ability}`` standing for its name. In a config without it, runs
+            count in which a factor has the ability's name as its value.
         mixed: The config that mixes all abilities.
         axis: The factor that is the amount of data.
     """
@@ -35,7 +35,7 @@ class SingleAgainstMixed(Figure):
         self.single, self.mixed, self.axis = (single,) if isinstance(single, str) else tuple(single), mixed, axis
 
     def section(self, evidence: Evidence) -> Section:
-        """A row of panels for each size, and the crossovers."""
+        """Show a row of panels for each size, and the crossovers."""
         section = Section("single_against_mixed", "Single source against mixed")
         section.missing = evidence.missing(evidence.configs)
         if self.mixed not in evidence.configs:
@@ -70,7 +70,7 @@ class SingleAgainstMixed(Figure):
         return section
 
     def _sizes(self, evidence: Evidence) -> list[Factors]:
-        """The factors with which the mixture was run; without one, those of all runs."""
+        """Return the factors with which the mixture was run; if there is no mixture, those of all runs."""
         configs = [self.mixed] if self.mixed in evidence.configs else evidence.configs
         return list(dict.fromkeys(rest for config in configs for rest in evidence.rests(Series(config), self.axis)))
 
@@ -97,7 +97,7 @@ class SingleAgainstMixed(Figure):
         return found
 
     def _line(self, evidence: Evidence, panel: Panel, series: Series, rest: Factors) -> Line:
-        """The line of a config at the factors of ``rest`` that it was varied in."""
+        """Return the line of a config at the factors of ``rest`` that were varied for it."""
         varied = {name for group in evidence.groups if group.config == series.config for name, _ in group.factors}
         return evidence.line(panel, series, self.axis, tuple(pair for pair in rest if pair[0] in varied))
 
@@ -115,7 +115,7 @@ class SingleAgainstMixed(Figure):
 
 
 def _crossing(panel: Panel, found: Lines) -> Crossover | None:
-    """From the fractions that both were run at; None for fewer than two."""
+    """Compute the crossover from the fractions that both were run at; None for fewer than two."""
     single, mixed = dict(found.get("single", ())), dict(found.get("mixed", ()))
     both = sorted(x for x in set(single) & set(mixed) if x > 0)
     if len(both) < 2:

@@ -1,4 +1,4 @@
-"""Strategies side by side, each against one of them."""
+"""Strategies as rows, each compared with one of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Strategies(Figure):
     Args:
         rows: Configs in the order shown; others follow. As a mapping: the row of the paper's table that stands beside
             each. The paper's names where left out.
-        reference: The config that others are held against; dmt, or else mixed_sequential, where left out.
+        reference: The config to compare with; by default dmt, or else mixed_sequential.
     """
 
     config_arguments = ("rows", "reference")
@@ -31,7 +31,7 @@ class Strategies(Figure):
         self.reference = reference
 
     def section(self, evidence: Evidence) -> Section:
-        """The rows, their scores, tests and what they mean."""
+        """Show the rows, their scores, tests and a summary."""
         section = Section("strategies", "Strategies")
         names = [*self.wanted, *(name for name in evidence.configs if name not in self.wanted)]
         section.missing = evidence.missing(names)
