@@ -1,18 +1,18 @@
 """Preparation speed and memory: records to a packed plan, against the bare tokenizer on the same text.
 
     .venv/bin/python tools/bench_prepare.py --conversations 4000
-    .venv/bin/python tools/bench_prepare.py --conversations 8000 --sharegpt conversations.json
+    .venv/bin/python tools/bench_prepare.py --sharegpt talks.json --tokenizer models/smollm2-135m
     .venv/bin/python tools/bench_prepare.py --trl           # TRL's SFTTrainer too (pip install trl)
     .venv/bin/python tools/bench_prepare.py --curve 1 4 16 64 100 # speed and peak memory by millions of tokens
     .venv/bin/python tools/bench_prepare.py --jinja         # by the tokenizer's own chat template: threads, processes
 
 Takes ShareGPT-like conversations of several long turns in made-up words, or those of a file again and again with a
-number before each, and trains a byte-level BPE tokenizer on them. In turn, each in a process of its own with the same
-threads: ``encode_batch_fast`` of the tokenizers library over the rendered texts, and records -> readers -> template ->
-ids and masks -> Arrow cache -> packed plan. TRL gets a process for each thread and packs too; it cuts what is longer
-than a row, which the package splits. Prints tokens per second, the ratio, the same per second of processor time
-(which other programs disturb less), the seconds of a second start from the cache, and peak memory for the data and for
-four times the data.
+number before each, and a given tokenizer or a byte-level BPE one trained on them. In turn, each in a process of its
+own with the same threads: ``encode_batch_fast`` of the tokenizers library over the rendered texts, and records ->
+readers -> template -> ids and masks -> Arrow cache -> packed plan. TRL gets a process for each thread and packs too; it
+cuts what is longer than a row, which the package splits. Prints tokens per second, the ratio, the same per second of
+processor time (which other programs disturb less), the seconds of a second start from the cache, and peak memory for
+the data and for four times the data.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 TOKENS_OF_A_TALK = 1400  # of those made up here, about
 JINJA = (
@@ -75,13 +76,27 @@ def write_many(path: Path, talks: list[dict], num_tokens: float) -> None:
             file.write(json.dumps({"id": f"t{number}_0", "conversations": turns}) + "\n")
 
 
-def write_inputs(folder: Path, talks: list[dict], jinja: bool) -> None:
-    """The conversations, once and four times, and a tokenizer of 32,000 tokens trained on a part of them."""
+def write_inputs(folder: Path, talks: list[dict], jinja: bool, tokenizer: str | None = None) -> None:
+    """The conversations, once and four times, and a tokenizer: a given one, or one trained on a part of them."""
+    (folder / "talks.json").write_text(json.dumps(talks))
+    (folder / "talks4.json").write_text(json.dumps(talks * 4))
+    fast = given(tokenizer) if tokenizer else trained(talks)
+    fast.chat_template = JINJA if jinja else None
+    fast.save_pretrained(folder / "tokenizer")
+
+
+def given(folder: str) -> Any:
+    """The tokenizer of a model's folder."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def trained(talks: list[dict]) -> Any:
+    """A byte-level BPE tokenizer of 32,000 tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
-    (folder / "talks.json").write_text(json.dumps(talks))
-    (folder / "talks4.json").write_text(json.dumps(talks * 4))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -91,9 +106,7 @@ def write_inputs(folder: Path, talks: list[dict], jinja: bool) -> None:
     )
     tokenizer.train_from_iterator((turn["value"] for t in talks[:600] for turn in t["conversations"]), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
-    fast.chat_template = JINJA if jinja else None
-    fast.save_pretrained(folder / "tokenizer")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 
 
 def times() -> tuple[float, float]:
@@ -216,6 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conversations", type=int, default=4000)
     parser.add_argument("--sharegpt", metavar="FILE", help="take the conversations of a file in ShareGPT's form")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="of a model; without it one is trained")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--trl", action="store_true", help="measure TRL too (pip install trl)")
@@ -237,7 +251,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         count = options.conversations
         talks = varied(options.sharegpt, count) if options.sharegpt else made_up(count, options.short)
-        write_inputs(Path(folder), talks, options.jinja)
+        write_inputs(Path(folder), talks, options.jinja, options.tokenizer)
         environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "true"}
 
         def measure(name: str, records: str, cache: str) -> dict[str, float]:

@@ -70,7 +70,7 @@ class Encoder:
         # Without the marks thoughts could not be told from what is answered.
         self._unsaid = {i for i, token in added if token.special and not marks_thinking(token.content)}
         self._prefix_after_special = self._probe()
-        self._keeps_texts = _keeps_texts(whole)
+        self._lost_bytes = _lost_bytes(whole)
         self._unknown: int | None = tokenizer.unk_token_id
 
     def alone(self) -> Encoder:
@@ -144,8 +144,10 @@ class Encoder:
 
     def changes(self, pieces: Sequence[Piece], encoded: Encoded) -> list[str]:
         """How the tokenizer alters the texts of a conversation, by the names that this is counted under."""
-        if self._keeps_texts:
-            return []
+        if self._lost_bytes is not None:
+            written = "".join([piece.text for piece in pieces if not piece.special]).encode(errors="surrogatepass")
+            if len(written.translate(None, self._lost_bytes)) == len(written):
+                return []
         unknown, found = self._unknown, set()
         for piece, ids in zip(pieces, _parts_of(encoded), strict=True):
             if piece.special:
@@ -280,27 +282,33 @@ def _plain(whole: dict[str, Any], ends: Sequence[str]) -> Tokenizer:
     return tokenizer
 
 
-def _keeps_texts(whole: dict[str, Any]) -> bool:
-    """Whether a tokenizer's JSON shows that every text comes back as it was, so that none need be looked at.
+def _lost_bytes(whole: dict[str, Any]) -> bytes | None:
+    """The bytes of a text that a tokenizer has no token for; None if it may change a text in other ways too.
 
-    It does where bytes stand for what has no token, nothing is normalised beyond composed characters (NFC) and the
-    mark for spaces, and no splitter takes its delimiters away.
+    Its JSON shows that all else comes back as it was if bytes stand for what has no token, nothing is normalised beyond
+    composed characters (NFC) and the mark for spaces, and no splitter takes its delimiters away.
     """
-    from tokenizers import pre_tokenizers
-
     vocabulary = whole["model"].get("vocab") or {}
     names = vocabulary.keys() if isinstance(vocabulary, dict) else {name for name, _ in vocabulary}
     splitters, normalizers = (list(_parts(whole.get(part))) for part in ("pre_tokenizer", "normalizer"))
-    has_bytes = any(part["type"] == "ByteLevel" for part in splitters)
-    has_bytes &= names >= set(pre_tokenizers.ByteLevel.alphabet())
-    has_bytes |= bool(whole["model"].get("byte_fallback")) and all(f"<0x{byte:02X}>" in names for byte in range(256))
     marks = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
     kinds = ("ByteLevel", "Metaspace", "Split", "Digits", "Punctuation")
-    return (
-        has_bytes
-        and all(part["type"] in ("Prepend", "NFC") or part == marks for part in normalizers)
+    if not (
+        all(part["type"] in ("Prepend", "NFC") or part == marks for part in normalizers)
         and all(part["type"] in kinds and part.get("behavior") != "Removed" for part in splitters)
-    )
+    ):
+        return None
+    if any(part["type"] == "ByteLevel" for part in splitters) and whole["model"]["type"] == "BPE":
+        return bytes(byte for byte, name in enumerate(_byte_names()) if name not in names)
+    has_bytes = bool(whole["model"].get("byte_fallback")) and all(f"<0x{byte:02X}>" in names for byte in range(256))
+    return b"" if has_bytes else None
+
+
+def _byte_names() -> list[str]:
+    """What byte-level tokenizers write in the place of each of the 256 bytes: themselves if they can be printed."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = iter(range(256, 512))
+    return [chr(byte if byte in shown else next(others)) for byte in range(256)]
 
 
 def _parts(node: Any) -> Iterator[dict[str, Any]]:

@@ -212,11 +212,10 @@ class MessagesReader(Reader):
         """One turn per message."""
         turns, names = [], dict[str, str]()
         for message in keys.results_by_calls(self._messages(record)):
-            if type(message) is dict and len(message) == 2:
-                text, role = message.get(self.text_key), message.get(self.role_key)
-                kind = self.roles.get(role) if type(role) is str else None
-                if type(text) is str and kind is not None and kind != _CALL:
-                    turns.append(Turn(kind, text))
+            if self._is_plain(message):
+                kind = self.roles.get(message[self.role_key], _CALL)
+                if kind != _CALL:
+                    turns.append(Turn(kind, message[self.text_key]))
                     continue
             turns.append(self._turn(message, names))
         return turns
@@ -229,6 +228,8 @@ class MessagesReader(Reader):
         """The keys of a record and of its messages that are not used."""
         causes = super().passed_over(record)
         messages = self._messages(record) if self.turns_key in record else []
+        if all(self._is_plain(message) for message in messages):
+            return causes
         if keys.results_by_calls(messages) != messages:
             causes.append("mended: results of tools put in the order of their calls")
         for message in messages:
@@ -240,6 +241,15 @@ class MessagesReader(Reader):
             for part in content if isinstance(content, list) else ():
                 causes += keys.passed_over(part, _OF_PARTS, " of a part") if isinstance(part, dict) else []
         return causes
+
+    def _is_plain(self, message: Any) -> bool:
+        """Whether a message has a role and a text and no more."""
+        return (
+            type(message) is dict
+            and len(message) == 2
+            and type(message.get(self.text_key)) is str
+            and type(message.get(self.role_key)) is str
+        )
 
     def _messages(self, record: dict[str, Any]) -> list[Any]:
         messages = record.get(self.turns_key)

@@ -291,6 +291,16 @@ def words(normalizer=None, **special) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", **special)
 
 
+def byte_level(names=None) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that has no token for most bytes, or for whole words alone if their names are given."""
+    known = {name: i for i, name in enumerate(names or [chr(i) for i in range(33, 127)] + ["Ġ", "</s>"])}
+    model = models.WordLevel(known, unk_token="<unk>") if names else models.BPE(known, [])
+    made = Tokenizer(model)
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>" if names else None)
+
+
+ALPHABET = pre_tokenizers.ByteLevel.alphabet()
 UNKNOWN, OTHERWISE = "characters that it has no token for", "it gives a text back otherwise"
 
 
@@ -301,6 +311,10 @@ UNKNOWN, OTHERWISE = "characters that it has no token for", "it gives a text bac
         (words(unk_token="<unk>"), "one three", UNKNOWN),
         (words(unk_token="<unk>"), "one\n    two", OTHERWISE),  # spaces are no part of its words
         (words(normalizers.Replace("1", "one"), unk_token="<unk>"), "1 two", OTHERWISE),
+        (byte_level(), "one two", None),
+        (byte_level(), "one\ttwo", OTHERWISE),  # it leaves bytes out that it has no token for
+        (byte_level(), "one tw\u00f6", OTHERWISE),
+        (byte_level(["</s>", "<unk>", *ALPHABET]), "one two", UNKNOWN),  # bytes are there, but not the words
     ],
 )
 def test_what_a_tokenizer_cannot_write_is_counted(made, answer, change):
