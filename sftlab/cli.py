@@ -1,46 +1,36 @@
-"""The command line: LightningCLI with OmegaConf, a schedule as a top-level key, and a run folder of its own."""
+"""The command line of ``fit``: LightningCLI with OmegaConf, a schedule as a top-level key, and a run folder."""
 
 from __future__ import annotations
 
 import gc
 import json
 import logging
-import re
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, cast
+from typing import Any, ClassVar, cast
 
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_utilities.core.enums import StrEnum
 from omegaconf.errors import OmegaConfBaseException
 
 from sftlab.callbacks import adaptive, interference, weight_change  # noqa: F401 - so that configs find them by name
-from sftlab.callbacks.checkpoints import RunCheckpoint
-from sftlab.callbacks.ledger import Ledger
-from sftlab.callbacks.metrics import JsonlLogger, Metrics
+from sftlab.callbacks.defaults import TRAINER_DEFAULTS, as_list, run_options
 from sftlab.callbacks.micro_batches import PlannedTrainer
-from sftlab.callbacks.monitors import leaving_places, refuse_callbacks, refuse_places, refused_by_name, refused_in_words
-from sftlab.callbacks.progress import ScreenProgress
+from sftlab.callbacks.monitors import leaving_places, refuse_callbacks, refused_by_name, refused_in_words
 from sftlab.callbacks.run_config import SaveConfig
 from sftlab.callbacks.schedule import StageSchedule
-from sftlab.callbacks.scores import ScoreAbilities
 from sftlab.callbacks.trainer_options import option_problems
 from sftlab.class_help import class_help
 from sftlab.config import config_files, find_problems, lacking_parts, merged_config, of_another_tool, option_pairs
-from sftlab.credentials import unresolved
 from sftlab.data.mixture import MixtureData
 from sftlab.data.seed import global_seed
 from sftlab.model.module import SFTModule
-from sftlab.model.parallel import best_precision, register_strategies
+from sftlab.model.parallel import register_strategies
+from sftlab.parser import LabParser, user_errors
 from sftlab.plan import adaptive_policies, returning_policies  # noqa: F401 - as above
 from sftlab.plan.plan import Plan
 from sftlab.processes import is_follower
@@ -59,18 +49,10 @@ model.path, model.learning_rate, trainer.devices. Any key of the config can be g
 Whether it fits into memory: sftlab plan --config FILE --hardware 8xA100-80GB (plan --help lists the devices).
 """
 _FIT_HELP = {"description": HEADER, "usage": "python -m sftlab fit --config FILE [options]"}
-TRAINER_DEFAULTS = {
-    "max_epochs": -1,
-    "gradient_clip_val": 1.0,
-    "num_sanity_val_steps": 0,
-    "use_distributed_sampler": False,
-    "enable_model_summary": False,
-    "log_every_n_steps": 10,
-}
 
 
 def freeze_imports() -> None:
-    """The garbage collector passes over what was imported; going through it again and again takes 4 % of the time."""
+    """Exempt imported objects from garbage collection, which otherwise scans them again and again (4 % of the time)."""
     gc.freeze()
 
 
@@ -83,23 +65,24 @@ class LabCLI(LightningCLI):
         show_help_of_classes(sys.argv[1:])
         _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
         sys.argv += _callbacks_of_earlier_configs(sys.argv[1:])
-        needs_docs = _only_shows(sys.argv[1:])  # they take a second
+        needs_docs = _only_shows(sys.argv[1:])  # parsing docstrings takes a second
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=needs_docs)
         register_strategies()
         yaml.add_multi_representer(StrEnum, _as_text, yaml.SafeDumper)
-        super().__init__(
-            SFTModule,
-            MixtureData,
-            run=run,
-            trainer_class=PlannedTrainer,
-            seed_everything_default=0,
-            parser_class=_Parser,
-            trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs={"parser_mode": "omegaconf+", **({"fit": _FIT_HELP} if run else {})},
-            save_config_callback=SaveConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            auto_configure_optimizers=False,
-        )
+        with user_errors():
+            super().__init__(
+                SFTModule,
+                MixtureData,
+                run=run,
+                trainer_class=PlannedTrainer,
+                seed_everything_default=0,
+                parser_class=LabParser,
+                trainer_defaults=TRAINER_DEFAULTS,
+                parser_kwargs={"parser_mode": "omegaconf+", **({"fit": _FIT_HELP} if run else {})},
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"save_to_log_dir": False},
+                auto_configure_optimizers=False,
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Read the command line.
@@ -115,16 +98,16 @@ class LabCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Only fit goes through a Trainer; the other commands are tools of their own."""
+        """Return only fit: the other commands need no Trainer."""
         return {"fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"}}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The schedule and the run's name."""
+        """Add the schedule and the run's name."""
         parser.add_subclass_arguments(StageSchedule, "schedule", required=True)
         parser.add_argument("--run", type=str | None, default=None, help="Name of the run; its config's by default.")
 
     def _parse_ckpt_path(self) -> None:
-        """Lightning would let the checkpoint's hyper-parameters override the command line; this one does not."""
+        """Do nothing: Lightning would let the checkpoint's hyper-parameters override the command line."""
 
     def instantiate_classes(self) -> None:
         """Build data, schedule, model and trainer.
@@ -132,30 +115,29 @@ class LabCLI(LightningCLI):
         Raises:
             ValueError: A class of the config refuses its arguments, or lacks a package.
         """
-        with told_in_a_message():
-            super().instantiate_classes()
+        super().instantiate_classes()
         if type(seed := self._get(self.config, "seed_everything")) is int:
-            self.datamodule.run_seed = seed  # told, rather than left in the environment for it to find
+            self.datamodule.run_seed = seed  # rather than passed through the environment
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer with its run folder, loggers and callbacks."""
+        """Build the Trainer with its run folder, loggers and callbacks."""
         config = self.config_init[self.subcommand] if self.subcommand else self.config_init
-        refuse_callbacks(_listed(config.trainer.callbacks))
+        refuse_callbacks(as_list(config.trainer.callbacks))
         with begun(self._run_folder(config)) as folder:
             try:
                 trainer = super().instantiate_trainer(**kwargs, **run_options(config.trainer, folder, config.schedule))
-            except TypeError as error:  # what Lightning says of devices that an accelerator cannot have
+            except TypeError as error:  # Lightning raises this for devices that the accelerator does not have
                 if "`devices`" not in str(error):
                     raise
                 raise ValueError(f"trainer.devices: {config.trainer.devices!r}: {error}") from error
         callbacks: list[Callback] = cast(Any, trainer).callbacks
-        callbacks.sort(key=lambda one: not isinstance(one, SaveConfig))  # others read what it writes
+        callbacks.sort(key=lambda one: not isinstance(one, SaveConfig))  # other callbacks read its file
         watch_ranks(trainer)
         return trainer
 
     def _run_folder(self, config: Any) -> Path:
-        """Where this run lives; a resumed run goes on in its own folder, a new one never enters an old one's."""
-        files = config_files(sys.argv[2:])  # jsonargparse forgets them where a config has references
+        """Return the run's folder: a resumed run keeps its own, a new run never gets an existing one."""
+        files = config_files(sys.argv[2:])  # jsonargparse forgets them if a config has references
         name = config.run or (_name_of(Path(files[0])) if files else "run")
         if config.ckpt_path:
             own = own_folder(files[0] if files else "")
@@ -168,34 +150,34 @@ class LabCLI(LightningCLI):
         return new_run_folder(name, is_trial=bool(config.trainer.fast_dev_run))
 
     def after_fit(self) -> None:
-        """Say in the run's folder how far it came."""
+        """Record in the run's folder how far training got."""
         plan = self.datamodule.plan
         num_steps = None if plan.is_open else plan.num_steps
         end(Path(self.trainer.default_root_dir), self.trainer.global_step, num_steps)
 
 
 def _as_text(dumper: yaml.SafeDumper, value: StrEnum) -> yaml.Node:
-    """Arguments of some callbacks of Lightning's have such defaults, which jsonargparse writes as YAML."""
+    """Write an enum as text: some of Lightning's callbacks have enum defaults, which jsonargparse writes as YAML."""
     return dumper.represent_str(str(value.value))
 
 
 class PlannedObjects(LabCLI):
     """Data, schedule and model of a config, without trainer and run folder."""
 
-    _made: ClassVar[LightningArgumentParser | None] = None  # to make it takes longer than to plan a small run
+    _made: ClassVar[LightningArgumentParser | None] = None  # building it takes longer than planning a small run
 
     def __init__(self) -> None:
         super().__init__(run=False)
 
     def setup_parser(self, *arguments: Any) -> None:
-        """The parser of the first config serves all."""
+        """Build the parser for the first config and reuse it for all others."""
         if PlannedObjects._made is None:
             super().setup_parser(*arguments)
             PlannedObjects._made = self.parser
         self.parser = PlannedObjects._made
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """A run's own config.yaml holds keys that only fit has a use for."""
+        """Also accept the keys in a run's config.yaml that only fit uses."""
         super().add_arguments_to_parser(parser)
         for name in ("ckpt_path", "weights_only"):
             parser.add_argument(f"--{name}", type=Any, default=None, help="Of fit; has no effect here.")
@@ -211,42 +193,22 @@ class PlannedObjects(LabCLI):
         self.data.run_seed = self.seed
 
     def stage_keys(self, plan: Plan) -> list[StageKey]:
-        """The keys of each stage of a compiled plan."""
+        """Return the keys of each stage of a compiled plan."""
         settings = Settings.of_arguments(self.trainer_arguments, self.seed, [self.schedule])
         return stage_keys(self.data, self.model, plan, settings)
 
 
 def parse_objects(arguments: list[str]) -> PlannedObjects:
-    """The objects of a command line such as ``--config FILE --schedule.k 0.25``."""
+    """Build the objects of a command line such as ``--config FILE --schedule.k 0.25``."""
     before, sys.argv = sys.argv, [sys.argv[0], *arguments]
     try:
-        with told_in_a_message():
-            return PlannedObjects()
+        return PlannedObjects()
     finally:
         sys.argv = before
 
 
-@contextmanager
-def told_in_a_message() -> Iterator[None]:
-    """What Lightning says of options that do not go together, or of a package that is missing, as a user's mistake.
-
-    Raises:
-        ValueError: With Lightning's words.
-    """
-    try:
-        yield
-    except (MisconfigurationException, ImportError) as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    except ValueError as error:
-        if "Given value" not in str(error):
-            raise
-        # Of the types that an option may have, one was tried and says why; the given value may hold a key.
-        told = [line.removeprefix("- ") for line in _told(str(error)) if not line.startswith("- Expected a <class")]
-        raise ValueError(" ".join(told)) from error
-
-
 def quieten() -> None:
-    """Silence what libraries say about themselves; warnings about the run stay."""
+    """Silence libraries' messages about themselves; keep warnings about the run."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -258,36 +220,16 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=f".*({about_themselves}).*")
 
 
-class _Parser(LightningArgumentParser):
-    """Errors without usage and without the dump of what was tried; configs without secrets of the environment."""
-
-    def dump(self, *arguments: Any, **options: Any) -> str:
-        """As jsonargparse's, for a run's folder and ``--print_config``."""
-        return unresolved(super().dump(*arguments, **options), [merged_config(sys.argv[1:]), sys.argv])
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
-        raise ValueError(" ".join(_told(message)) or message)
-
-
-def _told(message: str) -> list[str]:
-    """The lines of a message of jsonargparse that say something."""
-    noise = ("Given value", "Subtypes:", "Does not validate", "Errors:", "- Expected a <class 'NoneType'>")
-    # Where a class cannot be imported, all that was given comes first, secrets too.
-    message = re.sub(r"Not a valid subclass of .*?(?=Problem with given class_path)", "", message, flags=re.S)
-    lines = [line.strip() for line in message.splitlines()]
-    return [line for line in lines if line and not line.startswith(noise)]
-
-
 def _only_shows(arguments: list[str]) -> bool:
-    """Whether help or the whole config is asked for, which need no config of their own, but all docstrings."""
+    """Return whether help or the whole config is requested, which need no valid config, but all docstrings."""
     return "-h" in arguments or any(word.startswith(("--help", "--print_config")) for word in arguments)
 
 
 def _refuse_problems(arguments: list[str]) -> None:
-    """Tell all problems of a config at once.
+    """Report all problems of a config at once.
 
     Raises:
-        ValueError: There are some.
+        ValueError: The config has problems.
     """
     if _only_shows(arguments):
         return
@@ -302,7 +244,7 @@ def _refuse_problems(arguments: list[str]) -> None:
 
 
 def _callbacks_of_earlier_configs(arguments: list[str]) -> list[str]:
-    """Words that add the callbacks of all configs but the last that has some: lists of several configs are joined."""
+    """Return options that add the callbacks of earlier configs: jsonargparse keeps only the last config's list."""
     files = [read_yaml(Path(file), "--config") for file in config_files(arguments)]
     lists = [found for file in files if (found := (file.get("trainer") or {}).get("callbacks"))]
     known = [item for found in lists[-1:] for item in (found if isinstance(found, list) else [found])]
@@ -319,7 +261,7 @@ ROOTS = {"data": MixtureData, "schedule": StageSchedule, "model": SFTModule, "tr
 
 
 def show_help_of_classes(arguments: list[str]) -> None:
-    """Where ``--schedule.help DMT`` or the like is among the words: print it and end."""
+    """Print the help and exit if an argument such as ``--schedule.help DMT`` is given."""
     for name, value in option_pairs(arguments):
         if name.endswith(".help"):
             show(class_help(name.removesuffix(".help"), value, ROOTS))
@@ -327,7 +269,7 @@ def show_help_of_classes(arguments: list[str]) -> None:
 
 
 def config_problems(config: dict[str, Any]) -> list[str]:
-    """Every problem of a config of fit that can be told without its data."""
+    """Return every problem of a config of fit that can be found without its data."""
     if strange := of_another_tool(config):
         return [strange]
     found = find_problems(config, ROOTS, ("seed_everything", "run", "ckpt_path", "weights_only"))
@@ -340,55 +282,5 @@ def config_problems(config: dict[str, Any]) -> list[str]:
 
 
 def _name_of(config: Path) -> str:
-    """The name of a run: its config's, or that of the run whose own config it is."""
+    """Return the name of a run: its config's name, or, for a config.yaml in a run's folder, that run's name."""
     return config.resolve().parent.name if config.name == CONFIG_FILE else config.stem
-
-
-def run_options(asked: Any, folder: Path, schedule: StageSchedule) -> dict[str, Any]:
-    """Arguments of the Trainer that give a run its folder, loggers and callbacks.
-
-    Args:
-        asked: What the user asked for, by name.
-        folder: The run's.
-        schedule: Its stages.
-
-    Raises:
-        ValueError: A place that the user names to write to cannot be written.
-    """
-    given = _listed(asked.callbacks)
-    refuse_places([asked.profiler, *given, *_listed(asked.logger)])
-    callbacks = [*given, *_default_callbacks(given, asked), schedule]
-    options: dict[str, Any] = {
-        "default_root_dir": str(folder),
-        "logger": _loggers(asked.logger, folder),
-        "callbacks": callbacks,
-    }
-    if asked.precision is None:
-        options["precision"] = best_precision()
-    if any(isinstance(callback, ScreenProgress) for callback in callbacks):
-        options["enable_progress_bar"] = True  # ours has another way to be without a bar
-    return options
-
-
-def _listed(given: Any) -> list[Any]:
-    return given if isinstance(given, list) else [given] if given else []
-
-
-def _loggers(given: Any, folder: Path) -> list[Logger]:
-    """Ours, which say where the run's folder is, and after them those that the user added."""
-    added = given if isinstance(given, list) else [given] if isinstance(given, Logger) else []
-    board = TensorBoardLogger(str(folder), name="", version="", default_hp_metric=False)
-    return [*([] if given is False else [board]), JsonlLogger(str(folder)), *added]
-
-
-def _default_callbacks(given: list[Callback], options: Any) -> list[Callback]:
-    """What every run has, unless the user configured the same kind."""
-    defaults: list[tuple[type, Callback]] = [
-        (Metrics, Metrics()),
-        (ScoreAbilities, ScoreAbilities()),
-        (Ledger, Ledger()),
-        (ProgressBar, ScreenProgress(show_bar=options.enable_progress_bar is not False)),
-    ]
-    if options.enable_checkpointing is not False:
-        defaults.append((RunCheckpoint, RunCheckpoint()))
-    return [ours for kind, ours in defaults if not any(isinstance(callback, kind) for callback in given)]

@@ -119,8 +119,9 @@ def _fit_objects(
 ) -> Run:
     from lightning.pytorch import seed_everything
 
+    from sftlab.callbacks.defaults import TRAINER_DEFAULTS, run_options
     from sftlab.callbacks.micro_batches import PlannedTrainer
-    from sftlab.cli import TRAINER_DEFAULTS, quieten, run_options
+    from sftlab.cli import quieten
     from sftlab.model.parallel import register_strategies
     from sftlab.run.launcher import watch_ranks
 

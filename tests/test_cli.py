@@ -13,7 +13,8 @@ from fitting import ROOT, run, write_config, write_records
 from jsonargparse import ArgumentParser
 from lightning.pytorch import loggers
 
-from sftlab.cli import LabCLI, parse_objects, told_in_a_message
+from sftlab.cli import LabCLI, parse_objects
+from sftlab.parser import user_errors
 from sftlab.plan.table import as_fraction
 from sftlab.run.folder import release
 
@@ -209,7 +210,7 @@ def test_every_logger_of_lightning_works_or_names_its_package_in_one_line_and_re
         if importlib.util.find_spec(package.replace("-", "_")) is not None:
             continue
         key = ["--logger.api_key", "sk-0123456789abcdef"] if name == "CometLogger" else []
-        with pytest.raises(ValueError) as raised, told_in_a_message():
+        with pytest.raises(ValueError) as raised, user_errors():
             if name == "LitLogger":  # jsonargparse takes it for no logger
                 loggers.LitLogger()
             parser.instantiate(parser.parse_args([f"--logger=lightning.pytorch.loggers.{name}", *key]))

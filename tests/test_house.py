@@ -63,7 +63,8 @@ ORDER = """
     callbacks.ledger callbacks.progress callbacks.measured
     callbacks.judging callbacks.scores
     callbacks.layers callbacks.heat_map callbacks.interference callbacks.weight_change
-    cli starter
+    callbacks.defaults
+    parser cli starter
     analysis.map.queries analysis.map.representation analysis.map.separation analysis.map.projection
     analysis.map.figure analysis.map.page analysis.map.atlas
     analysis.tags.rules analysis.tags.tagging analysis.tags.llm_tagger

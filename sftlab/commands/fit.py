@@ -17,12 +17,11 @@ def main(arguments: list[str]) -> int:
     launcher = os.environ.pop(LAUNCHER_VARIABLE, "")
     if is_follower() and launcher:
         _end_with(int(launcher))
-    from sftlab.cli import LabCLI, freeze_imports, told_in_a_message
+    from sftlab.cli import LabCLI, freeze_imports
 
     freeze_imports()
     try:
-        with told_in_a_message():
-            LabCLI()
+        LabCLI()
     except SystemExit as error:  # Lightning's own end after Ctrl-C says nothing
         if isinstance(error.__context__, KeyboardInterrupt) and not is_follower():
             raise KeyboardInterrupt from None

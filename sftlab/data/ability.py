@@ -74,7 +74,7 @@ class PlannedData(LightningDataModule):
         self.batch, self.num_workers, self._seed = StepSize(**batch), num_workers, seed
         self.plan_note = ""  # where a large plan came from; set by the schedule
         self.limit_notes: list[str] = []  # what in the data is near a limit of the model; set by the schedule
-        self.run_seed: int | None = None  # that of seed_everything, where a config is only planned
+        self.run_seed: int | None = None  # set if a config is only planned
         self.encoder: Encoder | None = None
         self.plan: Plan | None = None
 
@@ -98,19 +98,19 @@ class PlannedData(LightningDataModule):
             ability.hold_out(held_out_N)
 
     def pools(self) -> list[Pool]:
-        """The training examples of each ability, ranked, with its fraction applied."""
+        """Return the training examples of each ability, ranked, with its fraction applied."""
         return [ability.pool(self.seed) for ability in self.abilities.values()]
 
     def audits(self) -> dict[str, dict[str, int]]:
-        """Number of records that were repaired, truncated, split or dropped, by ability and cause."""
+        """Return how many records were repaired, truncated, split or dropped, by ability and cause."""
         return {name: ability.audit_counts() for name, ability in self.abilities.items()}
 
     def audit_places(self) -> dict[str, dict[str, str]]:
-        """The first of these records as text, by ability and cause."""
+        """Return the first of these records as text, by ability and cause."""
         return {name: ability.first_places() for name, ability in self.abilities.items()}
 
     def notes(self) -> list[str]:
-        """Notes on the data for the user: what is held out and what is left out."""
+        """Return notes on the data for the user: what is held out and what is left out."""
         noted = [ability for ability in self.abilities.values() if not ability.is_declared]
         counts = [f"{ability.name} {ability.num_held_out:,}" for ability in noted if ability.val_fraction]
         return [
@@ -121,7 +121,7 @@ class PlannedData(LightningDataModule):
         ]
 
     def identity(self) -> dict[str, str]:
-        """Hashes and values that determine the data, by name; those of a resumed run must be equal."""
+        """Return hashes and values that determine the data, by name; those of a resumed run must be equal."""
         parts = {f"data of {name}": ability.content_hash() for name, ability in self.abilities.items()}
         return {**parts, "seed": str(self.seed), "batch": str(self.batch), "max_length": str(self.max_length)}
 
@@ -130,14 +130,14 @@ class PlannedData(LightningDataModule):
         self.plan = plan
 
     def train_dataloader(self) -> PlanLoader:
-        """A loader of this rank's micro-batches for the whole run."""
+        """Return a loader of this rank's micro-batches for the whole run."""
         assert self.plan is not None, "a StageSchedule callback compiles the plan first"
         assert self.trainer is not None
         tables = {name: ability.examples for name, ability in self.abilities.items()}
         return self._loader(self.plan, tables, self.trainer.accumulate_grad_batches)
 
     def val_dataloader(self) -> list[DataLoader]:
-        """A loader for each ability that has held-out examples, in the order of ``val_abilities``."""
+        """Return a loader for each ability that has held-out examples, in the order of ``val_abilities``."""
         assert self.trainer is not None
         num_rows, loaders = _VAL_ROWS * share_of_rows(self.trainer)[1], list[DataLoader]()
         for name in self.val_abilities():
@@ -147,7 +147,7 @@ class PlannedData(LightningDataModule):
         return loaders
 
     def val_abilities(self) -> list[str]:
-        """Names of the abilities that have held-out examples."""
+        """Return the names of the abilities that have held-out examples."""
         return [name for name, ability in self.abilities.items() if ability.num_held_out]
 
     def _loader(self, plan: Plan, tables: dict[str, Any], accumulate: int) -> PlanLoader:
@@ -226,14 +226,14 @@ class AbilityData(PlannedData):
             self.source = FileSource(paths, reader or self.default_reader(), on_bad_record, max_bad_share)
         else:
             self.source = DeclaredSource(num_examples) if path is None else LabSource(num_examples, exclude or [], lab)
-        self.base_losses_I: np.ndarray | None = None  # the base's loss of each example, where a curriculum asks for it
+        self.base_losses_I: np.ndarray | None = None  # the base's loss of each example, if a curriculum needs it
         self._examples: Examples | None = None
         self._drops: DropList | None = None
         self._held_out_N = self._kept_N = np.zeros(0, dtype=bool)
 
     @property
     def abilities(self) -> dict[str, AbilityData]:
-        """Only this one: an ability by itself is a mixture of one."""
+        """Only this one: an ability alone is a mixture of one."""
         return {self.name: self}
 
     @property
@@ -266,24 +266,24 @@ class AbilityData(PlannedData):
         """Render and tokenise the records, or find the examples in the cache."""
         if self.is_declared:
             return
-        drops = self._drop_list()  # a malformed one is told before anything is tokenised
+        drops = self._drop_list()  # before tokenising, so that a malformed list is reported first
         self._examples = self.source.examples(self.name, encoder, max_length, overlong, self.system)
-        self._held_out_N = np.zeros(len(self._examples), dtype=bool)  # until it is decided for all together
+        self._held_out_N = np.zeros(len(self._examples), dtype=bool)  # until ``hold_out``
         self._kept_N = ~drops.dropped(self._examples.uids)
         if not self._kept_N.any():
             raise ValueError(f"data.abilities.{self.name}: no usable example in {self.source}: {self.audit_counts()}")
 
     def part(self) -> Part:
-        """What the split into training and validation needs to know."""
+        """Return what the split into training and validation needs."""
         found = self._examples
         return Part(self.name, found.uids if found else [], found.groups if found else [], self.val_fraction)
 
     def hold_out(self, held_out_N: np.ndarray) -> None:
-        """Hold these examples out for validation; a mixture decides for all of its abilities together."""
+        """Set the held-out examples; a mixture decides them for all of its abilities together."""
         self._held_out_N = held_out_N
 
     def notes(self) -> list[str]:
-        """Notes for the user: a validation split that came out empty, examples that are not used."""
+        """Return notes for the user: an empty validation split, examples that are not used."""
         found = []
         if self.val_fraction and self._examples is not None and not self.num_held_out:
             found.append(
@@ -299,7 +299,7 @@ class AbilityData(PlannedData):
         return found
 
     def conversations(self) -> Iterator[tuple[str, Conversation]]:
-        """Uid and conversation of every record that is not on the drop list, in the order of the source.
+        """Yield uid and conversation of every record that is not on the drop list, in the order of the source.
 
         Needs no tokenizer: the source is read again. An example's uid is one of these, perhaps with ``/n`` (a piece) or
         ``#n`` (the same conversation again) after it; a conversation that does not fit ``max_length`` may have none.
@@ -318,7 +318,7 @@ class AbilityData(PlannedData):
         return self._drops
 
     def pool(self, seed: int) -> Pool:
-        """The training examples, ranked by a hash keyed by ``seed``, the fraction applied."""
+        """Return the training examples, ranked by a hash keyed by ``seed``, with the fraction applied."""
         if self.source.num_declared is not None:
             pool = Pool.from_count(self.name, self.source.num_declared)
         else:
@@ -326,7 +326,7 @@ class AbilityData(PlannedData):
         return pool.fraction(self.fraction).first(self.max_examples or len(pool))
 
     def val_pool(self) -> Pool:
-        """The held-out examples; with ``max_examples``, ``val_fraction`` refers to those."""
+        """Return the held-out examples; with ``max_examples``, ``val_fraction`` refers to those."""
         pool = self._pool(self._kept_N & self._held_out_N, seed=0)
         if self.max_examples is None or self.val_fraction == 1:
             return pool
@@ -337,7 +337,7 @@ class AbilityData(PlannedData):
         return self.pool_of(index_M[rank(self.name, self.examples.uids[index_M], seed)])
 
     def pool_of(self, index_M: np.ndarray, population: int | None = None) -> Pool:
-        """A pool of the examples at these positions of the source, out of ``population`` (by default only these)."""
+        """Return a pool of the examples at these positions of the source; ``population`` is by default their number."""
         table = self.examples
         losses_M = None if self.base_losses_I is None else self.base_losses_I[index_M]
         sizes = (table.lengths_N[index_M], table.supervised_N[index_M])
@@ -345,33 +345,33 @@ class AbilityData(PlannedData):
         return Pool(self.name, index_M, table.uids[index_M], *sizes, population, losses_N=losses_M)
 
     def pool_key(self) -> list[object]:
-        """What determines ``pool`` beside the seed: examples, which of them are used, losses of the base, fraction."""
+        """Return what determines ``pool`` besides the seed: examples, which are used, losses of the base, fraction."""
         chosen = np.packbits(self._kept_N & ~self._held_out_N)
         return [self.name, self.examples.written, chosen, self.base_losses_I, self.fraction, self.max_examples]
 
     def audit_counts(self) -> dict[str, int]:
-        """Number of records that were repaired, truncated, split or dropped, by cause."""
+        """Return how many records were repaired, truncated, split or dropped, by cause."""
         if self._examples is None:
             return {}
         return dict(self._examples.audit.counts + Counter(self._drop_list().counts(self._examples.uids)))
 
     def first_places(self) -> dict[str, str]:
-        """The first records of each cause, such as ``3, 14 of a.jsonl``."""
+        """Return the first records of each cause, such as ``3, 14 of a.jsonl``."""
         return {} if self._examples is None else self._examples.audit.places(self.source.names)
 
     def content(self, index_M: np.ndarray) -> bytes:
-        """Content hashes of some examples, in their order; the positions themselves where the ability is declared."""
+        """Return content hashes of some examples, in their order; for a declared ability, the positions themselves."""
         return (index_M.astype(np.int64) if self._examples is None else self._examples.content_NB[index_M]).tobytes()
 
     def content_hash(self) -> str:
-        """Hash of the examples that may be trained and of those held out, whatever their order and origin."""
+        """Hash the examples that may be trained and those held out, independent of order and origin."""
         if self._examples is None:
             return digest(self.source.key(self.name), self.fraction, self.max_examples, size=8)
         kept = self._examples.content_hash(self.kept_N)
         return digest(kept, self.held_out_hash(), self.fraction, self.max_examples, size=8)
 
     def held_out_hash(self) -> str:
-        """Hash of the examples that validation uses."""
+        """Hash the examples that validation uses."""
         if self._examples is None:
             return ""
         return self._examples.content_hash(self.val_pool().index_N)

@@ -1,9 +1,9 @@
-"""A tokenizer's chat template: Jinja from a stranger, rendered in a sandbox within bounds of time and size.
+"""A tokenizer's chat template: untrusted Jinja, rendered in a sandbox with bounds on time and size.
 
-The sandbox keeps a template from code; it does not keep it from looping for ever or from writing a gigabyte. Here
-loops, calls, filters, operators, lists that are written out and whatever is printed look at the clock and at what they
-are about to build: a list of one long text a thousand times is as large as what it would print. ``strftime_now`` gives
-one fixed day, so that the text of a conversation depends on the conversation alone.
+Jinja's sandbox keeps a template from running code, but not from looping forever or writing a gigabyte. Here loops,
+calls, filters, operators, list literals and printed values check the clock and the size of what they are about to
+build: a list with one long text a thousand times counts as what it would print. ``strftime_now`` returns a fixed day,
+so that the text of a conversation depends on the conversation alone.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from jinja2.utils import Namespace
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MAX_SECONDS = 10.0  # of the processor, for one rendering
-MAX_LOOKS = 3_000_000  # turns of loops, calls and operators of one rendering
-MAX_CHARACTERS = 50_000_000  # of one rendering, and of every text on the way to it
-DAY = datetime(2024, 7, 26)  # what LLaMA 3's templates say where there is no clock
+MAX_SECONDS = 10.0  # of processor time per rendering
+MAX_LOOKS = 3_000_000  # loop turns, calls and operators per rendering
+MAX_CHARACTERS = 50_000_000  # per rendering, and per intermediate text
+DAY = datetime(2024, 7, 26)  # what LLaMA 3's templates use without a clock
 
 
 def prints_date(source: str) -> bool:
-    """Whether a template asks what day it is."""
+    """Return whether a template asks for the date."""
     return "strftime_now" in source
 
 
 def with_day(source: str) -> str:
-    """A template that prints ``DAY`` wherever it is rendered, so that a served model sees the text that it learned."""
+    """Return a template that always prints ``DAY``, so that a served model sees the text it was trained on."""
     if not prints_date(source) or source.startswith(_DAY_MACRO):
         return source
-    # What is printed last keeps Jinja from taking a line break at the beginning for the macro's.
+    # The last output keeps Jinja from taking a leading line break for the macro's.
     return f"{_DAY_MACRO}{{{{ '' }}}}{source}"
 
 
@@ -52,22 +52,22 @@ _DAY_MACRO = (
     + "".join(f"|replace({one!r},{DAY.strftime(one)!r})" for one in _DIRECTIVES)
     + " }}{% endmacro %}"
 )
-"""Stands for the clock of whoever renders a template."""
+"""Replaces the clock of whatever renders the template."""
 
 
 class Refused(Exception):
-    """A template did not render a conversation; the text says why."""
+    """A template did not render a conversation; the message says why."""
 
 
 class _OverBound(Exception):
-    """A template went over a bound: not the fault of a record."""
+    """A template exceeded a bound; this is not the fault of a record."""
 
 
 class ChatTemplate:
     """The chat template of a tokenizer.
 
     Args:
-        tokenizer: Has one, or several by name, of which ``default`` and ``tool_use`` are used.
+        tokenizer: A tokenizer with one template, or several, of which ``default`` and ``tool_use`` are used.
 
     Raises:
         ValueError: It is not valid Jinja.
@@ -83,17 +83,17 @@ class ChatTemplate:
                 _compiled(source)
             except _OverBound as error:
                 raise ValueError(f"data.template: the tokenizer's chat template {error}") from None
-            except Exception as error:  # the parser of a stranger's text; RecursionError included
+            except Exception as error:  # parsing untrusted text may raise anything, RecursionError included
                 raise ValueError(f"data.template: the tokenizer's chat template is not valid Jinja: {error}") from None
 
     def render(
         self, messages: Sequence[dict[str, Any]], tools: list[Any] | None = None, generation: bool = False
     ) -> str:
-        """The text of some messages, with the beginning of an answer after them if ``generation``.
+        """Render messages as text, followed by the beginning of an answer if ``generation``.
 
         Raises:
             Refused: The template raised an error.
-            ValueError: It went over a bound.
+            ValueError: It exceeded a bound.
         """
         template = _compiled(self._sources[bool(tools)])
         _clock.start()
@@ -106,7 +106,7 @@ class ChatTemplate:
                 parts.append(part)
         except _OverBound as error:
             raise ValueError(f"data.template: the tokenizer's chat template {error}; use another template") from None
-        except Exception as error:  # whatever a stranger's template does is a refusal of these messages
+        except Exception as error:  # whatever an untrusted template raises counts as a refusal of these messages
             raise Refused(_reason(error)) from None
         return "".join(parts)
 
@@ -118,7 +118,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Clock(threading.local):
-    """How long the rendering of this thread has taken: counted first, so that a busy machine changes nothing."""
+    """The bounds of this thread's rendering; operations are counted before time, so that load changes nothing."""
 
     looks, deadline = 0, float("inf")
 
@@ -141,7 +141,7 @@ def _bounded(length: float) -> int:
 
 
 def _size(value: Any) -> int:
-    """About the characters that a value would print, what it holds several times as often as it holds it."""
+    """Estimate the characters that a value would print, counting repeated parts as often as they occur."""
     if isinstance(value, str):
         return len(value)
     total, level = 1, [value]
@@ -166,18 +166,18 @@ def _num_items(value: Any) -> int:
     return len(value) if isinstance(value, (str, list, tuple, dict)) else 1
 
 
-_MAX_DEPTH = 1000  # of lists inside one another
-_EACH = 16  # characters that a value in a list counts for at least: what it takes to look at it
+_MAX_DEPTH = 1000  # of nested lists
+_EACH = 16  # least size of a value in a list: the cost of visiting it
 
 _SIZED = frozenset("center ljust rjust zfill expandtabs indent wordwrap batch slice round truncate".split())
-"""Calls and filters whose numbers are sizes."""
+"""Calls and filters whose numeric arguments are sizes."""
 _TIMES = frozenset("replace translate expandtabs indent wordwrap sum".split())
-"""Those that may write one argument as often as another one is long."""
+"""Calls and filters that may repeat one argument as often as another one is long."""
 _SLOW = frozenset(("wordwrap", "urlize"))  # a hundred times slower than others
 
 
 def _look_at(name: str, values: Sequence[Any]) -> None:
-    """Before a call or a filter: look at the clock, and at what its arguments could make it build."""
+    """Before a call or a filter, check the clock and what its arguments could make it build."""
     _clock.look()
     sizes = [_size(value) for value in values]
     _bounded(sum(sizes) * (100 if name in _SLOW else 1))
@@ -195,7 +195,7 @@ def _look_at(name: str, values: Sequence[Any]) -> None:
         _bounded((form.count("%") + form.count("{")) * sum(sizes))
 
 
-_WIDE = re.compile(r"[%{][^}a-zA-Z]*(\d{7}|\*)|:[^}]*\{")  # a field of millions of characters, or as wide as is told
+_WIDE = re.compile(r"[%{][^}a-zA-Z]*(\d{7}|\*)|:[^}]*\{")  # a field millions of characters wide, or of variable width
 
 
 def _checked(name: str, function: Callable) -> Callable:
@@ -211,7 +211,7 @@ def _checked(name: str, function: Callable) -> Callable:
 
 
 def _counted(values: Iterator[Any]) -> Iterator[Any]:
-    """What a filter gives one by one: together no more than a text may be."""
+    """Yield what a filter returns, up to the size that a text may have."""
     total = 0
     for value in values:
         _clock.look()
@@ -224,7 +224,7 @@ def _digits(number: float) -> int:
 
 
 class _Ticking:
-    """What a loop goes over, looking at the clock at every turn."""
+    """The items of a loop, checking the clock at every turn."""
 
     def __init__(self, values: Any) -> None:
         self._values = values
@@ -244,7 +244,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["+", "*", "**", "%"])
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Look before an operator builds something."""
+        """Check before an operator builds something."""
         _clock.look()
         numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
         if operator == "%" and isinstance(left, str):
@@ -259,7 +259,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def call(self, context: Context, function: Any, *values: Any, **named: Any) -> Any:  # type: ignore[override]
-        """Look before a call."""
+        """Check before a call."""
         owner = getattr(function, "__self__", None)
         more = [owner] if isinstance(owner, str) else []
         name = getattr(function, "__name__", "")
@@ -269,7 +269,7 @@ class _Bounded(ImmutableSandboxedEnvironment):
         return super().call(context, function, *values, **named)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """Look before ``str.format``, which the sandbox wraps."""
+        """Check before ``str.format``, which the sandbox wraps."""
         safe = super().wrap_str_format(value)
         if safe is None:
             return None
@@ -282,25 +282,25 @@ class _Bounded(ImmutableSandboxedEnvironment):
 
     @staticmethod
     def concat(parts: Any) -> str:
-        """Join what a block or a macro has written."""
+        """Join the output of a block or macro."""
         parts = list(parts)
         _bounded(sum(map(len, parts)))
         return "".join(parts)
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks what is trained; here it is written and nothing more."""
+    """``{% generation %}`` marks what is trained; here it only renders its content."""
 
     tags = {"generation"}  # noqa: RUF012 - never changed
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """A scope of its own."""
+        """Parse the block as a scope."""
         line = next(parser.stream).lineno
         return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class _Namespace(Namespace):
-    """Without names that begin with an underscore."""
+    """A namespace without names that begin with an underscore."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         if str(name).startswith("_"):
@@ -335,7 +335,7 @@ def _environment() -> _Bounded:
 
 
 def _written(value: Any) -> Any:
-    """A value that is printed, or a list that is written out, once it is known to be small enough."""
+    """Return a value that is printed, or a list literal, after checking its size."""
     if not isinstance(value, str):
         _size(value)
     return value
@@ -347,7 +347,7 @@ def _digits_bounded(form: str) -> str:
 
 
 def _joined(values: Sequence[Any]) -> str:
-    """What ``~`` makes of its operands."""
+    """Return the result of ``~``."""
     return _Bounded.concat(map(str, values))
 
 
@@ -364,7 +364,7 @@ def _compiled(source: str) -> Any:
 
 
 def _rewrite(node: nodes.Node) -> None:
-    """Give ``~``, and lists that are written out, to filters: Jinja lets nobody look at those."""
+    """Replace ``~`` and list literals by filters, since Jinja has no hooks for them."""
     for name, child in list(node.iter_fields()):
         children = child if isinstance(child, list) else [child]
         for position, one in enumerate(children):
@@ -386,6 +386,6 @@ def _rewrite(node: nodes.Node) -> None:
 
 
 def _is_written_out(node: nodes.Node) -> bool:
-    """Whether a node makes a list, a tuple or a dictionary."""
+    """Return whether a node builds a list, a tuple or a dictionary."""
     is_made = isinstance(node, nodes.Tuple) and node.ctx == "load"
     return is_made or isinstance(node, (nodes.List, nodes.Dict))

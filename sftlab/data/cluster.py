@@ -1,9 +1,9 @@
-"""Conversations are fitted by tasks on the nodes of a Ray cluster, where the user names one.
+"""Fits conversations in tasks on the nodes of a Ray cluster, if the user names one.
 
     this process: read, ask --task--> a node: render, tokenise, fit --answer--> this process: number, write
 
-The same as the processes of ``workers``, elsewhere: who asks reads, numbers and writes alone, so that an entry of the
-cache is the same byte for byte. A node needs sftlab and no file; a task that dies with its node is run again by Ray.
+Like the processes of ``workers``, but on other machines: this process alone reads, numbers and writes, so that cache
+entries are equal byte for byte. A node needs sftlab and no files; Ray reruns a task that dies with its node.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from sftlab.data.workers import ALONE, answer, loaded
 from sftlab.ray_cluster import join
 from sftlab.screen import complain
 
-_MOST_TASKS = 1024  # at once
-_MOST_RETRIES = 3  # of a task whose process or node has died
-_TELL_AFTER_S = 60.0  # without an answer; a task takes less than one
+_MOST_TASKS = 1024  # tasks in flight
+_MOST_RETRIES = 3  # retries of a task whose process or node died
+_TELL_AFTER_S = 60.0  # seconds without an answer; a task takes less than one
 _NO_ANSWER = f"has not answered for {_TELL_AFTER_S:g} s; other work may have its cores. Waiting"
 _UNKNOWN = "cannot import a class of yours that the data needs (PYTHONPATH of its nodes); this process does such work"
-_fitters: dict[str, Any] = {}  # on a node: the last one, by its hash
+_fitters: dict[str, Any] = {}  # on a node: the last fitter, by its hash
 _in_use: ContextVar[Cluster | None] = ContextVar("in_use", default=None)
 
 
 @contextmanager
 def prepared_on(address: str, option: str) -> Iterator[None]:
-    """What is prepared meanwhile is fitted on a Ray cluster; as elsewhere where ``address`` is empty.
+    """Fit everything prepared inside the block on a Ray cluster; on this machine if ``address`` is empty.
 
     Args:
         address: ``auto``, ``host:6379`` or ``ray://host:10001``.
-        option: Where the user has named it, for messages.
+        option: Where the user named it, for messages.
     """
     if not address:
         yield
@@ -54,16 +54,16 @@ def prepared_on(address: str, option: str) -> Iterator[None]:
 
 
 def cluster_in_use() -> Cluster | None:
-    """The cluster that fits what is prepared now, None where this machine does."""
+    """Return the cluster that fits conversations now; None if this machine does."""
     return _in_use.get()
 
 
 class Cluster:
-    """A Ray cluster, joined as soon as there is something to do; one that the process has joined already is kept.
+    """A Ray cluster, joined when there is work; a connection that the process already has is reused.
 
     Args:
-        address: As of ``prepared_on``.
-        option: As of ``prepared_on``.
+        address: See ``prepared_on``.
+        option: See ``prepared_on``.
     """
 
     def __init__(self, address: str, option: str) -> None:
@@ -72,7 +72,7 @@ class Cluster:
         self._is_mine = False
 
     def workers(self, setup: bytes) -> list[ClusterWorker]:
-        """One for each core of the cluster.
+        """Create one worker for each core of the cluster.
 
         Args:
             setup: The fitter, pickled.
@@ -90,23 +90,23 @@ class Cluster:
         return [ClusterWorker(self, self._ray, task, about) for _ in range(max(1, min(cores, _MOST_TASKS)))]
 
     def tell_once(self, words: str) -> None:
-        """Say what is not as the user would have it."""
+        """Print a warning once."""
         if words not in self._told:
             self._told.add(words)
             complain(f"preparing data: the Ray cluster at {self.address!r} {words}")
 
     def leave(self) -> None:
-        """Leave it, if nobody else had joined it."""
+        """Disconnect, unless the process was connected before."""
         if self._is_mine and self._ray is not None:
             self._ray.shutdown()
 
 
 class ClusterWorker:
-    """Asks for a task and waits for its answer, asked by one thread at a time.
+    """Sends tasks to the cluster and waits for their answers; used by one thread at a time.
 
     Args:
-        cluster: That it asks.
-        ray: The module.
+        cluster: The cluster.
+        ray: The Ray module.
         task: ``fitted_there``.
         about: Its first arguments.
     """
@@ -116,10 +116,10 @@ class ClusterWorker:
         self._running: Any = None
 
     def ask(self, asked: bytes) -> list[Fitted] | None:
-        """What became of some conversations; None where a node cannot know their classes or the fitter's.
+        """Return the pickled results of some conversations; None if a node cannot import their classes or the fitter's.
 
         Raises:
-            ValueError: As of the fitter, or the task has died as often as Ray runs it.
+            ValueError: The fitter raised it, or the task died in all of Ray's attempts.
         """
         self._running = self._task.remote(*self._about, asked)
         try:
@@ -141,19 +141,19 @@ class ClusterWorker:
         return found
 
     def kill(self) -> None:
-        """End what it has asked for; nobody waits for it any more."""
+        """Cancel the running task."""
         if (running := self._running) is not None:
             self._ray.cancel(running, force=True)
 
 
 def fitted_there(setup: Sequence[Any], name: str, wanted: Mapping[str, str], asked: bytes) -> bytes:
-    """A task: fit some conversations on a node; what ``workers.answer`` gives.
+    """Fit some conversations on a node, as a Ray task; returns what ``workers.answer`` returns.
 
     Args:
-        setup: The fitter, pickled and put by the one who asks.
+        setup: The pickled fitter.
         name: Its hash.
-        wanted: The versions that the one who asks has.
-        asked: The conversations, pickled.
+        wanted: The versions in the asking process.
+        asked: The pickled conversations.
     """
     import ray
 
@@ -169,5 +169,5 @@ def fitted_there(setup: Sequence[Any], name: str, wanted: Mapping[str, str], ask
 
 
 def _versions() -> dict[str, str]:
-    """Of what decides what comes out."""
+    """Return the versions of everything that affects the result."""
     return {"sftlab": __version__, **{name: version(name) for name in ("tokenizers", "jinja2")}}

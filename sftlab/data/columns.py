@@ -1,4 +1,4 @@
-"""Records of tables: csv and parquet, and what Arrow holds of a hub's data set.
+"""Records of tables: csv, parquet, and the Arrow data of hub data sets.
 
 A csv row must have as many fields as the header: fewer or more are one bad record, counted with its line. A field
 stands in double quotes or without them, as the csv module writes it; lines may end in LF, CRLF or CR.
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _AFTER_CR = re.compile(r"(?<=\r)(?!\n)")
-_ROWS = 1024  # of a parquet file, held at once beside the packed bytes of a row group
+_ROWS = 1024  # decoded bytes of a parquet file in memory, beside a compressed row group
 
 
 class _Lines:
-    """Lines for the csv module, of which those since the last mark can be read again.
+    """Lines for the csv module that can be read again from the last mark.
 
     Attributes:
         number: Lines given so far.
@@ -47,22 +47,22 @@ class _Lines:
         return line
 
     def mark(self) -> None:
-        """From here on lines can be read again."""
+        """From here on, keep lines so that they can be read again."""
         self.since: list[str] = []
         self.size = 0
 
     def back_to_second(self) -> None:
-        """Read all lines after the first since the mark again."""
+        """Read again all lines after the first since the mark."""
         self.number -= len(self.since) - 1
         self._again += reversed(self.since[1:])
         self.mark()
 
 
 def csv_rows(file: Path) -> Iterator[Any]:
-    """The rows of a csv file as dictionaries; one that does not match the header is a ``BrokenRecord``.
+    """Yield the rows of a csv file as dictionaries; one that does not match the header is a ``BrokenRecord``.
 
     Raises:
-        ValueError: The file cannot be read, a name stands twice in the header, or a quote is opened and never closed.
+        ValueError: The file cannot be read, a name occurs twice in the header, or a quote is never closed.
     """
     csv.field_size_limit(MAX_RECORD)
     lines = _Lines(part for line in text_lines(file) for part in _AFTER_CR.split(f"{line}\n") if part)
@@ -86,7 +86,7 @@ def csv_rows(file: Path) -> Iterator[Any]:
 
 
 def _next_row(file: Path, lines: _Lines) -> list[str] | BrokenRecord | None:
-    """The fields of the next row that is not blank; None at the end."""
+    """Return the fields of the next row that is not blank; None at the end."""
     row: list[str] = []
     while not row:
         lines.mark()
@@ -104,10 +104,10 @@ def _next_row(file: Path, lines: _Lines) -> list[str] | BrokenRecord | None:
 
 
 def parquet_rows(file: Path) -> Iterator[Any]:
-    """The rows of a parquet file as dictionaries.
+    """Yield the rows of a parquet file as dictionaries.
 
     Raises:
-        ValueError: The file is cut, damaged or of another kind.
+        ValueError: The file is truncated, damaged or of another kind.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -119,7 +119,7 @@ def parquet_rows(file: Path) -> Iterator[Any]:
     try:
         about = pq.read_metadata(file)
         for group in range(about.num_row_groups):
-            # Opened for each group: a reader keeps the packed bytes of all that it has read.
+            # Opened for each group: a reader keeps the compressed bytes of everything that it has read.
             table = pq.ParquetFile(file, metadata=about, page_checksum_verification=True)
             for batch in table.iter_batches(_ROWS, row_groups=[group]):
                 num_rows += len(batch)
@@ -132,9 +132,9 @@ def parquet_rows(file: Path) -> Iterator[Any]:
 
 
 def arrow_rows(name: str | Path, batch: pa.RecordBatch | pa.Table) -> Iterator[Any]:
-    """Rows of Arrow columns; a row whose values Python cannot hold is a ``BrokenRecord``.
+    """Yield rows of Arrow columns; a row whose values Python cannot represent is a ``BrokenRecord``.
 
-    Arrow gives each structure the keys of all the others, as nulls: inside of structures, what is null is not there.
+    Arrow gives each structure the keys of all others, as nulls; so nulls inside structures are treated as missing.
 
     Raises:
         ValueError: Two columns have one name.

@@ -1,4 +1,4 @@
-"""Conversations, the form that every record is converted to, and the rules that clean up what readers found.
+"""Conversations, the form that every record is converted to, and the rules that clean up what readers return.
 
 Every rule has a name; each use of a rule is counted and shown.
 
@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 from sftlab import moved
 
-RULES = 2  # version of the mending rules and of uids: raise it when other conversations come out
+RULES = 2  # version of the mending rules and of uids: raise it when they give other conversations
 HALVES = "mended: half of a surrogate pair replaced"
-_MOST_CAUSES, _MOST_PLACES = 200, 5  # causes counted apart, and places told of each: more than that nobody reads
+_MOST_CAUSES, _MOST_PLACES = 200, 5  # causes counted separately, and places listed for each: nobody reads more
 ROLES = ("system", "user", "assistant", "tool")
 
 
@@ -35,10 +35,10 @@ class Turn(NamedTuple):
     Attributes:
         role: system, user, assistant or tool.
         text: What it says.
-        trained: Whether it is trained; None leaves it to the role: assistant turns are.
-        reasoning: What an assistant thought before it answered, apart from the text.
-        calls: Tool calls of an assistant turn as JSON, empty when there are none.
-        name: Of the tool that a tool turn answers for.
+        trained: Whether it is trained; None means that the role decides: assistant turns are trained.
+        reasoning: The assistant's reasoning before the answer, separate from the text.
+        calls: Tool calls of an assistant turn as JSON; empty if there are none.
+        name: Name of the tool whose result a tool turn is.
     """
 
     role: str
@@ -50,7 +50,7 @@ class Turn(NamedTuple):
 
     @property
     def is_trained(self) -> bool:
-        """Whether its tokens are supervised: those of answers, unless a flag says no; nothing else ever is."""
+        """Whether its tokens are supervised: answers are, unless a flag says no; nothing else is."""
         return self.role == "assistant" and self.trained is not False
 
     @property
@@ -74,7 +74,7 @@ class Conversation(NamedTuple):
 
     @property
     def uid(self) -> str:
-        """Hash of the content: roles, texts, and whatever else a turn has."""
+        """Hash of the content: roles, texts, and all other parts of the turns."""
         parts = []
         for role, text, *more in self.turns:
             parts.append(f"{role}\x1f{text}" + (f"\x1f{more!r}" if more != [None, "", "", ""] else ""))
@@ -91,7 +91,7 @@ class BadRecord(ValueError):
         self.cause, self._detail = cause, detail
 
     def __reduce__(self) -> tuple[type[BadRecord], tuple[str, str]]:
-        """Another process gets the same one."""
+        """Keep cause and message when pickled."""
         return type(self), (self.cause, self._detail)
 
 
@@ -119,7 +119,7 @@ class Audit:
         self._add(cause, [place], 1)
 
     def add_all(self, other: Audit) -> None:
-        """Add what another one counted."""
+        """Add the counts of another audit."""
         for cause, count in other.counts.items():
             self._add(cause, other.first[cause], count)
 
@@ -131,10 +131,10 @@ class Audit:
         known += places[: _MOST_PLACES - len(known)]
 
     def places(self, names: Sequence[str]) -> dict[str, str]:
-        """The first records of each cause as text, such as ``3, 14 of a.jsonl``.
+        """Return the first records of each cause as text, such as ``3, 14 of a.jsonl``.
 
         Args:
-            names: Of the source's files.
+            names: Names of the source's files.
         """
         said: dict[str, str] = {}
         short = [PurePath(name).name for name in names]
@@ -147,12 +147,12 @@ class Audit:
         return said
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return {"counts": dict(self.counts), "first": self.first}
 
 
 def mended(raw: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
-    """Apply the rules of this module; returns the turns and the names of the rules that were used.
+    """Apply the rules of this module; return the turns and the names of the rules that were used.
 
     Raises:
         BadRecord: No assistant turn is left.
@@ -182,7 +182,7 @@ def mended(raw: Sequence[Turn]) -> tuple[list[Turn], list[str]]:
 
 
 def _cleaned(turn: Turn, rules: list[str]) -> Turn:
-    """A turn with its texts mended, and without a flag that says what its role says anyway."""
+    """Return a turn with its texts mended, without a flag that only repeats what the role implies."""
     role, text, trained, reasoning, calls, name = turn
     if role not in ROLES:
         raise BadRecord("unknown role", repr(role))
@@ -209,7 +209,7 @@ def _line_breaks(text: str) -> str:
 
 
 def halves_replaced(text: str) -> str:
-    """A text with unpaired surrogates, which cannot be encoded, replaced by U+FFFD; matching halves are joined."""
+    """Replace unpaired surrogates, which cannot be encoded, by U+FFFD; join matching halves."""
     if text.isascii():
         return text
     try:
@@ -220,13 +220,13 @@ def halves_replaced(text: str) -> str:
 
 
 def _alike(one: Turn, other: Turn) -> bool:
-    """Whether two turns differ in their texts alone."""
+    """Return whether two turns differ only in their texts."""
     is_text = not (one.calls or one.reasoning)
     return is_text and one._replace(text="") == other._replace(text="")
 
 
 def __getattr__(name: str) -> Any:
-    """Readers were defined here in an earlier release."""
+    """Import readers lazily: an earlier release defined them here."""
     if name in moved.READERS:
         moved.tell(f"sftlab.data.conversation.{name}")
         return getattr(import_module("sftlab.data.readers"), name)

@@ -23,13 +23,13 @@ from sftlab.files import whole_file
 
 NOT_FOUND = "drop list: uid that no conversation has"
 ELSEWHERE = "drop list: line for another ability"
-_MOST_REASONS = 100  # told apart: more than that nobody reads
+_MOST_REASONS = 100  # reasons listed separately: nobody reads more
 _KEYS = ("uid", "reason", "ability")
 _PIECE = re.compile(r"/\d+")
 
 
 class Drop(NamedTuple):
-    """One line: a conversation's uid, why it is left out, and the ability that it applies to (any when empty)."""
+    """One line: a conversation's uid, why it is left out, and the ability that it applies to (all if empty)."""
 
     uid: str
     reason: str
@@ -37,7 +37,7 @@ class Drop(NamedTuple):
 
 
 def base_uid(uid: str) -> str:
-    """A conversation's uid from an example's: without the ``/n`` of a piece and the ``#n`` of a repeat."""
+    """Return a conversation's uid from an example's: without the ``/n`` of a piece and the ``#n`` of a repeat."""
     return uid.partition("/")[0].partition("#")[0]
 
 
@@ -45,8 +45,8 @@ class DropList:
     """The conversations that one ability leaves out.
 
     Attributes:
-        reasons: Reason by uid; of several lines for one uid the first counts.
-        num_elsewhere: Lines that name another ability.
+        reasons: Reason by uid; if several lines name a uid, the first counts.
+        num_elsewhere: Number of lines that name another ability.
     """
 
     def __init__(self, drops: Iterable[Drop], ability: str) -> None:
@@ -63,26 +63,26 @@ class DropList:
         """Read the lines of a file that apply to an ability.
 
         Raises:
-            ValueError: There is no such file, or a line is malformed: says which.
+            ValueError: The file is missing, or a line is malformed; the message says which.
         """
         return cls(read_drops(path), ability)
 
     def __contains__(self, uid: str) -> bool:
-        """Whether a conversation, or the conversation of an example, is left out."""
+        """Return whether a conversation, or the conversation of an example, is left out."""
         return base_uid(uid) in self.reasons
 
     def content_hash(self) -> str:
-        """Hash of the uids: equal hashes leave out the same conversations."""
+        """Hash the uids: lists with equal hashes leave out the same conversations."""
         return hashlib.blake2b("\n".join(sorted(self.reasons)).encode(), digest_size=16).hexdigest()
 
     def dropped(self, uids: Sequence[str]) -> np.ndarray:
-        """Which [N] of these examples are left out."""
+        """Return which [N] of these examples are left out."""
         if not self.reasons:
             return np.zeros(len(uids), dtype=bool)
         return np.fromiter((uid in self for uid in uids), dtype=bool, count=len(uids))
 
     def counts(self, uids: Sequence[str]) -> dict[str, int]:
-        """Number of records left out by reason, given all examples; and of lines without effect."""
+        """Count the records left out, by reason, given all examples, and the lines without effect."""
         records = {_PIECE.sub("", uid) for uid in uids if uid in self} if self.reasons else set()
         reasons = Counter(f"dropped: {self.reasons[base_uid(record)]}" for record in records)
         counts = Counter(dict(reasons.most_common(_MOST_REASONS)))
@@ -96,7 +96,7 @@ def read_drops(path: str | Path) -> list[Drop]:
     """Read the lines of a drop list.
 
     Raises:
-        ValueError: There is no such file, or a line is malformed: says which.
+        ValueError: The file is missing, or a line is malformed; the message says which.
     """
     try:
         lines = list(text_lines(regular_file(str(path))))
@@ -124,7 +124,7 @@ def _read_line(where: str, line: str) -> Drop:
 
 
 def write_drops(path: Path, drops: Iterable[Drop]) -> None:
-    """Write a drop list; the file is there only when complete."""
+    """Write a drop list; the file appears only when complete."""
     with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         for drop in drops:
             row = {key: value for key, value in drop._asdict().items() if value}

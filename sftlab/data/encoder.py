@@ -1,7 +1,7 @@
 """The encoder: turns pieces of a conversation into token ids, with token boundaries wherever the mask changes.
 
-A text in the middle of a conversation must get the ids that it has there. SentencePiece tokenizers put a space before
-every text that they are given; a twin without that prefix encodes every piece but the first.
+A text inside a conversation must get the ids that it would have as part of the whole. SentencePiece tokenizers put a
+space before every text; so a copy without that prefix encodes every piece but the first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-RULES = 3  # version of how pieces become ids and masks: raise it when other ones come out
+RULES = 3  # version of how pieces become ids and masks: raise it when they change
 _SPECIAL = ("bos", "eos", "pad", "unk")
 _OPTIONS = ("add_bos_token", "add_eos_token", "add_prefix_space", "legacy", "clean_up_tokenization_spaces")
 _PROBES = (
@@ -67,20 +67,20 @@ class Encoder:
         self._bos: list[int] = [tokenizer.bos_token_id] if template.bos else []
         self._special: dict[str, int] = dict(tokenizer.get_vocab())
         added = tokenizer.added_tokens_decoder.items()
-        # Without the marks thoughts could not be told from what is answered.
+        # Without these marks, reasoning could not be told from the answer.
         self._unsaid = {i for i, token in added if token.special and not marks_thinking(token.content)}
         self._prefix_after_special = self._probe()
         self._lost_bytes = _lost_bytes(whole)
         self._unknown: int | None = tokenizer.unk_token_id
 
     def alone(self) -> Encoder:
-        """Its own part, which encodes and no more: a process that gets it need not import transformers."""
+        """Return its own part, which only encodes: a process that receives it need not import transformers."""
         other = object.__new__(Encoder)
         vars(other).update({name: one for name, one in vars(self).items() if name != "tokenizer"})
         return other
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the two that ``tokenizers`` would write down without what they were told of special tokens."""
+        """Leave out the two tokenizers whose settings for special tokens are lost when pickled."""
         return {name: one for name, one in vars(self).items() if name not in ("_first", "_inside")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ class Encoder:
         self._first, self._inside = _twins(json.loads(self._source), self.template.ends)
 
     def _probe(self) -> bool:
-        """Whether the tokenizer adds its prefix after special tokens too, as LLaMA's original one does."""
+        """Test whether the tokenizer adds its prefix after special tokens too, as LLaMA's original one does."""
         end = self.template.end_of_turn
         (after,) = _encoded(self.tokenizer.backend_tokenizer, [f"{end}a"])
         (alone,) = _encoded(self._first, ["a"])
@@ -96,22 +96,22 @@ class Encoder:
 
     @property
     def stop_ids(self) -> list[int]:
-        """The token ids that end an answer: those trained as ends of turns, and the tokenizer's end of sequence."""
+        """Return the token ids that end an answer: trained ends of turns, and the tokenizer's end of sequence."""
         ids = {*(self._special[end] for end in self.template.ends), self.tokenizer.eos_token_id}
         return sorted(i for i in ids if i is not None)
 
     def fingerprint(self) -> str:
-        """Hash of all of tokenizer and template that determines ids, masks and ends of turn.
+        """Hash everything of tokenizer and template that determines ids, masks and ends of turns.
 
         It covers the rendered text of sample conversations, and so the date that a template may print.
         """
         return self._fingerprint
 
     @functools.cached_property
-    def _fingerprint(self) -> str:  # every ability asks, and a large vocabulary takes a second
+    def _fingerprint(self) -> str:  # used by every ability, and hashing a large vocabulary takes a second
         tokenizer, template = self.tokenizer, self.template
         whole = read_plain(self._source).value
-        backend = Plain({**whole, "truncation": None, "padding": None})  # those are states of calls
+        backend = Plain({**whole, "truncation": None, "padding": None})  # these are states of calls
         tokens = [(getattr(tokenizer, f"{kind}_token"), getattr(tokenizer, f"{kind}_token_id")) for kind in _SPECIAL]
         options = [getattr(tokenizer, name, None) for name in _OPTIONS]
         written = [self._probe_text(turns) for turns in _PROBES]
@@ -123,7 +123,7 @@ class Encoder:
     def _probe_text(self, turns: Sequence[Turn]) -> Any:
         try:
             return self.template.render(turns)
-        except ValueError as error:  # a template without system turns says so
+        except ValueError as error:  # a template without system turns refuses
             return str(error)
 
     def encode(self, rendered: Sequence[Sequence[Piece]]) -> list[Encoded]:
@@ -138,12 +138,12 @@ class Encoder:
         return [self._joined(pieces, lambda _, prefix: next(first if prefix else inside).ids) for pieces in rendered]
 
     def known(self, pieces: Sequence[Piece], encoded: Encoded) -> dict[tuple[str, bool], array]:
-        """The ids of a conversation's texts, by text and whether the tokenizer's prefix was added."""
+        """Return the ids of a conversation's texts, by text and whether the tokenizer's prefix was added."""
         found = zip(pieces, self._prefixes(pieces), _parts_of(encoded), strict=True)
         return {(piece.text, prefix): ids for piece, prefix, ids in found if not piece.special}
 
     def changes(self, pieces: Sequence[Piece], encoded: Encoded) -> list[str]:
-        """How the tokenizer alters the texts of a conversation, by the names that this is counted under."""
+        """Return how the tokenizer alters the texts of a conversation, by the names of the counters."""
         if self._lost_bytes is not None:
             written = "".join([piece.text for piece in pieces if not piece.special]).encode(errors="surrogatepass")
             if len(written.translate(None, self._lost_bytes)) == len(written):
@@ -164,7 +164,7 @@ class Encoder:
         return self._joined(pieces, lambda text, prefix: self._known_ids(text, prefix, known))
 
     def length_again(self, pieces: Sequence[Piece], known: dict[tuple[str, bool], array]) -> int:
-        """Tokens that ``encode_again`` would give."""
+        """Return the number of tokens that ``encode_again`` would return."""
         length = len(self._beginning(pieces))
         for piece, prefix in zip(pieces, self._prefixes(pieces), strict=True):
             length += 1 if piece.special else len(self._known_ids(piece.text, prefix, known))
@@ -177,7 +177,7 @@ class Encoder:
         return known[text, prefix]
 
     def _prefixes(self, pieces: Sequence[Piece]) -> list[bool]:
-        """Whether the tokenizer puts its prefix before a piece; one that has no prefix is asked for all alike."""
+        """Return whether the tokenizer puts its prefix before a piece; one without a prefix treats all alike."""
         if self._first is self._inside:
             return [True] * len(pieces)
         after = [piece.special and self._prefix_after_special for piece in pieces]
@@ -193,7 +193,7 @@ class Encoder:
         return first, inside
 
     def _beginning(self, pieces: Sequence[Piece]) -> list[int]:
-        """What stands before the pieces: nothing where they begin with it themselves."""
+        """Return what precedes the pieces: nothing if they begin with it themselves."""
         starts_itself = bool(pieces) and pieces[0].special and self._special[pieces[0].text] in self._bos
         return [] if starts_itself else self._bos
 
@@ -220,7 +220,7 @@ class Encoder:
         return Encoded(ids, runs, exchange_lengths, lengths)
 
     def prompt_ids(self, turns: Sequence[Turn], tools: str = "") -> list[int]:
-        """The ids that precede the answer to the last turn, exactly as in training.
+        """Return the ids that precede the answer to the last turn, exactly as in training.
 
         Raises:
             BadRecord: The template cannot write these turns.
@@ -228,7 +228,7 @@ class Encoder:
         return self.encode([self.template.prompt(turns, tools)])[0].ids.tolist()
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of an answer: special tokens and what the template puts before an answer are taken away."""
+        """Return the text of an answer, without special tokens and what the template puts before an answer."""
         return self._said(ids).removeprefix(self.template.answer_prefix)
 
     def _said(self, ids: Sequence[int]) -> str:
@@ -236,40 +236,40 @@ class Encoder:
         return str(self.tokenizer.decode(said, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def decode_part(self, ids: Sequence[int]) -> str:
-        """As much of the text of an answer as cannot change when more tokens come."""
+        """Return as much of the text of an answer as cannot change when more tokens come."""
         text = self._said(ids).rstrip("\ufffd")
         prefix = self.template.answer_prefix
         return "" if prefix.startswith(text) else text.removeprefix(prefix)
 
 
 def _encoded(tokenizer: Tokenizer, texts: list[str]) -> Sequence[Encoding]:
-    """Ids of texts; the library tells of one that it cannot encode by an error of no class."""
+    """Return the ids of texts; the library raises an untyped error for a text that it cannot encode."""
     try:
         return tokenizer.encode_batch_fast(texts, add_special_tokens=False) if texts else ()
     except Exception as error:
         if len(texts) == 1:
             raise ValueError(f"tokenizer: it cannot encode {texts[0][:60]!r}: {error}; use one that can") from error
-    for text in texts:  # one at a time, to name the one
+    for text in texts:  # one at a time, to name the text
         _encoded(tokenizer, [text])
     raise ValueError("tokenizer: it failed on texts together that it encodes one by one")
 
 
 def _parts_of(encoded: Encoded) -> Iterator[array]:
-    """The ids of each piece."""
-    start = len(encoded.ids) - sum(encoded.lengths)  # behind what stands before the pieces
+    """Return the ids of each piece."""
+    start = len(encoded.ids) - sum(encoded.lengths)  # after what precedes the pieces
     for length in encoded.lengths:
         yield encoded.ids[start : start + length]
         start += length
 
 
 def _twins(whole: dict[str, Any], ends: Sequence[str]) -> tuple[Tokenizer, Tokenizer]:
-    """The tokenizer for what stands first and the one for the rest; they are one where there is no prefix."""
+    """Return the tokenizer for the first piece and the one for the rest; both are one if there is no prefix."""
     first, without_prefix = _plain(whole, ends), _without_prefix(whole)
     return first, first if without_prefix is whole else _plain(without_prefix, ends)
 
 
 def _plain(whole: dict[str, Any], ends: Sequence[str]) -> Tokenizer:
-    """A tokenizer to which the names of special tokens, and of ``ends``, are ordinary text."""
+    """Return a tokenizer to which the names of special tokens, and of ``ends``, are ordinary text."""
     from tokenizers import Tokenizer
 
     added = whole.get("added_tokens", [])
@@ -283,10 +283,10 @@ def _plain(whole: dict[str, Any], ends: Sequence[str]) -> Tokenizer:
 
 
 def _lost_bytes(whole: dict[str, Any]) -> bytes | None:
-    """The bytes of a text that a tokenizer has no token for; None if it may change a text in other ways too.
+    """Return the bytes of a text that a tokenizer has no token for; None if it may change a text in other ways too.
 
-    Its JSON shows that all else comes back as it was if bytes stand for what has no token, nothing is normalised beyond
-    composed characters (NFC) and the mark for spaces, and no splitter takes its delimiters away.
+    Its JSON shows that everything else decodes unchanged if it falls back to bytes, normalises nothing beyond composed
+    characters (NFC) and the mark for spaces, and no splitter removes its delimiters.
     """
     vocabulary = whole["model"].get("vocab") or {}
     names = vocabulary.keys() if isinstance(vocabulary, dict) else {name for name, _ in vocabulary}
@@ -312,7 +312,7 @@ def _byte_names() -> list[str]:
 
 
 def _parts(node: Any) -> Iterator[dict[str, Any]]:
-    """A part of a tokenizer's JSON, or those of a sequence."""
+    """Return a part of a tokenizer's JSON, or the parts of a sequence."""
     inner = (node or {}).get("normalizers") or (node or {}).get("pretokenizers")
     if inner:
         for one in inner:
@@ -322,7 +322,7 @@ def _parts(node: Any) -> Iterator[dict[str, Any]]:
 
 
 def _without_prefix(whole: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer's JSON without the prefix that it puts before a text; the same JSON where it puts none."""
+    """Return a tokenizer's JSON without the prefix that it puts before a text; unchanged if it has none."""
 
     def edited(node: Any) -> Any:
         if isinstance(node, list):

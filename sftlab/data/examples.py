@@ -3,7 +3,7 @@
     examples.arrow    uid, group, length, supervised, ids, runs, content: one row an example
     audit.json        what happened to the records on the way, and the hash of examples.arrow
 
-An entry of the cache whose file is not the one that the hash was taken of is damaged, and is never read.
+A cache entry whose file does not match the hash is damaged and is never read.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from sftlab.data.encoder import Encoded
 
 TABLE, AUDIT = "examples.arrow", "audit.json"
-_MOST_ROWS, _MOST_TOKENS = 4096, 1 << 20  # of a record batch: many small ones take long to open, large ones memory
+_MOST_ROWS, _MOST_TOKENS = 4096, 1 << 20  # of a record batch: many small batches open slowly, large ones take memory
 _HASHED_AT_ONCE = 1 << 18  # rows
 CONTENT_BYTES = 16
 Row = tuple[str, str, "Encoded"]  # uid, group, ids and runs
 
 
 class DamagedEntry(ValueError):
-    """A folder of the cache that does not hold what was written there."""
+    """A folder of the cache whose content is not what was written."""
 
 
 class Examples:
@@ -43,7 +43,7 @@ class Examples:
 
     Attributes:
         uids: Content hash of each conversation; pieces of a split end in ``/n``, equal ones in ``#n``.
-        groups: What must stay together in a split, by example.
+        groups: The group of each example; a split keeps groups together.
         lengths_N: Tokens of each example.
         supervised_N: Supervised tokens of each example.
         audit: What happened to the records on the way.
@@ -88,11 +88,11 @@ class Examples:
 
     @property
     def largest_id(self) -> int:
-        """The largest token id of all examples, -1 without any."""
+        """Return the largest token id of all examples; -1 if there are none."""
         return max((int(values.max()) for values, _ in self._ids if len(values)), default=-1)
 
     def content_hash(self, index_M: Sequence[int] | np.ndarray | None = None) -> str:
-        """Hash of some examples (all by default), each once, in whatever order they stand."""
+        """Hash some examples (all by default), each once, independent of their order."""
         is_all = index_M is None or len(index_M) == len(self)
         index_M = None if is_all else np.asarray(index_M, dtype=getattr(index_M, "dtype", np.int64))
         digest = hashlib.blake2b(digest_size=16)
@@ -110,7 +110,7 @@ class Examples:
 
 
 class _Texts(Sequence[str]):
-    """A column of texts, of which few are in memory at once."""
+    """A column of texts, few of which are in memory at a time."""
 
     def __init__(self, column: Any) -> None:
         self._column = column
@@ -133,7 +133,7 @@ class _Texts(Sequence[str]):
 
 
 def _columns(path: Path, name: str) -> Iterator[Any]:
-    """A column batch by batch, to be copied; read and not mapped, for pages of a mapped file would stay beside."""
+    """Yield a column batch by batch, to be copied; read, not mapped, since mapped pages would stay in memory."""
     import pyarrow as pa
 
     with pa.OSFile(str(path)) as file:
@@ -144,7 +144,7 @@ def _columns(path: Path, name: str) -> Iterator[Any]:
 
 
 def _column(path: Path, name: str, found: np.ndarray) -> np.ndarray:
-    """A column of numbers, or of as many bytes each, copied into ``found``."""
+    """Return a column of numbers, or of fixed-size bytes, copied into ``found``."""
     start = 0
     for batch in _columns(path, name):
         if not (size := len(batch)):
@@ -156,7 +156,7 @@ def _column(path: Path, name: str, found: np.ndarray) -> np.ndarray:
 
 
 def _uids(path: Path, count: int) -> Uids:
-    """The uids of a table as bytes."""
+    """Return the uids of a table as bytes."""
     names_NB, start = np.zeros((count, 1), dtype=np.uint8), 0
     for batch in _columns(path, "uid"):
         column = batch["uid"]
@@ -174,7 +174,7 @@ def _uids(path: Path, count: int) -> Uids:
 
 
 def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> None:
-    """Write an entry; ``chunks`` are read as they are written, and may count in ``audit`` meanwhile."""
+    """Write an entry; ``chunks`` are consumed while writing, and may add to ``audit`` meanwhile."""
     import pyarrow as pa
 
     numbers = pa.list_(pa.int32())
@@ -196,7 +196,7 @@ def write_examples(folder: Path, chunks: Iterator[list[Row]], audit: Audit) -> N
 
 
 def _checked_audit(folder: Path) -> tuple[dict[str, Any], str]:
-    """The audit, and the hash of the file of examples."""
+    """Return the audit and the hash of the file of examples."""
     try:
         about = json.loads((folder / AUDIT).read_text(encoding="utf-8"))
         written, found = about.pop("table"), table_hash(folder / TABLE)
@@ -208,7 +208,7 @@ def _checked_audit(folder: Path) -> tuple[dict[str, Any], str]:
 
 
 def _record_batch(rows: list[Row], schema: Any) -> Any:
-    """Columns from buffers: ``pa.array`` imports pandas when it is installed, which takes longer than a small file."""
+    """Build columns from buffers: ``pa.array`` would import pandas if installed, which is slower than a small file."""
     import pyarrow as pa
 
     uids, groups, parts = zip(*rows, strict=True) if rows else ((), (), ())
@@ -245,7 +245,7 @@ def _content(uid: str, ids: array, runs: array) -> bytes:
 
 
 def _ints(array: Any) -> np.ndarray:
-    """An Arrow array of int32, not copied; ``to_numpy`` would import pandas, which takes longer than a small file."""
+    """Return an Arrow array of int32 without a copy; ``to_numpy`` would import pandas."""
     return np.frombuffer(array.buffers()[1], np.int32, len(array), offset=4 * array.offset)
 
 

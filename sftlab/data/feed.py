@@ -27,7 +27,7 @@ from torch.utils.data._utils import signal_handling
 
 from sftlab.plan.plan import Plan
 
-_ENDLESS = 2**40  # micro-batches of a plan whose end is not known
+_ENDLESS = 2**40  # micro-batches of a plan whose end is unknown
 
 
 class ExampleTable(Protocol):
@@ -131,7 +131,7 @@ def collate(step: int, rows: list[np.ndarray], plan: Plan, tables: Mapping[str, 
 
 
 def share_of_rows(trainer: Any) -> tuple[int, int]:
-    """Which share of a step's rows a process gets, of how many: processes of one tensor parallel group get the same."""
+    """Return which share of a step's rows a process gets, of how many: one tensor parallel group shares its rows."""
     size = getattr(trainer.strategy, "tensor_parallel_size", 1)
     return trainer.global_rank // size, trainer.world_size // size
 
@@ -215,18 +215,18 @@ class PlanLoader(DataLoader):
                     break
 
     def _loaded(self) -> Iterator[Batch]:
-        """What workers load, or this process; a dead worker is told here and nowhere else.
+        """Yield what workers, or this process, have loaded; a worker's death is reported only here.
 
         Raises:
             RuntimeError: A worker has died.
         """
-        # As if it stood already: torch's handler raises wherever this process happens to be, in the middle of a
-        # library's work too, and is lost there. The loader itself looks every few seconds whether its workers live.
+        # Pretend that torch's signal handler is installed: it raises wherever this process happens to be, even inside a
+        # library, where the error is lost. The loader itself checks every few seconds whether its workers are alive.
         signal_handling._SIGCHLD_handler_set = True
         try:
             yield from super().__iter__()
         except (EOFError, OSError) as error:
-            if not self.num_workers or str(error).startswith("Caught "):  # what the worker itself had raised
+            if not self.num_workers or str(error).startswith("Caught "):  # the error that the worker itself raised
                 raise
             raise RuntimeError(f"DataLoader worker (pid unknown) exited unexpectedly ({error})") from error
 

@@ -9,7 +9,7 @@ from sftlab.data.conversation import BadRecord, Conversation, Turn
 from sftlab.data.encoder import Encoded, Encoder
 from sftlab.data.pieces import Piece, Rendered
 
-RULES = 1  # version of how conversations are fitted: raise it when other examples come out
+RULES = 1  # version of how conversations are fitted: raise it when other examples result
 OVERLONG = ("split", "truncate", "drop")
 
 
@@ -19,7 +19,7 @@ class Fitted(NamedTuple):
     Attributes:
         uid: Uid of the conversation.
         parts: Its examples, each with the suffix of its uid.
-        rules: What was done to it, by the names that it is counted under.
+        rules: The names of the rules that were applied to it, for counting.
         refused: Why the template cannot write it, which makes it a bad record.
     """
 
@@ -51,7 +51,7 @@ class Fitter:
             self._check_head()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a worker needs."""
+        """Keep what a worker needs."""
         return {**vars(self), "encoder": self.encoder.alone()}
 
     def _check_head(self) -> None:
@@ -83,7 +83,7 @@ class Fitter:
         return found._replace(uid=talk.uid, rules=[*found.rules, *own])
 
     def _rendered(self, talk: Conversation) -> Rendered | BadRecord:
-        """The texts of a conversation up to its last trained turn: none when nothing is trained."""
+        """Return the texts of a conversation up to its last trained turn; none if nothing is trained."""
         turns = trained_part(talk.turns)
         rules = ["not trained: a turn by its own flag" for t in turns if t.role == "assistant" and not t.is_trained]
         rules += ["not trained: a turn that is not an answer, whatever its flag" for t in turns if _asks_in_vain(t)]
@@ -118,7 +118,7 @@ class Fitter:
         rules += ["dropped: nothing supervised within max_length"] * (len(parts) - len(kept))
         alone = len(parts) == 1 and "split: longer than max_length" not in rules
         ends = ["" if alone else f"/{i}" for i in range(len(parts))]
-        whole = [part._replace(lengths=[]) for part in parts]  # of pieces nobody asks any more
+        whole = [part._replace(lengths=[]) for part in parts]  # of pieces that are no longer needed
         return Fitted(talk.uid, [(end, one) for end, one in zip(ends, whole, strict=True) if one.supervised], rules)
 
     def _truncated(self, whole: Encoded, rules: list[str]) -> Encoded:
@@ -132,7 +132,7 @@ class Fitter:
         return Encoded(whole.ids[: self.max_length], runs, [self.max_length], [])
 
     def _split(self, talk: Conversation, rendered: Rendered, whole: Encoded, rules: list[str]) -> list[Encoded]:
-        """Pieces of whole exchanges, each as long as fits; ``whole`` is the text of all of them."""
+        """Split into pieces of whole exchanges, each as long as fits; ``whole`` is the text of all of them."""
         turns = trained_part(talk.turns)
         head = [turn for turn in turns[:1] if turn.role == "system"]
         exchanges = _exchanges(turns[len(head) :])
@@ -164,7 +164,7 @@ class Fitter:
 
 
 def trained_part(turns: Sequence[Turn]) -> list[Turn]:
-    """The turns up to the last trained one."""
+    """Return the turns up to the last trained one."""
     last = max((number for number, turn in enumerate(turns) if turn.is_trained), default=-1)
     return list(turns[: last + 1])
 

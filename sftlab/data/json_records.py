@@ -1,8 +1,8 @@
-"""JSON records: lines, and the elements of a list, decoded one by one.
+"""JSON records: lines, or the elements of a list, decoded one by one.
 
-What the standard leaves open is decided here: a key that is there twice makes a bad record (which value is meant?), and
-so does nesting beyond ``MAX_DEPTH``; NaN and Infinity are read as numbers; whole numbers too long to be read exactly
-become the nearest float; nothing but white space may follow a value.
+Where the standard is open: a duplicate key makes a bad record (which value is meant?), and so does nesting beyond
+``MAX_DEPTH``; NaN and Infinity are read as numbers; integers too long to be read exactly become the nearest float; only
+white space may follow a value.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 
 from sftlab.data.stream import MAX_RECORD, BrokenRecord, text_blocks, text_lines
 
-MAX_DEPTH = 200  # lists and dictionaries inside one another
+MAX_DEPTH = 200  # nested lists and dictionaries
 _MAX_DIGITS = 1000
 _SPACE = " \t\n\r"
-_MARK = "\ufeff"  # a byte order mark: files that were joined to one have it in their midst
+_MARK = "\ufeff"  # a byte order mark: concatenated files have it inside
 _BRACKETS = re.compile(r'"[^"\\]*+(?:\\(?:.|\Z)[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)  # a string may be cut by the end
 _SPACES = re.compile(r"[ \t\n\r]*")
 
 
 class _Refused(Exception):
-    """A value that is JSON and yet no record; no ValueError, which stands for a text that is none."""
+    """A value that is valid JSON but no record; not a ValueError, which means invalid JSON."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -44,16 +44,16 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_int)
 
 
 def shortened(text: object) -> str:
-    """A text from data as a message shows it."""
+    """Shorten a text from data for a message."""
     shown = repr(text)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Raises:
-        ValueError: It is none, or one that this module's rules refuse.
+        ValueError: It is not JSON, or this module's rules refuse it.
     """
     try:
         value = _DECODER.decode(text)
@@ -70,12 +70,12 @@ _TOO_DEEP = f"lists and dictionaries are nested more than {MAX_DEPTH} deep"
 
 
 def _is_deep(text: str, start: int, end: int, value: Any) -> bool:
-    """Whether a value is nested too deeply; few brackets in its text spare the look."""
+    """Return whether a value is nested too deeply; texts with few brackets need no check."""
     return text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and is_deeper(value, MAX_DEPTH)
 
 
 def is_deeper(value: Any, most: int) -> bool:
-    """Whether lists and dictionaries are nested more than ``most`` deep."""
+    """Return whether lists and dictionaries are nested more than ``most`` deep."""
     level = [value]
     for _ in range(most):
         inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list))]
@@ -84,7 +84,7 @@ def is_deeper(value: Any, most: int) -> bool:
 
 
 def json_lines(file: Path) -> Iterator[Any]:
-    """The records of a file of JSON lines; a line that is none is one ``BrokenRecord``, a blank one is nothing.
+    """Yield the records of a file of JSON lines; an invalid line is one ``BrokenRecord``, a blank one is skipped.
 
     Raises:
         ValueError: The file cannot be read.
@@ -97,7 +97,7 @@ def json_lines(file: Path) -> Iterator[Any]:
 
 
 def _broken_line(line: str, reason: str) -> Iterator[Any]:
-    """The records of a line that is not JSON: none, several (old Macs end lines with CR alone) or a bad one."""
+    """Yield the records of a line that is not JSON: none, several (old Macs end lines with CR alone) or a bad one."""
     if not line.strip(_SPACE):
         return
     parts = [_parsed(part.lstrip(_MARK)) for part in line.split("\r") if part.strip(_SPACE + _MARK)]
@@ -115,14 +115,14 @@ def _parsed(part: str) -> Any:
 
 
 class _Window:
-    """A window that slides over the text of a file; ``position`` is where we are in it."""
+    """A window that slides over the text of a file; ``position`` is the current place in it."""
 
     def __init__(self, file: Path) -> None:
         self.file, self.blocks = file, text_blocks(file)
         self.text, self.position, self.lines_before = "", 0, 0
 
     def more(self) -> bool:
-        """Read on: as much again as is held, so that a long element costs its length, not its square."""
+        """Double the window, so that a long element costs its length, not its square."""
         parts, size = [self.text[self.position :]], 0
         for block in self.blocks:
             parts.append(block)
@@ -138,7 +138,7 @@ class _Window:
         return True
 
     def next(self) -> str:
-        """The next character that is not white space; nothing at the end of the file."""
+        """Return the next character that is not white space; empty at the end of the file."""
         while True:
             self.position = _SPACES.match(self.text, self.position).end()  # type: ignore[union-attr]
             if self.position < len(self.text):
@@ -147,17 +147,17 @@ class _Window:
                 return ""
 
     def where(self, position: int) -> str:
-        """File, line and column of a position in the window."""
+        """Return file, line and column of a position in the window."""
         line = self.lines_before + self.text.count("\n", 0, position) + 1
         column = position - self.text.rfind("\n", 0, position)
         return f"{self.file}, line {line:,}, column {column:,}" if line > 1 else f"{self.file}, character {column:,}"
 
 
 def json_list(file: Path) -> Iterator[Any]:
-    """Elements of a top-level list; one that is JSON and yet no record is a ``BrokenRecord``.
+    """Yield the elements of a top-level list; one that is valid JSON but no record is a ``BrokenRecord``.
 
     Raises:
-        ValueError: The file cannot be read, or is not a list; says where it breaks.
+        ValueError: The file cannot be read or is not a list; the message says where it breaks.
     """
     window = _Window(file)
     if window.next() != "[":
@@ -185,7 +185,7 @@ def json_list(file: Path) -> Iterator[Any]:
 
 
 def _element(window: _Window) -> Any:
-    """The element that begins where the window stands, or one that stands for it; the window then stands behind it."""
+    """Return the element at the window's position, or a stand-in for it, and move the position behind it."""
     while True:
         if not window.next():
             raise _truncated(window.file)
@@ -201,7 +201,7 @@ def _element(window: _Window) -> Any:
             if open_end or not window.text[error.pos :].strip(_SPACE):
                 raise _truncated(window.file) from None
             raise ValueError(f"{window.where(error.pos)}: not JSON: {error.msg}") from None
-        # A number at the end of the window may go on behind it.
+        # A number at the end of the window may continue behind it.
         if end == len(window.text) and isinstance(record, (int, float)) and window.more():
             continue
         if _is_deep(window.text, window.position, end, record):
@@ -211,7 +211,7 @@ def _element(window: _Window) -> Any:
 
 
 def _end_of_value(window: _Window) -> int:
-    """Where the list or dictionary ends at which the window stands."""
+    """Return where the list or dictionary at the window's position ends."""
     while True:
         depth = 0
         for match in _BRACKETS.finditer(window.text, window.position):

@@ -1,4 +1,4 @@
-"""What records and messages say beside their texts: what each key means, so that none is passed over in silence.
+"""Keys of records and messages other than their texts: what each means, so that none is silently ignored.
 
     trained or not   weight, loss, loss_mask, loss_weight, loss_scale, train, trained, training, trainable: 0 or 1,
                      false or true, no or yes; masked is their opposite. In a turn it is about the turn, in a record
@@ -8,9 +8,9 @@
     what comes first system, system_prompt; history (of a question and its answer)
     harmless         ids, sources and kinds; see HARMLESS
 
-Any other key is counted as passed over. But a record is bad where a key has a meaning that cannot be followed there (a
-mask, tools of a turn), where its name says that it is about training and its value is not text, and where it holds what
-is not text (images). A value that says nothing (null, "", [], {}, NaN) is no more than a missing key.
+Any other key is counted as passed over. But a record is bad if a key has a meaning that cannot be followed there (a
+mask, tools of a turn), if its name is about training and its value is not text, and if it holds something other than
+text (images). An empty value (null, "", [], {}, NaN) counts as a missing key.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HARMLESS = frozenset(
     "id _id idx index uid uuid hash conversation_id conv_id prompt_id question_id source dataset split category topic "
     "tags language lang model url license date timestamp".split()
 )
-OF_RECORDS = frozenset((*_FLAGS, *_SYSTEM, *_TOOLS))  # what a record of any form may have
+OF_RECORDS = frozenset((*_FLAGS, *_SYSTEM, *_TOOLS))  # keys that a record of any form may have
 OF_ANSWERS = frozenset(_REASONING)
 _TOOL_NAME = ("name", "tool_name")
 _OF_TURNS = frozenset((*_FLAGS, *_REASONING, *_CALLS))
@@ -51,14 +51,14 @@ _FLAG_TEXTS = dict.fromkeys("0 0.0 false no off".split(), False) | dict.fromkeys
 
 
 def said(fields: Mapping[str, Any], key: str) -> Any:
-    """The value of a key; None where it says nothing."""
+    """Return the value of a key; None if it is missing or empty."""
     value = fields.get(key)
     is_empty = isinstance(value, (str, list, dict, tuple)) and not value
     return None if is_empty or (isinstance(value, float) and value != value) else value
 
 
 def listed(value: Any) -> Any:
-    """A value, or what it holds as JSON where it is a text: columns often hold lists so.
+    """Return a value, decoded if it is JSON in a text: columns often hold lists that way.
 
     Raises:
         ValueError: It is text but not JSON.
@@ -67,15 +67,15 @@ def listed(value: Any) -> Any:
 
 
 def passed_over(fields: Mapping[str, Any], known: Collection[str], of: str = "") -> list[str]:
-    """What keys that are not known are counted under.
+    """Return the names under which unknown keys are counted.
 
     Args:
         fields: A record or a message.
         known: Keys that are used.
-        of: Of what it is: nothing, or `` of a turn``.
+        of: What messages add to the key: nothing, or `` of a turn``.
 
     Raises:
-        BadRecord: A key may change what is trained, or holds what is not text.
+        BadRecord: A key may change what is trained, or its value is not text.
     """
     causes = []
     for key in sorted(map(str, fields.keys() - HARMLESS - set(known))):
@@ -97,7 +97,7 @@ def _words(key: str) -> list[str]:
 
 
 def beside(record: Mapping[str, Any], turns: Sequence[Turn]) -> tuple[list[Turn], str]:
-    """Turns after what a record says beside them, and its tools as JSON.
+    """Add what a record holds beside its turns: return the turns, and its tools as JSON.
 
     Raises:
         BadRecord: It cannot be followed.
@@ -113,7 +113,7 @@ def beside(record: Mapping[str, Any], turns: Sequence[Turn]) -> tuple[list[Turn]
 
 
 def trained_by_flags(fields: Mapping[str, Any], of: str) -> bool | None:
-    """Whether flags say that something is trained or that it is not; None when they say nothing.
+    """Return whether flags say that something is trained or not; None if there are none.
 
     Raises:
         BadRecord: A flag is neither 0 nor 1, or two of them contradict each other.
@@ -131,16 +131,16 @@ def trained_by_flags(fields: Mapping[str, Any], of: str) -> bool | None:
 
 
 def reasoning(fields: Mapping[str, Any], of: str = "") -> str:
-    """What was thought before an answer.
+    """Return the reasoning before an answer.
 
     Raises:
-        BadRecord: It is not text, or two keys hold different ones.
+        BadRecord: It is not text, or two keys hold different texts.
     """
     return "" if OF_ANSWERS.isdisjoint(fields) else _only_text(fields, _REASONING, of)
 
 
 def _only_text(fields: Mapping[str, Any], keys: Sequence[str], of: str) -> str:
-    """The text that one of some keys of one meaning has."""
+    """Return the text under one of several keys with the same meaning."""
     found = {key: value for key in keys if (value := said(fields, key)) is not None}
     for key, value in found.items():
         if not isinstance(value, str):
@@ -151,7 +151,7 @@ def _only_text(fields: Mapping[str, Any], keys: Sequence[str], of: str) -> str:
 
 
 def _tools(record: Mapping[str, Any]) -> str:
-    """Specifications of tools as JSON, each in OpenAI's form."""
+    """Return specifications of tools as JSON, each in OpenAI's form."""
     found = [key for key in _TOOLS if said(record, key) is not None]
     if len(found) > 1:
         raise BadRecord("keys 'tools' and 'functions' are both there")
@@ -174,7 +174,7 @@ def _tool(specification: Any, wrong: BadRecord) -> dict[str, Any]:
 
 
 def calls(message: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
-    """Tool calls of a message in OpenAI's form, and what their other keys are counted under.
+    """Return a message's tool calls in OpenAI's form, and the names under which their other keys are counted.
 
     Raises:
         BadRecord: They are malformed.
@@ -186,7 +186,7 @@ def calls(message: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def calls_of(value: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """As ``calls``, of one call or a list of them, perhaps as JSON."""
+    """Like ``calls``, for one call or a list of calls, perhaps as JSON."""
     wrong = BadRecord("a tool call is not of the form name and arguments")
     value = _json_of(value, wrong)
     found = value if isinstance(value, list) else [value]
@@ -207,7 +207,7 @@ def calls_of(value: Any) -> tuple[list[dict[str, Any]], list[str]]:
 
 
 def results_by_calls(messages: list[Any]) -> list[Any]:
-    """Messages with the results of tools in the order of the calls that their ids name; most templates write no ids."""
+    """Put the results of tools in the order of the calls that their ids name; most templates write no ids."""
     if not any(isinstance(message, dict) and "tool_call_id" in message for message in messages):
         return messages
     ordered, start = list(messages), 0
@@ -226,11 +226,11 @@ def results_by_calls(messages: list[Any]) -> list[Any]:
 
 
 def _ids_of_calls(message: Any) -> list[str]:
-    """The ids of a message's tool calls; none where two are the same."""
+    """Return the ids of a message's tool calls; none if two are equal."""
     try:
         made = listed(message.get("tool_calls")) if isinstance(message, dict) else None
     except ValueError:
-        made = None  # told where calls are read
+        made = None  # reported where calls are read
     ids = (
         [str(call["id"]) for call in made if isinstance(call, dict) and "id" in call] if isinstance(made, list) else []
     )
@@ -238,7 +238,7 @@ def _ids_of_calls(message: Any) -> list[str]:
 
 
 def _arguments(function: Mapping[str, Any]) -> str:
-    """Arguments of a call as JSON; written anew only where they were no text, or hold half a surrogate pair."""
+    """Return the arguments of a call as JSON; rewritten only if they were no text, or hold an unpaired surrogate."""
     wrong = BadRecord("the arguments of a tool call are not a JSON object")
     given = function.get("arguments")
     arguments = {} if given in (None, "") else _json_of(given, wrong)
@@ -249,18 +249,18 @@ def _arguments(function: Mapping[str, Any]) -> str:
 
 
 def known_of_turn(kind: str) -> frozenset[str]:
-    """The keys that a message of a role may have beside role and text."""
+    """Return the keys that a message of a role may have besides role and text."""
     return _OF_TOOL_TURNS if kind == "tool" else _OF_TURNS
 
 
 def tool_name(message: Mapping[str, Any], names: Mapping[str, str]) -> str:
-    """The name of the tool that a tool turn answers for: its own, or that of the call with its id."""
+    """Return the name of the tool that a tool turn answers for: its own, or that of the call with its id."""
     name = _only_text(message, _TOOL_NAME, " of a turn")
     return name or names.get(str(message.get("tool_call_id")), "")
 
 
 def as_json(made: list[dict[str, Any]]) -> str:
-    """Tool calls as a turn has them."""
+    """Return tool calls in the form of a turn."""
     return json.dumps(made, ensure_ascii=False) if made else ""
 
 

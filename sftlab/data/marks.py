@@ -1,4 +1,4 @@
-"""The marks that models put around their thinking, as texts and as special tokens."""
+"""The marks that models put around their reasoning, as texts and as special tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BEGINS = (
     r"<\|channel>\w*",  # Gemma 4
     r"(?:<\|start\|>)?(?:assistant)?<\|channel\|>(?:analysis|commentary)[^<\n]*<\|message\|>",  # gpt-oss
 )
-"""Patterns of what begins thinking."""
+"""Patterns of tokens that begin reasoning."""
 ENDS = (
     rf"</(?:{_NAMES})>",
     r"\[/THINK\]",
@@ -28,10 +28,10 @@ ENDS = (
     r"<channel\|>",
     r"(?:<\|end\|>)?(?:<\|start\|>)?(?:assistant)?<\|channel\|>final[^<\n]*<\|message\|>",
 )
-"""Patterns of what ends it."""
+"""Patterns of tokens that end reasoning."""
 _TOKENS = re.compile("|".join([*BEGINS, *ENDS, r"<\|channel\|>", r"<\|message\|>"]))
 
 
 def marks_thinking(token: str) -> bool:
-    """Whether a special token is such a mark, or a part of one."""
+    """Return whether a special token is such a mark, or a part of one."""
     return _TOKENS.fullmatch(token) is not None

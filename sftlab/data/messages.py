@@ -1,4 +1,4 @@
-"""Messages: turns as a tokenizer's chat template wants them, with marks that tell its own text from theirs."""
+"""Messages: turns in the form that chat templates expect, with marks that separate contents from template text."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ THINK = ("<think>", "</think>")  # what most tokenizers put around reasoning
 
 
 class Marks(NamedTuple):
-    """Two characters that no content of a conversation has.
+    """Two characters that no content of a conversation contains.
 
     Attributes:
-        broken: Stands inside of the names of special tokens that contents have.
-        content_end: Stands where the content of one turn ends.
+        broken: Inserted into the names of special tokens in contents.
+        content_end: Inserted at the end of one turn's content.
     """
 
     broken: str
@@ -27,7 +27,7 @@ class Marks(NamedTuple):
 
     @classmethod
     def of(cls, turns: Sequence[Turn], tools: str) -> Marks:
-        """Marks for a conversation, out of the characters for private use."""
+        """Choose marks for a conversation from the private-use characters."""
         used = set(tools).union(*(f"{turn.text}{turn.reasoning}{turn.calls}{turn.name}" for turn in turns))
         private = chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
         free = (chr(code) for code in private if chr(code) not in used)
@@ -36,12 +36,12 @@ class Marks(NamedTuple):
 
 @dataclass
 class MessageForm:
-    """How a chat template wants its messages.
+    """How a chat template expects its messages.
 
     Attributes:
         special: Matches the names that are broken in contents.
-        reasoning: field, where the template has a place for it; inline, as part of the text; none, left out.
-        arguments_as_text: Of tool calls: as JSON text, not as an object.
+        reasoning: field, if the template has one for it; inline, as part of the text; none, left out.
+        arguments_as_text: Whether arguments of tool calls are JSON text, not an object.
     """
 
     special: re.Pattern[str]
@@ -49,16 +49,16 @@ class MessageForm:
     arguments_as_text: bool = False
 
     def broken(self, marks: Marks | None) -> Callable[[str], str]:
-        """Breaks the names of special tokens in a content; without marks it leaves them."""
+        """Return a function that breaks the names of special tokens in a content; without marks it changes nothing."""
         if marks is None:
             return lambda text: text
         return lambda text: self.special.sub(lambda m: "".join(c + marks.broken for c in m.group()), text)
 
     def tools(self, tools: str, marks: Marks | None) -> list[Any] | None:
-        """The tools on offer.
+        """Return the available tools.
 
         Raises:
-            BadRecord: They are not a list of objects.
+            BadRecord: The tools are not a list of objects.
         """
         if not tools:
             return None
@@ -71,7 +71,7 @@ class MessageForm:
         return offered
 
     def messages(self, turns: Sequence[Turn], marks: Marks | None, until: int | None = None) -> list[dict[str, Any]]:
-        """One message per turn; ``until`` is the turn whose content gets a mark at its end.
+        """Return one message per turn; ``until`` is the turn whose content gets a mark at its end.
 
         Raises:
             BadRecord: Tool calls are not of OpenAI's form.
@@ -84,7 +84,7 @@ class MessageForm:
             if marks is not None and number == until:
                 text, reasoning = _ended(text, reasoning, calls, marks.content_end)
             message: dict[str, Any] = {"role": turn.role, "content": broken(text)}
-            if reasoning:  # two names that templates have for it
+            if reasoning:  # templates use two names for it
                 message |= {"reasoning_content": broken(reasoning), "thinking": broken(reasoning)}
             if calls:
                 message["tool_calls"], waiting = _walked(calls, broken), list(calls)
@@ -94,7 +94,7 @@ class MessageForm:
         return messages
 
     def _said(self, turn: Turn) -> tuple[str, str]:
-        """Text and reasoning, each where the template has a place for it."""
+        """Return text and reasoning, each in the template's field for it."""
         if self.reasoning == "field" or not turn.reasoning:
             return turn.text, turn.reasoning
         inline = f"{THINK[0]}\n{turn.reasoning}\n{THINK[1]}\n\n{turn.text}"
@@ -117,7 +117,7 @@ class MessageForm:
 
 
 def _ended(text: str, reasoning: str, calls: list[dict[str, Any]], mark: str) -> tuple[str, str]:
-    """Text and reasoning with a mark after what a template writes last; that of calls stands in the last one's name."""
+    """Add a mark after what a template writes last: text, reasoning, or the last tool call's name."""
     if calls:
         calls[-1]["function"]["name"] += mark
     elif text.strip() or not reasoning.strip():
@@ -129,7 +129,7 @@ def _ended(text: str, reasoning: str, calls: list[dict[str, Any]], mark: str) ->
 
 
 def _answered(turn: Turn, waiting: list[dict[str, Any]]) -> dict[str, str]:
-    """Name and id of the call that a tool turn answers: the first of its name that waits, else the first."""
+    """Return name and id of the call that a tool turn answers: the first waiting one of its name, else the first."""
     named = [call for call in waiting if call["function"]["name"] == turn.name] or waiting[:1]
     if not named:
         return {"name": turn.name} if turn.name else {}
@@ -139,7 +139,7 @@ def _answered(turn: Turn, waiting: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _walked(value: Any, change: Callable[[str], str]) -> Any:
-    """JSON with every text changed."""
+    """Return JSON with every text changed."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):

@@ -1,16 +1,16 @@
 """OwnTemplate: the tokenizer's own chat template, followed answer by answer.
 
-An answer is what the template writes after what it asks with, up to the token that ends it:
+An answer is what the template writes after the prompt, up to the token that ends it:
 
     asked   the turns before, and the beginning of an answer      <|im_start|>user q<|im_end|> <|im_start|>assistant
     own     the turns up to the answer, it being the last         <|im_start|>user q<|im_end|> <|im_start|>assistant a<|im_end|>
     answer  own without asked                                                                                       a<|im_end|>
 
-A text trains an answer only if it has both, so that what is trained follows exactly what is asked. Templates that
-rewrite an answer once another turn follows (that strip its reasoning, say) give one text for each answer.
+A text trains an answer only if it contains both, so that what is trained follows exactly the prompt of inference.
+Templates that rewrite an answer once another turn follows (by stripping its reasoning, say) give one text per answer.
 
-Special tokens that a content names are broken by a mark before the template sees them; what it writes unbroken is its
-own, and the marks are taken away afterwards.
+Names of special tokens in contents are broken by a mark before the template sees them; unbroken ones are the template's
+own. The marks are removed afterwards.
 """  # noqa: E501 - a drawing
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sftlab.data.pieces import Piece, Pieces, Rendered, Template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-RULES = 2  # version of how chat templates are followed (pieces, messages): raise it when other pieces come out
+RULES = 2  # version of how chat templates are followed (pieces, messages): raise it when the pieces change
 _PROBE_CALL = {
     "id": "abcdefgh1",
     "type": "function",
@@ -45,13 +45,13 @@ _PROBE_TOOL = {
 
 
 class _Answer(NamedTuple):
-    """An answer as it is when it comes last.
+    """An answer as the template writes it when it comes last.
 
     Attributes:
-        own: The text up to the token that ends it, marked.
-        start: Where it begins: what stands before is asked.
+        own: The marked text up to the token that ends the answer.
+        start: Where the answer begins; the text before is the prompt.
         whole: ``own`` with what follows.
-        content: Where its last content ends.
+        content: Where the answer's last content ends.
     """
 
     own: str
@@ -64,8 +64,8 @@ class OwnTemplate(Template):
     """The tokenizer's own chat template.
 
     Raises:
-        ValueError: There is none, or it cannot be followed: it drops or changes contents, or ends an answer without a
-            special token.
+        ValueError: The tokenizer has no template, or one that cannot be followed: it drops or changes contents, or ends
+            an answer without a special token.
     """
 
     name = "tokenizer"
@@ -90,11 +90,11 @@ class OwnTemplate(Template):
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """Of the last answer, of an earlier one, and of tool calls, where they differ."""
+        """The ends of the last answer, of an earlier one, and of tool calls, if they differ."""
         return self._all_ends
 
     def chat_template(self) -> str | dict[str, str]:
-        """As the tokenizer has it, with the day of training and the beginning of an answer where it leaves that out."""
+        """The tokenizer's template with the day of training, and with the beginning of an answer if it lacks one."""
         end = ""
         if self._header:
             header = json.dumps(self._header, ensure_ascii=False)
@@ -103,7 +103,7 @@ class OwnTemplate(Template):
             return {name: with_day(source) + end for name, source in self._source.items()}
         return with_day(self._source) + end
 
-    # What the template can do, learned from a few conversations
+    # What the template can do, tested with a few conversations
 
     def _probe(self) -> None:
         user, answer = Turn("user", "qqask"), Turn("assistant", "qqsay")
@@ -119,7 +119,7 @@ class OwnTemplate(Template):
         ends = {self.end_of_turn, *self._other_ends(user, answer, marks)}
         start = len(asked) + len(self._header)
         self.answer_prefix = self._special.sub("", own[0][start : own[1] - len(answer.text)])
-        if self._form.reasoning == "field":  # a token that also stands inside of an answer does not end one
+        if self._form.reasoning == "field":  # a token that also occurs inside an answer does not end one
             thought, end = self._own([user, answer._replace(reasoning="qqthink")], "", marks)
             ends -= set(self._special.findall(thought[start:end])) - {self.end_of_turn}
         self._names |= ends
@@ -128,7 +128,7 @@ class OwnTemplate(Template):
         self._all_ends = tuple(sorted(ends))
 
     def _own_header(self, user: Turn, plain: str, marks: Marks) -> str:
-        """What stands before any answer, of a template that leaves it to whoever asks."""
+        """Return what precedes an answer, for a template that leaves it to the caller."""
         answers = [
             Turn("assistant", "qqsay"),
             Turn("assistant", "rrsay"),
@@ -139,7 +139,7 @@ class OwnTemplate(Template):
         return _common_start(rest).rstrip(" ")
 
     def _other_ends(self, user: Turn, answer: Turn, marks: Marks) -> Iterator[str]:
-        """The ends of an answer in the middle and of a tool call."""
+        """Return the ends of an answer in the middle and of a tool call."""
         after_user = self._frame([user], "", marks, generation=True)[len(self._frame([user], "", marks)) :]
         opening = {*self._special.findall(after_user), *self._special.findall(self._header)}
         try:
@@ -158,7 +158,7 @@ class OwnTemplate(Template):
         if self._writes_calls:
             try:
                 own, end = self._own([user, call], offered, marks)
-            except BadRecord:  # without the name of what is called
+            except BadRecord:  # without the called function's name
                 self._writes_calls = False
                 return
             try:
@@ -191,7 +191,7 @@ class OwnTemplate(Template):
         generation: bool = False,
         until: int | None = None,
     ) -> str:
-        """What the template writes; ``until`` puts a mark where the content of that turn ends."""
+        """Render the template; ``until`` puts a mark at the end of that turn's content."""
         messages, offered = self._form.messages(turns, marks, until), self._form.tools(tools, marks)
         try:
             return self._chat.render(messages, offered, generation) + (self._header if generation else "")
@@ -199,7 +199,7 @@ class OwnTemplate(Template):
             raise BadRecord(f"the tokenizer's chat template refuses it: {error}") from None
 
     def _own(self, turns: Sequence[Turn], tools: str, marks: Marks) -> tuple[str, int]:
-        """The turns up to an answer, and where its content ends."""
+        """Return the text up to an answer, and where its content ends."""
         text = self._frame(turns, tools, marks, until=len(turns) - 1)
         position = text.find(marks.content_end)
         if position < 0 or text.count(marks.content_end) > 1:
@@ -207,7 +207,7 @@ class OwnTemplate(Template):
         return text.replace(marks.content_end, ""), position
 
     def _answer(self, turns: Sequence[Turn], tools: str, marks: Marks) -> _Answer:
-        """The last turn as an answer."""
+        """Return the last turn as an answer."""
         whole, content = self._own(turns, tools, marks)
         asked = self._frame(turns[:-1], tools, marks, generation=True)
         end = self._ends.search(whole, content)
@@ -218,7 +218,7 @@ class OwnTemplate(Template):
         return _Answer(whole[: end.start()], len(asked), whole, content)
 
     def rendered(self, turns: Sequence[Turn], tools: str = "") -> Rendered:
-        """The texts that train every answer after what it is asked with.
+        """Return the texts that train every answer after its prompt.
 
         Raises:
             BadRecord: The template refuses the conversation, or drops or changes a content.
@@ -241,7 +241,7 @@ class OwnTemplate(Template):
         return Rendered(texts, [*rules, *(["split: the template rewrites earlier answers"] if len(texts) > 1 else [])])
 
     def _answers(self, turns: Sequence[Turn], tools: str, marks: Marks, strict: bool = True) -> dict[int, _Answer]:
-        """Every answer that is shown as it is asked for; where ``strict`` a trained one must be."""
+        """Return every answer that follows its prompt exactly; if ``strict``, each trained answer must."""
         answers = {}
         for number, turn in enumerate(turns):
             if turn.role != "assistant":
@@ -254,7 +254,7 @@ class OwnTemplate(Template):
         return answers
 
     def _shown(self, answers: dict[int, _Answer], text: str) -> dict[int, tuple[int, int]]:
-        """The answers that stand in a text as they were asked for: where each begins, and where its end token ends."""
+        """Find the answers that follow their prompts in a text: where each begins, and where its end token ends."""
         found = {}
         for number, answer in answers.items():
             if text.startswith(answer.own) and (end := self._ends.match(text, len(answer.own))):
@@ -262,7 +262,7 @@ class OwnTemplate(Template):
         return found
 
     def prompt(self, turns: Sequence[Turn], tools: str = "") -> list[Piece]:
-        """What the template asks with.
+        """Return the prompt of the next answer.
 
         Raises:
             BadRecord: The template refuses the conversation.
@@ -276,7 +276,7 @@ class OwnTemplate(Template):
     def _pieces(
         self, text: str, shown: dict[int, tuple[int, int]], trained: set[int], turns: Sequence[Turn], marks: Marks
     ) -> list[Piece]:
-        """A marked text, cut where answers begin and end and at every special token."""
+        """Cut a marked text where answers begin and end and at every special token."""
         pieces, position = Pieces(self.stripping), 0
         asked = [self._form.broken(marks)(turn.text.strip()) for turn in turns if turn.role == "user"]
         begins = list(_positions(text, asked))
@@ -289,7 +289,7 @@ class OwnTemplate(Template):
                     pieces.add(found.replace(marks.broken, ""), answer, answer and number in trained, special)
         return pieces.list
 
-    # What must not happen in silence
+    # What must not happen silently
 
     def _check_can(self, turns: Sequence[Turn], tools: str) -> None:
         if tools and not self._writes_tools:
@@ -301,7 +301,7 @@ class OwnTemplate(Template):
             raise BadRecord("an answer of reasoning alone, which the tokenizer's chat template cannot write")
 
     def _left_out(self, turns: Sequence[Turn], answers: dict[int, _Answer], marks: Marks) -> list[str]:
-        """What became of reasoning: an answer as it comes last should have its own.
+        """Return what became of reasoning: an answer that comes last should keep its own.
 
         Raises:
             BadRecord: A trained answer lacks its text.
@@ -319,17 +319,17 @@ class OwnTemplate(Template):
         return sorted(rules)
 
     def _checked(self, turns: Sequence[Turn], tools: str, text: str, marks: Marks) -> str:
-        """A text without its marks, which must be what the template writes without them."""
+        """Return a text without its marks, which must equal what the template writes without them."""
         clean = text.replace(marks.broken, "")
         if clean != self._frame(turns, tools, None):
             raise BadRecord("the tokenizer's chat template looks into contents", _roles(turns))
         return clean
 
     def _check_contents(self, turns: Sequence[Turn], text: str) -> list[str]:
-        """Every content stands in the text, in its order; one that was trimmed is counted.
+        """Check that every content occurs in the text, in order; a trimmed one is counted.
 
         Raises:
-            BadRecord: One does not.
+            BadRecord: A content is missing.
         """
         said = [turn for turn in turns if turn.role != "system"]
         system = [turn.text.strip() for turn in turns if turn.role == "system"]
@@ -342,10 +342,10 @@ class OwnTemplate(Template):
 
 
 def _changed(text: str, written: str) -> set[str]:
-    """What a template did to an answer's text, which it may cut where thinking ends.
+    """Return what a template did to an answer's text; it may cut the text where reasoning ends.
 
     Raises:
-        BadRecord: A part of it is gone that is not thinking before it.
+        BadRecord: Something other than the reasoning before it is missing.
     """
     if text.strip() in written:
         return set()
@@ -368,7 +368,7 @@ def _roles(turns: Sequence[Turn]) -> str:
 
 
 def _any_of(names: Any) -> re.Pattern[str]:
-    """Matches any of some names, the longest first."""
+    """Return a pattern that matches any of some names, the longest first."""
     longest_first = sorted(filter(None, names), key=len, reverse=True)
     return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else re.compile("((?!))")
 
@@ -379,7 +379,7 @@ def _common_start(texts: Sequence[str]) -> str:
 
 
 def _positions(text: str, parts: Sequence[str]) -> Iterator[int]:
-    """Where each part begins, one after another; ends at one that is not there."""
+    """Return where each part begins, one after another, up to the first that is missing."""
     position = 0
     for part in parts:
         position = text.find(part, position)

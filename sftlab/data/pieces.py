@@ -22,8 +22,8 @@ class Piece(NamedTuple):
     Attributes:
         text: What is tokenised, or the name of one special token.
         supervised: Whether its tokens are trained.
-        special: ``text`` names one special token, which is inserted by its id.
-        exchange: Number of the exchange (a user turn and what answers it) that it belongs to.
+        special: Whether ``text`` names one special token, which is inserted by its id.
+        exchange: Number of the exchange (a user turn and its answers) that it belongs to.
     """
 
     text: str
@@ -38,7 +38,7 @@ class Rendered(NamedTuple):
     Attributes:
         texts: Usually one. A template that rewrites an answer once another turn follows it needs several: each text
             ends with an answer in its original form, and every trained answer is supervised in exactly one of them.
-        rules: What was left out or changed, by the names that it is counted under.
+        rules: The names under which omissions and changes are counted.
     """
 
     texts: list[list[Piece]]
@@ -46,11 +46,11 @@ class Rendered(NamedTuple):
 
 
 class Stripping(NamedTuple):
-    """Special tokens that take the white space beside them away when the tokenizer reads a text.
+    """Special tokens that swallow adjacent white space when the tokenizer reads a text.
 
     Attributes:
-        before: Names of those that take what stands before them.
-        after: Names of those that take what stands after them.
+        before: Names of those that swallow white space before them.
+        after: Names of those that swallow white space after them.
     """
 
     before: frozenset[str] = frozenset()
@@ -58,14 +58,14 @@ class Stripping(NamedTuple):
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerFast) -> Stripping:
-        """Those of a tokenizer, as Phi-3's has them."""
+        """Return those of a tokenizer; Phi-3's has some."""
         added = tokenizer.added_tokens_decoder.values()
         before, after = ({t.content for t in added if getattr(t, side)} for side in ("lstrip", "rstrip"))
         return cls(frozenset(before), frozenset(after))
 
 
 class Template(ABC):
-    """How conversations are written as text; subclasses say how.
+    """How conversations are written as text; subclasses define it.
 
     Attributes:
         name: Its name in a config.
@@ -114,8 +114,8 @@ class Template(ABC):
 class Pieces:
     """A list of pieces under construction; adjacent pieces of one kind are joined and tokenised as one text.
 
-    Answers are never joined with what surrounds them, trained or not, so that the same turns give the same ids. White
-    space that the tokenizer would not read is left out, but for that of answers, which a model says as they are.
+    Answers are never joined with the text around them, trained or not, so that the same turns give the same ids. White
+    space that the tokenizer would not read is left out, except in answers, which stay as a model would write them.
     """
 
     def __init__(self, stripping: Stripping) -> None:
@@ -129,9 +129,9 @@ class Pieces:
 
         Args:
             text: Empty texts are left out.
-            answer: It belongs to an answer.
-            supervised: It is trained.
-            special: It names a special token.
+            answer: Whether it belongs to an answer.
+            supervised: Whether it is trained.
+            special: Whether it names a special token.
         """
         exchange = max(0, self.exchange)
         if special and text in self._stripping.before:
@@ -148,7 +148,7 @@ class Pieces:
             self._in_answer = answer
 
     def _strip_end(self) -> None:
-        """Take the white space at the end away, unless it is an answer's."""
+        """Remove trailing white space, unless it is an answer's."""
         if self.list and not (self.list[-1].special or self._in_answer):
             last = self.list.pop()
             if text := last.text.rstrip(_SPACES):

@@ -1,13 +1,13 @@
-"""The cache of plans: a schedule over millions of examples is compiled once, and found again at the next start.
+"""The cache of plans: a schedule over millions of examples is compiled once and found again at the next start.
 
     plans/<key>.plan    a line with the hash of all that follows
                         a line of JSON: what the arrays are, and the stages
                         the arrays: the examples of each ability in their order, and of each segment its rows and steps
 
-An entry is named by everything that decides a plan: the files of examples, what of them is chosen, stages, policies,
-batch, seed, and the versions of our own rules and of numpy, which shuffles. What a stage has beside (its learning rate,
-its optimizer) is no part of it. An entry that cannot be read or written is told, and costs the time to compile; the
-entries that were used last stay, up to a size.
+An entry is named by everything that determines a plan: the files of examples, which of them are chosen, stages,
+policies, batch, seed, and the versions of our own rules and of numpy, which shuffles. Other settings of a stage (its
+learning rate, its optimizer) are not part of it. If an entry cannot be read or written, a message says so and the plan
+is compiled. The most recently used entries are kept, up to a total size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sftlab.plan.plan import Plan, Segment, StagePlan
 from sftlab.plan.stage import Stage
 from sftlab.screen import complain
 
-MIN_EXAMPLES = 1_000_000  # plans over fewer compile in the second or two that a start takes anyway
+MIN_EXAMPLES = 1_000_000  # smaller plans compile in the second or two that a start takes anyway
 MAX_BYTES = 2 << 30  # of all entries together
 _BESIDE = frozenset(
     ("learning_rate", "warmup_ratio", "warmup_steps", "lr_schedule", "optimizer", "fresh_optimizer", "loss_weights")
@@ -44,13 +44,13 @@ _OF_STAGE = ("first_step", "num_steps", "num_epochs", "selected", "per_epoch", "
 
 
 class _Damaged(Exception):
-    """A file that does not hold what was written there."""
+    """A file whose content is not what was written."""
 
 
 def planned(data: PlannedData, stages: Sequence[Stage]) -> tuple[Plan, Adaptation | None]:
-    """The plan of some stages over loaded data, and what goes on with its last stage where that is adaptive.
+    """Return the plan of some stages over loaded data, and the state of its last stage if that is adaptive.
 
-    A large one is found in the cache, or compiled and kept there; ``data.plan_note`` says which.
+    A large plan is read from the cache, or compiled and cached; ``data.plan_note`` says which.
 
     Raises:
         ValueError: The stages do not fit the data.
@@ -62,7 +62,7 @@ def planned(data: PlannedData, stages: Sequence[Stage]) -> tuple[Plan, Adaptatio
     if (plan := _found(path, data, stages)) is not None:
         return plan, None
     with ExitStack() as stack:
-        is_open = _lock(stack, path)  # ranks and runs that need the same plan wait for the first to compile it
+        is_open = _lock(stack, path)  # ranks and runs that need the same plan wait for the first one to compile it
         if is_open and (plan := _found(path, data, stages, tell=True)) is not None:
             return plan, None
         started = time.monotonic()
@@ -80,14 +80,14 @@ def _compiled(data: PlannedData, stages: Sequence[Stage]) -> tuple[Plan, Adaptat
 
 
 def _is_worth_keeping(data: PlannedData, stages: Sequence[Stage]) -> bool:
-    """Whether a plan is large, and decided before training by examples that are there."""
+    """Return whether a plan is large, and fully determined before training by existing examples."""
     abilities = data.abilities.values()
     is_fixed = not any(ability.is_declared for ability in abilities) and all(stage.adaptive is None for stage in stages)
     return is_fixed and sum(len(ability.examples) for ability in abilities) >= MIN_EXAMPLES
 
 
 def _key(data: PlannedData, stages: Sequence[Stage]) -> str:
-    """What decides a plan, as a hash."""
+    """Hash everything that determines a plan."""
     abilities = sorted(data.abilities.values(), key=lambda ability: ability.name)
     policies, classes = [data.policy, *(stage.policy for stage in stages)], [type(data), *map(type, abilities)]
     named = [field.name for field in fields(Stage) if field.name not in _BESIDE]
@@ -106,18 +106,18 @@ def _hashed(part: object) -> object:
 
 
 def _in_order(value: Any) -> list[Any]:
-    """A value, with the order of the dictionaries that it is or holds, which sums and blocks depend on."""
+    """Return a value with the order of all its dictionaries, which sums and blocks depend on."""
     held = value if isinstance(value, dict) else getattr(value, "__dict__", {})
     return [value, [[name, [*item] if isinstance(item, dict) else None] for name, item in held.items()]]
 
 
 def _lock(stack: ExitStack, path: Path) -> bool:
-    """Be the only one that compiles and writes an entry; False, and a word, where the cache cannot be written."""
+    """Become the only one to compile and write an entry; return False, with a message, if the cache is not writable."""
     from filelock import FileLock
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(FileLock(path.with_suffix(".lock")))  # the kernel frees it when its holder dies
+        stack.enter_context(FileLock(path.with_suffix(".lock")))  # the kernel releases it when its holder dies
     except OSError as error:
         complain(f"cache: {explain(error)}. The plan is compiled, and not kept")
         return False
@@ -125,12 +125,12 @@ def _lock(stack: ExitStack, path: Path) -> bool:
 
 
 def _found(path: Path, data: PlannedData, stages: Sequence[Stage], tell: bool = False) -> Plan | None:
-    """The plan of an entry; None where there is none, or one that cannot be read, which is told."""
+    """Return the plan of an entry; None if there is none, or if it cannot be read, which is reported."""
     try:
         with path.open("rb") as file:
             head, arrays = _read(file)
-            with suppress(OSError):  # a cache that others fill may be read all the same
-                os.utime(path)  # used now
+            with suppress(OSError):  # a cache that is read-only for us can still be read
+                os.utime(path)  # mark as recently used
             order = (data.abilities[name].pool_of(next(arrays), count) for name, count in head["populations"].items())
             compiler = Compiler([*order], data.policy, data.batch, data.max_length, data.seed, data.packing)
             for stage, about in zip(stages, head["stages"], strict=True):
@@ -148,10 +148,10 @@ def _found(path: Path, data: PlannedData, stages: Sequence[Stage], tell: bool = 
 
 
 def _read(file: BufferedReader) -> tuple[dict[str, Any], Iterator[np.ndarray]]:
-    """The head of an entry, and its arrays one by one.
+    """Read the head of an entry, and its arrays one by one.
 
     Raises:
-        _Damaged: They are not what was written.
+        _Damaged: The content is not what was written.
     """
     written = file.readline().strip().decode("ascii", "replace")
     start = file.tell()
@@ -163,7 +163,7 @@ def _read(file: BufferedReader) -> tuple[dict[str, Any], Iterator[np.ndarray]]:
 
 
 def _keep(path: Path, plan: Plan) -> bool:
-    """Write an entry, and take away those that were not used for longest; False, and a word, where that fails."""
+    """Write an entry and remove the least recently used ones; return False, with a message, if that fails."""
     counts = [np.count_nonzero(plan.ability_N == number) for number in range(len(plan.abilities))]
     arrays = np.split(plan.index_N, np.cumsum(counts)[:-1])
     for segment in plan.segments:
@@ -201,5 +201,5 @@ def _blake(start: bytes = b"") -> Any:
 
 
 def _number(value: Any) -> Any:
-    """A number of numpy's as JSON holds it."""
+    """Return a numpy number as JSON represents it."""
     return value.item()

@@ -3,10 +3,10 @@
     conversations --render--> pieces --encode--> ids and runs --fit to max_length--> examples.arrow
     (this thread)             (on all cores, see ``workers``)                                (this thread)
 
-Numbers, counts and errors come in the order of the records, whoever works on them and however far reading is ahead.
+Numbers, counts and errors come in the order of the records, whichever worker processed them.
 
 A cache entry is named by everything that determines its content: records, reader, tokenizer, template, options, and
-the versions of our own rules, so that an edit that changes no output leaves it as it is.
+the versions of our own rules, so that an edit of code that changes no output keeps the cache valid.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from sftlab.files import cache_root, explain, whole_folder
 from sftlab.fingerprint import digest
 from sftlab.screen import complain
 
-RULES = 2  # version of how examples are named and written down: raise it when other examples or files come out
+RULES = 2  # version of how examples are named and written: raise it when other examples or files result
 _CHUNK = 128  # conversations fitted at once: few, so that they stay in the processor's cache
-_MOST_CHARACTERS = 1 << 20  # of them: fewer conversations where those are long, for a bounded memory
+_MOST_CHARACTERS = 1 << 20  # characters of a chunk: fewer conversations if those are long, which bounds memory
 Source = Callable[[Audit], Iterator[tuple[Place, Conversation]]]
 
 
@@ -42,8 +42,8 @@ class BadLimit(NamedTuple):
 
     Attributes:
         on_bad_record: skip or fail.
-        max_bad_share: Part of all conversations.
-        names: Of the files that they come from.
+        max_bad_share: Largest share of refused conversations.
+        names: Names of the source's files.
     """
 
     on_bad_record: str = "skip"
@@ -60,22 +60,22 @@ def prepare(
     limit: BadLimit = BadLimit(),  # noqa: B008 - it never changes
     system: str = "",
 ) -> Examples:
-    """Render, tokenise and keep the examples of a source, or find them in the cache.
+    """Render, tokenise and cache the examples of a source, or find them in the cache.
 
-    A damaged entry of the cache is told and made again.
+    A damaged cache entry is reported and rebuilt.
 
     Args:
-        source: Gives numbered conversations, and counts in the audit it is given what it changes or leaves out.
+        source: Yields conversations with their places, and counts changes and omissions in the given audit.
         key: What determines the conversations (hashes of files, a generator's arguments).
         encoder: Tokenizer and template.
-        max_length: Tokens that an example may have.
+        max_length: Maximum number of tokens of an example.
         overlong: What happens to longer conversations. split: pieces of whole exchanges, each as long as fits, the
             system turn repeated; truncate: cut at the end; drop. An exchange that alone is too long is truncated.
         limit: How many conversations the template may refuse; each is a bad record.
         system: A system turn for conversations that have none.
 
     Raises:
-        ValueError: ``overlong`` has no such value, the template refuses too much, or the cache cannot be written.
+        ValueError: ``overlong`` is invalid, the template refuses too much, or the cache cannot be written.
     """
     from filelock import FileLock
 
@@ -86,7 +86,7 @@ def prepare(
         return found
     with _cache_trouble(folder.parent):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):  # the kernel frees it when its holder dies
+        with FileLock(folder.with_suffix(".lock")):  # the kernel releases it when its holder dies
             if (found := _opened(folder, tell=True)) is not None:
                 return found
             _build(folder, source, fit, limit)
@@ -94,13 +94,13 @@ def prepare(
 
 
 def rules() -> dict[str, int]:
-    """The versions of all rules between a record and its examples."""
+    """Return the versions of all rules between a record and its examples."""
     modules = (records, conversation, readers, own_template, template, encoding, fitter)
     return {module.__name__: module.RULES for module in modules} | {__name__: RULES}
 
 
 def _opened(folder: Path, tell: bool = False) -> Examples | None:
-    """An entry of the cache, None where there is none or a damaged one."""
+    """Open an entry of the cache; None if there is none or if it is damaged."""
     if not folder.exists():
         return None
     try:
@@ -113,7 +113,7 @@ def _opened(folder: Path, tell: bool = False) -> Examples | None:
 
 @contextmanager
 def _cache_trouble(folder: Path) -> Iterator[None]:
-    """Say where the cache is when it cannot be written."""
+    """Raise a message that names the cache if it cannot be written."""
     try:
         yield
     except OSError as error:
@@ -123,12 +123,12 @@ def _cache_trouble(folder: Path) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where prepared examples are kept."""
+    """Return the folder for prepared examples."""
     return cache_root() / "examples"
 
 
 class _Refusals:
-    """Conversations that the template cannot write: each is a bad record."""
+    """Conversations that the template cannot write; each is a bad record."""
 
     def __init__(self, limit: BadLimit) -> None:
         self.limit, self.num_read, self.num_refused, self.first = limit, 0, 0, ""
@@ -137,7 +137,7 @@ class _Refusals:
         """Count one conversation.
 
         Raises:
-            ValueError: It is refused, and may not be skipped.
+            ValueError: The template refused it, and on_bad_record is fail.
         """
         self.num_read += 1
         if refused is None:
@@ -150,7 +150,7 @@ class _Refusals:
             raise ValueError(f"{self.first}; mend it, or set on_bad_record: skip")
 
     def check(self) -> None:
-        """After the last one.
+        """Check the share of refusals, after the last conversation.
 
         Raises:
             ValueError: Too many were refused.
@@ -166,7 +166,7 @@ class _Refusals:
 def _build(folder: Path, source: Source, fit: Fitter, limit: BadLimit) -> None:
     """Write a cache entry."""
     audit = Audit()
-    # Closed here: left to the collector, its threads might end it themselves, and would wait for themselves.
+    # Closed here: if left to the garbage collector, its threads might run this and wait for themselves.
     with whole_folder(folder) as partial, closing(_chunks(source(audit), fit, audit, limit)) as chunks:
         write_examples(partial, chunks, audit)
 
@@ -174,7 +174,7 @@ def _build(folder: Path, source: Source, fit: Fitter, limit: BadLimit) -> None:
 def _chunks(
     conversations: Iterator[tuple[Place, Conversation]], fit: Fitter, audit: Audit, limit: BadLimit
 ) -> Generator[list[Row], None, None]:
-    """Uid, group and encoding of each example, chunk by chunk; threads work on later chunks meanwhile.
+    """Yield uid, group and encoding of each example, chunk by chunk, while threads work on later chunks.
 
     Raises:
         ValueError: The template refuses too many conversations, or one where none may be bad.
@@ -201,7 +201,7 @@ def _chunks(
         while True:
             try:
                 chunk = [] if unreadable else _chunk(conversations)
-            except Exception as error:  # told once all that stands before it is done
+            except Exception as error:  # raised only once everything before it is done
                 unreadable, chunk = error, []
             if chunk:
                 work.append((chunk, fitting.submit([talk for _, talk in chunk])))
@@ -217,7 +217,7 @@ def _chunks(
 
 
 def _chunk(conversations: Iterator[tuple[Place, Conversation]]) -> list[tuple[Place, Conversation]]:
-    """The next conversations; how many depends on them alone."""
+    """Return the next conversations; how many depends only on them."""
     chunk, num_characters = list[tuple[Place, Conversation]](), 0
     for place, talk in conversations:
         chunk.append((place, talk))

@@ -1,4 +1,4 @@
-"""Repeats: how often a name came before, for many millions of names in some 20 bytes each.
+"""Repeats: counts how often each name came before, for many millions of names in about 20 bytes each.
 
 recent    a set of the newest names
 runs      older ones as sorted arrays of bytes, each about half as long as the one before it
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_RECENT = 1 << 15  # names that are Python's own objects, of 100 bytes each
+_RECENT = 1 << 15  # names held as Python objects of 100 bytes each
 
 
 class Repeats:
-    """Counts names chunk by chunk; all must be as long, or differ before the shorter one's end."""
+    """Counts names chunk by chunk; names must have equal length, or differ within the shorter one."""
 
     def __init__(self) -> None:
         self._recent: set[bytes] = set()
@@ -23,7 +23,7 @@ class Repeats:
         self._counts: dict[bytes, int] = {}
 
     def count(self, names: Sequence[bytes]) -> list[int]:
-        """Of each name: how often it has come by now, 1 for the first time."""
+        """Return for each name how often it has come so far, 1 for the first time."""
         older, found = self._older(names), []
         for name in names:
             times = self._counts.get(name, int(name in older or name in self._recent)) + 1
@@ -37,7 +37,7 @@ class Repeats:
         return found
 
     def _older(self, names: Sequence[bytes]) -> set[bytes]:
-        """Those that a run has."""
+        """Return the names that are in a run."""
         asked_M, found = np.array(names, dtype=bytes), set[bytes]()
         for run in self._runs if len(asked_M) else ():
             place_M = np.minimum(np.searchsorted(run, asked_M), len(run) - 1)
@@ -45,7 +45,7 @@ class Repeats:
         return found
 
     def _settle(self) -> None:
-        """Make a run of the newest names, and one of all runs that are not longer than it."""
+        """Make a run of the newest names, merged with all runs that are not longer."""
         run = np.sort(np.array(list(self._recent), dtype=bytes))
         self._recent.clear()
         while self._runs and len(self._runs[-1]) <= len(run):

@@ -1,4 +1,4 @@
-"""The seed that ``seed_everything`` was told."""
+"""The seed set by ``seed_everything``."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import os
 
 
 def global_seed() -> int:
-    """What ``seed_everything`` was last told, where Lightning itself keeps it; 0 if it never was.
+    """Return the seed last given to ``seed_everything``, where Lightning keeps it; 0 if there was none.
 
     Raises:
-        ValueError: Somebody else has put something there that is not a seed.
+        ValueError: The environment variable holds something that is not a seed.
     """
     kept = os.environ.get("PL_GLOBAL_SEED", "0")
     if not kept.isdecimal():

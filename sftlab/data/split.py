@@ -1,7 +1,7 @@
-"""The split: which examples are held out for validation, so that nothing held out is trained and nothing vanishes.
+"""The split: which examples are held out, so that nothing held out is trained and no example gets lost.
 
-What must stay together is linked, over all abilities of a mixture: examples of one group (a question, the pieces of a
-conversation) and equal conversations, wherever they stand. Linked examples lie on one side, and a hash decides which.
+Examples that must stay together are linked, over all abilities of a mixture: those of one group (a question, the pieces
+of a conversation) and equal conversations. Linked examples are on the same side, and a hash decides which.
 
     math     q1 q1 q2 q3          q1 and q1: one group
     general  c1 c1 c2 q3          q3 stands under both abilities: held out of both, or trained by both
@@ -19,8 +19,8 @@ import numpy as np
 from sftlab.data.droplist import base_uid
 from sftlab.plan.pool import seed_from
 
-BY_ID = "_*"  # in a group: before it what of a record's id names a conversation, after it the group if ids do not
-_MOST_PIECES = 20  # an id that stands before as many numbers, and before more than there are ids, counts records
+BY_ID = "_*"  # in a group: separates the name that a record's id gives from the group to use without ids
+_MOST_PIECES = 20  # an id that precedes at least as many numbers, and more than there are ids, counts records
 
 
 class Part(NamedTuple):
@@ -28,9 +28,9 @@ class Part(NamedTuple):
 
     Attributes:
         ability: Its name.
-        uids: Of its examples.
-        groups: What must stay together, by example.
-        val_fraction: Part of the groups that is held out.
+        uids: Uids of its examples.
+        groups: The group of each example.
+        val_fraction: Fraction of the groups to hold out.
     """
 
     ability: str
@@ -40,12 +40,12 @@ class Part(NamedTuple):
 
 
 def group_by_id(record_id: str, otherwise: str) -> str:
-    """The group of a record whose id may end in the number of a piece, as ShareGPT's do: ``i6IyJda_0``.
+    """Return the group of a record whose id may end in the number of a piece, as ShareGPT's do: ``i6IyJda_0``.
 
     Whether it does can only be told from all ids of a file: ``alpaca_0, alpaca_1 ...`` count its records.
 
     Args:
-        record_id: As the record has it.
+        record_id: The record's id.
         otherwise: The group if ids do not tell conversations apart.
     """
     name, underscore, number = record_id.rpartition("_")
@@ -54,9 +54,9 @@ def group_by_id(record_id: str, otherwise: str) -> str:
 
 
 def held_out(parts: Sequence[Part]) -> list[np.ndarray]:
-    """Which examples [N] of each part are held out; a pure function of names, uids, groups and fractions.
+    """Decide which examples [N] of each part are held out: a pure function of names, uids, groups and fractions.
 
-    Where abilities of several fractions share conversations, the largest holds for those.
+    If abilities with different fractions share conversations, the largest fraction applies to those.
     """
     if not any(part.val_fraction for part in parts):
         return [np.zeros(len(part.uids), dtype=bool) for part in parts]
@@ -79,12 +79,12 @@ def held_out(parts: Sequence[Part]) -> list[np.ndarray]:
 
 
 class _Settled:
-    """The groups of a part, with it settled what ids say: pieces of a conversation are one, counted records are not.
+    """The groups of a part, once it is decided whether ids name conversations (pieces share a group) or count records.
 
     Attributes:
         group_N: A hash of each example's group.
         talk_N: A hash of each example's conversation.
-        is_named_N: Whether it is the id that names the group; else what stands after it, or all of it.
+        is_named_N: Whether the id names the group; else the text after it does, or all of it.
     """
 
     def __init__(self, part: Part) -> None:
@@ -121,7 +121,7 @@ def _chunks(part: Part) -> Iterator[tuple[list[str], list[str]]]:
 
 
 def _hashed(texts: Iterable[str], before: str = "") -> np.ndarray:
-    """The numbers that ``seed_from`` makes of texts, after what stands before each."""
+    """Return the numbers that ``seed_from`` derives from texts, with the given values before each."""
     start = hashlib.blake2b(before.encode(), digest_size=8)
 
     def digest(text: str) -> bytes:
@@ -133,7 +133,7 @@ def _hashed(texts: Iterable[str], before: str = "") -> np.ndarray:
 
 
 def _linked(num_groups: int, group_E: np.ndarray, talk_E: np.ndarray) -> np.ndarray:
-    """For each group the one that stands for all that it is linked with by equal conversations."""
+    """Return for each group the representative of all groups linked with it by equal conversations."""
     order_E = np.argsort(talk_E, kind="stable")
     talks_E, groups_E = talk_E[order_E], group_E[order_E]
     links = np.flatnonzero((talks_E[1:] == talks_E[:-1]) & (groups_E[1:] != groups_E[:-1]))
@@ -158,10 +158,10 @@ def _linked(num_groups: int, group_E: np.ndarray, talk_E: np.ndarray) -> np.ndar
 def _numbers_by_name(
     parts: Sequence[Part], settled: Sequence[_Settled], first_G: np.ndarray, root_G: np.ndarray
 ) -> np.ndarray:
-    """The number that decides about each root: of the first name, by ability and text, of the groups it stands for."""
+    """Return the number that decides about each root: that of the first name, by ability and text, of its groups."""
     number_G, order_G, start = np.zeros(len(root_G), dtype=_KEY), np.argsort(first_G), 0
     is_linked_G = np.bincount(root_G)[root_G] > 1
-    named: dict[int, tuple[str, str]] = {}  # roots that stand for others too
+    named: dict[int, tuple[str, str]] = {}  # roots that also represent other groups
     for part, found in zip(parts, settled, strict=True):
         offset = start
         for _, groups in _chunks(part):

@@ -1,4 +1,4 @@
-"""A survey of a data file: what it holds, which reader fits, and what it seems to teach. Large files are sampled.
+"""A survey of a data file: its content, the reader that fits, and what it seems to teach. Large files are sampled.
 
 data/gsm8k/train.jsonl   7,473 records   question, answer            MathReader   math
 chats.parquet            about 90,000    conversations, id           ShareGPTReader   general
@@ -29,10 +29,10 @@ from sftlab.data.readers import (
 from sftlab.data.records import HUB, read_records
 from sftlab.data.stream import KINDS, BrokenRecord, kind_of
 
-SAMPLE = 2_000  # records that are read of a large file
-_SMALL_BYTES = 1 << 24  # smaller files are read to their end
-_FITS = 0.95  # part of the sample that a reader must read
-_TRIED = 50  # records that readers are tried on
+SAMPLE = 2_000  # records to read of a large file
+_SMALL_BYTES = 1 << 24  # smaller files are read completely
+_FITS = 0.95  # share of the sample that a reader must be able to read
+_TRIED = 50  # records on which readers are tried
 _ASKS = ("question", "prompt", "instruction", "query", "problem", "input", "user")
 _ANSWERS = ("answer", "response", "completion", "output", "solution", "target", "assistant", "reply")
 _MATH = re.compile(r"####|\\boxed|<<[^>]*>>|\d\s*[-+*/=]\s*\$?\d[\d,.]*\s*=|=\s*\$?\d")
@@ -45,19 +45,19 @@ _TEST_NAME = re.compile(r"(^|[^a-z])(test|eval|valid|validation|val|dev)([^a-z]|
 
 @dataclass(frozen=True)
 class Survey:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        path: As the user named it.
+        path: The path as the user gave it.
         num_bytes: Its size; None for a hub id.
         num_records: Counted, or estimated from the sample.
         is_counted: Whether the file was read to its end.
-        keys: Of its records, the most frequent first.
-        reader: What turns its records into conversations; None where no reader fits.
-        share_read: Part of the sample that the reader can read.
+        keys: Keys of its records, the most frequent first.
+        reader: Turns its records into conversations; None if no reader fits.
+        share_read: Share of the sample that the reader can read.
         kind: What the answers look like: math, code or general.
         talks: Conversations of the sample.
-        trouble: Why it cannot be used, empty where it can.
+        trouble: Why it cannot be used; empty if it can.
     """
 
     path: str
@@ -73,17 +73,17 @@ class Survey:
 
     @property
     def looks_held_out(self) -> bool:
-        """Whether its name says that it is there to evaluate with."""
+        """Whether its name suggests evaluation data."""
         return _TEST_NAME.search(Path(self.path).name.lower()) is not None
 
     @property
     def count_words(self) -> str:
-        """Its number of records in words."""
+        """Return its number of records in words."""
         return f"{self.num_records:,}" if self.is_counted else f"about {self.num_records:,}"
 
 
 def find_files(folder: Path, most: int = 200, depth: int = 4) -> list[Path]:
-    """Files of a folder and below that may hold records, by their names; not hidden ones, not results of runs."""
+    """Find files below a folder that may hold records, by their names, except hidden ones and results of runs."""
     found: list[Path] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name in ("lightning_logs", "evaluations", "node_modules", "site-packages"):
@@ -98,7 +98,7 @@ def find_files(folder: Path, most: int = 200, depth: int = 4) -> list[Path]:
 
 
 def survey(path: str) -> Survey:
-    """Look at a file: at all of a small one, at the first records of a large one. What is wrong is told, not raised."""
+    """Survey a file: all of a small one, the first records of a large one. Problems are returned, not raised."""
     is_hub = path.startswith(HUB)
     if "${" in path:
         return Survey(path, trouble="${ in a config begins a reference to something else: rename the file")
@@ -136,7 +136,7 @@ def _why(sample: Sequence[Any]) -> str:
 
 
 def _estimated(path: str, size: int | None, packed: str, sample: Sequence[Any]) -> int:
-    """Records of a file that is not read to its end."""
+    """Estimate the number of records of a file that is not read to its end."""
     if path.startswith(HUB) or size is None:
         return len(sample)
     if path.lower().endswith(".parquet"):
@@ -149,7 +149,7 @@ def _estimated(path: str, size: int | None, packed: str, sample: Sequence[Any]) 
 
 
 def _fitting(sample: Sequence[Any]) -> Reader | None:
-    """The reader that reads most of the first records; of equal ones the first."""
+    """Return the reader that reads most of the first records; the first if several do."""
     tried = [record for record in sample[:_TRIED] if isinstance(record, dict)]
     best: tuple[int, Reader | None] = (0, None)
     for reader in _candidates(tried):
@@ -178,7 +178,7 @@ def _read(reader: Reader, records: Sequence[Any]) -> Iterator[Conversation]:
 
 
 def _kind(path: str, talks: Sequence[Conversation]) -> str:
-    """What most answers look like; the file's name counts as half of them."""
+    """Return what most answers look like; the file's name has half of their weight."""
     answers = [turn.text for talk in talks for turn in talk.turns if turn.role == "assistant"]
     name = Path(path).name.lower()
     shares = {}

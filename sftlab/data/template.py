@@ -1,4 +1,4 @@
-"""The templates that are written here: a conversation becomes pieces by appending, never by searching.
+"""The built-in templates: a conversation becomes pieces by appending, never by searching.
 
 vicuna_v1.1, two exchanges (supervised pieces underlined; `</s>` is a special token, inserted by its id):
 
@@ -21,7 +21,7 @@ from sftlab.data.pieces import Piece, Pieces, Rendered, Stripping, Template
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-RULES = 3  # version of how conversations are written: raise it when other pieces come out
+RULES = 3  # version of how conversations are written: raise it when other pieces result
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
@@ -30,24 +30,24 @@ ALPACA_SYSTEM = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
 )
 WRITTEN = (VICUNA_SYSTEM, f"{ALPACA_SYSTEM}\n\n### Instruction:\n", "\n\n### Response:\n")
-"""What our templates write around turns, for who makes a tokenizer that has words for it."""
+"""What our templates write around turns, for tokenizers that should have tokens for it."""
 
 
 class WrittenTemplate(Template):
     """A template of this file: texts, system turns and tool results; no calls, no tools, no reasoning.
 
     Attributes:
-        system_first: A system turn can stand first alone.
+        system_first: Whether a system turn must be the first turn.
     """
 
     system_first = True
 
     @abstractmethod
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
-        """The pieces of turns that the template can write."""
+        """Return the pieces of turns that the template can write."""
 
     def rendered(self, turns: Sequence[Turn], tools: str = "") -> Rendered:
-        """One text; reasoning is left out.
+        """Return one text; reasoning is left out.
 
         Raises:
             BadRecord: A turn is of a kind that the template cannot write.
@@ -65,7 +65,7 @@ class WrittenTemplate(Template):
         return Rendered([self.pieces(turns)], rules)
 
     def prompt(self, turns: Sequence[Turn], tools: str = "") -> list[Piece]:
-        """The pieces before the answer to the last turn: exactly what training showed before an answer."""
+        """Return the pieces before the answer to the last turn: exactly what precedes an answer in training."""
         pieces = self.render([*turns, Turn("assistant", "x")], tools)
         while not pieces[-1].supervised:
             pieces.pop()
@@ -80,7 +80,7 @@ class Vicuna(WrittenTemplate):
     Args:
         name: vicuna_v1.1, or vicuna_short without a system text.
         tokenizer: Its end-of-sequence token ends an answer.
-        system: Stands first unless the conversation has a system turn.
+        system: The system text of conversations without a system turn.
     """
 
     answer_prefix = " "
@@ -109,7 +109,7 @@ class Vicuna(WrittenTemplate):
         return pieces.list
 
     def chat_template(self) -> str:
-        """In Jinja."""
+        """Return the template in Jinja."""
         default = f"{{{{ {_quoted(self.system + ' ')} }}}}" if self.system else ""
         return ("{{ bos_token }}" if self.bos else "") + (
             "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] + ' ' }}{% else %}"
@@ -140,7 +140,7 @@ class ChatML(WrittenTemplate):
         self.bos = _bos(tokenizer)
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
-        """One block per turn, a line break after each."""
+        """Write one block per turn, with a line break after each."""
         pieces = Pieces(self.stripping)
         for turn in turns:
             role, text, trained = turn.role, turn.text, turn.is_trained
@@ -154,7 +154,7 @@ class ChatML(WrittenTemplate):
         return pieces.list
 
     def chat_template(self) -> str:
-        """In Jinja."""
+        """Return the template in Jinja."""
         return (
             ("{{ bos_token }}" if self.bos else "")
             + "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
@@ -173,7 +173,7 @@ class Alpaca(WrittenTemplate):
         self.end_of_turn, self.bos = _eos(tokenizer, self.name), _bos(tokenizer)
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
-        """The answer follows ``### Response:`` at once, as GSM8K-RFT was trained."""
+        """Write the answer directly after ``### Response:``, as GSM8K-RFT was trained."""
         pieces, system = Pieces(self.stripping), ALPACA_SYSTEM
         if turns and turns[0].role == "system":
             system, turns = turns[0].text, turns[1:]
@@ -190,7 +190,7 @@ class Alpaca(WrittenTemplate):
         return pieces.list
 
     def chat_template(self) -> str:
-        """In Jinja."""
+        """Return the template in Jinja."""
         return (
             ("{{ bos_token }}" if self.bos else "")
             + "{% if messages[0]['role'] == 'system' %}{{ messages[0]['content'] }}{% else %}"
@@ -207,10 +207,10 @@ TEMPLATES = ("vicuna_v1.1", "vicuna_short", "chatml", "alpaca", "tokenizer")
 
 
 def get_template(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
-    """A template by name.
+    """Return a template by name.
 
     Raises:
-        ValueError: There is none of that name, or the tokenizer cannot write it.
+        ValueError: There is no template of that name, or the tokenizer cannot write it.
     """
     template = _named(name, tokenizer)
     template.stripping = Stripping.of(tokenizer)
@@ -232,10 +232,10 @@ def _named(name: str, tokenizer: PreTrainedTokenizerFast) -> Template:
 
 
 def checked_system(system: str | None) -> str:
-    """The system prompt of an ability; empty for none.
+    """Return the system prompt of an ability; empty for none.
 
     Raises:
-        ValueError: It is given and has no text.
+        ValueError: It is given but empty.
     """
     if system is not None and not system.strip():
         raise ValueError("system: the text is empty; leave it out for no system prompt")
@@ -249,7 +249,7 @@ def _eos(tokenizer: PreTrainedTokenizerFast, name: str) -> str:
 
 
 def _bos(tokenizer: PreTrainedTokenizerFast) -> str:
-    first = tokenizer("a")["input_ids"][0]  # of an empty text it could be the end, where that is the same token
+    first = tokenizer("a")["input_ids"][0]  # of an empty text it could be the end, if both are the same token
     return str(tokenizer.bos_token) if first == tokenizer.bos_token_id else ""
 
 

@@ -1,12 +1,12 @@
-"""Workers: conversations are fitted by threads, and by processes as soon as it is seen that those are faster.
+"""Workers: conversations are fitted by threads, or by processes once these are measured to be faster.
 
     this process: read, ask --stdin--> worker: render, tokenise, fit --stdout--> this process: number, write
 
-Threads are all that is needed where most of the time goes to the tokenizer, which works outside of Python's lock. A
-chat template in Jinja holds that lock, so that threads use little more than one core.
+Threads are enough if most of the time goes to the tokenizer, which releases Python's lock. A chat template in Jinja
+holds the lock, so that threads use little more than one core.
 
-A worker is a command with two pipes. Nothing is forked beside threads, nobody's script is run again, and a worker ends
-when its pipe does, however the process that started it has ended. It knows neither torch nor transformers.
+A worker is a command with two pipes. So no process with threads is forked, no user's script is run again, and a worker
+ends when its pipe closes, however its parent ended. It imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
     from sftlab.data.conversation import Conversation
     from sftlab.data.fitter import Fitted, Fitter
 
-_THREADS = 3  # give chunks to the tokenizer: while one waits for Python's lock, the cores work for the others
-_AHEAD = 2  # chunks that wait for a thread
-WINDOW_S = 3.0  # before the first look, and between looks: longer than workers take to start
-_GAIN = 1.25  # that processes must promise
-ALONE = {  # of the environment of a process that is one of many
+_THREADS = 3  # more than cores: while one thread waits for Python's lock, the others keep the cores busy
+_AHEAD = 2  # chunks waiting for a thread
+WINDOW_S = 3.0  # seconds before the first measurement and between measurements: longer than workers take to start
+_GAIN = 1.25  # least speedup for which processes are started
+ALONE = {  # in the environment of a process that is one of many
     "TOKENIZERS_PARALLELISM": "false",
     **dict.fromkeys(("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
 }
 
 
 class Asked(Protocol):
-    """Fits conversations elsewhere, asked by one thread at a time."""
+    """Fits conversations elsewhere; used by one thread at a time."""
 
     def ask(self, asked: bytes) -> list[Fitted] | None:
-        """What became of some conversations, pickled; None where their classes are not known there."""
+        """Return the pickled results of some conversations; None if their classes are not known there."""
 
     def kill(self) -> None:
-        """End it at once."""
+        """Stop it at once."""
 
 
 class Fitting:
-    """Fits conversations on all cores; what comes out is the same whoever does it.
+    """Fits conversations on all cores; the result is the same whoever fits them.
 
     Args:
         fit: Fits some conversations.
-        elsewhere: Gives those who fit on other machines, from the fitter pickled; None fits on this one.
+        elsewhere: Creates workers on other machines from the pickled fitter; None uses this machine.
     """
 
     def __init__(self, fit: Fitter, elsewhere: Callable[[bytes], Sequence[Asked]] | None = None) -> None:
@@ -79,7 +79,7 @@ class Fitting:
 
     @property
     def most_waiting(self) -> int:
-        """As many chunks may be on their way that whoever fits always finds one."""
+        """Number of chunks in flight: enough that every worker always finds one."""
         return max(_THREADS, len(self._workers)) + _AHEAD
 
     def submit(self, talks: Sequence[Conversation]) -> Future[list[Fitted]]:
@@ -98,7 +98,7 @@ class Fitting:
     def _asked(self, talks: Sequence[Conversation]) -> list[Fitted]:
         try:
             asked = pickle.dumps(talks)
-        except Exception:  # a user's reader may give texts of a class that no other process has
+        except Exception:  # a user's reader may return texts of a class that no other process has
             return self._fit.fitted(talks)
         worker = self._idle.get()
         try:
@@ -108,7 +108,7 @@ class Fitting:
         return self._fit.fitted(talks) if found is None else found
 
     def _pickled(self) -> bytes:
-        """The fitter for another process; nothing where no other can have it."""
+        """Return the pickled fitter for another process; None if no other process could load it."""
         try:
             return pickle.dumps(self._fit)
         except Exception:  # a text or a template of a class that no other process has
@@ -121,7 +121,7 @@ class Fitting:
         self._due = time.perf_counter() + WINDOW_S
 
     def _look(self) -> None:
-        """Start workers where what was seen since the last look says that they pay."""
+        """Start workers if the times measured since the last look show that they pay."""
         if not self._spent_s or self._last is None:
             return
         own_s, all_s = (now - then for now, then in zip(_processor_s(), self._since_s, strict=True))
@@ -143,22 +143,22 @@ class Fitting:
         try:
             for _ in range(count):
                 started.append(_Worker(setup))
-        except OSError:  # as many processes as there may be: these are the workers then
+        except OSError:  # as many processes as allowed: these are the workers
             self._can_leave = False
         self._take(started)
 
     def _take(self, workers: Sequence[Asked]) -> None:
-        """From now on these fit."""
+        """Use these workers from now on."""
         self._workers.extend(workers)
         for worker in self._workers:
             self._idle.put(worker)
         if self._workers:
-            self._pools[-1].shutdown(wait=False)  # what it has begun it ends
+            self._pools[-1].shutdown(wait=False)  # a worker finishes its current chunk
             self._pools.append(ThreadPoolExecutor(len(self._workers)))
 
 
 def _cores() -> int:
-    """Cores to use: ``RAYON_NUM_THREADS`` bounds the tokenizer's threads, and so what takes their place."""
+    """Return the cores to use: ``RAYON_NUM_THREADS`` bounds the tokenizer's threads, and so what replaces them."""
     asked = os.environ.get("RAYON_NUM_THREADS", "")
     return min(num_cores(), int(asked)) if asked.isdecimal() and int(asked) else num_cores()
 
@@ -168,27 +168,27 @@ def _processor_s() -> tuple[float, float]:
 
 
 def num_workers(own_s: float, python_s: float, tokenizer_s: float, carried_s: float, cores: int) -> int:
-    """How many processes should fit conversations, 0 where threads are about as fast.
+    """Return how many processes should fit conversations; 0 if threads are about as fast.
 
     Args:
         own_s: Processor time of reading and writing, which stays in this process.
-        python_s: Of fitting, under Python's lock.
-        tokenizer_s: Of fitting, outside of it.
-        carried_s: It would take this process to send the conversations and to receive what came of them.
-        cores: There are.
+        python_s: Processor time of fitting that holds Python's lock.
+        tokenizer_s: Processor time of fitting that does not.
+        carried_s: Processor time for sending conversations and receiving results.
+        cores: Number of cores.
     """
     threads_s = max(own_s + python_s, (own_s + python_s + tokenizer_s) / cores)
     fitting_s = python_s + tokenizer_s + carried_s
-    count = min(cores, math.ceil(fitting_s / max(own_s + carried_s, 1e-9)))  # more would wait for this process
+    count = min(cores, math.ceil(fitting_s / max(own_s + carried_s, 1e-9)))  # more processes would wait for this one
     processes_s = max(own_s + carried_s, (own_s + carried_s + fitting_s) / cores, fitting_s / max(count, 1))
     return count if cores > 1 and processes_s * _GAIN < threads_s else 0
 
 
 class _Worker:
-    """A process that fits, asked by one thread at a time.
+    """A process that fits; used by one thread at a time.
 
     Args:
-        setup: The fitter, pickled.
+        setup: The pickled fitter.
     """
 
     def __init__(self, setup: bytes) -> None:
@@ -198,16 +198,16 @@ class _Worker:
             [sys.executable, "-P", "-m", __name__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what goes wrong there is told here, once
+            stderr=subprocess.DEVNULL,  # its errors are reported here, once
             env={**os.environ, **ALONE, "PYTHONPATH": paths},
-            start_new_session=True,  # Ctrl-C is for the process that started it
+            start_new_session=True,  # Ctrl-C goes to the parent
         )
 
     def ask(self, asked: bytes) -> list[Fitted] | None:
-        """What became of some conversations; None where the process cannot know their classes or the fitter's.
+        """Return the pickled results; None if the process does not know their classes or the fitter's.
 
         Raises:
-            ValueError: As of the fitter, or the process has died.
+            ValueError: The fitter raised it, or the process has died.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -225,10 +225,10 @@ class _Worker:
         return found
 
     def _tell_death(self) -> None:
-        """Tell why it is dead, unless a Python such as this one cannot be started at all.
+        """Report why it died, unless this Python cannot be started as a subprocess at all.
 
         Raises:
-            ValueError: It was killed, or it died after it had answered.
+            ValueError: It was killed, or died after it had answered.
         """
         status = self._process.wait()
         if status > 0 and not self._has_answered:
@@ -241,23 +241,23 @@ class _Worker:
         )
 
     def kill(self) -> None:
-        """End it at once: it owns nothing."""
+        """Kill it: it holds no state."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             try:
                 pipe.close()
-            except OSError:  # what it was not sent is nobody's
+            except OSError:  # nobody waits for what was not sent
                 continue
 
 
 def _work() -> None:
-    """Answer until the pipe ends: first comes the fitter, then chunks of conversations."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # its end is that of its pipe
+    """Answer until the pipe closes: first comes the fitter, then chunks of conversations."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # end when the pipe does
         signal.signal(number, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what some library prints is not an answer
+    os.dup2(2, 1)  # what a library prints is not an answer
     try:
         fit = loaded(pickle.load(sys.stdin.buffer))
         while True:
@@ -269,7 +269,7 @@ def _work() -> None:
 
 
 def loaded(message: bytes) -> Any:
-    """What was sent; None where its classes are not to be found in this process."""
+    """Unpickle a message; None if its classes cannot be imported in this process."""
     try:
         return pickle.loads(message)
     except Exception:
@@ -277,7 +277,7 @@ def loaded(message: bytes) -> Any:
 
 
 def answer(fit: Fitter | None, talks: Sequence[Conversation] | None) -> bytes:
-    """What became of some conversations, or the error, pickled; two times None where something was not loaded."""
+    """Return the pickled results or the pickled error of some conversations; (None, None) if something did not load."""
     if fit is None or talks is None:
         return pickle.dumps((None, None))
     try:
@@ -286,7 +286,7 @@ def answer(fit: Fitter | None, talks: Sequence[Conversation] | None) -> bytes:
         error.add_note(f"In a worker process:\n{traceback.format_exc()}")
         try:
             pickle.loads(answer := pickle.dumps((None, error)))
-        except Exception:  # errors of some libraries cannot be sent
+        except Exception:  # errors of some libraries cannot be pickled
             answer = pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")))
         return answer
 

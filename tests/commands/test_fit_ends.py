@@ -41,7 +41,7 @@ def ends(monkeypatch, signals):
 
     def fit(train):
         fake = types.ModuleType("sftlab.cli")
-        fake.LabCLI, fake.freeze_imports, fake.told_in_a_message = train, lambda: None, contextlib.nullcontext
+        fake.LabCLI, fake.freeze_imports = train, lambda: None
         monkeypatch.setitem(sys.modules, "sftlab.cli", fake)
         return main(["fit"])
 
@@ -129,12 +129,12 @@ def test_a_signal_where_python_passes_over_exceptions_ends_the_command_too(where
 
 
 RANK = """
-import contextlib, sys, time, types
+import sys, time, types
 cli = types.ModuleType("sftlab.cli")
 def train():
     print("trains", flush=True)
     time.sleep(60)
-cli.LabCLI, cli.freeze_imports, cli.told_in_a_message = train, lambda: None, contextlib.nullcontext
+cli.LabCLI, cli.freeze_imports = train, lambda: None
 sys.modules["sftlab.cli"] = cli
 from sftlab.__main__ import main
 main(["fit"])
