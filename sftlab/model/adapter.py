@@ -84,31 +84,31 @@ class LoRA:
         return self.alpha / self.r
 
     def mode(self, stage: str) -> StageMode:
-        """What a stage does with the adapter."""
+        """Return what a stage does with the adapter."""
         return self.stages.get(stage, "carried") if isinstance(self.stages, dict) else self.stages
 
     def check(self, stages: Sequence[str]) -> None:
         """Check that all named stages exist.
 
         Raises:
-            ValueError: One does not.
+            ValueError: A stage does not exist.
         """
         unknown = sorted(set(self.stages) - set(stages)) if isinstance(self.stages, dict) else []
         if unknown:
             raise ValueError(f"model.adapter.stages: no stage named {unknown}; the stages are {list(stages)}")
 
     def settings(self) -> dict[str, Any]:
-        """The options that determine the weights, without the modes of stages, which are part of each stage's key."""
+        """Return the options that determine the weights, except the stages' modes, which are in the stages' keys."""
         return {name: value for name, value in vars(self).items() if name != "stages"}
 
     def begins(self, before: str | None, stage: str) -> bool:
-        """Whether a stage starts a new adapter after that of the previous stage has been merged."""
+        """Return whether a stage starts a new adapter after merging that of the previous stage."""
         if before is None or self.mode(before) == "off":
             return False
         return self.mode(before) == "merged" or self.mode(stage) == "off"
 
     def key(self, before: str | None, stage: str) -> list[bool]:
-        """The effect of the modes on a stage's weights, given those that it starts from; part of the stage's key."""
+        """Return the effect of the modes on a stage's weights, given its initial weights; part of the stage's key."""
         return [self.begins(before, stage), self.mode(stage) == "off"]
 
 
@@ -160,7 +160,7 @@ class LiveAdapter:
             local(weight).copy_(merged(local(weight), a, b, self.lora.scale, is_transposed(layer), rows))
 
     def begin_stage(self, before: StagePlan | None, stage: StagePlan) -> bool:
-        """Prepare the first step of a stage; returns whether it starts a new adapter."""
+        """Prepare the first step of a stage; return whether it starts a new adapter."""
         name = stage.stage.name
         begins = self.lora.begins(before.stage.name if before is not None else None, name)
         if begins:
@@ -184,21 +184,21 @@ class LiveAdapter:
         return bool(self.base) and not self.is_base_changed
 
     def is_kept(self, name: str) -> bool:
-        """Whether a checkpoint holds the weight of this name; weights of an unchanged base are left out."""
+        """Return whether a checkpoint holds the weight of this name; weights of an unchanged base are left out."""
         return is_adapter(name) or not self.is_apart
 
     def note(self) -> dict[str, Any]:
-        """What a checkpoint holds about the adapter beside its weights."""
+        """Return what a checkpoint holds about the adapter besides its weights."""
         return {"base": self.base, "is_base_changed": self.is_base_changed, **self.config()}
 
     def config(self) -> dict[str, Any]:
-        """The options needed to merge the adapter, by PEFT's names."""
+        """Return the options needed to merge the adapter, under PEFT's names."""
         lora = self.lora
         return {"r": lora.r, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": self.targets}
 
 
 def attach(lora: LoRA, model: PreTrainedModel, blocks: nn.Module) -> list[str]:
-    """Attach an adapter to the linear layers of the blocks; returns the names of these layers.
+    """Attach an adapter to the linear layers of the blocks; return the names of these layers.
 
     Raises:
         ValueError: A target module does not exist.
@@ -218,7 +218,7 @@ def attach(lora: LoRA, model: PreTrainedModel, blocks: nn.Module) -> list[str]:
 
 
 def peft_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
-    """The content of PEFT's adapter_config.json."""
+    """Return the content of PEFT's adapter_config.json."""
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -230,15 +230,15 @@ def peft_config(config: Mapping[str, Any], base: str) -> dict[str, Any]:
 
 
 def is_adapter(name: str) -> bool:
-    """Whether a weight of this name belongs to an adapter."""
+    """Return whether a weight of this name belongs to an adapter."""
     return f".{_A}." in name or f".{_B}." in name
 
 
 def check_pairs(where: str, adapter: Mapping[str, torch.Tensor], rank: int) -> None:
-    """Look whether weights are those of LoRA and nothing else.
+    """Check that weights are those of LoRA and nothing else.
 
     Raises:
-        ValueError: One is of another kind, stands alone, or is of another rank.
+        ValueError: A weight is of another kind, has no partner, or has another rank.
     """
     for name, weight in adapter.items():
         mine, partner, axis = (_A, _B, 0) if f".{_A}." in name else (_B, _A, 1)
@@ -252,7 +252,7 @@ def check_pairs(where: str, adapter: Mapping[str, torch.Tensor], rank: int) -> N
 
 
 def pairs(adapter: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """The name of each weight that an adapter changes, with its A and its B."""
+    """Return the name of each weight that an adapter changes, with its A and its B."""
     for name in adapter:
         if f".{_A}." in name:
             yield name.replace(f".{_A}.", "."), adapter[name], adapter[name.replace(f".{_A}.", f".{_B}.")]
@@ -261,10 +261,10 @@ def pairs(adapter: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tens
 def merged(
     weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float, transposed: bool, rows: slice = slice(None)
 ) -> torch.Tensor:
-    """Rows of a weight with the adapter added, in the weight's own precision.
+    """Return rows of a weight with the adapter added, in the weight's own precision.
 
     Args:
-        weight: The rows [rows, in] of W; of a transposed one [rows, out].
+        weight: The rows [rows, in] of W; if transposed, [rows, out].
         a: A [r, in].
         b: B [out, r].
         scale: Factor of their product.
@@ -272,7 +272,7 @@ def merged(
         rows: Which rows of W these are.
 
     Raises:
-        ValueError: The adapter is one of a weight of another shape.
+        ValueError: The adapter belongs to a weight of another shape.
     """
     left, right = (a.T, b.T) if transposed else (b, a)
     with torch.autocast(weight.device.type, enabled=False):
@@ -284,12 +284,12 @@ def merged(
 
 
 def is_linear(layer: nn.Module) -> bool:
-    """Whether a layer can be adapted."""
+    """Return whether a layer can be adapted."""
     return isinstance(layer, nn.Linear) or is_transposed(layer)
 
 
 def is_transposed(layer: nn.Module) -> bool:
-    """Whether the weight of a layer is [in, out]."""
+    """Return whether the weight of a layer is [in, out]."""
     return type(layer).__name__ == _TRANSPOSED
 
 
@@ -298,12 +298,12 @@ def _part(whole: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
 
 def _linear_names(blocks: nn.Module) -> list[str]:
-    """Names of the linear layers of the blocks, without where they stand."""
+    """Return the names of the linear layers of the blocks, relative to their block."""
     return sorted({name.rpartition(".")[2] for name, layer in blocks.named_modules() if is_linear(layer)})
 
 
 def _adapt(layer: Any, lora: LoRA) -> None:
-    """Put A, B and dropout beside a linear layer, whose output they add to."""
+    """Attach A, B and dropout to a linear layer, whose output they add to."""
     weight: Any = layer.weight
     size_out, size_in = reversed(weight.shape) if is_transposed(layer) else (layer.out_features, layer.in_features)
     dtype = weight.dtype if weight.dtype.is_floating_point else torch.float32

@@ -1,10 +1,10 @@
-"""Asynchronous saving: a sharded checkpoint is written while training goes on.
+"""Asynchronous saving: a sharded checkpoint is written while training continues.
 
-    begin     every process copies its part and goes on with training
+    begin     every process copies its part and continues training
     write     a thread on each writes its shards into a partial folder; process 0 renames it when all are there
     finish    before the next save, and at the run's end: every process waits, and all of them learn of an error
 
-Until it has its name it is not a checkpoint; what it replaces is removed after that, so one is always whole.
+It becomes a checkpoint only when renamed; the one it replaces is removed after that, so one is always complete.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ class AsyncSave:
     """One process's part in writing a sharded checkpoint while training goes on.
 
     Args:
-        is_zero: This is process 0.
+        is_zero: Whether this is process 0.
     """
 
     def __init__(self, is_zero: bool) -> None:
         self._is_zero = is_zero
-        self._group: Any = None  # the thread's own: training has the other one
+        self._group: Any = None  # the thread's own group: training uses the other one
         self._written: Future[None] | None = None
         self._path = Path()
-        self._replaced: list[Path] = []  # to be removed when it is whole
+        self._replaced: list[Path] = []  # to be removed when the checkpoint is complete
         self._is_whole = False
         self._lock = threading.Lock()
 
     def begin(self, state: dict[str, Any], rest: dict[str, Any], partial: Path, path: Path) -> None:
-        """Copy what is to be saved and write it in the background; call it on every process, after ``finish``.
+        """Copy the state and write it in the background. Call it on every process, after ``finish``.
 
         Args:
             state: Weights and optimizer states.
-            rest: All that is in a checkpoint beside them.
+            rest: Everything else in the checkpoint.
             partial: A folder beside ``path``.
-            path: Its name when it is complete.
+            path: The name of the complete checkpoint.
         """
         assert self._written is None
         if self._group is None:
             self._group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
         beside = io.BytesIO()
         if self._is_zero:
-            torch.save(rest, beside)  # now: training goes on changing it
+            torch.save(rest, beside)  # copied now, because training changes it
         self._path, self._replaced, self._is_whole = path, [], False
         partial.mkdir(parents=True, exist_ok=True)
         shards = cast("Future[Any]", dcp.async_save(state, checkpoint_id=partial, process_group=self._group))
@@ -77,10 +77,10 @@ class AsyncSave:
                 discard(path)
 
     def remove(self, path: Path) -> bool:
-        """Remove another checkpoint once this one is whole, and never if it fails.
+        """Remove another checkpoint once this one is complete, and not if it fails.
 
         Returns:
-            Whether that is taken care of; else none is being written.
+            Whether a checkpoint is being written; else the caller removes the other one.
         """
         with self._lock:
             if self._written is None or self._is_whole:
@@ -89,11 +89,11 @@ class AsyncSave:
             return True
 
     def finish(self) -> None:
-        """Wait until the checkpoint is whole; call it on every process.
+        """Wait until the checkpoint is complete. Call it on every process.
 
         Raises:
-            OSError: The disk of some process is full or does not let itself be written.
-            ValueError: It could not be written for another reason.
+            OSError: A process's disk is full or not writable.
+            ValueError: The checkpoint could not be written for another reason.
         """
         if self._written is None:
             return

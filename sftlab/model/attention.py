@@ -29,14 +29,14 @@ def per_document_attention(
     s_aux: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention inside each example of one flat row.
+    """Compute causal attention inside each example of one flat row.
 
     Args:
         module: The attention layer that calls.
         query: [1, heads, tokens, head size].
         key: [1, key-value heads, tokens, head size].
         value: Like ``key``.
-        attention_mask: Must be None: the lengths say it all.
+        attention_mask: Must be None: the lengths define the mask.
         dropout: Probability of dropping an attention weight.
         scaling: Factor of the scores; one over the root of the head size by default.
         document_lengths: Tokens of each example, in order; they sum to ``tokens``.
@@ -74,14 +74,14 @@ def per_document_attention(
 
 
 def register_attention() -> None:
-    """Make ``per_document`` known to transformers."""
+    """Register ``per_document`` with transformers."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(PER_DOCUMENT, per_document_attention)
 
 
 def attentions_to_try(device: torch.device) -> list[str]:
-    """What ``auto`` chooses from, the fastest first; the first that keeps examples apart is taken."""
+    """Return the candidates of ``auto``, the fastest first; the first that keeps examples apart is chosen."""
     from transformers.utils import is_flash_attn_2_available
 
     if device.type == "cpu":

@@ -37,7 +37,7 @@ ATTENTIONS = ("auto", "per_document", "sdpa", "flash_attention_2", "flex_attenti
 
 
 def resolve_path(path: str) -> str:
-    """Where the weights lie: the folder of a base that ships with the package (``lab:base``), else the path itself.
+    """Return where the weights are: the folder of a base that ships with the package (``lab:base``), else the path.
 
     Raises:
         ValueError: There is no base of that name.
@@ -46,7 +46,7 @@ def resolve_path(path: str) -> str:
 
 
 def hub_name(path: str) -> tuple[str, str | None]:
-    """A model's folder or hub id without the revision that it may ask for, ``owner/name@revision``, and that revision.
+    """Split a model's folder or hub id and the revision that it may ask for: ``owner/name@revision``.
 
     Raises:
         ValueError: Behind the ``@`` of a hub id stands nothing that names a branch, tag or commit.
@@ -60,17 +60,17 @@ def hub_name(path: str) -> tuple[str, str | None]:
 
 
 def _pinned(path: str) -> tuple[str, dict[str, str]]:
-    """What ``from_pretrained`` is asked for."""
+    """Return the arguments of ``from_pretrained``."""
     name, revision = hub_name(resolve_path(path))
     return name, {"revision": revision} if revision else {}
 
 
 @functools.cache
 def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
-    """The tokenizer of a model folder or id; ``lab:*`` and ``lab-*`` name the embedded one.
+    """Load the tokenizer of a model folder or id; ``lab:*`` and ``lab-*`` name the embedded one.
 
     Raises:
-        ValueError: There is none, or it has no fast implementation.
+        ValueError: There is no tokenizer, or it has no fast implementation.
     """
     if path.startswith(LAB) or path in LAB_SIZES:
         return lab_tokenizer()
@@ -79,7 +79,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
     name, revision = _pinned(path)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code, **revision)
-    except Exception as error:  # of damaged files the library fails in every way that there is
+    except Exception as error:  # with damaged files the library may raise anything
         raise ValueError(_not_loadable("tokenizer", path, error)) from error
     if not tokenizer.is_fast:
         raise ValueError(f"model.path: the tokenizer of {path!r} has no fast form; save it once with use_fast=True")
@@ -91,7 +91,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
 
 
 def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The architecture: of a path, of a base or size of the lab, or a LLaMA from keyword arguments.
+    """Load the architecture: of a path, of a base or size of the lab, or a LLaMA from keyword arguments.
 
     Raises:
         ValueError: The path holds no model, the keyword arguments describe none, or neither was given.
@@ -118,7 +118,7 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
 
 
 def _check_dropout(where: str, config: Mapping[str, Any]) -> None:
-    """Refuse what no layer could drop: it would be found at the first step."""
+    """Refuse a dropout that no layer accepts, which would fail only at the first step."""
     for name, value in config.items():
         if name.endswith(("dropout", "pdrop")) and isinstance(value, (int, float)):
             within(f"{where}{name}", value, 0, 1)
@@ -130,7 +130,7 @@ _checked: set[str] = set()
 
 
 def _llama_config(key: str, cls: type[LlamaConfig], config: dict[str, Any]) -> LlamaConfig:
-    """A LLaMA's config that a model can be built of and run: tried once, without memory for its weights."""
+    """Build a LLaMA's config and check it by building the model once, without memory for its weights."""
     from transformers import AutoModelForCausalLM
 
     for name in _SIZES:
@@ -144,7 +144,7 @@ def _llama_config(key: str, cls: type[LlamaConfig], config: dict[str, Any]) -> L
                 model = AutoModelForCausalLM.from_config(made)
                 model(torch.zeros(1, 4, dtype=torch.long), attention_mask=torch.zeros(1, 1, 4, 4), use_cache=False)
             _checked.add(key)
-    except Exception as error:  # its own checks of types, or layers that do not fit together: of many classes
+    except Exception as error:  # transformers' type checks, layers that do not fit together: any kind of error
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"model.config: no LLaMA can be built of it ({type(error).__name__}: {reason})") from error
     return made
@@ -157,10 +157,10 @@ def load_model(
     trust_remote_code: bool = False,
     quantise: str | None = None,
 ) -> PreTrainedModel:
-    """A pretrained model with all of its weights, from safetensors alone; an adapter is added to those of its base.
+    """Load a pretrained model with all its weights, from safetensors only; an adapter is merged into its base.
 
     Raises:
-        ValueError: The path holds no model, or one that is damaged or incomplete; an adapter's base is gone or another.
+        ValueError: The model is missing, damaged or incomplete, or an adapter's base is missing or has changed.
     """
     from transformers import AutoModelForCausalLM
 
@@ -170,7 +170,7 @@ def load_model(
     if (base := adapter_base(Path(place))) is not None:
         if quantise:
             raise ValueError(f"model.path: {path} is an adapter; export it with --merge to hold it in 4 bits")
-        # In full precision, as a merged export is made: both are then the same weights in any other.
+        # Merged in full precision, like a merged export, so that both have the same weights in any precision.
         model = load_model(checked_base(Path(place), base), attention, torch.float32, trust_remote_code)
         return _with_adapter(model, Path(place)).to(dtype)  # type: ignore[arg-type]
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, "use_safetensors": True, **revision}
@@ -191,15 +191,15 @@ def load_model(
     tell_leftover(path, loading["unexpected_keys"])
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     if model.config.tie_word_embeddings and head is not None and head.weight is not embedding.weight:
-        model.config.tie_word_embeddings = False  # the files have a head of its own, whatever their config says
+        model.config.tie_word_embeddings = False  # the files have a separate head, whatever their config says
     return model
 
 
 def checked_base(folder: Path, base: str) -> str:
-    """The base of an adapter, when it is still what the adapter was trained on.
+    """Return the base of an adapter, checked to be what the adapter was trained on.
 
     Raises:
-        ValueError: It is gone, or has changed.
+        ValueError: The base is missing or has changed.
     """
     wanted = noted_base_hash(folder)
     if not base.startswith(LAB) and wanted is not None and "@" not in wanted and not Path(base).is_dir():
@@ -221,7 +221,7 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
         except AttributeError:
             raise ValueError(f"{folder / ADAPTER} changes {name}, which its base does not have") from None
         if sum(one is weight for _, one in model.named_parameters(remove_duplicate=False)) > 1:
-            layer.weight = weight = torch.nn.Parameter(weight.clone())  # tied: the other one stays as it is
+            layer.weight = weight = torch.nn.Parameter(weight.clone())  # tied: the other name has no weight of its own
             model.config.tie_word_embeddings = False
         try:
             weight.copy_(merged(weight, a, b, config["lora_alpha"] / config["r"], is_transposed(layer)))
@@ -231,7 +231,7 @@ def _with_adapter(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 def four_bits() -> dict[str, Any]:
-    """How transformers is asked for weights in 4 bits on this process's GPU.
+    """Return transformers' config for weights in 4 bits on this process's GPU.
 
     Raises:
         ValueError: There is no GPU, or bitsandbytes is not installed.
@@ -251,12 +251,12 @@ def four_bits() -> dict[str, Any]:
 
 
 def is_random(path: str | None, config: Mapping[str, Any] | None) -> bool:
-    """Whether the weights of a model are drawn, and stand nowhere."""
+    """Return whether the weights of a model are random and not stored anywhere."""
     return path is None or config is not None or path in LAB_SIZES
 
 
 def content_hash(path: str | None, config: Mapping[str, Any] | None, trust_remote_code: bool = False) -> str:
-    """Hash of the weights that training starts from: of a folder its files, of a hub id its commit.
+    """Hash the weights that training starts from: the files of a folder, the commit of a hub id.
 
     Random weights are determined by the architecture and the seed; an adapter by its files and its base.
     """
@@ -278,15 +278,15 @@ def content_hash(path: str | None, config: Mapping[str, Any] | None, trust_remot
 
 
 def _architecture(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's config without who wrote it."""
+    """Return a model's config without its provenance."""
     return {key: value for key, value in config.items() if not key.startswith("_") and key != "transformers_version"}
 
 
 def generation_ends(path: str | None) -> list[int]:
-    """The token ids at which a model's makers end its generation: of a generation_config.json that lies beside it.
+    """Return the token ids at which generation ends according to the model's generation_config.json.
 
     Raises:
-        ValueError: That file is damaged.
+        ValueError: The file is damaged.
     """
     from transformers import GenerationConfig
 
@@ -298,7 +298,7 @@ def generation_ends(path: str | None) -> list[int]:
     try:
         ends = cast(Any, GenerationConfig).from_pretrained(place, **revision).eos_token_id
     except Exception as error:  # as above
-        if not Path(place).is_dir():  # a model of the hub that has none
+        if not Path(place).is_dir():  # a hub model without the file
             return []
         raise ValueError(_not_loadable("generation_config.json", path, error)) from error
     listed = ends if isinstance(ends, list) else [ends]
@@ -313,11 +313,11 @@ def build_backbone(
     trust_remote_code: bool = False,
     quantise: str | None = None,
 ) -> PreTrainedModel:
-    """The model with its weights: pretrained when ``path`` names a folder or id, random otherwise.
+    """Build the model with its weights: pretrained if ``path`` names a folder or id, random otherwise.
 
     ``attention`` None takes transformers' default for the architecture.
 
-    Caching is off: with it on, transformers stops telling packed examples apart, in silence.
+    Caching is off: with it, transformers silently stops separating packed examples.
 
     Raises:
         ValueError: The path holds no model.
@@ -337,12 +337,12 @@ def build_backbone(
 
 
 def count_parameters(config: PretrainedConfig) -> int:
-    """Parameters of an architecture, counted without allocating them."""
+    """Count the parameters of an architecture without allocating them."""
     return sum(p.numel() for p in empty_model(config).parameters())
 
 
 def empty_model(config: PretrainedConfig) -> PreTrainedModel:
-    """An architecture without weights."""
+    """Build an architecture without weights."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):

@@ -1,6 +1,6 @@
-"""The model card: a README.md whose head the hub reads, and below it what was trained and what it scored.
+"""The model card: a README.md with metadata for the hub, what was trained and the scores.
 
-The licence is the user's to choose: it is that of the base and of the data.
+The card names no licence: the user must choose one that the base and the data allow.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 from sftlab.plan.ledger import LedgerRow
 from sftlab.results.score import ScoreRow
 
-FROM_SCRATCH = "a LLaMA from scratch"  # the base of a model that had none
+FROM_SCRATCH = "a LLaMA from scratch"  # the base of a model trained from scratch
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def model_card(note: Mapping[str, Any], rows: Sequence[LedgerRow], scores: Sequence[ScoreRow] = ()) -> str:
-    """A model card in Markdown.
+    """Return a model card in Markdown.
 
     Args:
-        note: What the model was made from, as an export holds it.
+        note: The model's origin, as stored in an export.
         rows: What was trained.
-        scores: Of the model itself.
+        scores: Scores of this model.
     """
     import yaml
 
@@ -55,13 +55,13 @@ def model_card(note: Mapping[str, Any], rows: Sequence[LedgerRow], scores: Seque
 
 
 def hub_id(path: str) -> str | None:
-    """The hub id that a model was loaded by, without its revision; None for a folder or a base of the lab."""
+    """Return the hub id that a model was loaded by, without its revision; None for a folder or a base of the lab."""
     name = path.partition("@")[0]
     return name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
 def _shown(base: str) -> str:
-    """A base without the folders of the machine that it lay on."""
+    """Return a base without folders of this machine."""
     return base if hub_id(base) or "/" not in base else Path(base).name
 
 
@@ -94,7 +94,7 @@ def _settings(training: Mapping[str, Any]) -> list[str]:
 
 
 def _cell(value: object) -> str:
-    """On one line, and no end of a cell."""
+    """Put a text on one line and escape what would end a cell."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 

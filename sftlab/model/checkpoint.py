@@ -1,4 +1,4 @@
-"""Checkpoints written whole and loaded without running code, as one file or as a folder of FSDP2 shards.
+"""Checkpoints, written atomically and loaded without running code, as one file or as a folder of FSDP2 shards.
 
 save   one file: torch.save to a partial beside it, flush, fsync, rename
 shards: every process writes into one partial folder, process 0 fsyncs and renames it
@@ -40,13 +40,13 @@ _ALLOWED = {
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, under their names only when complete; reads folders of shards too."""
+    """Writes Lightning's checkpoint files, named only when complete; also reads folders of shards."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint file beside its final name and rename it.
 
         Raises:
-            OSError: The disk is full or does not let itself be written.
+            OSError: The disk is full or not writable.
         """
         if "://" in str(path) or storage_options is not None:
             return super().save_checkpoint(checkpoint, path, storage_options)
@@ -59,33 +59,33 @@ class WholeCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Callable | None = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """A checkpoint as plain values and tensors on the CPU, whatever ``weights_only`` says.
+        """Load a checkpoint as plain values and tensors on the CPU, whatever ``weights_only`` says.
 
         Raises:
-            ValueError: It is missing, damaged, or holds objects of other kinds.
+            ValueError: The checkpoint is missing, damaged, or holds other objects.
         """
         if "://" in str(path):
             return super().load_checkpoint(path, weights_only=True)
         return gathered(Path(path)) if is_sharded(Path(path)) else load_file(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Take the name away first: a kill on the way leaves no half of a checkpoint under it."""
+        """Rename before removing, so that an interrupted removal leaves no partial checkpoint."""
         if "://" in str(path):
             return super().remove_checkpoint(path)
         return discard(Path(path))
 
 
 def write_whole(trainer: Trainer) -> None:
-    """Let a trainer write its checkpoints whole, unless it was given a way of its own."""
+    """Let a trainer write its checkpoints atomically, unless it has a checkpoint plugin of the user's."""
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
 
 
 def load_file(path: Path) -> dict[str, Any]:
-    """The entries of a checkpoint file; tensors stay on the disk until they are used.
+    """Return the entries of a checkpoint file; tensors stay on disk until they are used.
 
     Raises:
-        ValueError: It is missing, damaged, or holds objects that only running code could build.
+        ValueError: The file is missing, damaged, or holds objects that can only be built by running code.
     """
     contents(path)
     try:
@@ -96,13 +96,13 @@ def load_file(path: Path) -> dict[str, Any]:
 
 
 class ShardReader(dcp.FileSystemReader):
-    """Reads shards whose table of contents names nothing but torch's own descriptions of tensors."""
+    """Reads shards whose metadata contains only torch's own descriptions of tensors."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The table of contents.
+        """Read the metadata.
 
         Raises:
-            ValueError: It is damaged, or asks for code to be run.
+            ValueError: The metadata is damaged, or would run code.
         """
         path = Path(self.path) / METADATA
         metadata = _Descriptions(path).load()
@@ -119,7 +119,7 @@ class _Descriptions(pickle.Unpickler):
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        module = "pathlib" if module == "pathlib._local" else module  # as Python 3.13 alone calls it
+        module = "pathlib" if module == "pathlib._local" else module  # named like this in Python 3.13 only
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
         if not is_dtype and (module, name) not in _ALLOWED:
             raise ValueError(
@@ -132,18 +132,18 @@ class _Descriptions(pickle.Unpickler):
             return super().load()
         except ValueError:
             raise
-        except Exception:  # garbage can fail in every way that there is
+        except Exception:  # garbage may raise anything
             raise ValueError(f"{self._path} is damaged") from None
 
 
 class ShardPlanner(DefaultLoadPlanner):
-    """Loads tensors and plain values; torch's own unpickles the values without a look."""
+    """Loads tensors and plain values; torch's own planner would unpickle anything."""
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Put a plain value where it belongs.
+        """Store a plain value.
 
         Raises:
-            ValueError: It is an object that only running code could build.
+            ValueError: It is an object that can only be built by running code.
         """
         name = read_item.dest_index.fqn
         try:
@@ -158,7 +158,7 @@ class ShardPlanner(DefaultLoadPlanner):
 
 
 def load_shards(state: dict[str, Any], path: Path, is_alone: bool = False) -> None:
-    """Fill a state with what the shards hold, on every process, or on this one ``is_alone``.
+    """Fill a state from the shards, on all processes, or on this one alone if ``is_alone``.
 
     Raises:
         ValueError: The checkpoint is damaged or would run code.
@@ -168,17 +168,17 @@ def load_shards(state: dict[str, Any], path: Path, is_alone: bool = False) -> No
 
 def _load(state: dict[str, Any], path: Path, planner: ShardPlanner, is_alone: bool) -> None:
     contents(path)
-    ShardReader(path).read_metadata()  # first: dcp goes on after an error of this, and logs a traceback
-    warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is what is meant
+    ShardReader(path).read_metadata()  # checked first: dcp would continue after such an error and log a traceback
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is intended
     try:
         dcp.load(state, storage_reader=ShardReader(path), planner=planner, no_dist=is_alone)
-    except CheckpointException as error:  # what happened on each process
+    except CheckpointException as error:  # the errors of each process
         causes = [cause for cause, _ in error.failures.values()]
         raise next((cause for cause in causes if isinstance(cause, ValueError)), causes[0]) from None
 
 
 def gathered(path: Path) -> dict[str, Any]:
-    """A folder of shards as the checkpoint file that one process would have written.
+    """Return a folder of shards as the checkpoint that one process would have written.
 
     Raises:
         ValueError: The checkpoint is damaged or would run code.
@@ -202,7 +202,7 @@ def _empty(entry: Any) -> Any:
 
 
 def _nested(flat: dict[str, Any], paths: dict[str, tuple[str | int, ...]]) -> dict[str, Any]:
-    """Flat names as the dictionaries and lists that they came from."""
+    """Rebuild nested dictionaries and lists from flat names."""
     root: dict[Any, Any] = {}
     for name, value in flat.items():
         *parents, last = paths[name]
@@ -217,7 +217,7 @@ def _nested(flat: dict[str, Any], paths: dict[str, tuple[str | int, ...]]) -> di
 
 
 def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
-    """An optimizer's state with parameters by number, as torch saves it, instead of names."""
+    """Return an optimizer's state by parameter number, as torch saves it, instead of by name."""
     names = [name for group in optimizer["param_groups"] for name in group["params"]]
     number_of = {name: number for number, name in enumerate(names)}
     state = {number_of[name]: values for name, values in optimizer.get("state", {}).items()}
@@ -226,7 +226,7 @@ def _numbered(optimizer: dict[str, Any]) -> dict[str, Any]:
 
 
 def named_state(state: dict[str, Any], model: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """The reverse: parameters by their names in a model, instead of their numbers in its optimizer."""
+    """Return an optimizer's state by parameter name instead of number."""
     name_of = {parameter: name for name, parameter in model.named_parameters()}
     names = [name_of[parameter] for group in optimizer.param_groups for parameter in group["params"]]
     groups = [{**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]]

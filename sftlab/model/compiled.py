@@ -1,9 +1,9 @@
 """torch.compile of a model's layers, one at a time, so that rows of all lengths share few graphs.
 
-Each layer is compiled where it stands: weights keep their names, and what wraps, exports or saves the model sees no
-other. The length of a row is a number inside the graph; rows are padded at their end to a multiple of ``ROW_MULTIPLE``,
-so that nothing that a kernel decides by the alignment of a row asks for a graph of its own. Random numbers are drawn as
-without: dropout drops the same.
+Each layer is compiled in place: weights keep their names, and code that wraps, exports or saves the model sees no
+difference. The length of a row is a symbol in the graph; rows are padded at their end to a multiple of
+``ROW_MULTIPLE``, so that kernels which depend on the alignment of a row need no graphs of their own. Random numbers are
+drawn as without compiling: dropout drops the same.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from sftlab.model.attention import PER_DOCUMENT
 from sftlab.model.loss import SupervisedLoss
 
 ROW_MULTIPLE = 64  # tokens
-_BY_EXAMPLE = (PER_DOCUMENT, "flash_attention_2")  # attentions whose shapes are the lengths of examples
+_BY_EXAMPLE = (PER_DOCUMENT, "flash_attention_2")  # attentions whose tensor shapes depend on the lengths of examples
 _BACKEND: dict[str, Any] = {"backend": "inductor", "options": {"fallback_random": True}}
-_MOST_GRAPHS = 64  # of a layer: one row or several, with a mask or without, training or not, each kind of layer
+_MOST_GRAPHS = 64  # graphs per layer: one row or several, with a mask or without, training or not, each kind of layer
 
 
 def check_attention(name: str) -> None:
-    """Check that an attention goes with compiled layers.
+    """Check that an attention works with compiled layers.
 
     Raises:
-        ValueError: Each mix of example lengths would be a graph of its own.
+        ValueError: Each combination of example lengths would need its own graph.
     """
     if name in _BY_EXAMPLE:
         raise ValueError(
@@ -38,7 +38,7 @@ def check_attention(name: str) -> None:
 
 
 def compilable(attentions: Iterable[str]) -> list[str]:
-    """The attentions that go with compiled layers."""
+    """Return the attentions that work with compiled layers."""
     return [name for name in attentions if name not in _BY_EXAMPLE]
 
 
@@ -46,9 +46,9 @@ def compile_layers(net: SupervisedLoss, layers: Iterable[nn.Module], device: tor
     """Compile each layer in place when it first runs, and pad rows.
 
     Args:
-        net: The model in its loss.
+        net: The loss with the model.
         layers: The repeated blocks of the model.
-        device: Where they will run.
+        device: The device of the model.
 
     Raises:
         ValueError: This machine cannot compile.

@@ -1,4 +1,4 @@
-"""What a checkpoint holds, read without torch and without running anything that stands in it.
+"""The content of checkpoints and model folders, read without torch and without running any code in them.
 
 A checkpoint is one file (a zip with ``data.pkl`` and one record a storage) or a folder of FSDP2 shards:
 
@@ -7,8 +7,8 @@ A checkpoint is one file (a zip with ``data.pkl`` and one record a storage) or a
       __0_0.distcp    the shard of process 0, and so on
       meta.pt         everything but weights and optimizer states, a checkpoint file
 
-A pickle is a program. Here every class and function that it names is replaced by one that only keeps what it is given,
-so that a stranger's checkpoint can be looked at; ``model.checkpoint`` loads what has been found whole.
+A pickle is a program. Here every class and function that it names is replaced by one that only stores its arguments, so
+that untrusted checkpoints can be inspected; ``model.checkpoint`` loads those found complete.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from typing import Any
 
 STATE = "sftlab"  # key of our part of a checkpoint
 METADATA, META = ".metadata", "meta.pt"
-ARCHITECTURE = "architecture"  # folder of a run: the model without its weights
-NOTE_FILE = "sftlab.json"  # in a Hugging Face folder of ours: what it was made from, and its template
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # as PEFT names them
+ARCHITECTURE = "architecture"  # in a run's folder: the model without its weights
+NOTE_FILE = "sftlab.json"  # in a Hugging Face folder of ours: the model's origin and its template
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # PEFT's names
 _OF_PLAIN_LORA = frozenset(
     "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha "
     "lora_dropout target_modules exclude_modules layers_to_transform layers_pattern bias init_lora_weights "
     "loftq_config eva_config megatron_core qalora_group_size runtime_config".split()
 )
-"""Keys that may have any value: the product of the two matrices is added to the base's own weights all the same."""
-_KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")  # others (pissa, olora, ...) start from another base
+"""Keys that may have any value: they do not change how the adapter is added to the base's weights."""
+_KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")  # others (pissa, olora, ...) change the base
 _MAX_PICKLE_BYTES = 2**30
-_BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2}  # others: 1 at least
+_BYTES = {"Double": 8, "Long": 8, "Float": 4, "Int": 4, "Half": 2, "BFloat16": 2, "Short": 2}  # all others: at least 1
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a whole checkpoint says of itself.
+    """The content of a complete checkpoint.
 
     Attributes:
-        step: Optimizer steps that it has trained.
+        step: Number of optimizer steps trained.
         entries: Its top-level entries; tensors and objects are placeholders.
-        weights: Names of the tensors of the model.
-        can_resume: It is one of ``fit``, with loops and optimizer states.
+        weights: Names of the model's tensors.
+        can_resume: Whether ``fit`` wrote it, with loops and optimizer states.
     """
 
     step: int
@@ -58,10 +58,10 @@ class Contents:
 
 
 def contents(path: Path) -> Contents:
-    """Look into a checkpoint.
+    """Inspect a checkpoint.
 
     Raises:
-        ValueError: It is missing, cut off, damaged or no checkpoint: says what is wrong with it.
+        ValueError: It is missing, truncated, damaged or no checkpoint; the message says which.
     """
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -74,7 +74,7 @@ def contents(path: Path) -> Contents:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether ``fit`` can go on from a checkpoint."""
+    """Return whether ``fit`` can resume from a checkpoint."""
     try:
         return contents(path).can_resume
     except ValueError:
@@ -82,7 +82,7 @@ def is_whole(path: Path) -> bool:
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether it is a folder of shards."""
+    """Return whether it is a folder of shards."""
     return path.is_dir()
 
 
@@ -98,7 +98,7 @@ def _contents(_place: Path, path: Path, _stamps: tuple[Any, ...]) -> Contents:
             has_optimizer = bool(entries.get("optimizer_states"))
     except _Damaged as error:
         raise ValueError(f"{path} {error}") from None
-    except Exception:  # garbage can fail in every way that there is
+    except Exception:  # garbage may raise anything
         raise ValueError(f"{path} is cut off or damaged, or was never a checkpoint") from None
     step = entries.get("global_step", -1)
     step = step if isinstance(step, int) else -1
@@ -111,7 +111,7 @@ class _Damaged(Exception):
 
 
 class _Thing:
-    """Stands for any object or function of a pickle; does nothing."""
+    """A placeholder for any object or function of a pickle; does nothing."""
 
     name = ""
 
@@ -130,13 +130,13 @@ class _Thing:
         pass
 
     def append(self, item: Any) -> None:
-        """Of a list."""
+        """List method."""
 
     def extend(self, items: Iterable[Any]) -> None:
-        """Of a list."""
+        """List method."""
 
     def add(self, item: Any) -> None:
-        """Of a set."""
+        """Set method."""
 
 
 class _Inert(pickle.Unpickler):
@@ -144,16 +144,16 @@ class _Inert(pickle.Unpickler):
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
-        self.storages: list[tuple[str, int]] = []  # key and least size in bytes
+        self.storages: list[tuple[str, int]] = []  # key and smallest size in bytes
 
     def find_class(self, module: str, name: str) -> Any:
-        """A class that does nothing, for any name."""
+        """Return a class that does nothing, for any name."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
         return type("Thing", (_Thing,), {"name": name})
 
     def persistent_load(self, pid: Any) -> Any:
-        """Note a storage: ("storage", its type, its key, its device, its number of elements)."""
+        """Record a storage: ("storage", type, key, device, number of elements)."""
         _, kind, key, _, count = pid
         self.storages.append((str(key), int(count) * _BYTES.get(kind.name.removesuffix("Storage"), 1)))
         return pid
@@ -163,12 +163,12 @@ def _unpickled(content: bytes) -> tuple[Any, list[tuple[str, int]]]:
     reader = _Inert(content)
     try:
         return reader.load(), reader.storages
-    except Exception:  # garbage can fail in every way that there is
+    except Exception:  # garbage may raise anything
         raise _Damaged("is damaged: its table of contents cannot be read") from None
 
 
 def _file(path: Path) -> dict[str, Any]:
-    """The top-level entries of a checkpoint file, all of whose storages are there."""
+    """Return the top-level entries of a checkpoint file, after checking that all storages are there."""
     with zipfile.ZipFile(path) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist() if info.compress_type == 0}
         found = [name for name in sizes if name.count("/") == 1 and name.endswith("/data.pkl")]
@@ -185,7 +185,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _shards(path: Path) -> tuple[list[str], bool]:
-    """Names of the weights in a folder of shards, all of which are there, and whether it has optimizer states."""
+    """Return the weights' names in a complete folder of shards, and whether it has optimizer states."""
     for name in (METADATA, META):
         if not (path / name).is_file():
             raise _Damaged(f"is not a complete sharded checkpoint: it has no {name}")
@@ -214,10 +214,10 @@ _WHOLE_NUMBERS = frozenset(("I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64"
 
 
 def check_model_folder(path: Path) -> None:
-    """Look at what ``from_pretrained`` would load, so that damage is told by its cause.
+    """Check what ``from_pretrained`` would load, so that damage is reported with its cause.
 
     Raises:
-        ValueError: The config is none, or there are no weights in safetensors, or a file of them is damaged.
+        ValueError: The config is invalid, there are no weights in safetensors, or a weight file is damaged.
     """
     if adapter_base(path) is not None:
         if not (path / ADAPTER).is_file():
@@ -239,7 +239,7 @@ def check_model_folder(path: Path) -> None:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """The files of a model folder that hold its weights, all of them there; others may lie beside them.
+    """Return the weight files of a model folder, all of which exist; other files are ignored.
 
     Raises:
         ValueError: Some are missing.
@@ -258,14 +258,14 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether a folder is one of Hugging Face, with a model or with an adapter."""
+    """Return whether a folder is a Hugging Face folder with a model or an adapter."""
     return (path / "config.json").is_file() or (path / ADAPTER_CONFIG).is_file()
 
 
 def adapter_base(folder: Path) -> str | None:
-    """What the adapter in a folder was trained on: a folder, a hub id or a base of the lab; None where there is none.
+    """Return the base of the adapter in a folder: a folder, a hub id or a base of the lab; None without an adapter.
 
-    A folder with a config of its own is a model, as for transformers, whatever adapter stands in it too.
+    A folder with a model config is a model, as for transformers, even if it also contains an adapter.
 
     Raises:
         ValueError: The adapter's config is damaged.
@@ -285,10 +285,10 @@ def adapter_base(folder: Path) -> str | None:
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
-    """The config of the adapter in a folder.
+    """Read the config of the adapter in a folder.
 
     Raises:
-        ValueError: It is damaged, or of a kind that is not plain LoRA on linear layers.
+        ValueError: It is damaged, or not plain LoRA on linear layers.
     """
     path = folder / ADAPTER_CONFIG
     config = _json_object(path)
@@ -307,7 +307,7 @@ _OF_NOTES = {"base": str, "base_hash": str, "template": str, "datasets": list, "
 
 
 def read_note(folder: Path) -> dict[str, Any]:
-    """What a folder of ours was made from; nothing where it has no note.
+    """Read the origin of an exported folder; empty if there is no note.
 
     Raises:
         ValueError: The note is damaged.
@@ -321,12 +321,12 @@ def read_note(folder: Path) -> dict[str, Any]:
 
 
 def noted_base_hash(folder: Path) -> str | None:
-    """The hash of the base that an adapter of ours was trained on; None where nothing says it."""
+    """Return the hash of the base that an adapter of ours was trained on; None if it is not recorded."""
     return read_note(folder).get("base_hash")
 
 
 def noted_template(folder: Path | str) -> str | None:
-    """The template that a folder of ours was trained with; None of other folders and ids.
+    """Return the template that an exported folder was trained with; None for other folders and ids.
 
     Raises:
         ValueError: The note is damaged.
@@ -351,7 +351,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 
 def _check_safetensors(path: Path) -> dict[str, str]:
-    """Whether a file is as long as its header says; the types of its tensors."""
+    """Check that a file has the length that its header implies; return the types of its tensors."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -42,11 +42,11 @@ from sftlab.plan.plan import Plan
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PREFIX = "net.model."  # of the Hugging Face weights inside a checkpoint of SFTModule
+_PREFIX = "net.model."  # prefix of the Hugging Face weights inside a checkpoint of SFTModule
 
 
 def write_architecture(folder: Path, module: SFTModule, data: PlannedData) -> None:
-    """Write what a model is besides its weights: config, tokenizer with chat template, generation config, a note.
+    """Write everything of a model but its weights: config, tokenizer with chat template, generation config, a note.
 
     Every export of the run starts from a copy of this folder.
     """
@@ -73,7 +73,7 @@ def write_architecture(folder: Path, module: SFTModule, data: PlannedData) -> No
 
 
 def _note(module: SFTModule, data: PlannedData) -> dict[str, Any]:
-    """What a model card tells of a run."""
+    """Return what a model card says about a run."""
     paths = [path for ability in data.abilities.values() for path in ability.source.names]
     named = (re.match(rf"{HUB}([^@:]+)", path) for path in paths)
     training = {
@@ -108,14 +108,14 @@ def export_live(
 
     def take(name: str) -> torch.Tensor:
         if is_sharded:
-            strategy.broadcast(name)  # rank 0 says which weight comes next, and all ranks put it together
+            strategy.broadcast(name)  # rank 0 names the next weight, and all ranks gather it
         return weights.take(name).cpu()
 
     if trainer.is_global_zero:
         adapter = live.note() if live is not None else None
         try:
             write_folder(folder, architecture, Weights(weights.shapes, take), ledger(plan, num_steps), adapter)
-        except Exception:  # a full disk, say, between two weights; a signal may come while ranks put one together
+        except Exception:  # for example a full disk between two weights; a signal may arrive while ranks gather one
             if is_sharded:
                 strategy.broadcast(None)
             raise
@@ -128,7 +128,7 @@ def export_live(
 
 
 def _live_weights(module: SFTModule) -> Weights:
-    """Those of the model in training that a checkpoint would hold; all ranks take the same ones in the same order."""
+    """Return the weights in training that a checkpoint would hold; all ranks take the same ones in the same order."""
     is_kept = module.live_adapter.is_kept if module.live_adapter is not None else lambda name: True
     divide_again(module)
     held = {name: tensor for name, tensor in module.backbone.state_dict().items() if is_kept(name)}
@@ -145,14 +145,14 @@ def write_folder(
     """Write a Hugging Face folder: weights, a copy of the architecture, a model card.
 
     Args:
-        folder: Appears when it is complete.
-        architecture: As ``write_architecture`` left it.
-        weights: By their names in the model; an adapter's alone where the base has the others.
+        folder: The new folder; appears when complete.
+        architecture: The folder that ``write_architecture`` wrote.
+        weights: Weights by their names in the model; only the adapter's if the base is unchanged.
         rows: What was trained.
-        adapter: As a checkpoint notes it; without the weights of its base the folder is one of PEFT.
+        adapter: The checkpoint's note on its adapter; without weights of the base, a PEFT folder is written.
 
     Raises:
-        ValueError: The weights are not those of this architecture.
+        ValueError: The weights do not match the architecture.
     """
     note = read_note(architecture)
     with whole_folder(folder) as partial:
@@ -166,7 +166,8 @@ def write_folder(
             (partial / ADAPTER_CONFIG).write_text(text, encoding="utf-8")
             named = weights.renamed(lambda name: f"{PEFT_PREFIX}{name}")
             copy(named, WeightFiles(partial, named.shapes, sys.maxsize, Path(ADAPTER).stem))
-        is_apart = (partial / ADAPTER).is_file()  # beside a config transformers takes an adapter for a whole model
+        # With a config.json beside it, transformers would take an adapter for a whole model.
+        is_apart = (partial / ADAPTER).is_file()
         copy_folder(architecture, partial, ("config.json",) if is_apart else ())
         (partial / NOTE_FILE).write_text(json.dumps(note), encoding="utf-8")
         (partial / "README.md").write_text(model_card(note, rows), encoding="utf-8")
@@ -182,10 +183,10 @@ def _empty(architecture: Path | str, **options: Any) -> PreTrainedModel:
 
 
 def write_merged(folder: Path, adapter: Path) -> None:
-    """Write the model that an adapter's folder and its base are together.
+    """Write the merged model of an adapter's folder and its base.
 
     Raises:
-        ValueError: The base is gone or has changed, or the adapter is damaged.
+        ValueError: The base is missing or has changed, or the adapter is damaged.
     """
     note = read_note(adapter)
     note.pop("base_hash", None)
@@ -197,7 +198,7 @@ def write_merged(folder: Path, adapter: Path) -> None:
 
 
 def _merge_by_weight(folder: Path, adapter: Path) -> bool:
-    """Merge one weight at a time; not of a base on the hub, or whose files have other weights than the model."""
+    """Merge one weight at a time; impossible for a hub base, or if its files have other weights than the model."""
     base = adapter_base(adapter)
     assert base is not None
     place, config = Path(resolve_path(checked_base(adapter, base))), adapter_config(adapter)
@@ -226,10 +227,10 @@ def _merge_by_weight(folder: Path, adapter: Path) -> bool:
 
 
 def checkpoint_weights(path: Path) -> Weights:
-    """The model's weights from a checkpoint, a single file or a folder of FSDP2 shards, under Hugging Face names.
+    """Return the model's weights from a checkpoint, a file or a folder of FSDP2 shards, under Hugging Face names.
 
     Raises:
-        ValueError: There is no such checkpoint, it is damaged, or it is not one of an SFTModule.
+        ValueError: The checkpoint is missing or damaged, or is not one of an SFTModule.
     """
     if not any(name.startswith(_PREFIX) for name in contents(path).weights):
         raise ValueError(f"checkpoint: {path} holds no weights of a staged run")

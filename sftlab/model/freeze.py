@@ -11,7 +11,7 @@ from sftlab.nearest import did_you_mean
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Train nothing whose name a pattern matches.
+    """Freeze all weights whose names match a pattern.
 
     Args:
         model: A Hugging Face model.
@@ -21,7 +21,7 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     Raises:
         ValueError: A pattern matches nothing, or nothing is left to train.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied head has a name of its own
+    parameters = dict(model.named_parameters(remove_duplicate=False))  # a tied head has its own name
     for pattern in patterns:
         found = [name for name in parameters if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")]
         if not found:

@@ -1,7 +1,7 @@
-"""Isolation: whether the model in hand computes an example in company as it does alone, tried before it trains.
+"""Isolation: tests, before training, whether the model computes a packed example as it would alone.
 
-Attention is told from the positions where examples begin; a recurrent or convolutional layer is not, nor are some odd
-attentions, and none of them says so. Three forward passes over random tokens, laid out as training lays them out:
+Most attentions derive from the positions where examples begin; recurrent and convolutional layers and some unusual
+attentions do not, and give no error. Three forward passes over random tokens, in the layout of training:
 
     together     A A A A A A A A A B B B B C C
     otherwise    a a a a a a a a a B B B B C c     B and what stands before c must not change at all
@@ -28,17 +28,17 @@ _ERRORS = (TypeError, ValueError, KeyError, AttributeError, IndexError, RuntimeE
 def use_isolating_attention(
     net: SupervisedLoss, names: Sequence[str], max_length: int, packing: bool, device: torch.device
 ) -> str:
-    """Set the first attention implementation under which no example touches another; returns its name.
+    """Set the first attention implementation that keeps examples apart; return its name.
 
     Args:
         net: The model as it will be trained.
         names: Implementations in the order of preference.
-        max_length: Tokens that an example may have.
-        packing: Several examples share a row; otherwise each has one of its own.
-        device: Where the model is.
+        max_length: Maximum number of tokens of an example.
+        packing: Whether several examples share a row; otherwise each has its own.
+        device: The model's device.
 
     Raises:
-        ValueError: There is none; says what happens and what to set.
+        ValueError: No implementation does; the message says what happens and what to set.
     """
     troubles = {}
     for name in names:
@@ -61,11 +61,11 @@ def use_isolating_attention(
 
 
 def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, device: torch.device) -> str:
-    """What is wrong under an attention implementation, which stays set; empty where nothing is."""
+    """Return what is wrong under an attention implementation, which stays set; empty if nothing is."""
     lengths = _lengths(max_length)
     docs, other = _examples(net.model.config.get_text_config().vocab_size, lengths)
     was_training = net.training
-    net.eval()  # dropout would hide everything
+    net.eval()  # dropout would hide any difference
     rounding = _rounding(net, name, device)
     try:
         with torch.no_grad(), _as_in_training(net, name, device):
@@ -75,11 +75,11 @@ def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, devi
             fresh = torch.cat([_nll(net, [doc], packing, device) for doc in docs[1:]])
             together, otherwise = (_nll(net, examples, packing, device) for examples in (docs, other))
             alone = torch.cat([_nll(net, [doc], packing, device) for doc in docs[1:]])
-            _nll(net, [docs[0].repeat(max_length)[:max_length]], packing, device)  # the longest that may come
+            _nll(net, [docs[0].repeat(max_length)[:max_length]], packing, device)  # the longest possible example
     except torch.OutOfMemoryError:
         raise
     except _ERRORS as error:
-        if is_lost_process(error):  # which says nothing of the model
+        if is_lost_process(error):  # this is not the model's fault
             raise
         return f"fails with {type(error).__name__} {str(error).strip().splitlines()[0][:160] if str(error) else ''}"
     finally:
@@ -99,7 +99,7 @@ def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, devi
 
 @contextmanager
 def _as_in_training(net: SupervisedLoss, name: str, device: torch.device) -> Iterator[None]:
-    """Full precision where the weights have it, to see more; an attention that has none gets what it can."""
+    """Compute in full precision, to see more, unless the weights or the attention have only bf16."""
     before, weights = torch.get_default_dtype(), next(net.parameters()).dtype
     torch.set_default_dtype(weights if weights.is_floating_point else before)
     try:
@@ -110,7 +110,7 @@ def _as_in_training(net: SupervisedLoss, name: str, device: torch.device) -> Ite
 
 
 def _try_head(net: SupervisedLoss, doc: torch.Tensor, rounding: float, device: torch.device) -> None:
-    """Let the whole model make the logits where the head alone makes others."""
+    """Let the whole model compute the logits if the head alone gives other ones."""
     if net.has_plain_head:
         short = _nll(net, [doc], False, device)
         net.has_plain_head = False
@@ -126,7 +126,7 @@ def _set_attention(net: SupervisedLoss, name: str) -> None:
 
 
 def _plain_nll(net: SupervisedLoss, name: str, docs: list[torch.Tensor], device: torch.device) -> torch.Tensor | None:
-    """The losses of examples alone under the attention that the architecture itself brings, where ours is asked for."""
+    """Return the losses of examples alone under the architecture's default attention, if ours was requested."""
     if name != PER_DOCUMENT:
         return None
     try:
@@ -137,13 +137,13 @@ def _plain_nll(net: SupervisedLoss, name: str, docs: list[torch.Tensor], device:
 
 
 def _lengths(max_length: int) -> list[int]:
-    """Of three examples that fill a row, the later ones short, each of two tokens at least."""
+    """Return the lengths of three examples that fill a row; the later ones are short, with at least two tokens."""
     short = [max(2, min(length, max_length // 4)) for length in _SHORT]
     return [max(2, max_length - sum(short)), *short]
 
 
 def _examples(vocabulary: int, lengths: Sequence[int]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Random examples, and the same with the first one and the last token of the last one replaced."""
+    """Return random examples, and the same with the first one and the last token of the last one replaced."""
     generator = torch.Generator().manual_seed(0)
     draw = [torch.randint(vocabulary, (length,), generator=generator) for length in [*lengths, lengths[0]]]
     docs, last = draw[:-1], draw[-2].clone()
@@ -152,7 +152,7 @@ def _examples(vocabulary: int, lengths: Sequence[int]) -> tuple[list[torch.Tenso
 
 
 def _nll(net: SupervisedLoss, docs: Sequence[torch.Tensor], packing: bool, device: torch.device) -> torch.Tensor:
-    """The loss of every token of some examples but the first of each."""
+    """Compute the loss of every token of some examples except the first of each."""
     lengths = [len(doc) for doc in docs]
     ids_T, positions_T = torch.cat(list(docs)), torch.cat([torch.arange(length) for length in lengths])
     keep_K = (positions_T > 0).nonzero()[:, 0] - 1
@@ -178,12 +178,12 @@ def _largest(differences: torch.Tensor) -> float:
 
 
 def _has_experts(net: SupervisedLoss) -> bool:
-    """Whether tokens are sorted by expert: the shapes of products, and their rounding, then depend on all of them."""
+    """Return whether tokens are sorted by expert: rounding then depends on all tokens."""
     names = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
     return any((getattr(net.model.config.get_text_config(), name, 0) or 0) > 1 for name in names)
 
 
 def _rounding(net: SupervisedLoss, name: str, device: torch.device) -> float:
-    """How far a token's loss may be off by rounding."""
+    """Return how much rounding may change a token's loss."""
     is_half = name == "flash_attention_2" or net.in_bf16 or next(net.parameters()).dtype != torch.float32
     return 0.3 if is_half else 1e-3 if device.type == "cpu" else 2e-2

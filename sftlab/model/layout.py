@@ -1,4 +1,4 @@
-"""How the weights of a model become those in its Hugging Face files: a few at a time, never all.
+"""How the weights of a model map to those in its Hugging Face files, a few at a time.
 
 tied weights      stand under one of their names, the one that the architecture loads
 an adapter        is added: W + (alpha / r) B A
@@ -25,18 +25,18 @@ Take = Callable[[str], torch.Tensor]
 
 
 class Layout:
-    """The files of a model.
+    """The weight files of a model.
 
     Args:
-        model: Its architecture, on the device ``meta``.
-        shapes: The weights that there are, by their names in the model, with those of an adapter.
-        adapter: As a checkpoint notes it.
+        model: The architecture, on the device ``meta``.
+        shapes: The given weights, by their names in the model, including those of an adapter.
+        adapter: The checkpoint's note on its adapter.
 
     Attributes:
-        is_joined: The files have other weights than the model.
+        is_joined: Whether the files have other weights than the model.
 
     Raises:
-        ValueError: They are not the weights of this architecture.
+        ValueError: The weights do not match the architecture.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Layout:
         self._shapes = in_files
 
     def write(self, folder: Path, take: Take) -> None:
-        """Write the files, and an index where there are several.
+        """Write the files, and an index if there are several.
 
         Args:
-            folder: Where to.
-            take: Gives the weight of a name; each is asked for once.
+            folder: The target folder.
+            take: Returns the weight of a name; called once for each.
         """
         files = WeightFiles(folder, self._shapes, metadata={"format": "pt"})
         for unit in self._units:
@@ -84,7 +84,7 @@ def _partners(name: str) -> tuple[str, str]:
 
 
 def _sources(model: PreTrainedModel, given: Mapping[str, torch.Tensor]) -> dict[str, str]:
-    """For each weight that files hold the one that is taken for it: of tied ones there may be any.
+    """Return the given weight for each weight in the files; tied weights may be given under any of their names.
 
     Raises:
         ValueError: Weights are missing or unknown, or have other shapes.
@@ -117,14 +117,14 @@ def _sources(model: PreTrainedModel, given: Mapping[str, torch.Tensor]) -> dict[
 
 
 def has_heads_of_its_own(model: PreTrainedModel, weights: Weights) -> bool:
-    """Whether files hold a weight that the architecture ties, with other values than the one that it is tied to."""
+    """Return whether files hold a weight that the architecture ties, with other values than its partner."""
     tied, held = model.all_tied_weights_keys, weights.shapes
     pairs_held = [(name, source) for name, source in tied.items() if name in held and source in held]
     return any(not torch.equal(weights.take(name), weights.take(source)) for name, source in pairs_held)
 
 
 def _by_layer(names: Iterable[str]) -> list[list[str]]:
-    """Names of one layer together, others alone."""
+    """Group names by layer; others are alone."""
     units: dict[str, list[str]] = {}
     for name in names:
         match = re.match(r".*?\.\d+\.", name)
@@ -133,7 +133,7 @@ def _by_layer(names: Iterable[str]) -> list[list[str]]:
 
 
 def of_base(base: Weights, adapter: Weights, known: Iterable[str]) -> Weights:
-    """The weights of a base that a model knows, in fp32, and those of an adapter beside them."""
+    """Return the weights of a base that a model knows, in fp32, and those of an adapter."""
     wanted = set(known)
     full = base.renamed(lambda name: name if name in wanted else None).to(torch.float32)
     shapes = {**full.shapes, **adapter.shapes}

@@ -1,7 +1,7 @@
-"""Weights in a model's files that its architecture has no place for: told in one line, never passed over.
+"""Reports weights in a model's files that its architecture does not use.
 
-Layers that a smaller ``num_hidden_layers`` leaves out, heads of another task, weights of another kind of model: what is
-loaded is then not what the files hold. Transformers has a table of them for its log.
+Examples are layers beyond a smaller ``num_hidden_layers``, heads of another task, weights of another kind of model: the
+loaded model is then not that of the files. Transformers lists them in a table in its log.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MOST_NAMES = 4
 
 
 def tell_leftover(path: str, names: Iterable[str]) -> None:
-    """Say which weights of a model's files are not used; once a process, on a run's first rank."""
+    """Print which weights of a model's files are not used; once per process, on a run's first rank."""
     if (found := tuple(sorted(set(names)))) and not is_follower():
         _tell(path, found)
 
@@ -33,7 +33,7 @@ def tell_leftover(path: str, names: Iterable[str]) -> None:
 @functools.cache
 def _tell(path: str, names: tuple[str, ...]) -> None:
     layers = [match[1] if (match := _LAYER.match(name)) else name for name in names]
-    # Words and numbers by turns: layer 10 comes after layer 9.
+    # Split into words and numbers: layer 10 comes after layer 9.
     shown = sorted(set(layers), key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)])
     rest = f" and {len(shown) - _MOST_NAMES:,} more" if len(shown) > _MOST_NAMES else ""
     hint = "; does num_hidden_layers in its config.json leave layers out?" if layers != list(names) else ""
@@ -44,7 +44,7 @@ def _tell(path: str, names: tuple[str, ...]) -> None:
 
 
 def unplaced(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
-    """The weights among ``names`` that an architecture has no place for; not those that its makers say it drops."""
+    """Return the ``names`` that an architecture does not use, except those that it declares as unused."""
     buffers = {name.rpartition(".")[2] for name, _ in model.named_buffers()}
     dropped = [rf"(^|\.){name}$" for name in ("inv_freq", "position_ids") if name in buffers]
     dropped += list(model._keys_to_ignore_on_load_unexpected or ())
@@ -54,7 +54,7 @@ def unplaced(model: PreTrainedModel, names: Iterable[str]) -> list[str]:
 
 @contextmanager
 def without_table() -> Iterator[None]:
-    """Keep the table of transformers' log away while a model is loaded; what it holds is said here."""
+    """Suppress transformers' table while a model is loaded; its content is reported here."""
 
     def is_said_elsewhere(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()

@@ -1,4 +1,4 @@
-"""Limits of an architecture: what its data must not exceed, told from its config before any weight is loaded."""
+"""Limits of an architecture that the data must not exceed, read from its config before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def limit_problems(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast, data: PlannedData) -> list[str]:
-    """What of the loaded data lies near a limit of the architecture, in words.
+    """Return warnings about data near a limit of the architecture.
 
     Raises:
         ValueError: A token id lies beyond the embedding, or an example beyond the learned positions.
@@ -50,7 +50,7 @@ def limit_problems(config: PretrainedConfig, tokenizer: PreTrainedTokenizerFast,
 
 
 def has_position_table(config: PretrainedConfig, positions: int) -> bool:
-    """Whether an architecture looks positions up in a table of that many rows, learned or computed."""
+    """Return whether an architecture looks positions up in a table of that many rows, learned or computed."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -64,7 +64,7 @@ def has_position_table(config: PretrainedConfig, positions: int) -> bool:
 
 
 def unscaled_positions(config: PretrainedConfig) -> float:
-    """Tokens up to which dynamic and long RoPE leave positions as they are, whatever is computed beside them."""
+    """Return the number of tokens up to which dynamic and long RoPE do not depend on the rest of the batch."""
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None)
     if not isinstance(rope, dict) or rope.get("rope_type") not in ("dynamic", "longrope"):

@@ -1,4 +1,4 @@
-"""Loading under FSDP2: every process reads the rows of each weight that are its own, and never holds the whole model.
+"""Loading under FSDP2: every process reads only its own rows of each weight and never holds the whole model.
 
     shell   the architecture; weights without memory, buffers computed as always       (a tied head stays tied)
     shard   FSDP2 divides what has no memory yet
@@ -31,13 +31,13 @@ from sftlab.model.weights import of_files
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_PREFIX = "model."  # of the Hugging Face model inside SupervisedLoss
+_PREFIX = "model."  # prefix of the Hugging Face model inside SupervisedLoss
 
 
 def shell(
     path: str, attention: str | None, dtype: torch.dtype, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, list[Path]] | None:
-    """A model whose weights have no memory, and the files that hold them; None where it is to be loaded whole.
+    """Build a model whose weights have no memory, and find their files; None if it must be loaded whole.
 
     Raises:
         ValueError: The folder holds no model, or one that is damaged or incomplete.
@@ -70,13 +70,13 @@ def shell(
 
 @torch.no_grad()
 def fill(net: nn.Module, files: list[Path], device: torch.device, cpu_offload: bool = False) -> None:
-    """Give a sharded model memory for this process's rows, and read them.
+    """Allocate memory for this process's rows of a sharded model, and read them.
 
     Args:
-        net: What ``shell`` gave, inside ``SupervisedLoss``, divided by ``fully_shard``.
-        files: What ``shell`` gave.
-        device: Where the rows go, and buffers.
-        cpu_offload: The rows stay in the host's memory.
+        net: The model that ``shell`` returned, inside ``SupervisedLoss``, sharded by ``fully_shard``.
+        files: The files that ``shell`` returned.
+        device: The device for rows and buffers.
+        cpu_offload: Whether the rows stay in the host's memory.
     """
     place = torch.device("cpu") if cpu_offload else device
     made: dict[nn.Parameter, nn.Parameter] = {}
@@ -87,7 +87,7 @@ def fill(net: nn.Module, files: list[Path], device: torch.device, cpu_offload: b
                     empty = torch.empty_like(weight, device=place)
                     made[weight] = nn.Parameter(empty, requires_grad=weight.requires_grad)
                 module._parameters[name] = made[weight]
-    net.to(place)  # FSDP2 looks at its parameters again
+    net.to(place)  # makes FSDP2 read its parameters again
     buffers_to(net, device)
     with ExitStack() as stack:
         places = _open(files, stack)
@@ -98,14 +98,14 @@ def fill(net: nn.Module, files: list[Path], device: torch.device, cpu_offload: b
 
 
 def _open(files: list[Path], stack: ExitStack) -> dict[str, Any]:
-    """The open file of each weight; nothing is read yet."""
+    """Return the open file of each weight; nothing is read yet."""
     opened = [stack.enter_context(safe_open(path, "pt")) for path in files]
     return {name: file for file in opened for name in file.keys()}  # noqa: SIM118 - it is not a dictionary
 
 
 @contextmanager
 def _parameters_without_memory() -> Iterator[None]:
-    """Parameters lose their memory as they are registered, before anything is drawn into them; buffers keep theirs."""
+    """Drop parameters' memory when they are registered, before they are initialised; buffers keep theirs."""
     register = nn.Module.register_parameter
 
     def registered(module: nn.Module, name: str, weight: nn.Parameter | None) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 Normalisation = Literal["token", "example", "ability"]
-# Architectures that change the logits after the head say so under these names; they take the slow, exact path.
+# Architectures that change the logits after the head have one of these attributes; they take the slow, exact path.
 _LOGIT_CHANGES = (
     "final_logit_softcapping",
     "logit_scale",
@@ -51,7 +51,7 @@ def example_weights(
     examples_A: torch.Tensor,
     weights_A: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Weight [D] of each supervised token of an example in the loss of the whole optimizer step.
+    """Return the weight [D] of each example's supervised tokens in the loss of the whole optimizer step.
 
     Args:
         batch: One micro-batch.
@@ -75,7 +75,7 @@ def example_weights(
 
 
 class SupervisedLoss(nn.Module):
-    """Backbone and loss in one module: what FSDP shards and DDP wraps.
+    """Backbone and loss in one module, which FSDP shards and DDP wraps.
 
     Args:
         model: A causal LM with caching off.
@@ -83,10 +83,10 @@ class SupervisedLoss(nn.Module):
             for one more forward pass of the head.
 
     Attributes:
-        has_plain_head: The head makes the logits from the hidden states, so it need not run where nothing is trained;
-            otherwise the whole model makes them.
-        in_bf16: The model computes in bf16 whatever its weights are kept in, as FSDP2 gathers them.
-        row_multiple: Tokens of a row are padded to a multiple of it, for a compiled model.
+        has_plain_head: Whether the head alone computes the logits from the hidden states, so that it can skip tokens
+            that are not trained; otherwise the whole model computes them.
+        in_bf16: Whether the model computes in bf16 with weights of another type, as FSDP2 gathers them.
+        row_multiple: Rows are padded to a multiple of this many tokens, for a compiled model.
     """
 
     in_bf16 = False
@@ -102,13 +102,13 @@ class SupervisedLoss(nn.Module):
     def forward(
         self, batch: Batch, weight_D: torch.Tensor, noise: Noise | None = None, smoothing: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The weighted sum of the tokens' losses, and the negative log likelihood of each [K], detached.
+        """Compute the weighted sum of the tokens' losses, and the negative log likelihood of each [K], detached.
 
         Args:
             batch: One micro-batch.
             weight_D: Weight of the supervised tokens of each example.
-            noise: Of the embeddings, in training.
-            smoothing: Part of each target that is spread evenly over the vocabulary, in training.
+            noise: Noise on the embeddings, in training.
+            smoothing: Fraction of each target spread evenly over the vocabulary, in training.
         """
         weight_K = weight_D[batch.example_K]
         if not self.has_plain_head:
@@ -132,12 +132,12 @@ class SupervisedLoss(nn.Module):
         return _losses(logits_KV[: len(target_K)].float(), target_K, smoothing)
 
     def _padding(self, length: int) -> int:
-        """What a multiple of 64 lacks in bf16: a CPU compiles and keeps its bf16 products for every shape it meets."""
+        """Return the padding to a multiple of 64 in bf16: a CPU compiles a kernel for every shape that it meets."""
         bf16 = self.in_bf16 or torch.is_autocast_enabled("cpu") or torch.get_default_dtype() == torch.bfloat16
         return -length % 64 if bf16 else 0
 
     def _positions(self, batch: Batch, hidden: bool, noise: Noise | None) -> torch.Tensor:
-        """Hidden states or logits of every token [T, .], as the attention in use wants its rows."""
+        """Compute hidden states or logits of every token [T, .], with the row layout of the attention in use."""
         attention = self.model.config._attn_implementation
         run = self.model.base_model if hidden else self.model
         flat = attention in (PER_DOCUMENT, "flash_attention_2")
@@ -150,7 +150,7 @@ class SupervisedLoss(nn.Module):
             ids, positions = batch.ids_T[None], batch.positions_T[None]
         else:
             ids, positions = (self._pad_rows(x, batch.row_lengths_R) for x in (batch.ids_T, batch.positions_T))
-        # No attention mask and no cache: only then does transformers see from the positions where examples begin.
+        # No attention mask and no cache: only then does transformers derive the examples from the positions.
         extra["position_ids"] = positions
 
         def laid_out(noise_TC: torch.Tensor) -> torch.Tensor:
@@ -166,17 +166,17 @@ class SupervisedLoss(nn.Module):
         return torch.cat([row[:length] for row, length in zip(states, batch.row_lengths_R, strict=True)])
 
     def _pad_rows(self, values_T: torch.Tensor, lengths_R: list[int]) -> torch.Tensor:
-        """Rows [R, longest]; the padding at a row's end is zeros, that is, examples of one token each."""
+        """Pad to rows [R, longest] with zeros, which count as examples of one token each."""
         rows = nn.utils.rnn.pad_sequence(list(values_T.split(lengths_R)), batch_first=True)
         lacking = -rows.shape[1] % self.row_multiple
         return F.pad(rows, (0,) * (2 * (rows.dim() - 2)) + (0, lacking)) if lacking else rows
 
 
 def _losses(logits_KV: torch.Tensor, target_K: torch.Tensor, smoothing: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is trained and the negative log likelihood, each [K]; the same without smoothing.
+    """Compute the training loss and the negative log likelihood, each [K]; they are equal without smoothing.
 
-    With a part s of each target spread over V tokens: (1 - s) nll + s mean of -log p, that is nll + s (target's logit -
-    mean logit) (Szegedy et al., arXiv 1512.00567).
+    With a fraction s of each target spread over V tokens: (1 - s) nll + s mean of -log p, that is nll + s (target's
+    logit - mean logit) (Szegedy et al., arXiv 1512.00567).
     """
     nll_K = F.cross_entropy(logits_KV, target_K, reduction="none")
     if not smoothing:
@@ -186,7 +186,7 @@ def _losses(logits_KV: torch.Tensor, target_K: torch.Tensor, smoothing: float) -
 
 
 def _taken(run: nn.Module, options: dict[str, Any]) -> dict[str, Any]:
-    """The options that an architecture has: some know no positions."""
+    """Return the options that an architecture accepts: some have no positions."""
     known = signature(run.forward).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return options

@@ -1,8 +1,8 @@
-"""What a run needs of each device before it starts: memory by kind, arithmetic, disk.
+"""The memory, arithmetic and disk space that a run needs, estimated before it starts.
 
-The model's own code runs once, forward and backward, over the plan's largest micro-batch, on tensors that have shapes
-and no memory (FakeTensorMode). A dispatch mode sees every storage come and go, so the peak of activations, logits and
-gradients is counted, not fitted. Parameters, optimizer state and what FSDP2 gathers are arithmetic on top:
+The model's own code runs once, forward and backward, over the plan's largest micro-batch, on tensors with shapes but no
+memory (FakeTensorMode). A dispatch mode sees every storage created and freed, so the peak of activations, logits and
+gradients is counted, not fitted. Parameters, optimizer state and what FSDP2 gathers are added by arithmetic:
 
     held      = (parameters + what the optimizer keeps) / ranks                             of the host under offload
     gathered  = the outermost weights whole, two layers and a copy of one on the way        FSDP2 alone, of bf16-mixed
@@ -36,9 +36,9 @@ from sftlab.model.parallel import decoder_layers
 from sftlab.model.recompute import Recompute, recompute
 from sftlab.plan.plan import Plan
 
-_AS_FLASH = "counted"  # an attention that keeps what flash attention keeps
-_KEPT: dict[Recompute, int] = {False: 34, "selective": 20, True: 68}  # bytes a token and width, of layers or together
-_TRIED = 4  # numbers of tokens at which ``isolation`` runs the forward pass, in bf16 where weights are gathered so
+_AS_FLASH = "counted"  # an attention that keeps as much as flash attention
+_KEPT: dict[Recompute, int] = {False: 34, "selective": 20, True: 68}  # bytes per token and width, over all layers
+_TRIED = 4  # token counts at which ``isolation`` runs the forward pass, in bf16 if weights are gathered in bf16
 _FOUR_BITS = 0.53  # bytes of a weight in nf4 with its doubly quantised scales
 
 
@@ -48,14 +48,14 @@ class Setup:
 
     Attributes:
         world: Processes, each with a device.
-        is_sharded: FSDP2 divides weights, gradients and optimizer state among them.
-        shard_size: Among so many of them; None among all.
-        cpu_offload: What is divided is in the memory of the host.
-        reduce_once: Gradients are whole on each device until the last micro-batch of a step.
-        accumulate: Micro-batches of a step.
-        precision: Lightning's.
-        is_cpu: The devices are CPUs, whose attention keeps more.
-        checkpointing: What of the activations is computed again, as ``SFTModule`` has it.
+        is_sharded: Whether FSDP2 divides weights, gradients and optimizer state among them.
+        shard_size: Size of the groups among which FSDP2 divides; None means all processes.
+        cpu_offload: Whether the divided state is in host memory.
+        reduce_once: Whether gradients are whole on each device until the last micro-batch of a step.
+        accumulate: Micro-batches per step.
+        precision: Lightning's precision.
+        is_cpu: Whether the devices are CPUs, whose attention keeps more.
+        checkpointing: ``activation_checkpointing`` of ``SFTModule``.
         chunk_tokens: Supervised tokens whose logits are held at once.
         adapter: LoRA.
     """
@@ -74,12 +74,12 @@ class Setup:
 
     @property
     def ranks(self) -> int:
-        """Among how many weights are divided."""
+        """Number of processes among which weights are divided."""
         return (self.shard_size or self.world) if self.is_sharded else 1
 
     @property
     def is_offloaded(self) -> bool:
-        """Whether what is divided is elsewhere than what computes."""
+        """Whether the divided state is not on the computing device."""
         return self.is_sharded and self.cpu_offload and not self.is_cpu
 
     @property
@@ -93,18 +93,18 @@ class Estimate:
     """Bytes on one device at the peak of a step.
 
     Attributes:
-        num_tokens: Of the largest micro-batch.
-        parameters: Weights that the device holds.
-        gradients: Theirs, at the peak.
-        optimizer: What the optimizer keeps, of stages' the largest.
-        gathered: What FSDP2 holds beside, of other devices' weights.
+        num_tokens: Tokens of the largest micro-batch.
+        parameters: Weights on the device.
+        gradients: Their gradients, at the peak.
+        optimizer: Optimizer state, the largest of all stages.
+        gathered: Other devices' weights gathered by FSDP2.
         activations: What the backward pass needs, without logits.
         logits: Logits and what their loss needs.
-        num_parameters: Of the whole model.
-        num_trained: Of them trained.
-        kernels: What a CPU compiles for products in bf16, and keeps.
-        host: Bytes of weights, gradients and optimizer state in the host's memory, of each process.
-        state: Bytes that the optimizer keeps, of all processes together.
+        num_parameters: Number of parameters of the whole model.
+        num_trained: Number of trained parameters.
+        kernels: Kernels that a CPU compiles for products in bf16, and keeps.
+        host: Bytes of weights, gradients and optimizer state in host memory, per process.
+        state: Bytes of optimizer state, all processes together.
     """
 
     num_tokens: int
@@ -122,16 +122,16 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum of all kinds."""
         held = self.parameters + self.gradients + self.optimizer + self.gathered
         return held + self.activations + self.logits + self.kernels
 
 
 def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
-    """What a plan's largest micro-batch needs; loads the model's config and no weights.
+    """Estimate what a plan's largest micro-batch needs, from the model's config, without weights.
 
     Raises:
-        ValueError: The architecture computes by what is in its tensors (experts), so shapes alone do not tell.
+        ValueError: The computation depends on tensor values (experts), so shapes are not enough.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode, UnsupportedFakeTensorException
     from transformers import AutoModelForCausalLM
@@ -169,7 +169,7 @@ def estimate(module: SFTModule, plan: Plan, setup: Setup) -> Estimate:
 def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Setup, num_lengths: int) -> Estimate:
     """Run the step on tensors without memory."""
     adapter, ranks = setup.adapter, setup.ranks
-    kept = 2 if setup.gathers_in_bf16 else 1  # bytes that are kept, in fp32, for one of those that compute
+    kept = 2 if setup.gathers_in_bf16 else 1  # bytes kept in fp32 per byte of a computing weight
     inside = {id(p) for p in layers.parameters()}
     trained = [p for p in net.parameters() if p.requires_grad]
     counts = [(p, p.numel() * p.element_size()) for p in net.parameters()]
@@ -181,7 +181,7 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
     layer = max(sum(p.numel() * p.element_size() for p in one.parameters()) for one in layers)
     gradients = kept * sum(p.numel() * p.element_size() for p in trained)
     live = _Live(net)
-    stays = 0.0 if setup.is_offloaded else 1 / ranks  # of a gradient that was divided, on this device
+    stays = 0.0 if setup.is_offloaded else 1 / ranks  # this device's part of a divided gradient
     share = kept * stays if setup.accumulate == 1 else 0.0
     for p in trained:
         if (ranks > 1 and id(p) in inside) or setup.accumulate > 1:
@@ -190,7 +190,7 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
     is_autocast = setup.precision == "bf16-mixed" and not setup.gathers_in_bf16
     cast = torch.autocast("cpu", torch.bfloat16) if is_autocast else nullcontext()
     is_whole = setup.accumulate > 1 and setup.reduce_once
-    before = gradients * (1.0 if is_whole else stays)  # of the step, or the micro-batches, before
+    before = gradients * (1.0 if is_whole else stays)  # of the previous step, or the earlier micro-batches
     with live:
         with cast:
             loss, _ = net(batch, torch.ones(len(batch.lengths_D)))
@@ -207,7 +207,7 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
         num_tokens=len(batch.ids_T),
         parameters=0 if setup.is_offloaded else kept * held // ranks,
         gradients=int(grads),
-        optimizer=0,  # what it keeps is no matter of the pass
+        optimizer=0,  # state is counted separately
         gathered=gathered,
         activations=int(peak - grads - logits),
         logits=int(logits),
@@ -219,19 +219,19 @@ def _counted(net: SupervisedLoss, layers: nn.ModuleList, batch: Batch, setup: Se
 
 
 class _Live(TorchDispatchMode):
-    """Sums the storages that exist, those of a model's weights left out."""
+    """Sums the existing storages, except those of a model's weights."""
 
     def __init__(self, net: SupervisedLoss) -> None:
         super().__init__()
         self.live = self.peak = 0.0
         self.logits = self.logits_at_peak = self.gradients_at_peak = 0.0
-        self.products: set[Any] = set()  # in bf16, of different shapes
+        self.products: set[Any] = set()  # in bf16, by shape
         self._net, self._vocabulary = net, net.model.config.get_text_config().vocab_size
         self._sizes: dict[int, tuple[int, bool]] = {t.untyped_storage()._cdata: (0, False) for t in _tensors(net)}
         self._forgotten = 0.0
 
     def forget(self, size: float) -> None:
-        """A gradient that other ranks take over, or that was added to one that is there."""
+        """Discount a gradient that is reduced to other ranks, or added to an existing one."""
         self.live -= size
         self._forgotten += size
 
@@ -256,7 +256,7 @@ class _Live(TorchDispatchMode):
         self.logits -= size if is_logits else 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operation and look at what came out."""
+        """Run an operation and count its outputs."""
         out = func(*args, **(kwargs or {}))
         if str(func).startswith(("aten.mm", "aten.addmm")) and out.dtype == torch.bfloat16:
             shapes = [(arg.shape, arg.stride()) for arg in args if isinstance(arg, torch.Tensor)]
@@ -273,7 +273,7 @@ def _tensors(net: nn.Module) -> Iterator[torch.Tensor]:
 
 
 def _micro_batches(plan: Plan, setup: Setup) -> tuple[np.ndarray, np.ndarray]:
-    """The micro-batch of each row of a plan, numbered over all processes, and the tokens of each row."""
+    """Return the micro-batch of each row of a plan, numbered over all processes, and the tokens of each row."""
     chunks = setup.accumulate * setup.world
     starts_R, steps_S1 = plan.row_starts_R1[:-1], plan.step_starts_S1
     row_R = np.arange(len(starts_R))
@@ -283,7 +283,7 @@ def _micro_batches(plan: Plan, setup: Setup) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _largest(plan: Plan, setup: Setup, config: Any) -> Batch:
-    """The micro-batch of a plan that needs the most, by its shapes; of declared counts, one full row."""
+    """Return the micro-batch of a plan that needs the most, judged by shapes; for declared counts, one full row."""
     if plan.declared:
         return _shapes([plan.max_length], [plan.max_length], plan.max_length)
     chunk_R, tokens_R = _micro_batches(plan, setup)
@@ -298,7 +298,7 @@ def _largest(plan: Plan, setup: Setup, config: Any) -> Batch:
 
 
 def _num_lengths(plan: Plan, setup: Setup) -> int:
-    """How many numbers of tokens, padded to multiples of 64, the micro-batches of one process have."""
+    """Return how many distinct token counts, padded to multiples of 64, the micro-batches of one process have."""
     if plan.declared:
         return 1
     chunk_R, tokens_R = _micro_batches(plan, setup)
@@ -307,9 +307,9 @@ def _num_lengths(plan: Plan, setup: Setup) -> int:
 
 
 def _kernel_bytes(num: int) -> int:
-    """What oneDNN holds, which compiles a product in bf16 for each shape and keeps 1,024 of them.
+    """Return the bytes that oneDNN holds: it compiles a bf16 product for each shape and keeps 1,024 of them.
 
-    Measured here, torch 2.13 on a CPU with AMX: 11 MiB at the first one, 0.56 MiB each, whatever its shape.
+    Measured with torch 2.13 on a CPU with AMX: 11 MiB for the first one, 0.56 MiB for each, whatever its shape.
     """
     return int((11 + 0.56 * min(num, 1024)) * 2**20) if num else 0
 
@@ -334,7 +334,7 @@ def _shapes(lengths: list[int], row_lengths: list[int], kept: int) -> Batch:
 
 
 def _flash(module: nn.Module, query: Any, key: Any, value: Any, attention_mask: Any, **options: Any) -> Any:
-    """Keeps query, key, value, output and one number a row, as flash attention does."""
+    """Keep query, key, value, output and one number per row, as flash attention does."""
     output, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True)
     return output.transpose(1, 2).contiguous(), None
 
@@ -346,11 +346,11 @@ def _register_counted() -> None:
 
 
 def training_flops(plan: Plan, found: Estimate, config: Any, setup: Setup) -> float:
-    """Operations of a whole plan; of declared counts, of a billion tokens in examples that fill a row.
+    """Count the operations of a whole plan; for declared counts, of a billion tokens in full-row examples.
 
-    2 a weight and token forward, 2 for inputs' and 2 for weights' gradients. Attention adds 2 x layers x width x
-    length^2 an example forward (half of a square, two products), twice that backward; weights that are not trained need
-    no gradient; layers that are computed again whole cost a forward pass.
+    Per weight and token: 2 forward, 2 for inputs' and 2 for weights' gradients. Attention adds 2 x layers x width x
+    length^2 per example forward (half of a square, two products), twice that backward; frozen weights need no gradient;
+    recomputing whole layers costs another forward pass.
     """
     lengths = [plan.max_length] if plan.declared else plan.lengths_N[plan.example_E]
     sizes = np.asarray(lengths, dtype=np.float64)

@@ -129,7 +129,7 @@ class SFTModule(LightningModule):
         self.activation_checkpointing, self.trust_remote_code = activation_checkpointing, trust_remote_code
         self.adapter, self.live_adapter = adapter, cast(LiveAdapter | None, None)
         if adapter is not None:
-            self.strict_loading = False  # checkpoints leave out what the base has; see on_load_checkpoint
+            self.strict_loading = False  # the base's weights are not in checkpoints; see on_load_checkpoint
         self.net: SupervisedLoss | None = None
         self._plan: Plan | None = None
         self._optimizer_in_use: Any = _NONE_YET
@@ -208,11 +208,11 @@ class SFTModule(LightningModule):
         return LiveAdapter(adapter, model, parallel.decoder_layers(model), global_seed(), base)
 
     def begin_stage(self, before: StagePlan | None, stage: StagePlan) -> bool:
-        """Prepare the first step of a stage; returns whether other weights are trained than before."""
+        """Prepare the first step of a stage; return whether it trains other weights than the previous stage."""
         return self.live_adapter is not None and self.live_adapter.begin_stage(before, stage)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add which optimizer its state belongs to; leave out the base's weights if an adapter does not change them."""
+        """Add which optimizer the state belongs to; leave out the base's weights if an adapter does not change them."""
         checkpoint["optimizer"] = None if self._optimizer_in_use is _NONE_YET else self._optimizer_in_use
         if (live := self.live_adapter) is not None:
             kept = {k: v for k, v in checkpoint["state_dict"].items() if live.is_kept(k)}
@@ -230,7 +230,7 @@ class SFTModule(LightningModule):
         if (live := self.live_adapter) is None:
             return
         live.is_base_changed = bool(checkpoint["adapter"]["is_base_changed"])
-        if "state_dict" in checkpoint:  # of shards the strategy has looked
+        if "state_dict" in checkpoint:  # for shards, the strategy has already checked
             missing = [k for k in self.state_dict() if live.is_kept(k) and k not in checkpoint["state_dict"]]
             if missing:
                 raise ValueError(f"ckpt_path: the checkpoint lacks weights of the adapter: {missing[0]}")
@@ -251,7 +251,7 @@ class SFTModule(LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """Check on this model that packed examples do not influence each other; ``auto`` selects an attention so.
+        """Check on this model that packed examples do not influence each other; ``auto`` chooses an attention this way.
 
         Raises:
             ValueError: No attention keeps them apart.
@@ -267,7 +267,7 @@ class SFTModule(LightningModule):
         use_isolating_attention(self.net, names, data.max_length, data.packing, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, torch.Tensor]:
-        """A micro-batch's part of the step's loss, and its negative log likelihoods summed by ability (``nll_A``)."""
+        """Compute a micro-batch's part of the step's loss, and its negative log likelihoods by ability (``nll_A``)."""
         plan = self._plan
         assert self.net is not None and plan is not None
         counts = (plan.supervised_A, plan.examples_A)
@@ -309,19 +309,19 @@ class SFTModule(LightningModule):
         """Log the mean over all ranks."""
         for name, mean in self._val_loss.items():
             loss = self.val_losses[name] = float(mean.compute())
-            # Lightning would log it one step early; callbacks that monitor it find it where they look.
+            # Lightning would log it one step early; callbacks that monitor it still find it in the usual place.
             self.log(f"val/loss/{name}", loss, logger=False)
             for logger in self.loggers if not self.trainer.sanity_checking else ():
                 logger.log_metrics({f"val/loss/{name}": loss}, step=self.global_step)
 
     def learning_rate_at(self, step: int) -> float:
-        """The learning rate of an optimizer step of the plan."""
+        """Return the learning rate of an optimizer step of the plan."""
         assert self._plan is not None
         warmup = (self.warmup_ratio, self.warmup_steps)
         return learning_rate_at(self._plan, step, self.learning_rate, warmup, self.lr_schedule)
 
     def optimizer_of(self, stage: Stage) -> dict[str, Any] | None:
-        """The optimizer of a stage as class_path and init_args; None for the default AdamW.
+        """Return the optimizer of a stage as class_path and init_args; None for the default AdamW.
 
         Raises:
             ValueError: The stage names no valid optimizer.
@@ -331,7 +331,7 @@ class SFTModule(LightningModule):
         return chosen_optimizer(f"stage {stage.name!r}: optimizer", stage.optimizer)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of the current stage, and the plan's learning rate, set at every optimizer step."""
+        """Build the optimizer of the current stage, and a scheduler that follows the plan's learning rate."""
         plan = self._plan
         assert plan is not None, "a StageSchedule callback compiles the plan before the optimizer is made"
         choice = (
@@ -345,7 +345,7 @@ class SFTModule(LightningModule):
         """Replace the optimizer by a new one with empty state.
 
         Args:
-            strategy: The trainer's.
+            strategy: The trainer's strategy.
             choice: As returned by ``optimizer_of``.
             step: The next optimizer step.
         """
@@ -376,7 +376,7 @@ class SFTModule(LightningModule):
 
 
 def _check_computing(attention: str, activation_checkpointing: Recompute, compile: bool) -> None:
-    """Refuse unknown ways to compute, and those that do not go together."""
+    """Refuse invalid values, and combinations that do not work."""
     if attention not in ATTENTIONS:
         raise ValueError(f"model.attention: {attention!r} is not one of {', '.join(ATTENTIONS)}")
     if activation_checkpointing not in CHOICES:
@@ -388,7 +388,7 @@ def _check_computing(attention: str, activation_checkpointing: Recompute, compil
 
 
 def _check_from_scratch(path: str | None, tokenizer: str | None) -> None:
-    """Refuse what does not go with ``config``."""
+    """Refuse options that do not go with ``config``."""
     if tokenizer is None:
         raise ValueError("model.config: a model from scratch needs model.tokenizer, a folder or hub id")
     if path not in (None, *LAB_SIZES):

@@ -1,4 +1,4 @@
-"""What an optimizer keeps of each weight, by trying it: a step on a small model, and its state is weighed."""
+"""Measures what an optimizer keeps for each weight, by running one step on a small model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import nn
 from sftlab.model.optim import BETAS, build_optimizer
 
 HIDDEN, OUTER, VECTOR = "matrix of a layer", "embedding or head", "vector"
-# bitsandbytes runs on GPUs alone: two moments of a byte, and a scale of 4 bytes for each block of 256 of either.
+# bitsandbytes runs only on GPUs: two moments of a byte, and a 4-byte scale for each block of 256 in either.
 _EIGHT_BITS = {HIDDEN: 2 + 2 * 4 / 256, OUTER: 2 + 2 * 4 / 256, VECTOR: 8.0}
 _SMALL = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
 def kinds(net: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
-    """The weights that are trained, and of which kind each is to an optimizer."""
+    """Return the trained weights, and which kind of weight each is to an optimizer."""
     outer = {id(p) for module in net.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     for module in net.modules():
         if (get_head := getattr(module, "get_output_embeddings", None)) and (head := cast(Any, get_head)()) is not None:
@@ -30,14 +30,14 @@ def kinds(net: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
 
 
 def kept_bytes(choice: Mapping[str, Any] | None, dtype: torch.dtype) -> dict[str, float]:
-    """Bytes that an optimizer keeps of one number of a weight, by kind.
+    """Measure the bytes that an optimizer keeps per element of a weight, by kind.
 
     Args:
-        choice: As ``chosen_optimizer`` gives it; None is AdamW.
-        dtype: Of the weights.
+        choice: As returned by ``chosen_optimizer``; None is AdamW.
+        dtype: Type of the weights.
 
     Raises:
-        ValueError: It refuses its arguments, or makes no step by gradients alone.
+        ValueError: It refuses its arguments, or cannot make a step from gradients alone.
     """
     return dict(_kept_bytes(json.dumps(choice, sort_keys=True, default=str), dtype))
 
@@ -51,7 +51,7 @@ def _kept_bytes(chosen: str, dtype: torch.dtype) -> dict[str, float]:
         return _EIGHT_BITS if "8bit" in choice["class_path"] else dict.fromkeys(_EIGHT_BITS, 8.0)
     model = LlamaForCausalLM(LlamaConfig(**_SMALL, vocab_size=128, tie_word_embeddings=True)).to(dtype)  # type: ignore[arg-type]
     optimizer = build_optimizer(model, choice, 0.0, BETAS)
-    if hasattr(optimizer, "train"):  # schedule-free ones have two faces
+    if hasattr(optimizer, "train"):  # schedule-free optimizers have two modes
         optimizer.train()
     for p in model.parameters():
         p.grad = torch.ones_like(p)

@@ -1,7 +1,7 @@
 """Muon for matrices inside the layers, AdamW for embeddings, head and vectors, as one optimizer.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) makes the momentum of a matrix orthogonal. It is meant for
-hidden layers alone. Updates are scaled to AdamW's size (arXiv 2502.16982), so both share one learning rate.
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) orthogonalises the momentum of a matrix. It is meant for
+hidden layers only. Updates are scaled to AdamW's size (arXiv 2502.16982), so both share one learning rate.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ class Muon(Optimizer):
     """torch's Muon and AdamW over the groups of one optimizer.
 
     Args:
-        params: Groups as ``with_roles`` gives them.
+        params: Groups as returned by ``with_roles``.
         lr: Learning rate of both.
-        weight_decay: Of groups that name none.
+        weight_decay: Weight decay of groups without their own.
         momentum: Muon's.
         betas: AdamW's.
     """
@@ -41,7 +41,7 @@ class Muon(Optimizer):
 
     @staticmethod
     def with_roles(groups: list[dict[str, Any]], model: Any) -> list[dict[str, Any]]:
-        """Groups split by who updates them: ``is_hidden`` marks the matrices of a causal LM that are Muon's."""
+        """Split groups by optimizer: ``is_hidden`` marks the matrices of a causal LM that Muon updates."""
         outer = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
         outer |= {id(p) for p in model.get_output_embeddings().parameters()}
         split = []
@@ -54,7 +54,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One update of both."""
+        """Make one update with both."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Whether a run fits: the estimate of a config on named hardware as a table, and what to change where it does not."""
+"""Whether a run fits: the estimate of a config on named hardware as a table, and what to change if it does not."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ _WORDS = {
 def setup_of(
     module: SFTModule, strategy: Any, world: int, precision: Any, is_cpu: bool, accumulate: Any = None
 ) -> Setup:
-    """How a run is computed, by the arguments of a config or by what a Trainer has made of them.
+    """Return how a run is computed, from the arguments of a config or from a built Trainer.
 
     Args:
         module: The model.
-        strategy: A Trainer's, or a config's name for one; several devices without one are taken to be sharded.
-        world: Processes, each with a device.
-        precision: Lightning's; None is that of the device.
-        is_cpu: The devices are CPUs.
-        accumulate: Micro-batches of a step; one where they are still to be chosen.
+        strategy: A Trainer's strategy, or a config's name for one; by default several devices are sharded.
+        world: Number of processes, each with a device.
+        precision: Lightning's precision; None is the best of the device.
+        is_cpu: Whether the devices are CPUs.
+        accumulate: Micro-batches per step; one if they are still to be chosen.
 
     Raises:
-        ValueError: The processes make no whole number of the groups that the strategy asks for.
+        ValueError: The number of processes is no multiple of the strategy's group size.
     """
     fsdp2 = strategy if isinstance(strategy, FSDP2Strategy) else None
     is_named = strategy is None or (isinstance(strategy, str) and not strategy.startswith("ddp"))
@@ -68,7 +68,7 @@ def setup_of(
 
 
 def planned_setup(module: SFTModule, trainer: Mapping[str, Any], hardware: Hardware) -> Setup:
-    """How a config would be computed on some hardware."""
+    """Return how a config would be computed on some hardware."""
     is_cpu, given = hardware.device.name == "CPU", trainer.get("devices")
     world = given if is_cpu and isinstance(given, int) else hardware.count
     how = (trainer.get("precision"), is_cpu, trainer.get("accumulate_grad_batches"))
@@ -76,7 +76,7 @@ def planned_setup(module: SFTModule, trainer: Mapping[str, Any], hardware: Hardw
 
 
 def needs_screen(module: SFTModule, plan: Plan, setup: Setup, hardware: Hardware, mfu: float) -> RenderableType:
-    """The table of what one device needs, the verdict, time and disk."""
+    """Return the table of what one device needs, the verdict, time and disk."""
     found, room = estimate(module, plan, setup), hardware.device.usable_bytes
     how = "each whole" if setup.world > 1 else "one process"
     if setup.is_sharded:
@@ -113,16 +113,16 @@ def _verdict(module: SFTModule, plan: Plan, setup: Setup, found: Estimate, room:
 
 
 def fewest_micro_batches(module: SFTModule, plan: Plan, setup: Setup, room: int) -> tuple[Setup, int]:
-    """The setup with as few micro-batches of a step as fit, else with one row in each.
+    """Return the setup with the fewest micro-batches per step that fit, else with one row in each.
 
     Args:
         module: The model.
-        plan: What is trained, as far as it is compiled.
-        setup: How, but for the micro-batches.
-        room: Bytes that a device has.
+        plan: The plan, as far as it is compiled.
+        setup: The setup, whose number of micro-batches is chosen.
+        room: Bytes available on a device.
 
     Returns:
-        The setup, and the bytes that it needs by the estimate.
+        The setup, and its estimated bytes.
 
     Raises:
         ValueError: The architecture cannot be estimated.
@@ -135,20 +135,20 @@ def fewest_micro_batches(module: SFTModule, plan: Plan, setup: Setup, room: int)
     low, chosen = 1, _most_micro_batches(plan, setup)
     if needs(1) <= room:
         chosen = 1
-    while chosen - low > 1:  # low do not fit
+    while chosen - low > 1:  # low does not fit
         middle = (low + chosen) // 2
         low, chosen = (low, middle) if needs(middle) <= room else (middle, chosen)
     return replace(setup, accumulate=chosen), needs(chosen)
 
 
 def _most_micro_batches(plan: Plan, setup: Setup) -> int:
-    """One row in each."""
+    """Return the number with one row in each."""
     rows = max(1, int((plan.step_starts_S1[1:] - plan.step_starts_S1[:-1]).max()))
     return max(1, -(-rows // setup.world))
 
 
 def changes(plan: Plan, setup: Setup) -> Iterator[tuple[str, Setup]]:
-    """What saves memory and never changes the step, the cheapest first."""
+    """Return changes that save memory and never change the step, the cheapest first."""
     most = _most_micro_batches(plan, setup)
     first = ("trainer.strategy.reduce_once: false, " if setup.reduce_once else "") + (
         f"trainer.accumulate_grad_batches: {most}"
@@ -163,7 +163,7 @@ def changes(plan: Plan, setup: Setup) -> Iterator[tuple[str, Setup]]:
 
 
 def other_trainings(plan: Plan, setup: Setup) -> Iterator[tuple[str, Setup]]:
-    """What saves memory and trains something else, with every knob that does not: few weights, then these in bf16."""
+    """Return changes that save memory but train something else: fewer weights, then these in bf16."""
     *_, (knobs, least) = changes(plan, setup)
     words = [] if setup.adapter else ["model.adapter: LoRA"]
     few = replace(least, adapter=setup.adapter or LoRA())

@@ -1,7 +1,7 @@
-"""NEFTune: noise on the embeddings of training (arXiv 2310.05914), reproducible and blind to packing.
+"""NEFTune: noise on the embeddings in training (arXiv 2310.05914), reproducible and independent of packing.
 
-An example of L tokens with embeddings of d numbers gets uniform noise in [-1, 1] times alpha / sqrt(L d). Each example
-has a generator of its own, so rows, micro-batches, ranks and a resume change nothing.
+An example of L tokens with embeddings of size d gets uniform noise in [-1, 1] times alpha / sqrt(L d). Each example has
+its own generator, so rows, micro-batches, ranks and a resume change nothing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Noise(NamedTuple):
 
     Attributes:
         alpha: Its scale.
-        seeds_D: Of each example's generator.
+        seeds_D: Seed of each example's generator.
     """
 
     alpha: float
     seeds_D: Sequence[int]
 
     def drawn(self, lengths_D: Sequence[int], size: int, device: torch.device) -> torch.Tensor:
-        """The noise of examples one after another [T, size]."""
+        """Draw the noise of all examples, concatenated [T, size]."""
         generator, parts = torch.Generator(device), []
         for length, seed in zip(lengths_D, self.seeds_D, strict=True):
             part = torch.empty(length, size, device=device).uniform_(-1, 1, generator=generator.manual_seed(seed))
@@ -38,13 +38,13 @@ class Noise(NamedTuple):
 def noisy_embeddings(
     model: Any, noise: Noise | None, lengths_D: Sequence[int], laid_out: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[None]:
-    """Add noise to what a model's embedding gives.
+    """Add noise to the output of a model's embedding, inside the block.
 
     Args:
         model: A causal LM.
         noise: None adds none.
         lengths_D: Tokens of each example.
-        laid_out: Brings the noise of all tokens [T, C] into the form of the rows that the model is given.
+        laid_out: Brings the noise of all tokens [T, C] into the layout of the model's rows.
     """
     if noise is None:
         yield

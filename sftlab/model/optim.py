@@ -1,11 +1,11 @@
-"""Optimizers: AdamW by default, any class by its path; the learning rate is set at every step from outside.
+"""Optimizers: AdamW by default, or any class by its path; the learning rate is set at every step.
 
     model.optimizer: SGD                                                             a class of torch.optim
     model.optimizer: {class_path: torch.optim.SGD, init_args: {momentum: 0.9}}       any class
     model.optimizer: AdamW8bit | AdamWScheduleFree | Muon                            extras, and ours
 
-Matrices decay, vectors (biases, norms) do not, whatever the optimizer. Learning rates start at 1.0, so that a factor of
-a schedule is the learning rate.
+Weight decay applies to matrices, not to vectors (biases, norms). Initial learning rates are 1.0, so that the factor of
+LambdaLR is the learning rate.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sftlab.plan.plan import Plan
 from sftlab.plan.rate import LRSchedule
 
 BETAS = (0.9, 0.999)
-_EXTRAS = {"bitsandbytes": "bitsandbytes", "schedulefree": "schedule-free"}  # by package: our extra that brings it
+_EXTRAS = {"bitsandbytes": "bitsandbytes", "schedulefree": "schedule-free"}  # extras of sftlab
 _SHORT = {
     "AdamW8bit": "bitsandbytes.optim.AdamW8bit",
     "AdamWScheduleFree": "schedulefree.AdamWScheduleFree",
@@ -41,14 +41,14 @@ _SET = {"params": "it gets the model's", "lr": "give model.learning_rate, or lea
 def learning_rate_at(
     plan: Plan, step: int, learning_rate: float, warmup: tuple[float, int | None], schedule: LRSchedule
 ) -> float:
-    """The learning rate of optimizer step ``step`` of a plan; a stage's own values override the model's.
+    """Return the learning rate of optimizer step ``step`` of a plan; a stage's own values override the model's.
 
     Args:
-        plan: What is trained.
-        step: From 0.
-        learning_rate: The model's peak.
+        plan: The plan.
+        step: Optimizer step, from 0.
+        learning_rate: The model's peak learning rate.
         warmup: The model's ``warmup_ratio`` and ``warmup_steps``.
-        schedule: The model's.
+        schedule: The model's learning-rate schedule.
     """
     planned = plan.stages[plan.stage_index(step)]
     stage = planned.stage
@@ -59,14 +59,14 @@ def learning_rate_at(
 
 
 def chosen_optimizer(where: str, given: str | Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A choice of a config in full: ``class_path`` and ``init_args``; None, for ours, stays None.
+    """Return a config's choice as ``class_path`` and ``init_args``; None, the default, stays None.
 
     Args:
-        where: What the choice is called in messages: ``model.optimizer``.
+        where: Name of the key in messages: ``model.optimizer``.
         given: A name, or class_path and init_args.
 
     Raises:
-        ValueError: There is no such optimizer, its package is missing, or it takes no such arguments.
+        ValueError: The optimizer does not exist, its package is missing, or it does not take these arguments.
     """
     if given is None:
         return None
@@ -111,16 +111,16 @@ def _class(where: str, path: str) -> type[Optimizer]:
 def build_optimizer(
     net: nn.Module, choice: Mapping[str, Any] | None, weight_decay: float, betas: tuple[float, float]
 ) -> Optimizer:
-    """The optimizer of the weights that are trained.
+    """Build the optimizer of the trained weights.
 
     Args:
         net: The model.
-        choice: As ``chosen_optimizer`` gives it; None is AdamW.
-        weight_decay: Of matrices, where the choice does not name its own.
-        betas: Of the default AdamW.
+        choice: As returned by ``chosen_optimizer``; None is AdamW.
+        weight_decay: Weight decay of matrices, unless the choice has its own.
+        betas: Betas of the default AdamW.
 
     Raises:
-        ValueError: It refuses its arguments or these weights, or knows no weight decay and is to have one.
+        ValueError: It refuses its arguments or these weights, or has no weight decay although one is set.
     """
     trained = [p for p in net.parameters() if p.requires_grad]
     package = (choice or {"class_path": ""})["class_path"].split(".")[0]
@@ -130,7 +130,7 @@ def build_optimizer(
         )
     if choice is None:
         made: Any = torch.optim.AdamW(_groups(trained, weight_decay), lr=1.0, betas=betas, fused=True)
-        # A fused optimizer can undo fp16's loss scaling, and Lightning refuses to clip then; Lightning undoes it.
+        # A fused optimizer would undo fp16's loss scaling, so Lightning would refuse to clip; let Lightning undo it.
         made._step_supports_amp_scaling = False
         return made
     cls: Any = _class("model.optimizer", choice["class_path"])

@@ -1,4 +1,4 @@
-"""Sharding by FSDP2, over all processes or inside groups of them, its precision, and a good one for one machine.
+"""Sharding by FSDP2, over all processes or within groups, its precision, and the best precision of a machine.
 
 bf16-mixed under FSDP2: each process keeps its rows of the weights in fp32 for the optimizer; a layer's weights are
 gathered in bf16, its gradients are reduced in fp32. Autocast, which other strategies use, would gather in fp32 and
@@ -28,10 +28,10 @@ from sftlab.model.tensor_parallel import divide_layers
 
 
 class ShardedPrecision(MixedPrecision):
-    """bf16-mixed by what FSDP2 gathers, where autocast is left out; with autocast for the models that need it.
+    """bf16-mixed by gathering weights in bf16, without autocast; with autocast for models that need it.
 
     Attributes:
-        by_weights: The weights are gathered in bf16.
+        by_weights: Whether the weights are gathered in bf16.
     """
 
     by_weights = False
@@ -40,7 +40,7 @@ class ShardedPrecision(MixedPrecision):
         super().__init__("bf16-mixed", device)
 
     def forward_context(self) -> Any:
-        """Autocast where the weights are gathered in full."""
+        """Return autocast if the weights are gathered in full precision."""
         return nullcontext() if self.by_weights else super().forward_context()
 
 
@@ -92,7 +92,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     @property
     def precision_plugin(self) -> Precision:
-        """Lightning's; of bf16-mixed one that knows what FSDP2 gathers."""
+        """Lightning's precision plugin; for bf16-mixed, one that knows what FSDP2 gathers."""
         return super().precision_plugin
 
     @precision_plugin.setter
@@ -101,10 +101,10 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._precision_plugin = ShardedPrecision(cast(MixedPrecision, plugin).device) if is_mixed else plugin
 
     def setup_environment(self) -> None:
-        """The data parallel size is the number of processes, known only now.
+        """Set the data parallel size to the number of processes, which is known only now.
 
         Raises:
-            ValueError: They make no whole number of groups.
+            ValueError: The number of processes is no multiple of the group size.
         """
         from torch.distributed.device_mesh import init_device_mesh
 
@@ -113,7 +113,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         check_groups(self.tensor_parallel_size, self.num_processes, "tensor_parallel_size")
         self._data_parallel_size = world // self.tensor_parallel_size
         if self.cpu_offload and self.root_device.type == "cuda" and self._process_group_backend is None:
-            self._process_group_backend = "cpu:gloo,cuda:nccl"  # norms of gradients are summed where these are
+            self._process_group_backend = "cpu:gloo,cuda:nccl"  # norms of gradients are summed over this mesh
         super().setup_environment()
         self.shard_mesh = self.device_mesh["data_parallel"]
         if self.shard_size is not None:
@@ -121,13 +121,13 @@ class FSDP2Strategy(ModelParallelStrategy):
             self.shard_mesh = init_device_mesh(self.root_device.type, shape, mesh_dim_names=("copies", "shards"))
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
-        """Over the processes that have rows of their own, unless a group is named."""
+        """Reduce over the processes that have their own rows, unless a group is given."""
         if group is None and self.tensor_parallel_size > 1:
             group = self.device_mesh["data_parallel"].get_group()
         return super().reduce(tensor, group, reduce_op)
 
     def model_to_device(self) -> None:
-        """Weights that are kept in the host's memory stay there."""
+        """Move the model; weights kept in host memory stay there."""
         if not self.cpu_offload:
             return super().model_to_device()
         assert self.model is not None and self.lightning_module is not None
@@ -137,7 +137,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """In all micro-batches of a step but the last: no traffic between groups; none at all with ``reduce_once``."""
+        """Skip communication between groups in all but a step's last micro-batch; all of it with ``reduce_once``."""
         net = cast(Any, self.lightning_module).net
         switch = net.set_requires_gradient_sync if self.reduce_once else net.set_requires_all_reduce
         switch(False)
@@ -147,10 +147,10 @@ class FSDP2Strategy(ModelParallelStrategy):
             switch(True)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Write the shards into a folder that gets its name when all of them are on the disk; call it on every rank.
+        """Write the shards into a folder that gets its name once all are on disk. Call it on every rank.
 
         Raises:
-            OSError: The disk is full or does not let itself be written.
+            OSError: The disk is full or not writable.
         """
         path = Path(self.broadcast(str(filepath)))
         if not self._save_distributed_checkpoint:
@@ -175,25 +175,25 @@ class FSDP2Strategy(ModelParallelStrategy):
         return None
 
     def finish_saving(self) -> None:
-        """Wait until the checkpoint that is being written is whole; call it on every rank.
+        """Wait until the checkpoint being written is complete. Call it on every rank.
 
         Raises:
-            OSError: The disk is full or does not let itself be written.
+            OSError: The disk is full or not writable.
             ValueError: It could not be written for another reason.
         """
         if self._async_save is not None:
             self._async_save.finish()
 
     def remove_checkpoint(self, filepath: Any) -> None:
-        """Remove one; while another is being written, when that is whole."""
+        """Remove a checkpoint; while another one is being written, wait until that is complete."""
         if not self.is_global_zero or self._async_save is None or not self._async_save.remove(Path(filepath)):
             super().remove_checkpoint(filepath)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load model and optimizers from shards or from one file; gives the rest of the checkpoint.
+        """Load model and optimizers from shards or from one file; return the rest of the checkpoint.
 
         Raises:
-            ValueError: It is damaged, or holds objects that only running code could build.
+            ValueError: It is damaged, or holds objects that can only be built by running code.
         """
         from torch.distributed.checkpoint import state_dict as states
 
@@ -211,7 +211,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         options = states.StateDictOptions(full_state_dict=is_file, strict=self.lightning_module.strict_loading)
         weights = {"state_dict": checkpoint.pop("state_dict") if is_file else states.get_model_state_dict(model)}
         if not is_file:
-            if not self.lightning_module.strict_loading:  # an adapter's, which leave out what the base has
+            if not self.lightning_module.strict_loading:  # an adapter's checkpoint, which leaves out the base's weights
                 held = set(contents(path).weights)
                 weights = {"state_dict": {k: v for k, v in weights["state_dict"].items() if k in held}}
             load_shards(weights, path)
@@ -229,7 +229,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 
 def register_strategies() -> None:
-    """Make ``--trainer.strategy fsdp2`` a known name."""
+    """Register ``--trainer.strategy fsdp2``."""
     if "fsdp2" not in StrategyRegistry:
         StrategyRegistry.register("fsdp2", FSDP2Strategy, description=(FSDP2Strategy.__doc__ or "").splitlines()[0])
 
@@ -253,11 +253,11 @@ def shard(
     """Shard each decoder layer, then the module around them, over the data parallel mesh.
 
     Args:
-        net: The model in its loss.
-        layers: Of the model.
-        mesh: The processes; of two dimensions, groups of them that hold the same.
-        in_bf16: Gather weights and compute in bf16; gradients are reduced in fp32 all the same.
-        cpu_offload: Keep weights in the host's memory.
+        net: The loss with the model.
+        layers: The decoder layers.
+        mesh: The processes; with two dimensions, the first one replicates.
+        in_bf16: Whether to gather weights and compute in bf16; gradients are reduced in fp32 in any case.
+        cpu_offload: Whether to keep weights in host memory.
     """
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
@@ -267,15 +267,15 @@ def shard(
     how: dict[str, Any] = {"mesh": mesh, "offload_policy": offload}
     for layer in layers:
         fully_shard(layer, mp_policy=MixedPrecisionPolicy(bf16, fp32), **how)
-    # What comes in is token ids, and weights of the loss, which must not be rounded.
+    # The inputs are token ids and weights of the loss, which must not be rounded.
     fully_shard(net, mp_policy=MixedPrecisionPolicy(bf16, fp32, cast_forward_inputs=False), **how)
 
 
 def divide(model: Any, strategy: Any, adapter: Any) -> None:
-    """Divide the matrices of each layer among the processes of a group, where the strategy asks for it.
+    """Divide the matrices of each layer among the processes of a group, if the strategy asks for it.
 
     Raises:
-        ValueError: The architecture or an adapter does not go with that.
+        ValueError: The architecture or an adapter does not support it.
     """
     if strategy.tensor_parallel_size == 1:
         return
@@ -287,7 +287,7 @@ def divide(model: Any, strategy: Any, adapter: Any) -> None:
 
 
 def gathers_in_bf16(precision: Precision, model: nn.Module) -> bool:
-    """Decide how bf16-mixed is to be computed: by autocast where an architecture names weights that stay in fp32."""
+    """Return whether bf16-mixed gathers in bf16; autocast is used if an architecture keeps some weights in fp32."""
     named = [getattr(model, f"_keep_in_fp32_modules{kind}", None) for kind in ("", "_strict")]
     if not isinstance(precision, ShardedPrecision):
         return False
@@ -296,7 +296,7 @@ def gathers_in_bf16(precision: Precision, model: nn.Module) -> bool:
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
-    """The repeated blocks of a causal LM: its longest ModuleList that lies in no other, as a block's experts do."""
+    """Return the repeated blocks of a causal LM: its longest ModuleList not inside another (a block's experts are)."""
     lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     outer = [found for name, found in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
     assert outer, f"{type(model).__name__} has no decoder layers"
@@ -304,7 +304,7 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
 
 
 def best_precision() -> str:
-    """bf16-mixed where the hardware multiplies bf16 faster: recent GPUs, CPUs with AMX or AVX-512 BF16."""
+    """Return bf16-mixed if the hardware multiplies bf16 faster: recent GPUs, CPUs with AMX or AVX-512 BF16."""
     if torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

@@ -1,4 +1,4 @@
-"""A Hugging Face folder written again: weights of another type, files of another size, a card of its own."""
+"""Rewrites a Hugging Face folder: weights of another type, files of another size, another card."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 def rewrite_folder(
     source: Path, folder: Path, card: str, dtype: str | None = None, max_shard_size: str | None = None
 ) -> None:
-    """Write a folder again.
+    """Write a copy of a folder.
 
     Args:
-        source: With weights as safetensors.
-        folder: Appears when it is complete.
+        source: A folder with weights in safetensors.
+        folder: The copy; appears when complete.
         card: Its README.md.
-        dtype: float32, bf16 or fp16, of the floating-point weights; None leaves them as they are.
-        max_shard_size: Of one file of weights, such as 5GB; None leaves the files as they are.
+        dtype: float32, bf16 or fp16, for the floating-point weights; None keeps theirs.
+        max_shard_size: Largest size of a weight file, such as 5GB; None keeps the files.
 
     Raises:
-        ValueError: There are no weights as safetensors.
+        ValueError: There are no weights in safetensors.
     """
     files = sorted(source.glob("*.safetensors"))
     if not files:

@@ -1,4 +1,4 @@
-"""Snapshots: what training changes, as it is after a step, put aside to go back to.
+"""Snapshots: everything that training changes, saved after a step in order to return to it.
 
 kept/step=000040/0.pt, 1.pt ...     one a process: its own shards of the trained parameters, and buffers
 """
@@ -18,12 +18,12 @@ from sftlab.model.sharded import divide_again, local, part_of
 
 
 def write_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
-    """Put this process's part of a model aside."""
+    """Save this process's part of a model."""
     write_tensors(net, changing(net), folder, rank)
 
 
 def write_tensors(net: nn.Module, tensors: Mapping[str, torch.Tensor], folder: Path, rank: int) -> None:
-    """Put tensors of this process aside, each of the shape of its part of the model's tensor of that name."""
+    """Save tensors of this process, each shaped like its part of the model's tensor of that name."""
     folder.mkdir(parents=True, exist_ok=True)
     starts = _starts(net)
     parts = {name: (starts[name], value.detach().cpu().clone()) for name, value in tensors.items()}
@@ -32,10 +32,10 @@ def write_tensors(net: nn.Module, tensors: Mapping[str, torch.Tensor], folder: P
 
 
 def read_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
-    """Bring this process's part of a model back.
+    """Restore this process's part of a model.
 
     Raises:
-        ValueError: It is not there, or is of another model.
+        ValueError: It is missing, or belongs to another model.
     """
     now = changing(net)
     saved = read_tensors(net, folder, rank)
@@ -47,10 +47,10 @@ def read_snapshot(net: nn.Module, folder: Path, rank: int) -> None:
 
 
 def read_tensors(net: nn.Module, folder: Path, rank: int) -> dict[str, torch.Tensor]:
-    """What ``write_tensors`` has put aside, as this process has its rows now; it may have been another number then.
+    """Read what ``write_tensors`` saved, as this process's rows now; the number of processes may have changed.
 
     Raises:
-        ValueError: It is not there, or is of another model.
+        ValueError: It is missing, or belongs to another model.
     """
     starts, now = _starts(net), changing(net)
     own = folder / f"{rank}.pt"
@@ -84,25 +84,25 @@ def _parts(path: Path) -> dict[str, tuple[tuple[int, ...], torch.Tensor]]:
     parts = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return {
         name: (start if isinstance(start, tuple) else (start, *[0] * (value.dim() - 1))[: value.dim()], value)
-        for name, (start, value) in parts.items()  # a number is the first row, from before columns were divided too
+        for name, (start, value) in parts.items()  # a number is the first row, from before columns could be divided
     }
 
 
 def _starts(net: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Where this process's part of each tensor begins: row, column and so on."""
+    """Return where this process's part of each tensor begins: row, column and so on."""
     named = (*net.named_parameters(), *net.named_buffers())
     return {name: tuple(one.start for one in part_of(value)) for name, value in named}
 
 
 def remove_snapshots(folder: Path, but: set[int]) -> None:
-    """Take the snapshots in a folder away, except of some steps."""
+    """Remove the snapshots in a folder, except those of some steps."""
     for path in folder.glob("step=*"):
         if int(path.name.removeprefix("step=")) not in but:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def changing(net: nn.Module) -> dict[str, torch.Tensor]:
-    """The trained parameters, of sharded ones this process's part, and the buffers."""
+    """Return the trained parameters, as this process's parts if sharded, and the buffers."""
     divide_again(net)
     named: list[tuple[str, Any]] = [
         *((name, p) for name, p in net.named_parameters() if p.requires_grad),

@@ -1,12 +1,12 @@
-"""Tensor parallelism: the matrices of a layer divided among the processes of a group, which compute on the same rows.
+"""Tensor parallelism: the matrices of a layer are divided among a group of processes that share the same rows.
 
-    q, k, v, gate, up   divided by what comes out: each process has whole heads            nothing to exchange
-    o, down             divided by what goes in: each process has a part of every sum      one sum over the group
+    q, k, v, gate, up   divided by outputs: each process has whole heads            no communication
+    o, down             divided by inputs: each process has a part of every sum     one sum over the group
     all else            whole on each process of a group
 
-By the plan that transformers has in a model's config (Megatron's scheme: Shoeybi et al., arXiv 1909.08053); FSDP2 then
-divides among the groups what each process has left. All weights become tensors of the group's mesh, whole ones too, so
-that norms of gradients and checkpoints have one mesh for all.
+The plan in a model's transformers config is used (Megatron's scheme: Shoeybi et al., arXiv 1909.08053); FSDP2 then
+shards each process's part among the groups. All weights become tensors of the group's mesh, undivided ones too, so that
+norms of gradients and checkpoints have one mesh for all.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 from torch import nn
 
 _STYLES = ("colwise", "rowwise")
-_WARNED_OF = "torch.distributed.tensor._redistribute"  # that a weight is gathered in two steps, each time
+_WARNED_OF = "torch.distributed.tensor._redistribute"  # that a weight is always gathered in two steps
 
 
 def check_divisible(config: Any, size: int) -> Mapping[str, str]:
-    """The plan of a model whose layers can be divided among so many processes.
+    """Return the plan of a model whose layers can be divided among this many processes.
 
     Raises:
-        ValueError: They cannot.
+        ValueError: The layers cannot be divided so.
     """
     told = f"trainer.strategy.tensor_parallel_size: {size}: "
     plan = getattr(config, "base_model_tp_plan", None) or {}
@@ -42,10 +42,10 @@ def check_divisible(config: Any, size: int) -> Mapping[str, str]:
 
 
 def divide_layers(model: Any, mesh: Any) -> None:
-    """Divide the layers of a causal LM, in place, with weights or without memory.
+    """Divide the layers of a causal LM, in place, with or without allocated weights.
 
     Args:
-        model: Whole on each process; a tied head stays tied.
+        model: The model, whole on each process; a tied head stays tied.
         mesh: The group, of one dimension.
 
     Raises:
@@ -70,9 +70,10 @@ def divide_layers(model: Any, mesh: Any) -> None:
 
 
 def _check_apart(model: nn.Module, plan: Mapping[str, str], size: int) -> None:
-    """Whether all weights beside divided ones, in one attention or MLP, are divided too.
+    """Check that in one attention or MLP either all weights are divided or none.
 
-    What stands between them, as a norm of each head, sees the heads of one process: its gradient would be a part.
+    A weight between divided ones, such as a norm of each head, sees only one process's heads: its gradient would be
+    partial.
 
     Raises:
         ValueError: Some are not.
@@ -89,7 +90,7 @@ def _check_apart(model: nn.Module, plan: Mapping[str, str], size: int) -> None:
 
 
 def _keep_whole(module: nn.Module, mesh: Any) -> None:
-    """Weights become whole tensors of the mesh; what goes in and out of the module stays as it was."""
+    """Turn weights into undivided tensors of the mesh; inputs and outputs of the module stay as they were."""
     from torch import is_tensor
     from torch.distributed.tensor import DTensor, Replicate, distribute_module
 

@@ -1,7 +1,7 @@
-"""Weights one tensor at a time: where they are taken from, and the safetensors files that they are written into.
+"""Weights one tensor at a time: where they come from, and the safetensors files that they are written into.
 
     Weights       names and shapes now, a tensor when it is asked for     from a checkpoint or from files
-    WeightFiles   the place of each tensor is known before the first one is there, so none waits in memory
+    WeightFiles   the place of each tensor is known before the first one arrives, so none waits in memory
 
 A file is laid out as safetensors lays it out: a length of 8 bytes, a header as JSON, then the tensors, those of the
 largest type first, by name. Several files have an index beside them, as on the hub.
@@ -22,8 +22,8 @@ from safetensors import safe_open
 from sftlab.model.checkpoint import ShardReader, load_file, load_shards
 from sftlab.model.contents import contents, is_sharded
 
-MAX_FILE_BYTES = 5 * 10**9  # of a file of weights, unless one tensor is larger
-_TYPES = {  # as safetensors calls them, in the order of its files
+MAX_FILE_BYTES = 5 * 10**9  # largest size of a weight file, unless one tensor is larger
+_TYPES = {  # safetensors' names, in the order of its files
     torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64", torch.float32: "F32", torch.uint32: "U32",
     torch.int32: "I32", torch.bfloat16: "BF16", torch.float16: "F16", torch.uint16: "U16", torch.int16: "I16",
     torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int8: "I8", torch.uint8: "U8",
@@ -34,11 +34,11 @@ _ORDER = list(_TYPES)
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that are taken one at a time.
+    """Weights that are loaded one at a time.
 
     Attributes:
-        shapes: By name, on the device ``meta``.
-        take: The tensor of a name, on the CPU.
+        shapes: Tensors by name, on the device ``meta``.
+        take: Returns the tensor of a name, on the CPU.
     """
 
     shapes: Mapping[str, torch.Tensor]
@@ -46,16 +46,16 @@ class Weights:
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor]) -> Weights:
-        """Of tensors at hand, or mapped from a file."""
+        """Wrap tensors in memory, or mapped from a file."""
         return cls({name: described(tensor) for name, tensor in tensors.items()}, lambda name: tensors[name].cpu())
 
     def renamed(self, new: Callable[[str], str | None]) -> Weights:
-        """Those that get a new name, under it."""
+        """Return the weights that get a new name, under it."""
         old = {named: name for name in self.shapes if (named := new(name)) is not None}
         return Weights({named: self.shapes[name] for named, name in old.items()}, lambda named: self.take(old[named]))
 
     def to(self, dtype: torch.dtype | None) -> Weights:
-        """Floating-point weights in another type."""
+        """Return floating-point weights in another type."""
         if dtype is None:
             return self
 
@@ -66,15 +66,15 @@ class Weights:
 
 
 def described(tensor: torch.Tensor) -> torch.Tensor:
-    """Shape and type of a tensor, without its memory."""
+    """Return shape and type of a tensor, without its memory."""
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def of_files(files: Iterable[Path], stack: ExitStack) -> Weights:
-    """The weights in safetensors files, read when they are taken.
+    """Return the weights in safetensors files, read when taken.
 
     Args:
-        files: In any order.
+        files: The files, in any order.
         stack: Closes them.
     """
     opened = [stack.enter_context(safe_open(path, "pt")) for path in files]
@@ -88,14 +88,14 @@ def of_files(files: Iterable[Path], stack: ExitStack) -> Weights:
 
 
 def of_checkpoint(path: Path, prefix: str) -> Weights:
-    """The weights in a checkpoint whose names begin so, under the rest of their names.
+    """Return the weights in a checkpoint whose names have a prefix, under the rest of their names.
 
     Args:
-        path: A file, or a folder of FSDP2 shards, whose tensors are put together when they are taken.
-        prefix: Of names in the module that was trained.
+        path: A file, or a folder of FSDP2 shards, whose tensors are assembled when taken.
+        prefix: Prefix of the names in the trained module.
 
     Raises:
-        ValueError: It is damaged, or holds objects that only running code could build.
+        ValueError: It is damaged, or holds objects that can only be built by running code.
     """
     contents(path)
     if not is_sharded(path):
@@ -121,14 +121,14 @@ def _without(name: str, prefix: str) -> str | None:
 
 
 class WeightFiles:
-    """Safetensors files that take tensors one by one, in any order.
+    """Safetensors files that accept tensors one by one, in any order.
 
     Args:
-        folder: Where to.
-        shapes: What will come, by name, in the order in which files are filled.
-        max_bytes: Of a file, unless one tensor is larger.
-        stem: Of the files' names.
-        metadata: Of each file's header.
+        folder: The target folder.
+        shapes: The expected tensors by name, in the order in which files are filled.
+        max_bytes: Largest size of a file, unless one tensor is larger.
+        stem: Stem of the files' names.
+        metadata: Metadata for each file's header.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class WeightFiles:
             self._places[name] = (path, self._places[name][1] + 8 + len(text), shapes[name])
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Put a tensor where it belongs; once each."""
+        """Write a tensor to its place; call it once for each."""
         path, start, shape = self._places.pop(name)
         assert (tensor.shape, tensor.dtype) == (shape.shape, shape.dtype), name
         with path.open("r+b") as file:
@@ -177,19 +177,19 @@ class WeightFiles:
             file.write(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
     def close(self) -> None:
-        """All have come."""
+        """Check that all tensors have been written, and close."""
         assert not self._places, f"not written: {sorted(self._places)[:3]}"
 
 
 def copy(weights: Weights, files: WeightFiles) -> None:
-    """Write all weights."""
+    """Copy all weights."""
     for name in weights.shapes:
         files.write(name, weights.take(name))
     files.close()
 
 
 def _divided(shapes: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[str]]:
-    """Names by file: as they come, a new file where the next would make it too large."""
+    """Distribute names over files in order, starting a new file if the next tensor would make it too large."""
     files: list[list[str]] = [[]]
     size = 0
     for name, tensor in shapes.items():
@@ -202,5 +202,5 @@ def _divided(shapes: Mapping[str, torch.Tensor], max_bytes: int) -> list[list[st
 
 
 def size_in_bytes(text: str) -> int:
-    """5GB, 500MB or 20KB as bytes."""
+    """Parse 5GB, 500MB or 20KB as bytes."""
     return int(text[:-2]) * {"KB": 10**3, "MB": 10**6, "GB": 10**9}[text[-2:]]
