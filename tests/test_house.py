@@ -26,7 +26,7 @@ ORDER = """
     lab.python lab.words lab.options lab.registers lab.predict lab.content lab.samples lab.grading
     lab.abilities lab.text lab.vocabulary lab.tokenizer lab.bases
     data.conversation data.marks
-    data.stream data.json_records data.columns data.records data.droplist data.split data.keys data.readers
+    data.stream data.json_records data.columns data.hub_set data.records data.droplist data.split data.keys data.readers
     data.chat_template data.messages data.pieces data.survey
     data.own_template data.template data.encoder data.fitter data.workers data.cluster data.examples
     data.repeats data.prepare

@@ -20,7 +20,7 @@ from sftlab.data.examples import Examples
 from sftlab.data.feed import PlanLoader, share_of_rows
 from sftlab.data.readers import AlpacaReader, MathReader, MessagesReader, Reader, ShareGPTReader
 from sftlab.data.seed import global_seed
-from sftlab.data.source import LAB, DeclaredSource, FileSource, LabSource, Source
+from sftlab.data.source import LAB, source_of
 from sftlab.data.split import Part, held_out
 from sftlab.data.template import checked_system, get_template
 from sftlab.fingerprint import digest
@@ -173,6 +173,8 @@ class AbilityData(PlannedData):
         on_bad_record: skip (bad records are counted and shown) or fail.
         max_bad_share: Fail when more than this fraction of the records is bad.
         system: A system prompt for conversations that have none, in training and when the ability is scored.
+        streaming: Read a hub id without a download, once; the examples are the same. All of it is read, whatever
+            ``fraction`` and ``max_examples`` use; ``hub:<id>::train[:1000]`` reads its first rows alone.
 
     Raises:
         ValueError: A fraction is outside [0, 1], or ``num_examples``, ``lab`` or ``drop`` does not go with ``path``.
@@ -195,6 +197,7 @@ class AbilityData(PlannedData):
         max_bad_share: float = 0.05,
         max_examples: int | None = None,
         system: str | None = None,
+        streaming: bool = False,
     ) -> None:
         super().__init__()
         shares = {"fraction": fraction, "val_fraction": val_fraction, "max_bad_share": max_bad_share}
@@ -208,24 +211,14 @@ class AbilityData(PlannedData):
                 f"{type(self).__name__}: fraction {fraction:g} and max_examples {max_examples:,} both say how much is "
                 "used; give one of them"
             )
-        if (num_examples is None) == (path in (None, LAB)):
-            raise ValueError(
-                f"{type(self).__name__}: path {path!r} with num_examples {num_examples}; num_examples goes with "
-                "path: lab (generate) or null (declare), and is null for files"
-            )
-        if path != LAB and lab is not None:
-            raise ValueError(f"{type(self).__name__}.lab: {lab} has no use with path {path!r}; it goes with path: lab")
         if drop is not None and path is None:
             raise ValueError("drop: there is nothing to leave out with path: null, only a count is declared")
         self.system = checked_system(system)
         self.fraction, self.max_examples = fraction, max_examples
         self.val_fraction, self.drop = val_fraction, drop
-        self.source: Source
-        if num_examples is None:
-            paths = path if isinstance(path, list) else [str(path)]
-            self.source = FileSource(paths, reader or self.default_reader(), on_bad_record, max_bad_share)
-        else:
-            self.source = DeclaredSource(num_examples) if path is None else LabSource(num_examples, exclude or [], lab)
+        reading = {"on_bad_record": on_bad_record, "max_bad_share": max_bad_share, "streaming": streaming}
+        reader, name = reader or self.default_reader(), type(self).__name__
+        self.source = source_of(name, path, reader, num_examples, exclude or [], lab, **reading)
         self.base_losses_I: np.ndarray | None = None  # the base's loss of each example, if a curriculum needs it
         self._examples: Examples | None = None
         self._drops: DropList | None = None
@@ -284,7 +277,7 @@ class AbilityData(PlannedData):
 
     def notes(self) -> list[str]:
         """Return notes for the user: an empty validation split, examples that are not used."""
-        found = []
+        found = list(self.source.notes())
         if self.val_fraction and self._examples is not None and not self.num_held_out:
             found.append(
                 f"Warning: no example of {self.name} is held out by val_fraction {self.val_fraction:g}: "

@@ -325,7 +325,12 @@ class ShareGPTReader(MessagesReader):
 
 
 def read_conversations(
-    paths: Sequence[str], reader: Reader, audit: Audit, on_bad_record: str = "skip", max_bad_share: float = 0.05
+    paths: Sequence[str],
+    reader: Reader,
+    audit: Audit,
+    on_bad_record: str = "skip",
+    max_bad_share: float = 0.05,
+    streaming: bool = False,
 ) -> Iterator[tuple[Place, Conversation]]:
     """Read the conversations of files, each with the place of its record.
 
@@ -335,6 +340,7 @@ def read_conversations(
         audit: Counts every applied rule and every bad record.
         on_bad_record: skip or fail.
         max_bad_share: Fail when more than this fraction of all records is bad.
+        streaming: Read hub data sets without a download.
 
     Raises:
         ValueError: A bad record may not be skipped, or there are too many of them; says which and why.
@@ -342,7 +348,7 @@ def read_conversations(
     total, causes, example = 0, Counter[str](), ""
     for file, path in enumerate(paths):
         number = 0
-        for number, record in enumerate(read_records(path), start=1):
+        for number, record in enumerate(read_records(path, streaming), start=1):
             place = Place(file, number)
             try:
                 conversation, rules = reader.read(record)

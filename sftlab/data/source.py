@@ -10,6 +10,7 @@ from typing import Any
 from sftlab.data.conversation import Audit, Conversation, Place, Turn
 from sftlab.data.encoder import Encoder
 from sftlab.data.examples import Examples
+from sftlab.data.hub_set import hub_set
 from sftlab.data.prepare import BadLimit, prepare
 from sftlab.data.readers import Reader, read_conversations
 from sftlab.data.records import HUB, content_hash
@@ -38,6 +39,10 @@ class Source(ABC):
         """Names of the files, which messages use to locate records."""
         return [str(self)]
 
+    def notes(self) -> Sequence[str]:
+        """Notes for the user on what is read."""
+        return ()
+
     @abstractmethod
     def key(self, ability: str) -> dict[str, Any]:
         """What determines the conversations; part of the cache key."""
@@ -62,19 +67,29 @@ class FileSource(Source):
         reader: Turns a record into a conversation.
         on_bad_record: skip (counted and shown) or fail.
         max_bad_share: Fail when more than this fraction of the records is bad.
+        streaming: Read hub data sets without a download.
 
     Raises:
-        ValueError: ``on_bad_record`` has an invalid value, or no file is named.
+        ValueError: ``on_bad_record`` has an invalid value, no file is named, or there is nothing to stream.
     """
 
     def __init__(
-        self, paths: Sequence[str], reader: Reader, on_bad_record: str = "skip", max_bad_share: float = 0.05
+        self,
+        paths: Sequence[str],
+        reader: Reader,
+        on_bad_record: str = "skip",
+        max_bad_share: float = 0.05,
+        streaming: bool = False,
     ) -> None:
         if on_bad_record not in ("skip", "fail"):
             raise ValueError(f"on_bad_record: {on_bad_record!r} is not skip or fail")
         if not paths or not all(path.strip() for path in paths):
             raise ValueError(f"path: {paths!r} names no file; give one, a list of some, or {HUB}<owner>/<name>")
-        self.paths, self.reader = paths, reader
+        if streaming and not any(path.startswith(HUB) for path in paths):
+            raise ValueError(
+                f"streaming: {paths!r} are files, read as streams in any case; it is for {HUB}<owner>/<name>"
+            )
+        self.paths, self.reader, self.streaming = paths, reader, streaming
         self.on_bad_record, self.max_bad_share = on_bad_record, max_bad_share
 
     def __str__(self) -> str:
@@ -86,8 +101,13 @@ class FileSource(Source):
         """Files and hub ids."""
         return self.paths
 
+    def notes(self) -> Sequence[str]:
+        """The commits of hub ids that name none: what must be written to read the same again."""
+        found = (hub_set(path) for path in self.paths if path.startswith(HUB))
+        return [f"{one.path} was read at the commit of {one.pinned}" for one in found if one.path != one.pinned]
+
     def key(self, ability: str) -> dict[str, Any]:
-        """Hashes of the files' content and of the reader's code and arguments."""
+        """Hashes of the files' content (of hub ids their commits) and of the reader's code and arguments."""
         return {
             "files": [content_hash(path) for path in self.paths],
             "reader": [described(self.reader), code_of(self.reader)],
@@ -96,7 +116,8 @@ class FileSource(Source):
 
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
         """Read the records with the reader."""
-        return read_conversations(self.paths, self.reader, audit, self.on_bad_record, self.max_bad_share)
+        limits = self.on_bad_record, self.max_bad_share
+        return read_conversations(self.paths, self.reader, audit, *limits, self.streaming)
 
     def examples(
         self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split", system: str = ""
@@ -160,3 +181,42 @@ class DeclaredSource(Source):
             ValueError: Always.
         """
         raise ValueError(f"data.abilities.{ability}: path is null, only a count is declared: there is nothing to read")
+
+
+def source_of(
+    owner: str,
+    path: str | Sequence[str] | None,
+    reader: Reader,
+    num_examples: int | None,
+    exclude: Sequence[str],
+    lab: LabOptions | None,
+    **reading: Any,
+) -> Source:
+    """The source that an ability's arguments name.
+
+    Args:
+        owner: The class that has the arguments, for messages.
+        path: Files and hub ids, ``lab``, or None where only a number is declared.
+        reader: Of files and hub ids.
+        num_examples: How many are generated or declared.
+        exclude: As of ``LabSource``.
+        lab: As of ``LabSource``.
+        reading: As of ``FileSource``.
+
+    Raises:
+        ValueError: The arguments do not go together, or one of them is invalid.
+    """
+    if (num_examples is None) == (path in (None, LAB)):
+        raise ValueError(
+            f"{owner}: path {path!r} with num_examples {num_examples}; num_examples goes with path: lab (generate) or "
+            "null (declare), and is null for files"
+        )
+    if path != LAB and lab is not None:
+        raise ValueError(f"{owner}.lab: {lab} has no use with path {path!r}; it goes with path: lab")
+    if num_examples is None:
+        return FileSource([path] if isinstance(path, str) else list(path or ()), reader, **reading)
+    if reading.get("streaming"):
+        raise ValueError(
+            f"{owner}.streaming: there is nothing to stream with path {path!r}; it is for {HUB}<owner>/<name>"
+        )
+    return DeclaredSource(num_examples) if path is None else LabSource(num_examples, exclude, lab)

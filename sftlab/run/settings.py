@@ -82,6 +82,7 @@ ABILITY: Table = {
     "drop": (CONTENT, _OPTIONS_OF_A_STAGE),
     "on_bad_record": (NONE, "whether a bad record ends the run"),
     "max_bad_share": (NONE, "whether bad records end the run"),
+    "streaming": (NONE, "whether a hub id is downloaded"),
 }
 SCHEDULE: Table = {
     "epochs": (CONTENT, _OPTIONS_OF_A_STAGE),

@@ -10,7 +10,6 @@ import subprocess
 import sys
 from functools import partial
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -242,33 +241,6 @@ def test_a_file_that_may_not_be_read_is_told(tmp_path):
         path = path.rename(tmp_path / name)
         with pytest.raises(ValueError, match="Permission denied"):
             list(read_records(str(path)))
-
-
-def test_a_hub_id_may_name_a_revision_and_what_cannot_be_reached_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="hub:nobody/nothing"):
-        list(read_records("hub:nobody/nothing"))
-    asked = []
-
-    def load_dataset(*arguments, **options):
-        asked.append((arguments, options))
-        return datasets.Dataset.from_list([{"m": [{"a": "x", "b": None}, {"a": None, "b": "y"}]}])
-
-    monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    assert list(read_records("hub:me/mine@v1.2:main:train[:9]")) == [{"m": [{"a": "x"}, {"b": "y"}]}]
-    assert list(read_records("hub:me/mine"))
-    assert asked == [
-        (("me/mine", "main"), {"split": "train[:9]", "revision": "v1.2"}),
-        (("me/mine", None), {"split": "train", "revision": None}),
-    ]
-    for name in ("hub:", "hub:../x", "hub:a/b/c", "hub:a@", "hub:/etc", "hub:https://x/y"):
-        with pytest.raises(ValueError, match="a hub id is written"):
-            list(read_records(name))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "squad").mkdir()
-    with pytest.raises(ValueError, match="folder squad here"):
-        list(read_records("hub:squad"))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hub_server import hub_server, point_at
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
@@ -187,7 +188,7 @@ def test_arguments_of_the_mixture(name):
 
 
 @pytest.mark.parametrize("name", settings.ABILITY)
-def test_arguments_of_an_ability(name, tmp_path):
+def test_arguments_of_an_ability(name, tmp_path, monkeypatch):
     path = write_pairs(tmp_path)
     lab = name in ("num_examples", "exclude", "lab")
     before = dict(SPLIT) if lab else {"path": path, "reader": PairReader("question", "answer"), "val_fraction": 0.2}
@@ -207,9 +208,16 @@ def test_arguments_of_an_ability(name, tmp_path):
         "system": "Count well.",
         "on_bad_record": "fail",
         "max_bad_share": 0.5,
+        "streaming": True,
     }
-    one, other = MathData(**before), MathData(**{**before, name: changes[name]})
-    assert_effect(settings.ABILITY[name][0], last_key(math=one), last_key(math=other))
+    with hub_server() as server:
+        if name == "streaming":
+            point_at(server, monkeypatch, tmp_path / "hf")
+            monkeypatch.setenv("SFTLAB_CACHE", str(tmp_path / "cache"))
+            server.push("me/pairs", {"pairs.jsonl": Path(path).read_bytes()})
+            before["path"] = "hub:me/pairs"
+        one, other = MathData(**before), MathData(**{**before, name: changes[name]})
+        assert_effect(settings.ABILITY[name][0], last_key(math=one), last_key(math=other))
 
 
 def _a_kind() -> str:
