@@ -1,4 +1,4 @@
-"""An adaptive stage as it trains: what it has observed, what was decided, and the segments that came of it."""
+"""An adaptive stage in training: its observations, its decisions, and the segments compiled from them."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from sftlab.plan.compile import Compiler, check_stages
 from sftlab.plan.plan import Plan
 from sftlab.plan.stage import Stage
 
-_SURPLUS = 1.05  # examples that are drawn for steps of rows, which packing fills in a way that is not foreseen
+_SURPLUS = 1.05  # examples drawn for steps of rows, whose number cannot be known before packing
 
 
 def compile_schedule(compiler: Compiler, stages: Sequence[Stage]) -> Adaptation | None:
-    """Compile stages as far as they are known; what goes on with the last one where it is adaptive.
+    """Compile stages as far as they are known; return also the adaptation of the last stage if it is adaptive.
 
     Raises:
         ValueError: The stages do not fit the data, or an adaptive one is not the last.
@@ -48,11 +48,11 @@ class Adaptation:
     """Decides and compiles the segments of an adaptive stage, one after another.
 
     Args:
-        compiler: Has compiled the stages before.
-        stage: The adaptive stage; its own policy stays as it is, a copy of it decides.
+        compiler: The compiler, after the previous stages.
+        stage: The adaptive stage; a copy of its policy decides.
 
     Attributes:
-        decisions: All so far; the first is made at once.
+        decisions: All decisions so far; the first is made at once.
     """
 
     def __init__(self, compiler: Compiler, stage: Stage) -> None:
@@ -67,18 +67,18 @@ class Adaptation:
         self._decide(lambda content: content)
 
     def observe_step(self, nll_A: Sequence[float]) -> None:
-        """Add what a step of the stage has shown: the negative log likelihoods of all ranks, summed by ability."""
+        """Add the observations of a step: the negative log likelihoods of all ranks, summed by ability."""
         self._nll_A = [total + nll for total, nll in zip(self._nll_A, nll_A, strict=True)]
 
     def observe_validation(self, losses: Mapping[str, float]) -> None:
-        """Note the held-out losses at the end of a segment."""
+        """Add the held-out losses at the end of a segment."""
         self._val_loss = dict(losses) if self.policy.needs_validation else {}
 
     def extend(self, agree: Callable[[Any], Any]) -> None:
-        """Decide about the next segment and compile it; close the plan where the stage is over or is ended.
+        """Decide the next segment and compile it; close the plan if the stage is over or is ended.
 
         Args:
-            agree: Gives what the first rank has to all ranks.
+            agree: Broadcasts rank 0's value to all ranks.
         """
         if self.plan.num_steps > self.plan.num_compiled_steps:
             self._decide(agree)
@@ -109,7 +109,7 @@ class Adaptation:
         return self._stage.steps - (self.plan.num_compiled_steps - self.first_step)
 
     def _carry_out(self, decision: Decision) -> None:
-        """Compile the segment of a decision, or end the stage; observe from there."""
+        """Compile the segment of a decision, or end the stage; then start new observations."""
         plan = self.plan
         if decision.return_to is not None:
             plan.return_to(decision.return_to)
@@ -147,7 +147,7 @@ class Adaptation:
         return self._compiler.mean_lengths(self._stage)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {
             "decisions": [decision.to_dict() for decision in self.decisions],
             "policy": checked_state(self.policy),
@@ -159,7 +159,7 @@ class Adaptation:
         """Replay the decisions of a checkpoint: nothing is decided again.
 
         Raises:
-            ValueError: They lead to another plan.
+            ValueError: The decisions lead to another plan.
         """
         for content in state["decisions"][len(self.decisions) :]:
             decision = Decision.from_dict(content)

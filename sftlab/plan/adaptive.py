@@ -1,4 +1,4 @@
-"""Adaptive policies: they decide the shares of a stage while it trains, from what it has shown so far.
+"""Adaptive policies: they decide the shares of a stage during training, from what they have observed.
 
     decide(segment 0)          decide(segment 1)          decide(segment 2)
     |------ N steps ----------|------ N steps ----------|------ ...
@@ -7,8 +7,8 @@
 A policy gets the observations of the segment that has ended and returns the shares of the next one. Equal observations
 must lead to equal decisions.
 
-A decision may also return the stage to the state (weights and optimizer) that it had at the end of an earlier segment.
-Segments are only ever appended: the steps after that one are given up, the next segment follows in the plan.
+A decision may also return the stage to the state (weights and optimizer) at the end of an earlier segment. Segments are
+only ever appended: the steps after that one are given up, and the next segment follows in the plan.
 
     |-- segment 0 --|-- segment 1 --|                    given up: segment 1
                     ^               return to the end of segment 0
@@ -62,7 +62,7 @@ class Observations:
 
 @dataclass(frozen=True)
 class NextSegment:
-    """What a policy may decide beside shares.
+    """What a policy may decide besides shares.
 
     Attributes:
         shares: The share of each ability in the next segment; empty ends the stage.
@@ -85,8 +85,8 @@ class Decision:
 
     Attributes:
         stage: Name of the adaptive stage.
-        shares: The shares of the next segment; empty where the stage ends.
-        observations: What it was decided from.
+        shares: The shares of the next segment; empty if the stage ends.
+        observations: The observations behind the decision.
         num_steps: As in ``NextSegment``.
         return_to: As in ``NextSegment``.
         keep: As in ``NextSegment``, sorted.
@@ -101,16 +101,16 @@ class Decision:
 
     @property
     def is_plain(self) -> bool:
-        """Whether training goes on from where it is, and nothing is kept of it."""
+        """Whether training continues from the current state and no state is kept."""
         return bool(self.shares) and not self.keep and self.return_to is None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return {**asdict(self), "keep": list(self.keep)}
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Decision:
-        """From what ``to_dict`` gave, in this version or before there were returns."""
+        """Restore what ``to_dict`` returned, also in versions without returns."""
         seen = Observations(**content["observations"])
         others = {"num_steps": content.get("num_steps"), "return_to": content.get("return_to")}
         return cls(content["stage"], dict(content["shares"]), seen, **others, keep=tuple(content.get("keep", ())))
@@ -133,13 +133,13 @@ class AdaptivePolicy(ABC):
 
     @abstractmethod
     def decide(self, observations: Observations) -> Mapping[str, float] | NextSegment:
-        """The share of each of ``observations.abilities`` in the next segment; they sum to 1.
+        """Return the share of each of ``observations.abilities`` in the next segment; they sum to 1.
 
         Segment 0 is decided before training, so that it can be shown in the plan.
         """
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the policy as plain JSON values; all attributes by default."""
+        """Return the state of the policy as plain JSON values; all attributes by default."""
         return copy.deepcopy(vars(self))
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -148,7 +148,7 @@ class AdaptivePolicy(ABC):
 
 
 def checked_state(policy: AdaptivePolicy) -> dict[str, Any]:
-    """The state of a policy.
+    """Return the state of a policy.
 
     Raises:
         ValueError: It does not survive a round trip through JSON.
@@ -173,17 +173,17 @@ def checked_decision(
     decided: Mapping[str, float] | NextSegment,
     kept: Sequence[int],
 ) -> Decision:
-    """What a policy has decided, as a decision.
+    """Return what a policy decided as a decision.
 
     Args:
         policy: The policy.
         stage: Name of the stage.
-        seen: What it was decided from.
-        decided: What ``decide`` gave.
-        kept: The steps whose state the decision before kept.
+        seen: The observations.
+        decided: What ``decide`` returned.
+        kept: The steps whose state the previous decision kept.
 
     Raises:
-        ValueError: It is none that can be carried out.
+        ValueError: The decision cannot be carried out.
     """
     if not isinstance(decided, NextSegment):
         return Decision(stage, checked_shares(policy, decided, seen.abilities), seen)
@@ -203,10 +203,10 @@ def checked_decision(
 
 
 def checked_shares(policy: AdaptivePolicy, decided: Mapping[str, float], abilities: Sequence[str]) -> dict[str, float]:
-    """A policy's shares as plain numbers by name.
+    """Return a policy's shares as plain numbers by name.
 
     Raises:
-        ValueError: They are not a share of each ability, summing to 1.
+        ValueError: They do not name each ability or do not sum to 1.
     """
     name, shares = type(policy).__name__, {str(key): float(value) for key, value in decided.items()}
     if set(shares) != set(abilities) or any(not 0 <= share <= 1 for share in shares.values()):
@@ -231,11 +231,11 @@ class DecidedShares(MixturePolicy):
         self._shares, self.counted_in, self.num_examples = dict(shares), counted_in, num_examples
 
     def shares(self, pools: Sequence[Pool]) -> dict[str, float]:
-        """The decided shares."""
+        """Return the decided shares."""
         return dict(self._shares)
 
     def counts(self, pools: Sequence[Pool]) -> dict[str, int]:
-        """Number of examples of each ability; shares of tokens are converted by the mean length of its examples."""
+        """Return the number of examples of each ability; shares of tokens are converted by mean lengths."""
         shares = self._checked_shares(pools)
         per_example = {pool.ability: max(1, pool.total(self.counted_in)) / len(pool) for pool in pools}
         weights = {name: share / per_example[name] for name, share in shares.items()}

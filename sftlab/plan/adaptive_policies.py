@@ -1,4 +1,4 @@
-"""Adaptive policies of the literature, each by the formulas of its source; a segment is what the source calls a step.
+"""Adaptive policies from the literature, with the formulas of their sources; a segment is a step of the source.
 
 Exp3               Auer et al. 2002, SIAM J. Comput. 32(1), figure 1
 OnlineDataMixing   Albalak et al. 2023, arXiv 2312.02406, algorithm 1
@@ -37,7 +37,7 @@ class Exp3(AdaptivePolicy):
     Args:
         gamma: Exploration, 0 < gamma <= 1.
         loss_scale: The loss that counts as the full reward of 1 (the authors of online data mixing divide by 10).
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     def __init__(self, gamma: float = 0.1, loss_scale: float = 10.0, seed: int = 0) -> None:
@@ -49,7 +49,7 @@ class Exp3(AdaptivePolicy):
         self._probabilities: dict[str, float] = {}  # of the last draw
 
     def decide(self, observations: Observations) -> dict[str, float]:
-        """One ability alone, drawn."""
+        """Return a single drawn ability."""
         names = observations.abilities
         logs = {name: self._log_weights.get(name, 0.0) for name in names}
         for name, loss in observations.train_loss.items():
@@ -81,7 +81,7 @@ class OnlineDataMixing(AdaptivePolicy):
         self._rewards: dict[str, float] = {}
 
     def decide(self, observations: Observations) -> dict[str, float]:
-        """Equal shares first; then by the estimated rewards."""
+        """Return equal shares first; then decide by the estimated rewards."""
         names, t = observations.abilities, observations.segment
         count = len(names)
         if t == 0:
@@ -100,7 +100,7 @@ def _exploration(count: int, t: int) -> float:
 
 
 class OnlineDoReMi(AdaptivePolicy):
-    """Shares that follow the excess loss over a reference, so that no ability stays behind what is attainable.
+    """Shares that follow the excess loss over a reference, so that no ability falls behind what is attainable.
 
     With K abilities: excess_i = max(loss_i - reference_i, 0), the last one of an ability that was not observed;
     a_i = share_i exp(eta excess_i); share_i = (1 - smoothing) a_i / sum(a) + smoothing / K. The source clips the excess
@@ -135,7 +135,7 @@ class OnlineDoReMi(AdaptivePolicy):
         self._excess: dict[str, float] = {}
 
     def decide(self, observations: Observations) -> dict[str, float]:
-        """Equal shares first; then one step of the exponentiated gradient.
+        """Return equal shares first; then make one step of the exponentiated gradient.
 
         Raises:
             ValueError: An ability has no reference.

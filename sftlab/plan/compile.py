@@ -51,7 +51,7 @@ def compile_plan(
 
 
 def one_pass(name: str, pool: Pool, num_rows: int, max_length: int, packing: bool = True) -> Plan:
-    """A plan that passes once over a pool with ``num_rows`` rows per step; ``name`` seeds their order."""
+    """Compile a plan that passes once over a pool with ``num_rows`` rows per step; ``name`` seeds their order."""
     stage = Stage(name, {pool.ability: 1.0}, epochs=1)
     return compile_plan([pool], [stage], Proportional(), StepSize(rows=num_rows), max_length, packing=packing)
 
@@ -114,7 +114,7 @@ class Compiler:
         self._pools = {name: self._shared(pool) for name, pool in by_name.items()}
 
     def _shared(self, pool: Pool) -> Pool:
-        """A pool whose arrays are a part of the plan's, so that there is one of each."""
+        """Return a pool whose arrays are part of the plan's, so that each exists once."""
         mine, plan = slice(start := self._offsets[pool.ability], start + len(pool)), self.plan
         return replace(
             pool,
@@ -140,15 +140,15 @@ class Compiler:
             )
 
     def selected(self, stage: Stage) -> dict[str, int]:
-        """Number of examples of each ability that a stage's fractions select."""
+        """Return the number of examples of each ability that a stage's fractions select."""
         return {pool.ability: len(pool) for pool in self.pools_of(stage)}
 
     def mean_lengths(self, stage: Stage) -> dict[str, float]:
-        """Mean length in tokens of these examples, by ability."""
+        """Return the mean length in tokens of these examples, by ability."""
         return {pool.ability: pool.total("tokens") / len(pool) for pool in self.pools_of(stage) if len(pool)}
 
     def pools_of(self, stage: Stage) -> list[Pool]:
-        """The pools that a stage's fractions select, sorted by name."""
+        """Return the pools that a stage's fractions select, sorted by name."""
         unit = stage.counted_in
         return [self._pools[name].fraction(fraction, unit) for name, fraction in sorted(stage.fractions.items())]
 
@@ -198,27 +198,27 @@ class _Steps:
 
     @classmethod
     def joined(cls, parts: Sequence[_Steps]) -> _Steps:
-        """Several, one after another."""
+        """Concatenate several."""
         if len(parts) == 1:
             return parts[0]
         arrays = zip(*((part.example_E, part.sizes_R, part.rows_S) for part in parts), strict=True)
         return cls(*map(np.concatenate, arrays)) if parts else cls(*[np.empty(0, dtype=np.int64)] * 3)
 
     def first(self, count: int) -> _Steps:
-        """The first ``count`` of them."""
+        """Return the first ``count`` steps."""
         if count >= len(self):
             return self
         sizes_R = self.sizes_R[: self.rows_S[:count].sum()]
         return _Steps(self.example_E[: sizes_R.sum()], sizes_R, self.rows_S[:count])
 
     def sums_S(self, of_N: np.ndarray) -> np.ndarray:
-        """What the examples of each step add up to, of a number that each has."""
+        """Sum a per-example number over the examples of each step."""
         ends_E = np.concatenate([[0], np.cumsum(of_N[self.example_E])])
         return np.diff(ends_E[_starts(self.sizes_R)[_starts(self.rows_S)]])
 
 
 def _starts(sizes: np.ndarray) -> np.ndarray:
-    """Where each of some parts starts, and where the last one ends."""
+    """Return where each part starts, and where the last one ends."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes, dtype=np.int64)])
 
 
@@ -265,7 +265,7 @@ class _Part:
             steps = self._steps(example_E, int(num_epochs))
             taken = self._num_affordable(steps, supervised)
             num_epochs += part * taken / len(steps)
-            if stage.curriculum != "shuffled":  # the examples that the budget allows, whatever their order
+            if stage.curriculum != "shuffled":  # the examples that the budget allows, independent of their order
                 steps = self._ordered(example_E[: len(steps.first(taken).example_E)])
                 taken = len(steps)
             self.taken.append(steps.first(taken))
@@ -283,7 +283,7 @@ class _Part:
         )
 
     def _next_epoch_part(self, num_epochs: float, supervised: int) -> float:
-        """How much of another epoch the budget allows: 1, a part, or 0 when it is spent."""
+        """Return how much of another epoch the budget allows: 1, a part, or 0 when it is spent."""
         if self.stage.epochs is not None:
             return min(1.0, self.stage.epochs - num_epochs) if self.stage.epochs - num_epochs > 1e-9 else 0.0
         if self.stage.steps is not None:
@@ -291,7 +291,7 @@ class _Part:
         return float(supervised < (self.stage.supervised_tokens or 0))
 
     def _epoch(self, pools: Sequence[Pool], per_epoch: dict[str, int], epoch: int) -> np.ndarray:
-        """The examples of one epoch, shuffled; the shuffle's seed is made of names."""
+        """Return the examples of one epoch, shuffled; the shuffle's seed is made of names."""
         chosen = []
         for pool in pools:
             count = per_epoch[pool.ability]
@@ -304,7 +304,7 @@ class _Part:
         return rng.permutation(np.concatenate(chosen))
 
     def _steps(self, example_E: np.ndarray, epoch: int) -> _Steps:
-        """One epoch's examples as steps of packed rows; the last step holds what is left."""
+        """Return one epoch's examples as steps of packed rows; the last step holds what is left."""
         if self.plan.batch.examples is not None:
             return self._in_groups(example_E, self.plan.batch.examples)
         steps = self._in_groups(example_E, len(example_E))
@@ -318,7 +318,7 @@ class _Part:
         return _Steps(steps.example_E[moved_E], sizes_R, rows_S)
 
     def _in_groups(self, example_E: np.ndarray, size: int) -> _Steps:
-        """Examples in their order as steps of ``size``, each packed for itself."""
+        """Return examples in their order as steps of ``size``, each packed on its own."""
         if not self.plan.packing:
             rows_S = np.diff([*range(0, len(example_E), size), len(example_E)])
             return _Steps(example_E, np.ones(len(example_E), dtype=np.int64), rows_S)
@@ -326,7 +326,7 @@ class _Part:
         return _Steps(example_E[rows.item_E], rows.sizes_R, rows.rows_G)
 
     def _ordered(self, example_E: np.ndarray) -> _Steps:
-        """Shuffled examples as steps in the order of the stage's curriculum."""
+        """Return shuffled examples as steps in the order of the stage's curriculum."""
         plan, batch = self.plan, self.plan.batch
         blocks = np.zeros(len(plan.abilities), dtype=np.int64)
         for place, name in enumerate(self.stage.fractions):
@@ -339,7 +339,7 @@ class _Part:
         return self._full_steps(example_E, batch.rows or 1)
 
     def _full_steps(self, example_E: np.ndarray, num_rows: int) -> _Steps:
-        """Examples in their order as steps of at most ``num_rows`` rows, each as long as they fit."""
+        """Return examples in their order as steps of at most ``num_rows`` rows, each as long as they fit."""
         ends_E, found, start = np.cumsum(self.plan.lengths_N[example_E]), list[_Steps](), 0
         while start < len(example_E):
             room = num_rows * self.plan.max_length + (ends_E[start - 1] if start else 0)
@@ -351,18 +351,18 @@ class _Part:
         return _Steps.joined(found)
 
     def _num_affordable(self, steps: _Steps, supervised: int) -> int:
-        """How many of some steps the budget allows, after a number of supervised tokens."""
+        """Return how many steps the budget allows, after a number of supervised tokens."""
         stage, affordable = self.stage, len(steps)
         if stage.steps is not None:
             affordable = min(affordable, stage.steps - self.num_steps)
-        if stage.supervised_tokens is not None:  # a step is begun as long as they are not reached
+        if stage.supervised_tokens is not None:  # a step begins as long as they are not reached
             before_S = supervised + _starts(steps.sums_S(self.plan.supervised_N))[:-1]
             affordable = min(affordable, int(np.searchsorted(before_S, stage.supervised_tokens, side="left")))
         return affordable
 
 
 def _losses(pools: list[Pool]) -> np.ndarray | None:
-    """The base's losses of all pools' examples; not known of an ability whose pool has none."""
+    """Return the base's losses of all pools' examples; nan for an ability whose pool has none."""
     if all(pool.losses_N is None for pool in pools):
         return None
     return np.concatenate([np.full(len(p), np.nan) if p.losses_N is None else p.losses_N for p in pools])

@@ -1,4 +1,4 @@
-"""Curricula: in which order a stage trains the examples that it has; which ones, they never change.
+"""Curricula: the order in which a stage trains its examples; they never change which examples are trained.
 
     shuffled       at random
     short_first    by tokens, short to long          long_first    the other way round
@@ -6,7 +6,7 @@
     blocked        one ability after another, as the stage names them
     interleaved    the abilities spread evenly: a b a c a b a ...
 
-Each pass over the mixture is ordered by itself; what is equal in the order stays shuffled.
+Each pass over the mixture is ordered on its own; ties stay shuffled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def check_curriculum(place: str, curriculum: str) -> None:
     """Check that a curriculum is known.
 
     Raises:
-        ValueError: There is not.
+        ValueError: It is not known.
     """
     if curriculum not in get_args(Curriculum):
         raise ValueError(f"{place}curriculum: {curriculum!r} is not one of {', '.join(get_args(Curriculum))}")
@@ -36,14 +36,14 @@ def in_order(
     losses_E: np.ndarray | None,
     ranks_E: np.ndarray,
 ) -> np.ndarray:
-    """Shuffled examples in the order of a curriculum.
+    """Order shuffled examples by a curriculum.
 
     Args:
         example_E: Numbers of examples, shuffled.
-        curriculum: Which order.
-        lengths_E: Their tokens.
-        losses_E: The base's mean loss per supervised token of each; needed for the orders by loss alone.
-        ranks_E: The place of each one's ability in the order of the blocks.
+        curriculum: The order.
+        lengths_E: Tokens of each.
+        losses_E: The base's mean loss per supervised token of each; needed only for orders by loss.
+        ranks_E: Position of each one's ability in the order of the blocks.
     """
     if curriculum == "shuffled":
         return example_E
@@ -60,7 +60,7 @@ def in_order(
 
 
 def _evenly(ranks_E: np.ndarray) -> np.ndarray:
-    """Where each example stands, from 0 to 1, when those of every ability have equal distances."""
+    """Return positions from 0 to 1 that space the examples of every ability evenly."""
     place_E = np.empty(len(ranks_E))
     for rank in np.unique(ranks_E):
         mine = np.flatnonzero(ranks_E == rank)

@@ -1,4 +1,4 @@
-"""Hardware by name: what memory a device has and what it computes at most, as its maker states it."""
+"""Hardware by name: memory and peak throughput of devices, as published by their makers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sftlab.nearest import did_you_mean
 
 GIB = 2**30
-USABLE = 0.92  # of a GPU's memory: the rest goes to its context, communication buffers and gaps between tensors
+USABLE = 0.92  # of a GPU's memory; the rest is for its context, communication buffers and fragmentation
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class Device:
     """One accelerator.
 
     Attributes:
-        name: As ``--hardware`` takes it.
+        name: Its name for ``--hardware``.
         memory_gib: Its memory.
-        bf16_tflops: Dense bf16 products with fp32 sums at their peak; None where nobody states it.
-        source: Where the numbers stand.
+        bf16_tflops: Peak of dense bf16 products with fp32 sums; None if not published.
+        source: Source of the numbers.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Device:
 
     @property
     def usable_bytes(self) -> int:
-        """What tensors can have."""
+        """Bytes available to tensors."""
         return int(self.memory_gib * GIB * USABLE)
 
 
@@ -55,7 +55,7 @@ DEVICES = {row[0].lower(): Device(*row) for row in _ROWS}
 
 @dataclass(frozen=True)
 class Hardware:
-    """Some devices of one kind."""
+    """A number of devices of one kind."""
 
     count: int
     device: Device
@@ -66,7 +66,7 @@ class Hardware:
 
 
 def read_hardware(name: str) -> Hardware:
-    """``8xA100-80GB``, ``H200``, or ``this`` for the machine at hand.
+    """Parse ``8xA100-80GB``, ``H200``, or ``this`` for this machine.
 
     Raises:
         ValueError: There is no such device.
@@ -95,7 +95,7 @@ def _this() -> Hardware:
 
 
 def available_bytes() -> int:
-    """Memory of this machine that processes could have now; all of it where the system does not say."""
+    """Return this machine's available memory in bytes; all of it if the system does not report that."""
     with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as lines:
         for line in lines:
             if line.startswith("MemAvailable:"):

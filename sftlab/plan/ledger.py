@@ -1,4 +1,4 @@
-"""The ledger: what was really trained, per stage and ability, and in which steps each example was."""
+"""The ledger: what was really trained, per stage and ability, and the steps of each example."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.plan.uids import Uids
 
-_AT_ONCE = 1 << 18  # examples looked at together
+_AT_ONCE = 1 << 18  # examples processed at once
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,16 @@ class LedgerRow:
     given_up_supervised_tokens: int = 0
 
     def to_dict(self) -> dict[str, str | int | float]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self)
 
     def share(self, unit: str) -> float:
-        """The share counted in ``unit``."""
+        """Return the share counted in ``unit``."""
         return float(getattr(self, f"share_{unit}"))
 
 
 def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
-    """What the first ``num_steps`` optimizer steps of a plan trained; all of it by default."""
+    """Return what the first ``num_steps`` optimizer steps of a plan trained; all of them by default."""
     num_steps = plan.num_compiled_steps if num_steps is None else num_steps
     given_up_S, rows = plan.given_up_S(num_steps), []
     for stage in plan.stages:
@@ -87,14 +87,14 @@ def ledger(plan: Plan, num_steps: int | None = None) -> list[LedgerRow]:
 
 
 def trained_in_full(plan: Plan) -> dict[str, tuple[str, ...]]:
-    """Abilities that each stage trains with all of their data: fraction 1, and some of it by the mixture policy."""
+    """Return the abilities that each stage trains with all of their data: fraction 1, and used by the policy."""
     trained = {(row.stage, row.ability) for row in ledger(plan) if row.examples}
     stages = [planned.stage for planned in plan.stages]
     return {s.name: tuple(a for a in s.full_abilities if (s.name, a) in trained) for s in stages}
 
 
 def _counts(plan: Plan, stage: StagePlan, given_up_S: np.ndarray) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """What a stage has trained of each ability in the steps given: examples and their sizes, and distinct examples."""
+    """Count what a stage has trained of each ability in these steps: examples, their sizes, distinct examples."""
     size, units = len(plan.abilities), ("examples", "tokens", "supervised_tokens")
     sums = {unit: np.zeros(size, dtype=np.int64) for unit in (*units, *(f"given_up_{unit}" for unit in units))}
     seen_N = np.zeros(len(plan.ability_N), dtype=bool)
@@ -117,19 +117,19 @@ def _counts(plan: Plan, stage: StagePlan, given_up_S: np.ndarray) -> tuple[dict[
 
 
 def _spans(given_up_S: np.ndarray, first_step: int) -> list[tuple[int, int]]:
-    """The runs of steps from ``first_step`` on that were given up, and those between them."""
+    """Return the runs of given-up steps from ``first_step`` on, and the runs between them."""
     changes = first_step + 1 + np.flatnonzero(np.diff(given_up_S[first_step:]))
     bounds = [first_step, *changes.tolist(), len(given_up_S)]
     return list(pairwise(bounds))
 
 
 def loss_shares(plan: Plan, stage: StagePlan, normalise: str = "token") -> dict[str, float]:
-    """The part of the loss that each ability of a stage makes up, by its loss weights: the mean over compiled steps.
+    """Compute each ability's part of a stage's loss, by its loss weights: the mean over compiled steps.
 
     Args:
         plan: The plan.
         stage: One of its stages.
-        normalise: What counts the same in the loss of a step: token, example or ability.
+        normalise: What has equal weight in the loss of a step: token, example or ability.
     """
     end = min(stage.end_step, plan.num_compiled_steps)
     example_E = plan.example_E[plan.example_span(stage.first_step, end)]
@@ -155,7 +155,7 @@ class Exposures(NamedTuple):
         ability_E: Their abilities, as numbers.
         stage_E: The stages, as numbers.
         step_E: The optimizer steps.
-        given_up_E: Whether the steps were given up: the weights after the last one do not know them.
+        given_up_E: Whether the steps were given up and so have no effect on the final weights.
     """
 
     uids_E: Uids
@@ -166,7 +166,7 @@ class Exposures(NamedTuple):
 
 
 def exposures(plan: Plan, num_steps: int | None = None, at_once: int = _AT_ONCE) -> Iterator[Exposures]:
-    """Every exposure of every example in the order of training, about ``at_once`` at a time, at least a step."""
+    """Yield every exposure of every example in the order of training, about ``at_once`` at a time, at least a step."""
     num_steps = plan.num_compiled_steps if num_steps is None else num_steps
     ends_S1, given_up_S = plan.row_starts_R1[plan.step_starts_S1[: num_steps + 1]], plan.given_up_S(num_steps)
     first = 0
@@ -179,6 +179,6 @@ def exposures(plan: Plan, num_steps: int | None = None, at_once: int = _AT_ONCE)
 
 
 def _steps_E(plan: Plan, first_step: int, end_step: int) -> np.ndarray:
-    """The step of each example that the steps [first_step, end_step) train."""
+    """Return the step of each example that the steps [first_step, end_step) train."""
     counts_S = np.diff(plan.row_starts_R1[plan.step_starts_S1[first_step : end_step + 1]])
     return np.repeat(np.arange(first_step, end_step), counts_S)

@@ -17,8 +17,8 @@ Position ids restart with every example, and no attention crosses from one to an
         c             x x
         c             x x x
 
-Of rows with equal room, the one that an item was laid into last comes first. Two ways lead to the same rows: for one
-group items of equal length go in together, many at once; for many groups the n-th items of all groups do.
+Of rows with equal room, the most recently filled one comes first. Two algorithms give the same rows: within one group,
+items of equal length are placed together; over many groups, the n-th items of all groups are.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ import numpy as np
 
 from sftlab.plan.uids import index_type
 
-_MOST_ROOM = 1 << 24  # items of a group x items of all groups that are packed together
-_MANY_ITEMS, _FEW_GROUPS = 1024, 8  # groups of more, or fewer of them, are packed each for itself
+_MOST_ROOM = 1 << 24  # items per group times groups that are packed together
+_MANY_ITEMS, _FEW_GROUPS = 1024, 8  # larger groups, or fewer groups, are packed one by one
 _CODES = {np.int32: "i", np.int64: "q"}
 
 
@@ -49,14 +49,14 @@ class Rows(NamedTuple):
     rows_G: np.ndarray
 
     def to_lists(self) -> list[list[int]]:
-        """The items of each row."""
+        """Return the items of each row."""
         return (
             [row.tolist() for row in np.split(self.item_E, np.cumsum(self.sizes_R)[:-1])] if len(self.sizes_R) else []
         )
 
 
 def pack(lengths_E: np.ndarray, max_length: int) -> Rows:
-    """Lay items into as few rows as best-fit decreasing finds.
+    """Pack items into rows by best-fit decreasing.
 
     Args:
         lengths_E: Tokens of each item, each from 1 to ``max_length``.
@@ -72,13 +72,13 @@ def pack(lengths_E: np.ndarray, max_length: int) -> Rows:
     starts = np.flatnonzero(np.diff(sorted_E, prepend=0)).tolist()
     ends = [*starts, len(order_E)][1:]
     row_E = np.empty(len(lengths_E), dtype=kind)
-    num_rows, rooms = 0, 0  # bit r of rooms is set when a row has room for exactly r more: one bit trick finds the best
+    num_rows, rooms = 0, 0  # bit r of rooms is set if a row has room for exactly r more tokens
     rows_with_room: dict[int, array] = {}
     for start, end, length in zip(starts, ends, sorted_E[starts].tolist(), strict=True):
         while start < end:
             fitting = rooms >> length
             room = length + (fitting & -fitting).bit_length() - 1 if fitting else max_length
-            each = room // length  # the row that an item was laid into is the best fit of the next as long as it fits
+            each = room // length  # the row just filled is the best fit for the next item as long as it fits
             count = -(-(end - start) // each)
             if fitting:
                 waiting = rows_with_room[room]
@@ -102,7 +102,7 @@ def pack(lengths_E: np.ndarray, max_length: int) -> Rows:
 
 
 def pack_groups(lengths_E: np.ndarray, group_size: int, max_length: int) -> Rows:
-    """Lay items into rows, each ``group_size`` of them for themselves, as ``pack`` would; the last are those left.
+    """Pack each group of ``group_size`` items on its own, as ``pack`` would; the last group is what is left.
 
     Raises:
         ValueError: An item is longer than a row, or empty.
@@ -124,14 +124,14 @@ def pack_groups(lengths_E: np.ndarray, group_size: int, max_length: int) -> Rows
 
 
 def _side_by_side(lengths_GW: np.ndarray, max_length: int) -> Rows:
-    """Pack groups of equal size; item W of all groups is laid before item W + 1 of any."""
+    """Pack groups of equal size; item W of all groups is placed before item W + 1 of any."""
     num_groups, width = lengths_GW.shape
     order_GW = _longest_first(lengths_GW, max_length)
     lengths_WG = np.take_along_axis(lengths_GW, order_GW, axis=1).T.astype(np.int64)
-    # A row as one number: its room, when it was laid into last (late ones first), its place. The least one that has
-    # the room is the best fit.
+    # Encode a row as one number: its room, when it was last filled (recent first), its index. The smallest with enough
+    # room is the best fit.
     bits = width.bit_length()
-    row_RG = np.zeros((width, num_groups), dtype=np.int64)  # 0: not begun, or full
+    row_RG = np.zeros((width, num_groups), dtype=np.int64)  # 0: empty or full
     rows_G = np.zeros(num_groups, dtype=np.int64)
     row_WG = np.empty((width, num_groups), dtype=np.int16)
     group_G, none = np.arange(num_groups), np.iinfo(np.int64).max
@@ -151,7 +151,7 @@ def _side_by_side(lengths_GW: np.ndarray, max_length: int) -> Rows:
 
 
 def _longest_first(lengths: np.ndarray, max_length: int) -> np.ndarray:
-    """The stable order of the last axis from long to short; numbers of 16 bits are sorted several times as fast."""
+    """Return the stable order of the last axis from long to short; 16-bit numbers sort several times faster."""
     left = (max_length - lengths).astype(np.uint16 if max_length < 2**16 else np.int64)
     return np.argsort(left, kind="stable").astype(index_type(lengths.size))
 
@@ -163,7 +163,7 @@ def _check(lengths_E: np.ndarray, max_length: int) -> None:
 
 
 def _joined(parts: list[tuple[int, Rows]], num_items: int) -> Rows:
-    """Rows one after another; the items of each part count from a start."""
+    """Concatenate rows; the items of each part count from an offset."""
     kind = index_type(num_items)
     items = [np.empty(0, dtype=kind), *(rows.item_E.astype(kind) + kind(start) for start, rows in parts)]
     none = np.empty(0, dtype=np.int64)

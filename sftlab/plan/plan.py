@@ -6,7 +6,7 @@
     examples   |e e e|e|e e| ...                          one row  = the examples between two row starts
 
 A plan is a list of segments, each compiled at once and never changed. A fixed schedule has one segment per stage; an
-adaptive one compiles the next segment from what it has observed, so callers ask the plan about a step when it comes.
+adaptive one compiles the next segment from its observations, so callers must query a step when it comes.
 
 The dry run, exact resume, the loss denominators and the ledger all read the plan.
 """
@@ -101,9 +101,9 @@ class Plan:
         supervised_N: Supervised tokens of each example.
         declared: Whether lengths are placeholders, so that the plan can be printed but not trained.
         populations: Number of examples of each ability before any fraction was taken.
-        losses_N: The base's mean loss per supervised token of each example, where a curriculum needs it.
+        losses_N: The base's mean loss per supervised token of each example, if a curriculum needs it.
         is_open: Whether more segments may follow.
-        returns: The steps at which the state was that after an earlier step again, each with that one.
+        returns: The steps after which the state of an earlier step was restored, each with that earlier step.
         segments: In the order of training; ``append`` adds to them.
         stages: In the order of training.
         example_E: The examples in the order of training.
@@ -165,16 +165,16 @@ class Plan:
         self._join()
 
     def return_to(self, step: int) -> None:
-        """Give up what was trained after ``step``: what is appended goes on from there."""
+        """Give up what was trained after ``step``: the next segment continues from there."""
         assert any(segment.planned.first_step + segment.planned.num_steps == step for segment in self.segments)
         self.returns[self.num_compiled_steps] = step
 
     def given_up_S(self, num_steps: int | None = None) -> np.ndarray:
-        """Whether each of the first ``num_steps`` steps was given up: the weights after the last one don't know it."""
+        """Whether each of the first ``num_steps`` steps was given up, so that it has no effect on the final weights."""
         num_steps = self.num_compiled_steps if num_steps is None else num_steps
         given_up_S = np.ones(num_steps, dtype=bool)
         step = self.returns.get(num_steps, num_steps)
-        while step:  # back along what the weights come from
+        while step:  # follow the history of the weights backwards
             begin = max((at for at in self.returns if at < step), default=0)
             given_up_S[begin:step] = False
             step = self.returns.get(begin, 0)
@@ -190,7 +190,7 @@ class Plan:
         self.row_starts_R1 = joined([segment.row_starts_R1 for segment in self.segments])
         self.step_starts_S1 = joined([segment.step_starts_S1 for segment in self.segments])
         ends = np.cumsum([len(part) for part in parts])[:-1]
-        shared = np.split(self.example_E, ends) if parts else []  # parts of one array, which is there once
+        shared = np.split(self.example_E, ends) if parts else []  # views of one array, which exists once
         self.segments = tuple(replace(one, example_E=part) for one, part in zip(self.segments, shared, strict=True))
         by_stage = groupby(self.segments, key=lambda segment: segment.planned.stage.name)
         self.stages = tuple(_stage_of(list(segments)) for _, segments in by_stage)
@@ -211,12 +211,12 @@ class Plan:
         return [stage.end_step for stage in self.stages]
 
     def rows(self, step: int) -> list[np.ndarray]:
-        """The rows of a step, each an array of example numbers (indices into the arrays [N])."""
+        """Return the rows of a step, each an array of example numbers (indices into the arrays [N])."""
         first, end = self.step_starts_S1[step], self.step_starts_S1[step + 1]
         return [self.example_E[self.row_starts_R1[r] : self.row_starts_R1[r + 1]] for r in range(first, end)]
 
     def example_span(self, first_step: int, end_step: int) -> slice:
-        """The slice of ``example_E`` that holds the examples of the steps [first_step, end_step)."""
+        """Return the slice of ``example_E`` that holds the examples of the steps [first_step, end_step)."""
         first, end = self.step_starts_S1[first_step], self.step_starts_S1[end_step]
         return slice(int(self.row_starts_R1[first]), int(self.row_starts_R1[end]))
 
@@ -259,7 +259,7 @@ class Plan:
         return self.num_tokens(first_step, end_step) / (num_rows * self.max_length) if num_rows else 0.0
 
     def fingerprint(self) -> str:
-        """Hash of what is trained when: plans with equal fingerprints train the same examples in the same steps."""
+        """Hash what is trained when: plans with equal fingerprints train the same examples in the same steps."""
         digest = hashlib.blake2b(digest_size=16)
         self.uids_N[self.example_E].add_to(digest)
         for array in (self.ability_N[self.example_E], self.row_starts_R1, self.step_starts_S1):
@@ -272,7 +272,7 @@ class Plan:
 
 
 def _stage_of(segments: list[Segment]) -> StagePlan:
-    """A stage as its segments make it up."""
+    """Return a stage as the sum of its segments."""
     first, last = segments[0].planned, segments[-1]
     if len(segments) == 1 and not last.stage_steps:
         return first

@@ -63,7 +63,7 @@ class MixturePolicy(ABC):
 
 
 def _examples_worth(pool: Pool, target: float, unit: Unit) -> int:
-    """Examples, in rank and wrapping around, whose sizes come nearest to ``target``."""
+    """Return how many examples, in rank and wrapping around, have a total size nearest to ``target``."""
     cumulative_N = np.cumsum(pool.sizes_N(unit))
     if not len(pool) or cumulative_N[-1] == 0:
         return 0
@@ -83,7 +83,7 @@ def checked_unit(unit: str) -> None:
     """Check that a unit is known.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not known.
     """
     if unit not in get_args(Unit):
         raise ValueError(f"counted_in: {unit!r} is not one of {', '.join(get_args(Unit))}")

@@ -1,4 +1,4 @@
-"""The examples of one ability as a plan sees them: uids and lengths, ordered by uids and seed alone."""
+"""The examples of one ability as a plan sees them: uids and lengths, in an order that depends on uids and seed only."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Unit = Literal["examples", "tokens", "supervised_tokens"]
 
 
 def seed_from(*names: object) -> int:
-    """A 64-bit seed that depends only on the names, never on positions in a list."""
+    """Return a 64-bit seed that depends only on the names, never on positions in a list."""
     text = "\x1f".join(map(str, names))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def rank(ability: str, uids_N: Uids, seed: int) -> np.ndarray:
-    """The order [N] of examples by a hash of their uids, keyed by ``seed`` and the ability's name."""
+    """Return the order [N] of examples by a hash of their uids, keyed by ``seed`` and the ability's name."""
     return uids_N.order_by_hash(seed_from("rank", ability, seed).to_bytes(8, "little"))
 
 
@@ -37,7 +37,7 @@ class Pool:
         supervised_N: Supervised tokens of each example.
         population: Number of examples before any fraction was taken.
         declared: Whether only the number of examples is known; lengths are then placeholders of 1.
-        losses_N: The base's mean loss per supervised token of each example, where a curriculum needs it.
+        losses_N: The base's mean loss per supervised token of each example, if a curriculum needs it.
     """
 
     ability: str
@@ -55,7 +55,7 @@ class Pool:
 
     @classmethod
     def from_count(cls, ability: str, num_examples: int) -> Pool:
-        """A pool of which only the size is known; it can be planned but not trained."""
+        """Create a pool of which only the size is known; it can be planned but not trained."""
         index_N = np.arange(num_examples, dtype=index_type(num_examples))
         numbers_N = index_N.astype(f"S{len(str(num_examples))}")
         uids_N = Uids([np.char.add(f"{ability}#".encode(), numbers_N)])
@@ -63,7 +63,7 @@ class Pool:
         return cls(ability, index_N, uids_N, ones_N, ones_N, population=num_examples, declared=True)
 
     def first(self, count: int) -> Pool:
-        """The first ``count`` examples in rank."""
+        """Return the first ``count`` examples in rank."""
         return replace(
             self,
             index_N=self.index_N[:count],
@@ -74,7 +74,7 @@ class Pool:
         )
 
     def fraction(self, fraction: float, counted_in: Unit = "examples") -> Pool:
-        """The first floor(fraction x N) examples, so that the 1/256 subset lies inside the 1/64 subset.
+        """Return the first floor(fraction x N) examples, so that the 1/256 subset lies inside the 1/64 subset.
 
         Counted in tokens or supervised tokens, as many of the first examples as have at most that fraction of them.
 
@@ -86,15 +86,15 @@ class Pool:
         if counted_in != "examples":
             target = fraction * self.total(counted_in) + 1e-6
             return self.first(int(np.searchsorted(np.cumsum(self.sizes_N(counted_in)), target, side="right")))
-        # 0.29 x 100 is 28.999999999999996 in binary; the tolerance gives the 29 that was meant.
+        # 0.29 x 100 is 28.999999999999996 in binary; the tolerance gives the intended 29.
         return self.first(math.floor(fraction * len(self) + 1e-9))
 
     def sizes_N(self, unit: Unit) -> np.ndarray:
-        """The size of each example: 1, its tokens or its supervised tokens."""
+        """Return the size of each example: 1, its tokens or its supervised tokens."""
         if unit == "examples":
             return np.ones(len(self), dtype=np.int64)
         return self.lengths_N if unit == "tokens" else self.supervised_N
 
     def total(self, unit: Unit) -> int:
-        """The size of the whole pool, counted in ``unit``."""
+        """Return the size of the whole pool, counted in ``unit``."""
         return int(self.sizes_N(unit).sum())

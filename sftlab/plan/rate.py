@@ -7,7 +7,7 @@
              +------------------ steps of a stage
               warm-up
 
-Every stage rises and falls by itself. Subclass ``LRSchedule`` for one of your own.
+Every stage has its own rise and fall. Subclass ``LRSchedule`` for your own schedule.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from sftlab.bounds import within
 
 
 class LRSchedule(ABC):
-    """What becomes of a stage's learning rate after its warm-up."""
+    """The course of a stage's learning rate after its warm-up."""
 
     is_checked_by_building = True
 
     @abstractmethod
     def factor(self, step: int, num_steps: int) -> float:
-        """Factor of the peak at a step, from 0, of the ``num_steps`` that follow a stage's warm-up."""
+        """Return the factor of the peak at a step, from 0, of the ``num_steps`` that follow a stage's warm-up."""
 
     def with_warmup(self, step: int, num_steps: int, num_warmup_steps: int) -> float:
-        """Factor of the peak at a step of a stage, warm-up included.
+        """Return the factor of the peak at a step of a stage, warm-up included.
 
-        The steps of warm-up rise linearly, starting above 0 so that none is wasted.
+        The warm-up rises linearly, starting above 0 so that no step is wasted.
         """
         if step < num_warmup_steps:
             return (step + 1) / (num_warmup_steps + 1)
@@ -38,10 +38,10 @@ class LRSchedule(ABC):
 
 
 class Falling(LRSchedule):
-    """From the peak down to a floor.
+    """A schedule that falls from the peak to a floor.
 
     Args:
-        floor: Part of the peak that the fall ends at, 0 to 1.
+        floor: Fraction of the peak at the end, 0 to 1.
     """
 
     def __init__(self, floor: float = 0.0) -> None:
@@ -53,11 +53,11 @@ class Cosine(Falling):
     """Half a cosine from the peak down to a floor (SGDR without restarts, arXiv 1608.03983).
 
     Args:
-        floor: Part of the peak that the fall ends at, 0 to 1.
+        floor: Fraction of the peak at the end, 0 to 1.
     """
 
     def factor(self, step: int, num_steps: int) -> float:
-        """Of the cosine."""
+        """Return the cosine."""
         return self.floor + (1 - self.floor) * (0.5 * (1 + math.cos(math.pi * step / num_steps)))
 
 
@@ -65,11 +65,11 @@ class Linear(Falling):
     """A line from the peak down to a floor.
 
     Args:
-        floor: Part of the peak that the fall ends at, 0 to 1.
+        floor: Fraction of the peak at the end, 0 to 1.
     """
 
     def factor(self, step: int, num_steps: int) -> float:
-        """Of the line."""
+        """Return the line."""
         return self.floor + (1 - self.floor) * (1 - step / num_steps)
 
 
@@ -77,7 +77,7 @@ class Constant(LRSchedule):
     """The peak, from the warm-up to the stage's end."""
 
     def factor(self, step: int, num_steps: int) -> float:
-        """1."""
+        """Return 1."""
         return 1.0
 
 
@@ -87,8 +87,8 @@ class WSD(LRSchedule):
     The decay is the linear one of arXiv 2405.18392.
 
     Args:
-        decay_ratio: Part of the steps after the warm-up that decay, 0 to 1.
-        floor: Part of the peak that the decay ends at, 0 to 1.
+        decay_ratio: Fraction of the steps after the warm-up that decay, 0 to 1.
+        floor: Fraction of the peak at the end, 0 to 1.
     """
 
     def __init__(self, decay_ratio: float = 0.1, floor: float = 0.0) -> None:
@@ -97,7 +97,7 @@ class WSD(LRSchedule):
         self.decay_ratio, self.floor = decay_ratio, floor
 
     def factor(self, step: int, num_steps: int) -> float:
-        """1 until the decay, then of the line."""
+        """Return 1 until the decay, then the line."""
         decay = max(1, round(self.decay_ratio * num_steps)) if self.decay_ratio else 0
         stable = num_steps - decay
         return 1.0 if step < stable else self.floor + (1 - self.floor) * (1 - (step - stable + 1) / (decay + 1))

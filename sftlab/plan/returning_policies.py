@@ -1,9 +1,9 @@
-"""Adaptive policies that give steps up: they return the stage to the state at an earlier segment's end.
+"""Adaptive policies that return the stage to the state at the end of an earlier segment.
 
 MSFT       mSFT, arXiv 2603.21606
 DynaMiCS   arXiv 2605.10770
 
-Both are written after the abstracts of their papers; what these leave open is ours and named in each class.
+Both follow the abstracts of their papers; what these leave open was decided here and is listed in each class.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from sftlab.plan.adaptive import AdaptivePolicy, NextSegment, Observations
 from sftlab.plan.policy import checked_unit
 from sftlab.plan.pool import Unit
 
-_SLACK = 1e-9  # of a level that has just been found to be the lowest that can be kept
+_SLACK = 1e-9  # relative to a level that was just found to be the lowest attainable
 
 
 class MSFT(AdaptivePolicy):
-    """Stops each ability at its best state, the one first that over-fits first.
+    """Stops each ability at its best state, starting with the one that over-fits first.
 
     Of the paper: train the active abilities for the steps of a roll-out; the one whose held-out loss had its minimum
     first over-fits first; return to the state of that minimum, exclude the ability, and go on with the others, until
@@ -48,11 +48,11 @@ class MSFT(AdaptivePolicy):
         self.rollout_steps, self.patience, self.counted_in = rollout_steps, patience, counted_in
         self._active: list[str] = []
         self._trained = 0  # steps of the roll-out
-        self._steps: list[int] = []  # of its states: those after which steps
+        self._steps: list[int] = []  # the steps after which its states were kept
         self._losses: dict[str, list[float]] = {}  # held-out losses of its states, by ability
 
     def decide(self, observations: Observations) -> NextSegment:
-        """Train on; at a roll-out's end, exclude the first that over-fits and return to its best state.
+        """Train on; at a roll-out's end, exclude the ability that over-fits first and return to its best state.
 
         Raises:
             ValueError: No ability could ever be excluded.
@@ -96,7 +96,7 @@ class MSFT(AdaptivePolicy):
         self._losses = {name: [losses[place]] for name, losses in self._losses.items() if name in self._active}
 
     def _best(self, name: str) -> int:
-        """The first place of the lowest held-out loss."""
+        """Return the first position of the lowest held-out loss."""
         return self._losses[name].index(min(self._losses[name]))
 
     def _first_to_overfit(self) -> str | None:
@@ -109,14 +109,14 @@ class MSFT(AdaptivePolicy):
         return self._losses[name][-1] / lowest if lowest else math.inf
 
     def _shares(self, observations: Observations) -> dict[str, float]:
-        """By size of those that are active; none where none is left."""
+        """Return shares by size for the active abilities; empty if none is left."""
         sizes = {name: observations.sizes[name] for name in self._active}
         total = sum(sizes.values())
         return {name: sizes.get(name, 0) / total for name in observations.abilities} if total else {}
 
 
 class DynaMiCS(AdaptivePolicy):
-    """Shares that lower the held-out losses of some abilities while those of others keep a level.
+    """Shares that lower the held-out losses of some abilities while others stay at or below a level.
 
     Of the paper: at each update, a short probing run on each ability alone, from the current weights, gives the slopes
     S[d, e], by how much a step on d changes the held-out loss of e. The shares w minimise the predicted losses of the
@@ -130,7 +130,7 @@ class DynaMiCS(AdaptivePolicy):
     programs are solved by ``scipy.optimize.linprog``.
 
     Args:
-        levels: Held-out loss that each constrained ability must not exceed; null: what it has after the first segment.
+        levels: Held-out loss that each constrained ability must not exceed; null: its loss after the first segment.
         targets: Abilities whose losses are to fall; by default those of the stage that have no level.
         probe_steps: Optimizer steps of each probe; they are given up, and count as steps of the stage.
         counted_in: What shares count.
@@ -162,7 +162,7 @@ class DynaMiCS(AdaptivePolicy):
         self.levels, self.targets, self.probe_steps, self.counted_in = levels, targets, probe_steps, counted_in
         self.looks_at = sorted({*levels, *(targets or [])})
         self._shares: dict[str, float] = {}
-        self._base_step: int | None = None  # of the state that is probed from
+        self._base_step: int | None = None  # of the state to probe from
         self._base_losses: dict[str, float] = {}
         self._length = 0  # steps of the segment that it ended
         self._slopes: dict[str, dict[str, float]] = {}  # of the probes so far
@@ -227,14 +227,14 @@ def _best_shares(
     levels: Mapping[str, float],
     horizon: int,
 ) -> dict[str, float]:
-    """The shares on the simplex that miss the levels least, and of those the ones that lower the targets most.
+    """Compute the shares that miss the levels least, and among those the ones that lower the targets most.
 
     Args:
         slopes: Change of each held-out loss by a step on each ability.
         losses: Held-out losses now.
-        targets: Whose predicted losses are to be low, in sum.
-        levels: What the predicted losses of others must not exceed.
-        horizon: Steps that the prediction is for.
+        targets: Abilities whose summed predicted losses are minimised.
+        levels: Upper bounds of the predicted losses of other abilities.
+        horizon: Number of steps to predict.
     """
     from scipy.optimize import linprog
 
@@ -244,7 +244,7 @@ def _best_shares(
     room_E = [level - losses[e] for e, level in levels.items()]
     num, missed = len(names), 0.0
     if levels:
-        # One variable more, the largest miss: horizon (w S)_e - miss <= level_e - loss_e for each e.
+        # One more variable, the largest miss: horizon (w S)_e - miss <= level_e - loss_e for each e.
         least = linprog(
             [0.0] * num + [1.0],
             A_ub=[[*moved_D, -1.0] for moved_D in moved_ED],

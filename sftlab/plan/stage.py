@@ -28,7 +28,7 @@ class StepSize:
     rows: int | None = None
 
     def __post_init__(self) -> None:
-        """Exactly one of the two, at least 1.
+        """Check that exactly one of the two is given, at least 1.
 
         Raises:
             ValueError: Neither or both are given, or the number is not positive.
@@ -40,7 +40,7 @@ class StepSize:
             within(f"data.batch.{unit}", number, 1, 10**8, is_whole=True)
 
     def __str__(self) -> str:
-        """Number and unit."""
+        """Return number and unit."""
         return f"{self.examples} conversations" if self.examples else f"{self.rows} rows"
 
 
@@ -77,7 +77,7 @@ class Stage:
         warmup_ratio: Fraction of the stage's steps that warm up; None uses the model's.
         warmup_steps: Number of warm-up steps, instead of ``warmup_ratio``.
         lr_schedule: Learning-rate schedule after the warm-up; None uses the model's.
-        optimizer: As ``model.optimizer``; None uses the model's.
+        optimizer: Like ``model.optimizer``; None uses the model's.
         fresh_optimizer: Whether to start with empty optimizer state, as separate runs would, or carry it over.
         curriculum: Order of each pass over the mixture: shuffled, short_first, long_first, easy_first, hard_first (by
             the loss of the base), blocked (one ability after another) or interleaved.
@@ -162,16 +162,16 @@ class Stage:
             )
 
     def loss_weight(self, ability: str) -> float:
-        """Relative weight of an ability's supervised tokens in the loss; 1 by default."""
+        """Return the relative weight of an ability's supervised tokens in the loss; 1 by default."""
         return float((self.loss_weights or {}).get(ability, 1.0))
 
     def warmup(self, model_ratio: float, model_steps: int | None) -> tuple[float | None, int | None]:
-        """Ratio and steps of the warm-up, the stage's own or else the model's; steps take precedence."""
+        """Return ratio and steps of the warm-up, the stage's own or else the model's; steps take precedence."""
         own = (self.warmup_ratio, self.warmup_steps)
         return own if own != (None, None) else (model_ratio, model_steps)
 
     def num_warmup_steps(self, num_steps: int, model_ratio: float, model_steps: int | None) -> int:
-        """Number of the stage's ``num_steps`` that warm up.
+        """Return how many of the stage's ``num_steps`` warm up.
 
         Raises:
             ValueError: The warm-up leaves no step at the peak.

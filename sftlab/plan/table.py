@@ -1,4 +1,4 @@
-"""The plan as people read it: one table of stages and abilities, and what was lost on the way."""
+"""The plan as text: a table of stages and abilities, and what was lost on the way."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ UNIT_WORDS = {"examples": "examples", "tokens": "tokens", "supervised_tokens": "
 
 
 def plan_table(plan: Plan, normalise: str = "token") -> Table:
-    """Stages as a table: abilities, fractions, examples, tokens, shares requested and achieved, steps, epochs, fill.
+    """Return a table of stages: abilities, fractions, examples, tokens, shares requested and achieved, steps, fill.
 
-    Where a stage has loss weights, also the share of the loss that each ability makes up.
+    If a stage has loss weights, the table also has each ability's share of the loss.
     """
     title = f"Plan: {plan.num_steps:,} optimizer steps of {plan.batch}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
@@ -44,18 +44,18 @@ def plan_table(plan: Plan, normalise: str = "token") -> Table:
 
 
 class PlanTables:
-    """The stages in one table where the terminal has room for it, else in one narrow table a stage.
+    """The stages in one table if the terminal is wide enough, else in one narrow table per stage.
 
     Args:
         plan: The plan.
-        normalise: The loss's.
+        normalise: The loss's normalisation.
     """
 
     def __init__(self, plan: Plan, normalise: str = "token") -> None:
         self.plan, self.normalise = plan, normalise
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """What fits."""
+        """Yield what fits."""
         wide = plan_table(self.plan, self.normalise)
         if console.measure(wide, options=options.update(max_width=10_000)).maximum <= options.max_width:
             yield wide
@@ -77,7 +77,7 @@ class PlanTables:
         return Text(f"\nStage {stage.stage.name}: {steps} steps, {epochs} {passes}, packing fill {fill}", style="bold")
 
     def _narrow(self, stage: StagePlan, is_short: bool) -> Table:
-        """The stage's abilities; ``is_short``: large counts and shares are rounded."""
+        """Return the stage's abilities; if ``is_short``, large counts and shares are rounded."""
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
         table.add_column("ability", overflow="fold")
         is_weighted = any(other.stage.weighs_abilities for other in self.plan.stages)
@@ -96,7 +96,7 @@ _NARROW_NAMES = (
 
 
 def _short(count: int) -> str:
-    """A count in at most five characters: 11.9M."""
+    """Format a count in at most five characters: 11.9M."""
     if count < 10_000:
         return f"{count:,}"
     size, unit = next((s, u) for s, u in ((10**9, "G"), (10**6, "M"), (10**3, "k")) if count >= s)
@@ -127,7 +127,7 @@ def _stage_cells(plan: Plan, stage: StagePlan) -> tuple[str, str, str]:
 
 
 def as_fraction(value: float) -> str:
-    """1/256 rather than 0.00390625, where the value is one over a whole number."""
+    """Format a value as 1/256 rather than 0.00390625 if it is one over a whole number."""
     if value in (0.0, 1.0):
         return str(int(value))
     inverse = 1 / value
@@ -135,7 +135,7 @@ def as_fraction(value: float) -> str:
 
 
 def plan_notes(plan: Plan) -> list[str]:
-    """What a user should know about a plan before training: units, tiny stages, abilities that came out empty."""
+    """Return what a user should know about a plan before training: units, tiny stages, empty abilities."""
     units = {UNIT_WORDS[stage.counted_in] for stage in plan.stages}
     notes = [
         "data: examples there are; used: those that the fractions select; examples: those trained, repeats counted.",
@@ -167,7 +167,7 @@ def plan_notes(plan: Plan) -> list[str]:
 
 
 def _open_notes(plan: Plan, stage: StagePlan) -> list[str]:
-    """What of an adaptive stage is fixed, and between which bounds the rest lies."""
+    """Describe what is fixed in an adaptive stage, and the bounds of the rest."""
     compiled = min(stage.end_step, plan.num_compiled_steps) - stage.first_step
     left = stage.num_steps - compiled
     if stage.stage.adaptive is None or left <= 0:
@@ -195,7 +195,7 @@ def _open_notes(plan: Plan, stage: StagePlan) -> list[str]:
 def audit_table(
     audits: Mapping[str, Mapping[str, int]], places: Mapping[str, Mapping[str, str]] | None = None
 ) -> Table | None:
-    """What was repaired, truncated, split or dropped, by ability and cause; None when nothing was.
+    """Return what was repaired, truncated, split or dropped, by ability and cause; None if nothing was.
 
     Args:
         audits: Records by ability and cause.
@@ -222,7 +222,7 @@ def plan_screen(
     data_notes: Sequence[str] = (),
     normalise: str = "token",
 ) -> RenderableType:
-    """The table of stages, its notes and those of the data, and the audit; ``normalise`` is the loss's."""
+    """Return the table of stages, its notes and those of the data, and the audit."""
     notes = [*plan_notes(plan), *data_notes]
     parts: list[RenderableType] = [PlanTables(plan, normalise), *(Text(note, style="dim") for note in notes)]
     lost = audit_table(audits, places)

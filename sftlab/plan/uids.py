@@ -1,9 +1,9 @@
-"""The uids of many examples as bytes, 32 to 40 each, where a list of texts would take 90; and their order by a hash.
+"""The uids of many examples as bytes, 32 to 40 each, where strings would take 90; and their order by a hash.
 
     stores    [ab12.. 77f0.. 9c3e..] [e001.. 42aa..]      arrays of bytes, shared by all that choose from them
     place_N   4 0 2                                       stands for 42aa.. ab12.. 9c3e..
 
-A text is made of one when somebody asks for it.
+A string is created only when a uid is requested.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any, overload
 
 import numpy as np
 
-_CHUNK = 1 << 16  # uids that are texts, or hashed, at once
+_CHUNK = 1 << 16  # uids converted to strings, or hashed, at once
 
 
 class Uids(Sequence[str]):
-    """Uids in some order; choosing among them copies none.
+    """Uids in some order; selecting from them copies no uid.
 
     Args:
         stores: Arrays of bytes (dtype ``S``), UTF-8.
-        place_N: Which of all that the stores hold, one after another; all in their order by default.
+        place_N: Positions in the concatenated stores; by default all, in order.
     """
 
     def __init__(self, stores: Sequence[np.ndarray], place_N: np.ndarray | None = None) -> None:
         self._stores = tuple(stores)
         self._starts = np.cumsum([0, *map(len, stores)])
-        self._place_N = place_N  # None stands for 0, 1, 2 ..., which need no memory
+        self._place_N = place_N  # None means 0, 1, 2 ..., which needs no memory
 
     @classmethod
     def of(cls, uids: Iterable[str]) -> Uids:
-        """Of some texts; as they are where they are ``Uids``."""
+        """Build from strings; ``Uids`` are returned unchanged."""
         if isinstance(uids, Uids):
             return uids
         rest = iter(uids)
@@ -42,7 +42,7 @@ class Uids(Sequence[str]):
 
     @classmethod
     def joined(cls, parts: Sequence[Uids]) -> Uids:
-        """Several, one after another."""
+        """Concatenate several."""
         stores = [store for part in parts for store in part._stores]
         offsets = np.cumsum([0, *(part._starts[-1] for part in parts)])
         kind = index_type(int(offsets[-1]))
@@ -54,7 +54,7 @@ class Uids(Sequence[str]):
         return cls(stores, place_N)
 
     def __len__(self) -> int:
-        """How many."""
+        """Return their number."""
         return int(self._starts[-1]) if self._place_N is None else len(self._place_N)
 
     @overload
@@ -64,29 +64,29 @@ class Uids(Sequence[str]):
     def __getitem__(self, index: slice | np.ndarray) -> Uids: ...
 
     def __getitem__(self, index: Any) -> str | Uids:
-        """One as a text, or several in the order of a slice or of an array of numbers."""
+        """Return one uid as a string, or several by a slice or an index array."""
         if isinstance(index, (slice, np.ndarray)):
             return Uids(self._stores, self._chosen(index))
         place = range(len(self))[index]
         return str(self._bytes(self._places(place, place + 1))[0].decode())
 
     def __iter__(self) -> Iterator[str]:
-        """As texts."""
+        """Yield strings."""
         for names in self.chunks():
             yield from map(bytes.decode, names)
 
     def __eq__(self, other: object) -> bool:
-        """Whether another sequence has the same in the same order."""
+        """Return whether another sequence has the same uids in the same order."""
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]
 
     def tolist(self) -> list[str]:
-        """All as texts."""
+        """Return all as strings."""
         return list(self)
 
     def chunks(self) -> Iterator[list[bytes]]:
-        """All as lists of bytes, so many at once as memory never notices."""
+        """Yield all as lists of bytes, in chunks that need little memory."""
         for start in range(0, len(self), _CHUNK):
             yield self._bytes(self._places(start, start + _CHUNK)).tolist()
 
@@ -96,15 +96,15 @@ class Uids(Sequence[str]):
             digest.update(b"\n" * bool(number) + b"\n".join(names))
 
     def buffers(self) -> tuple[np.ndarray, np.ndarray]:
-        """All as Arrow holds texts: where each starts and the last one ends (int32), and their bytes."""
+        """Return all as Arrow's text buffers: offsets (int32) and bytes."""
         names_N = self._bytes(self._places(0, len(self)))
         names_NB = names_N.view(np.uint8).reshape(len(names_N), names_N.dtype.itemsize)
-        filled_NB = names_NB != 0  # what pads a short one
+        filled_NB = names_NB != 0  # padding of short ones
         starts_N1 = np.concatenate([[0], np.cumsum(filled_NB.sum(axis=1))]).astype(np.int32)
         return starts_N1, names_NB[filled_NB]
 
     def order_by_hash(self, key: bytes) -> np.ndarray:
-        """The order [N] in which blake2b hashes of 16 bytes, with a key, rise; equal uids stay in theirs."""
+        """Return the order [N] of their keyed 16-byte blake2b hashes; equal uids keep their order."""
         keyed = hashlib.blake2b(digest_size=16, key=key)
         head_N, start = np.empty(len(self), dtype=np.uint64), 0  # the first half of each hash
 
@@ -122,7 +122,7 @@ class Uids(Sequence[str]):
         return _order(head_N, lambda tied: halves(self._bytes(self._chosen(tied)).tolist())[:, 1])
 
     def _places(self, start: int, end: int) -> np.ndarray:
-        """Which of all that the stores hold stand from ``start`` to ``end``."""
+        """Return the positions in the stores from ``start`` to ``end``."""
         if self._place_N is not None:
             return self._place_N[start:end]
         size = len(self)
@@ -148,32 +148,32 @@ class Uids(Sequence[str]):
 
 
 def index_type(size: int) -> type[np.signedinteger]:
-    """The smallest of int32 and int64 that counts to a size."""
+    """Return the smallest of int32 and int64 that can index a size."""
     return np.int32 if size < 2**31 else np.int64
 
 
 def digest_order(digest_NB: np.ndarray, index_M: np.ndarray | None = None) -> np.ndarray:
-    """The stable order in which hashes of 16 bytes rise, compared as bytes: of all, or of those of ``index_M``."""
+    """Return the stable order of 16-byte hashes, compared as bytes: of all, or of those of ``index_M``."""
     halves_N2 = np.ascontiguousarray(digest_NB).view(">u8")
     head_N, tail_N = halves_N2.T if index_M is None else (halves_N2[index_M, 0], halves_N2[:, 1])
     return _order(head_N.astype(np.uint64), lambda tied: tail_N[tied if index_M is None else index_M[tied]])
 
 
 def _order(head_N: np.ndarray, tails: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-    """The stable order in which numbers of two halves rise; ``tails`` gives the second halves of a few."""
+    """Return the stable order of two-part numbers; ``tails`` returns the second parts of some."""
     order_N = np.argsort(head_N, kind="stable").astype(index_type(len(head_N)))
     equal = [np.empty(0, dtype=np.int64)]
     for first in range(0, len(order_N), _CHUNK):
         sorted_M = head_N[order_N[first : first + _CHUNK + 1]]
         equal.append(first + np.flatnonzero(sorted_M[1:] == sorted_M[:-1]))
-    for start, end in _runs(np.concatenate(equal)):  # hardly ever: but for equal uids the first half tells all apart
+    for start, end in _runs(np.concatenate(equal)):  # rarely needed: except for equal uids, the first half differs
         tied = order_N[start:end]
         order_N[start:end] = tied[np.argsort(tails(tied).astype(np.uint64), kind="stable")]
     return order_N
 
 
 def _runs(equal_M: np.ndarray) -> Iterator[tuple[int, int]]:
-    """The spans [start, end) of positions of which each equals the next, from those positions."""
+    """Return the spans [start, end) of positions of which each equals the next, from those positions."""
     breaks = np.flatnonzero(np.diff(equal_M) > 1) + 1
     for run in np.split(equal_M, breaks):
         if len(run):

@@ -1,1 +1,1 @@
-"""Lines of results files: what writers and readers of scores and verdicts share; without torch."""
+"""Lines of results files, shared by writers and readers of scores and verdicts; without torch."""

@@ -35,7 +35,7 @@ class Score:
 
 
 def mean_score(task: str, metric: str, values: Sequence[float], num_missing: int = 0, binary: bool = True) -> Score:
-    """Mean of per-problem values with a 95 % interval.
+    """Compute the mean of per-problem values with a 95 % interval.
 
     Args:
         task: Name of the task.
@@ -96,13 +96,13 @@ class ScoreRow:
 
     @classmethod
     def of(cls, score: Score, headline: bool, best: float | None, **about: Any) -> ScoreRow:
-        """The row of a score; ``about`` are the fields that say what it is a score of."""
+        """Build the row of a score; ``about`` are the fields that say what was scored."""
         fields = asdict(score) | {name: finite(getattr(score, name)) for name in _NUMBERS}
         return cls(**fields, headline=headline, best=best, **about)
 
     @classmethod
     def from_dict(cls, row: object, place: str) -> ScoreRow:
-        """The checked content of a line.
+        """Return the checked content of a line.
 
         Raises:
             ValueError: It is invalid; the message begins with ``place``.
@@ -110,11 +110,11 @@ class ScoreRow:
         return checked(cls, row, place)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self) | {name: finite(getattr(self, name)) for name in _NUMBERS}
 
     def score(self) -> Score:
-        """The score; nan if it was not measured."""
+        """Return the score; nan if it was not measured."""
         low, high, value, error = (
             math.nan if number is None else number for number in (self.low, self.high, self.value, self.standard_error)
         )

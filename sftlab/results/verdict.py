@@ -34,13 +34,13 @@ class Verdict:
 
 
 def why_missing(verdicts: Sequence[Verdict]) -> dict[str, int]:
-    """Number of answers without a verdict by cause, the most frequent first; each answer counts once."""
+    """Count answers without a verdict by cause, the most frequent first; each answer counts once."""
     causes = {(v.uid, v.sample): v.reason for v in reversed(verdicts) if v.value is None}
     return dict(Counter(causes.values()).most_common())
 
 
 def missing_lines(task: str, verdicts: Sequence[Verdict]) -> list[str]:
-    """Lines that report answers without a verdict, by cause; empty if every answer has one."""
+    """Return lines that report answers without a verdict, by cause; empty if every answer has one."""
     causes = why_missing(verdicts)
     if not causes:
         return []
@@ -68,12 +68,12 @@ class VerdictRow:
 
     @classmethod
     def of(cls, task: str, verdict: Verdict, prompts: tuple[str, ...], answers: tuple[str, ...]) -> VerdictRow:
-        """The row of a verdict."""
+        """Build the row of a verdict."""
         return cls(task=task, prompts=prompts, answers=answers, **asdict(verdict))
 
     @classmethod
     def from_dict(cls, row: object, place: str) -> VerdictRow:
-        """The checked content of a line.
+        """Return the checked content of a line.
 
         Raises:
             ValueError: It is invalid; the message begins with ``place``.
@@ -81,5 +81,5 @@ class VerdictRow:
         return checked(cls, row, f"{place}: not a verdict")
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self)

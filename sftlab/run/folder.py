@@ -18,14 +18,14 @@ from sftlab.processes import is_follower
 
 LOGS = Path("lightning_logs")
 STATE_FILE = "state.json"
-CONFIG_FILE = "config.yaml"  # in a run's folder: what it was made with, a config of fit itself
-FOLDER_VARIABLE = "SFTLAB_RUN_FOLDER"  # how a process tells those that it starts which folder is theirs
-LAUNCHER_VARIABLE = "SFTLAB_FIRST_RANK"  # told by a run's first process to the ranks that it launches: its id
-JUDGING_FILE = "judging.json"  # scores that a run owes: answered, and not graded yet
+CONFIG_FILE = "config.yaml"  # in a run's folder: its config, itself a config of fit
+FOLDER_VARIABLE = "SFTLAB_RUN_FOLDER"  # environment variable that tells child processes their run's folder
+LAUNCHER_VARIABLE = "SFTLAB_FIRST_RANK"  # environment variable with the process id of the first rank
+JUDGING_FILE = "judging.json"  # scores that a run has not graded yet
 _LAUNCHED = ("RANK", "SLURM_PROCID", "NODE_RANK", "LOCAL_RANK")  # set for processes that a launcher starts side by side
 _LOCK_FILE = ".lock"
-_OF_START = (_LOCK_FILE, STATE_FILE, CONFIG_FILE, "hparams.yaml", ARCHITECTURE)  # what a start writes
-_HELD: dict[Path, int] = {}  # folders that this process runs in, with the descriptor of the lock
+_OF_START = (_LOCK_FILE, STATE_FILE, CONFIG_FILE, "hparams.yaml", ARCHITECTURE)  # the files that a start writes
+_HELD: dict[Path, int] = {}  # folders in which this process runs, with the descriptor of the lock
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RunState:
 
 
 def state_of(folder: Path) -> RunState:
-    """The state of the run in a folder; one that was killed before its end counts as stopped."""
+    """Return the state of the run in a folder; one that was killed before its end counts as stopped."""
     try:
         content = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
         state = RunState(**{key: content[key] for key in RunState.__dataclass_fields__ if key in content})
@@ -68,7 +68,7 @@ def state_of(folder: Path) -> RunState:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a process holds the folder's lock, which the kernel releases when the process dies."""
+    """Return whether a process holds the folder's lock, which the kernel releases when the process dies."""
     if folder.resolve() in _HELD:
         return True
     lock = _locked(folder)
@@ -118,7 +118,7 @@ def release(folder: Path) -> None:
 
 @contextmanager
 def begun(folder: Path) -> Iterator[Path]:
-    """The folder of a run that has begun, released if the block raises; see ``untouched_removed``."""
+    """Yield the folder of a run that has begun; release it if the block raises; see ``untouched_removed``."""
     try:
         with untouched_removed(folder):
             yield folder
@@ -129,9 +129,9 @@ def begun(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def untouched_removed(folder: Path) -> Iterator[None]:
-    """If the block raises, remove the folder of this process's run where nothing but a start is in it.
+    """If the block raises, remove the folder of this process's run if it only holds what a start writes.
 
-    What is there before the first step says how the run began, and the next start says it again.
+    Files from before the first step only describe the start, and the next start writes them again.
     """
     try:
         yield
@@ -143,7 +143,7 @@ def untouched_removed(folder: Path) -> Iterator[None]:
 
 
 def _is_of_start(path: Path) -> bool:
-    """Whether a file of a run's folder is written before its first step."""
+    """Return whether a file of a run's folder is written before its first step."""
     name = path.parts[0] if path.parts else ""
     return name in _OF_START or name.startswith("events.out.tfevents")
 
@@ -153,7 +153,7 @@ def _write(folder: Path, state: RunState) -> None:
 
 
 def _locked(folder: Path) -> int | None:
-    """The descriptor of the folder's lock, or None where another process has it.
+    """Return the descriptor of the folder's lock, or None if another process holds it.
 
     A POSIX lock: what this process starts (workers, ranks) does not inherit it, so it ends with this process.
     """
@@ -207,7 +207,7 @@ def _claimed(folder: Path) -> bool:
 
 
 def run_of(path: Path) -> Path | None:
-    """The run folder that contains a checkpoint or any other file of a run; None if there is none."""
+    """Return the run folder that contains a checkpoint or any other file of a run; None if there is none."""
     for folder in path.absolute().parents:
         if state_of(folder).status != "unknown" or (folder / ARCHITECTURE / NOTE_FILE).is_file():
             return Path(os.path.relpath(folder)) if not path.is_absolute() else folder
@@ -215,7 +215,7 @@ def run_of(path: Path) -> Path | None:
 
 
 def own_folder(config: str) -> Path | None:
-    """The folder set for this process, or that of the run whose own ``config.yaml`` is given."""
+    """Return the folder set for this process, or that of the run whose own ``config.yaml`` is given."""
     if FOLDER_VARIABLE in os.environ:
         return Path(os.environ[FOLDER_VARIABLE])
     folder = Path(config).parent
@@ -224,7 +224,7 @@ def own_folder(config: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Resumed:
-    """Where a run is resumed.
+    """The place where a run is resumed.
 
     Attributes:
         checkpoint: The checkpoint to resume from.
@@ -238,7 +238,7 @@ class Resumed:
 
 
 def resumed(name: str, checkpoint: str, is_exact: bool = False, own: Path | None = None) -> Resumed:
-    """Resolve ``--ckpt_path``: a path, or ``last`` for the newest whole checkpoint of the newest run of a name.
+    """Resolve ``--ckpt_path``: a path, or ``last`` for the newest complete checkpoint of a name's newest run.
 
     Args:
         name: Name of the run. Unless ``is_exact``, runs with a number after that name are considered too.
@@ -280,9 +280,9 @@ _EARLY = (
 
 
 def _meant(name: str, is_exact: bool) -> tuple[Path, list[str]]:
-    """The run that ``last`` means: the newest that is not finished, else the newest."""
+    """Return the run that ``last`` means: the newest that is not finished, else the newest."""
     known = {run: state for run in _runs_named(name) if not (state := state_of(run)).is_trial}
-    taken = ("finished",) if is_follower() else ("finished", "running")  # a follower joins the run of the first rank
+    taken = ("finished",) if is_follower() else ("finished", "running")  # other ranks join the run of the first one
     open_ones = [run for run, state in known.items() if state.status not in taken]
     if is_exact and (exact := LOGS / checked_name("--run", name)) in known:
         later = [run for run in open_ones if known[run].turn > known[exact].turn]
@@ -302,7 +302,7 @@ def _meant(name: str, is_exact: bool) -> tuple[Path, list[str]]:
 
 
 def _runs_named(name: str) -> list[Path]:
-    """Runs of a name, those with a number after it included, in the order of their last starts."""
+    """Return runs with this name, or with a number after it, in the order of their last starts."""
     folders = LOGS.iterdir() if LOGS.is_dir() else ()
     found = [(re.fullmatch(rf"{re.escape(name)}(?:-(\d+))?", folder.name), folder) for folder in folders]
     runs = [(state_of(path).turn, int(match[1] or 1), path) for match, path in found if match and path.is_dir()]
@@ -315,12 +315,12 @@ def checkpoint_path(folder: Path, step: int, stage: str = "") -> Path:
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run that can be resumed, whoever wrote them, in the order of their steps."""
+    """Return the checkpoints of a run that can be resumed, whoever wrote them, in the order of their steps."""
     return list(_whole(run, []))
 
 
 def _whole(run: Path, notes: list[str]) -> Sequence[Path]:
-    """Checkpoints in the order of the steps inside them; what is wrong with others goes into ``notes``."""
+    """Return checkpoints in the order of their steps; problems with others go into ``notes``."""
     found: list[tuple[int, bool, str, Path]] = []
     for path in _candidates(run):
         try:
@@ -335,7 +335,7 @@ def _whole(run: Path, notes: list[str]) -> Sequence[Path]:
 
 
 def _candidates(folder: Path) -> Iterator[Path]:
-    """Every ``*.ckpt`` in a folder and below; what writers have not finished begins with a dot."""
+    """Yield every ``*.ckpt`` in a folder and below; unfinished ones begin with a dot."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.suffix == ".ckpt" and not path.name.startswith("."):
             yield path
@@ -344,7 +344,7 @@ def _candidates(folder: Path) -> Iterator[Path]:
 
 
 def owed_scores(folder: Path) -> list[dict[str, object]]:
-    """The answers of a run that are not graded yet, each with its step, stage and ability.
+    """Return the answers of a run that are not graded yet, each with its step, stage and ability.
 
     Raises:
         ValueError: The note is damaged.

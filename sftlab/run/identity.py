@@ -28,8 +28,8 @@ from sftlab.plan.plan import Plan, StagePlan
 from sftlab.run.settings import OWN_CALLBACKS, Settings, is_without, module_settings
 
 RULES = 1  # version of the training code: raise it when equal settings lead to different weights
-REUSED_FILE = "reused.json"  # in a run's folder: the stages that it took over from other runs
-_WHOLE = "whole"  # the decisive part of an identity; the others only say what has changed
+REUSED_FILE = "reused.json"  # in a run's folder: the stages reused from other runs
+_WHOLE = "whole"  # the decisive part of an identity; the others only explain differences
 _HASHED = "hash "  # prefix of a part whose value is not shown
 _LONGEST = 60  # maximum number of characters of a shown value
 
@@ -47,7 +47,7 @@ class StageKey(NamedTuple):
 
 
 def stage_keys(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings) -> list[StageKey]:
-    """The keys of the stages that are completely compiled, or adaptive ones, whose decisions are determined."""
+    """Compute the keys of the compiled stages, and of adaptive ones, whose decisions are determined."""
     measured, keys = _measured(data, settings), []
     trained = _start(data, module, plan, settings)
     for stage in plan.stages:
@@ -62,7 +62,7 @@ def stage_keys(data: PlannedData, module: SFTModule, plan: Plan, settings: Setti
 
 
 def _held_out(data: PlannedData, settings: Settings) -> str:
-    """What held-out losses are measured on."""
+    """Hash what held-out losses are measured on."""
     held_out = {name: ability.held_out_hash() for name, ability in sorted(data.abilities.items())}
     return digest(held_out, settings.measured.get("limit_val_batches"))
 
@@ -82,7 +82,7 @@ def _start(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings)
 
 
 def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePlan) -> list[Any]:
-    """What a stage trains, row by row, and with which learning rate and optimizer state."""
+    """Return what a stage trains, row by row, and with which learning rate and optimizer state."""
     stage = planned.stage
     span = plan.example_span(planned.first_step, planned.end_step)
     steps_S1 = plan.step_starts_S1[planned.first_step : planned.end_step + 1]
@@ -92,7 +92,7 @@ def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePla
     order = hashlib.blake2b("\n".join(names_E).encode(), digest_size=16)
     for array in (rows_R1 - rows_R1[0], steps_S1 - steps_S1[0]):
         order.update(np.ascontiguousarray(array, dtype=np.int64).tobytes())
-    if module.neftune_alpha:  # seeded by uids, which two conversations of the same tokens do not share
+    if module.neftune_alpha:  # seeded by uids, which differ for conversations with equal tokens
         plan.uids_N[example_E].add_to(order)
     for number, name in enumerate(plan.abilities):
         mine_M = plan.index_N[example_E[plan.ability_N[example_E] == number]]
@@ -101,7 +101,7 @@ def _content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePla
 
 
 def _adaptive_content(data: PlannedData, module: SFTModule, plan: Plan, planned: StagePlan, held_out: str) -> list[Any]:
-    """What determines an adaptive stage: its policy, which examples it may draw in which order, what it looks at."""
+    """Return what determines an adaptive stage: its policy, the order of its examples, and its held-out data."""
     stage, examples = planned.stage, hashlib.blake2b(digest_size=16)
     assert stage.adaptive is not None
     for name in sorted(stage.fractions):
@@ -114,7 +114,7 @@ def _adaptive_content(data: PlannedData, module: SFTModule, plan: Plan, planned:
 
 
 def _how(module: SFTModule, plan: Plan, planned: StagePlan) -> list[Any]:
-    """The learning rate of a stage, its optimizer state, its loss and its adapter."""
+    """Return the learning rate of a stage, its optimizer state, its loss and its adapter."""
     stage = planned.stage
     peak = module.learning_rate if stage.learning_rate is None else stage.learning_rate
     ratio, steps = stage.warmup(module.warmup_ratio, module.warmup_steps)
@@ -131,12 +131,12 @@ def _how(module: SFTModule, plan: Plan, planned: StagePlan) -> list[Any]:
 
 
 def weights_hash(module: SFTModule) -> str:
-    """Hash of the weights that training starts from."""
+    """Hash the weights that training starts from."""
     return content_hash(module.path, module.config, module.trust_remote_code)
 
 
 def run_identity(data: PlannedData, module: SFTModule, plan: Plan, settings: Settings) -> dict[str, str]:
-    """What a run trains, as it stands before the first step, and its parts by the names that people know them by."""
+    """Return what a run trains, as planned before the first step, and its parts by readable names."""
     keys = [key.trained for key in stage_keys(data, module, plan, settings)]
     whole = [_start(data, module, plan, settings), keys, plan.fingerprint() if plan.is_open else ""]
     values = {f"model.{name}": value for name, value in module_settings(module).items()}
@@ -156,7 +156,7 @@ def run_identity(data: PlannedData, module: SFTModule, plan: Plan, settings: Set
 
 
 def differences(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """What differs between two identities, in words; nothing where both train the same, whatever led to it."""
+    """Describe how two identities differ; empty if both train the same."""
     if was.get(_WHOLE) == now[_WHOLE]:
         return []
     names = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name) and name != _WHOLE)
@@ -164,7 +164,7 @@ def differences(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 
 def differ_in_own_callbacks(was: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Whether two identities differ in users' callbacks alone, of which nobody says that they change training."""
+    """Return whether two identities differ only in users' callbacks that do not declare their effect."""
     names = {name for name in was.keys() | now.keys() if was.get(name) != now.get(name)}
     return names == {_WHOLE, f"trainer.{OWN_CALLBACKS}"}
 
@@ -175,11 +175,11 @@ def _difference(name: str, was: str | None, now: str | None) -> str:
 
 
 def _is_hash(value: str) -> bool:
-    """Whether a value says nothing to people."""
+    """Return whether a value is a hash, which means nothing to a reader."""
     return value.startswith(_HASHED) or re.fullmatch(r"[0-9a-f]{16,}", value) is not None
 
 
 def reused_stages(folder: Path) -> list[dict[str, str]]:
-    """The stages that a run took over from others, in order: ``stage``, ``key``, ``run``."""
+    """Return the stages that a run reused from others, in order: ``stage``, ``key``, ``run``."""
     path = folder / REUSED_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []

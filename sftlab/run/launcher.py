@@ -1,7 +1,7 @@
-"""Ranks that a run starts on this machine: when one of them dies, the run ends in words.
+"""Launched ranks on this machine: if one of them dies, the run ends with a message.
 
-Lightning looks at them every five seconds and, when one has ended badly, kills all with SIGKILL: no word, and no status
-that says what happened.
+Lightning checks them every five seconds and, if one has failed, kills all with SIGKILL: without a message or a useful
+exit status.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sftlab.run.folder import FOLDER_VARIABLE, LAUNCHER_VARIABLE
 from sftlab.screen import complain
 
 LOOK_EVERY_S = 0.5
-GRACE_S = 10.0  # for the first rank to notice by itself, in a collective, and to say more
+GRACE_S = 10.0  # time for the first rank to notice by itself, in a collective, and to report more
 
 
 class RankLauncher(_SubprocessScriptLauncher):
@@ -37,16 +37,16 @@ class RankLauncher(_SubprocessScriptLauncher):
                 complain(self._meeting())
             os.environ[LAUNCHER_VARIABLE] = str(os.getpid())
             self._call_children_scripts()
-            del os.environ[LAUNCHER_VARIABLE]  # what else this process starts is not a rank of this run
+            del os.environ[LAUNCHER_VARIABLE]  # other child processes are not ranks of this run
             threading.Thread(target=watch, args=(self.procs,), name="ranks", daemon=True).start()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **options)
 
     def _meeting(self) -> str:
-        """Whom this node waits for, and how the others are started.
+        """Print where this node waits for the others, or which node it looks for.
 
         Raises:
-            ValueError: This one cannot find the first, which chose a port of its own.
+            ValueError: This node cannot find the first one, which chose its own port.
         """
         environment, node = self.cluster_environment, self.cluster_environment.node_rank()
         if node and "MASTER_PORT" not in os.environ:
@@ -69,7 +69,7 @@ class RankLauncher(_SubprocessScriptLauncher):
 
 
 def watch_ranks(trainer: Trainer) -> None:
-    """Let a Trainer that starts ranks by itself watch them so."""
+    """Make a Trainer that launches ranks watch them this way."""
     launcher = trainer.strategy.launcher
     if type(launcher) is _SubprocessScriptLauncher:
         trainer.strategy._launcher = RankLauncher(
@@ -78,20 +78,20 @@ def watch_ranks(trainer: Trainer) -> None:
 
 
 def watch(ranks: list[subprocess.Popen]) -> None:
-    """Until all have ended well; when one has not, end them all and this process, with status 1 and a message."""
+    """Wait until all have ended; if one fails, end all and this process, with status 1 and a message."""
     while any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
         time.sleep(LOOK_EVERY_S)
     failed = [(number, rank) for number, rank in enumerate(ranks, 1) if rank.poll()]
     if not failed:
         return
-    time.sleep(GRACE_S)  # a daemon: the first rank's own end ends this thread
+    time.sleep(GRACE_S)  # a daemon: the end of the first rank ends this thread
     number, rank = failed[0]
     complain(
         f"error: process {rank.pid} of this run, its rank {number}, has ended ({_how(rank.returncode)}), and all wait "
         "for it. What was saved stays; --ckpt_path last goes on"
     )
     for other in ranks:
-        other.send_signal(signal.SIGKILL)  # SIGTERM does not end what hangs in a collective
+        other.send_signal(signal.SIGKILL)  # SIGTERM does not end a process that hangs in a collective
     os._exit(1)
 
 

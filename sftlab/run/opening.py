@@ -44,7 +44,7 @@ def model_folder(name: str | Path, stack: ExitStack, tell: Callable[[str], None]
         tell: Called with a message if the name is ambiguous.
 
     Raises:
-        ValueError: It is none of these, or damaged; says which.
+        ValueError: It is none of these, or damaged; the message says which.
     """
     path = Path(name)
     if not path.exists():
@@ -69,12 +69,12 @@ def model_folder(name: str | Path, stack: ExitStack, tell: Callable[[str], None]
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a path is a checkpoint of ``fit`` rather than a folder with a model in it."""
+    """Return whether a path is a checkpoint of ``fit`` rather than a folder with a model in it."""
     return path.is_file() or path.suffix == ".ckpt" or (path / ".metadata").is_file()
 
 
 def finished_stages(run: Path) -> list[Path]:
-    """The folders of a run's exported stages, in order."""
+    """Return the folders of a run's exported stages, in order."""
     found = {int(match[1]): path for path in run.glob("stages/*") if (match := re.match(r"(\d+)-", path.name))}
     return [path for _, path in sorted(found.items()) if is_model_folder(path)]
 
@@ -102,7 +102,7 @@ def export(name: str | Path, folder: Path, form: Form = Form()) -> None:  # noqa
         form: Options.
 
     Raises:
-        ValueError: There is no such model here, or it is damaged.
+        ValueError: The model does not exist or is damaged.
     """
     from sftlab.model.card import model_card
     from sftlab.model.rewrite import rewrite_folder
@@ -160,7 +160,7 @@ def export_checkpoint(path: Path, folder: Path, is_merged: bool = False) -> None
 
 
 def ledger_rows(run: Path) -> list[LedgerRow]:
-    """What a run has trained, by stage and ability.
+    """Return what a run has trained, by stage and ability.
 
     Raises:
         ValueError: Its ledger.json is damaged.
@@ -177,14 +177,14 @@ def ledger_rows(run: Path) -> list[LedgerRow]:
 
 
 def _trained(run: Path, stage: str = "") -> list[LedgerRow]:
-    """What a run trained, up to the end of a stage where it has one of that name."""
+    """Return what a run trained, up to the end of a stage if it has one of that name."""
     rows = ledger_rows(run)
     names = list(dict.fromkeys(row.stage for row in rows))
     return [row for row in rows if stage not in names or names.index(row.stage) <= names.index(stage)]
 
 
 def _scores(run: Path, stage: str) -> list[ScoreRow]:
-    """What the model after a stage of a run scored."""
+    """Return the scores of the model after a stage of a run."""
     from sftlab.results.score import ScoreRow
 
     path = run / "scores.jsonl"
@@ -193,7 +193,7 @@ def _scores(run: Path, stage: str) -> list[ScoreRow]:
 
 
 def _temporary_folder(checkpoint: Path, stack: ExitStack) -> Path:
-    """A folder that lives as long as ``stack``: in the checkpoint's run where that can be written, else in TMPDIR."""
+    """Create a folder that lives as long as ``stack``: in the checkpoint's run if it is writable, else in TMPDIR."""
     run = run_of(checkpoint)
     if run is None or not os.access(run, os.W_OK):
         made = tempfile.TemporaryDirectory(prefix="sftlab-", ignore_cleanup_errors=True)
@@ -205,10 +205,10 @@ def _temporary_folder(checkpoint: Path, stack: ExitStack) -> Path:
 
 
 def _hub_id(name: str) -> str:
-    """A name that no file has: a hub id, unless it was meant as a path.
+    """Return a name that is no file as a hub id, unless it was meant as a path.
 
     Raises:
-        ValueError: It looks like a path, or can be no hub id.
+        ValueError: It looks like a path, or is no valid hub id.
     """
     path = Path(name)
     is_id = re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(@\w[\w./-]*)?", name) and path.suffix != ".ckpt"

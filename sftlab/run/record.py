@@ -21,7 +21,7 @@ from sftlab.run.folder import LOGS, state_of
 from sftlab.run.opening import finished_stages, ledger_rows
 from sftlab.run.results import RunStage, find_stage, losses_by_stage, metric_lines, stage_name
 
-_OF_STUDY = ("study.json", "stages.json", "configs")  # some of what lies in its folder
+_OF_STUDY = ("study.json", "stages.json", "configs")  # some of the entries of its folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,7 +46,7 @@ class Run:
         self.folder = find_stage(str(folder)).run
 
     def __repr__(self) -> str:
-        """Name, state and stages."""
+        """Show name, state and stages."""
         return f"Run({str(self.folder)!r}: {self.state}, stages {', '.join(self.stages) or 'none yet'})"
 
     @property
@@ -175,7 +175,7 @@ class StudyRuns:
         self.folder = places[0]
 
     def __repr__(self) -> str:
-        """Where it is and how many runs it has."""
+        """Show its folder and number of runs."""
         return f"StudyRuns({str(self.folder)!r}: {len(self.runs)} runs)"
 
     @property

@@ -1,4 +1,4 @@
-"""What the folder of a run holds of its results: stages, scores, held-out losses, metrics, files of verdicts.
+"""The results in a run's folder: stages, scores, held-out losses, metrics, files of verdicts.
 
 A run is named by its folder or by its name in lightning_logs/; a stage as ``run/general`` or by its exported folder.
 """
@@ -26,24 +26,24 @@ _VAL = "val/loss/"
 
 @dataclass(frozen=True)
 class RunStage:
-    """A stage of a run, or the run as its last stage leaves it.
+    """A stage of a run, or the run's last stage.
 
     Attributes:
-        run: Its folder.
-        stage: The stage's name; empty where none was named.
+        run: The run's folder.
+        stage: The stage's name; empty if none was given.
     """
 
     run: Path
     stage: str = ""
 
     def __str__(self) -> str:
-        """As a user names it."""
+        """Return the name that users give it."""
         name = self.run.relative_to(LOGS) if self.run.is_relative_to(LOGS) else self.run
         return f"{name}/{self.stage}" if self.stage else str(name)
 
     @property
     def export(self) -> Path:
-        """The exported model of the stage, of the last one where none was named.
+        """Return the exported model of the stage, by default of the last one.
 
         Raises:
             ValueError: There is none yet.
@@ -57,7 +57,7 @@ class RunStage:
         return mine[-1]
 
     def verdicts(self) -> dict[str, dict[str, Path]]:
-        """Files of verdicts by task, then by where they are from: evaluate, or scores of the run itself."""
+        """Return files of verdicts by task, then by origin: evaluate, or scores of the run itself."""
         stages = [stage_name(path) for path in finished_stages(self.run)]
         stage = self.stage or (stages[-1] if stages else "")
         found: dict[str, dict[str, Path]] = {}
@@ -66,7 +66,7 @@ class RunStage:
                 found.setdefault(path.name.removesuffix(VERDICTS), {})["run"] = path
         below = self.run.relative_to(LOGS) if self.run.is_relative_to(LOGS) else Path(self.run.name)
         name = "".join(c if c.isalnum() or c in "._=+-" else "-" for c in "-".join(below.parts))
-        start = re.compile(rf"{re.escape(name)}-\d+-{re.escape(stage)}-[0-9a-f]+")  # as evaluate names its folders
+        start = re.compile(rf"{re.escape(name)}-\d+-{re.escape(stage)}-[0-9a-f]+")  # evaluate's names for its folders
         evaluations = Path("evaluations")
         for folder in sorted(evaluations.iterdir()) if evaluations.is_dir() else ():
             if start.fullmatch(folder.name):
@@ -76,15 +76,15 @@ class RunStage:
 
 
 def stage_name(export: Path) -> str:
-    """The stage of an exported folder: ``1-general`` is general."""
+    """Return the stage of an exported folder: ``1-general`` is general."""
     return export.name.partition("-")[2]
 
 
 def find_stage(name: str) -> RunStage:
-    """The run, and the stage of it, that a name means.
+    """Return the run, and its stage, that a name means.
 
     Raises:
-        ValueError: There is no such run or stage: says which there are.
+        ValueError: There is no such run or stage; the message lists those that exist.
     """
     path = Path(name)
     for place in (path, LOGS / path):
@@ -105,7 +105,7 @@ def find_stage(name: str) -> RunStage:
 
 
 def path_named(name: str) -> str:
-    """The folder of a run or stage that is named as ``runs`` lists it; what is a path, a model or nothing stays.
+    """Return the folder of a run or stage named as in ``runs``; a path, a model or an unknown name stays unchanged.
 
     Raises:
         ValueError: The run has no such stage.
@@ -117,12 +117,12 @@ def path_named(name: str) -> str:
 
 
 def model_named(name: str, stack: ExitStack, tell: Callable[[str], None] | None = None) -> str:
-    """The Hugging Face folder, or the hub id, that a name means: of a run, a stage, a checkpoint, any model.
+    """Return the Hugging Face folder, or the hub id, that a name means: of a run, a stage, a checkpoint, any model.
 
     Args:
-        name: As the user gives it; runs and stages are looked for in lightning_logs/ too.
-        stack: A checkpoint is exported to a folder that lives as long as this.
-        tell: Told what was taken where the name leaves it open.
+        name: The user's name for it; runs and stages are also looked for in lightning_logs/.
+        stack: Owns the folder that a checkpoint is exported to.
+        tell: Called with what was chosen if the name is ambiguous.
 
     Raises:
         ValueError: It is none of these.
@@ -140,12 +140,12 @@ def model_named(name: str, stack: ExitStack, tell: Callable[[str], None] | None 
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's."""
+    """Return whether a folder is a run's."""
     return (folder / "state.json").is_file() or (folder / "metrics.jsonl").is_file()
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The runs of a folder, those of its studies too, in the order in which they were last started."""
+    """Return the runs in a folder, including those of its studies, in the order of their last starts."""
     found = []
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.is_dir() and is_run(path):
@@ -156,10 +156,10 @@ def runs_in(folder: Path) -> list[Path]:
 
 
 def metric_lines(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's metrics.jsonl: ``step``, which may be null, and numbers; NaN for one that was none.
+    """Yield the lines of a run's metrics.jsonl: ``step``, which may be null, and numbers; NaN if not finite.
 
     Raises:
-        ValueError: A line holds something else: says which.
+        ValueError: A line holds something else; the message says which.
     """
     path = run / "metrics.jsonl"
     lines = read_jsonl(path)
@@ -179,13 +179,13 @@ def _is_number(value: Any, is_whole: bool) -> bool:
 
 
 def stage_ends(run: Path) -> dict[int, str]:
-    """The last optimizer step of each finished stage, with its name."""
+    """Return the last optimizer step of each finished stage, with its name."""
     steps = [line["step"] or 0 for line in metric_lines(run) if "stage/seconds" in line]
     return dict(zip(sorted(set(steps)), map(stage_name, finished_stages(run)), strict=False))
 
 
 def losses_by_stage(run: Path, ends: dict[int, str] | None = None) -> dict[str, dict[str, float]]:
-    """Loss on held-out examples after each stage, by ability."""
+    """Return the loss on held-out examples after each stage, by ability."""
     ends = stage_ends(run) if ends is None else ends
     found: dict[str, dict[str, float]] = {}
     for line in metric_lines(run):
@@ -196,31 +196,31 @@ def losses_by_stage(run: Path, ends: dict[int, str] | None = None) -> dict[str, 
 
 
 def last_scores(run: Path) -> list[ScoreRow]:
-    """The headline scores after the last stage that was scored."""
+    """Return the headline scores after the last scored stage."""
     rows = [row for row in read_scores(run / "scores.jsonl") if row.headline and not row.inside]
     return [row for row in rows if row.step == rows[-1].step]
 
 
 def last_step(run: Path) -> int:
-    """Optimizer steps that were logged."""
+    """Return the last logged optimizer step."""
     return max((line["step"] or 0 for line in metric_lines(run)), default=0)
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder; links are not followed, and a file with two names counts once."""
+    """Return the bytes of all files in a folder; links are not followed, and a file with two names counts once."""
     seen: dict[tuple[int, int], int] = {}
     for place, _, names in os.walk(folder):
         for name in names:
             try:
                 stat = os.lstat(os.path.join(place, name))
-            except OSError:  # gone meanwhile: the run goes on
+            except OSError:  # removed meanwhile by the running run
                 continue
             seen[stat.st_dev, stat.st_ino] = stat.st_size
     return sum(seen.values())
 
 
 def pairs_of_verdicts(a: RunStage, b: RunStage) -> list[tuple[Path, Path]]:
-    """The files of two stages that can be compared: of each task that both have, from the same kind of evaluation.
+    """Return the files of two stages to compare: for each common task, from the same kind of evaluation.
 
     Raises:
         ValueError: They have no task in common.

@@ -1,4 +1,4 @@
-"""Which settings change a result, and which only change where and how fast it is computed: a table of all settings.
+"""A table of all settings: which of them change a result, and which only where and how fast it is computed.
 
     TRAINED     its value is part of a stage's key
     CONTENT     its effect is: token ids, masks, their order in steps, weights, learning rates of stages
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 TRAINED, CONTENT, MEASURED, NONE, REFUSED = "trained", "content", "measured", "none", "refused"
-UNKNOWN = "unknown"  # of a user's callback that says nothing
-OWN_CALLBACKS = "callbacks of yours"  # such callbacks, among what is trained
+UNKNOWN = "unknown"  # of a user's callback that declares nothing
+OWN_CALLBACKS = "callbacks of yours"  # name of the entry for such callbacks in ``trained``
 _OPTIONS_OF_A_STAGE = "what is in which step"
 _HOW = "how it is computed, up to rounding"
 _CUT = "how far one call goes"
@@ -180,7 +180,7 @@ CALLBACKS: Table = {
 }  # fmt: skip
 
 _LIGHTNING = ("lightning.", "pytorch_lightning.")
-_OURS = ("sftlab.", *_LIGHTNING)  # whose classes the tables mean
+_OURS = ("sftlab.", *_LIGHTNING)  # the classes of the tables
 _PRECISION = {
     **{"16": "16-mixed", "32": "32-true", "64": "64-true", "bf16": "bf16-mixed"},
     "None": "by the device",
@@ -194,7 +194,7 @@ _USUAL_PRECISION = (
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings beside data, plan and model that change a result.
+    """The settings, besides data, plan and model, that change a result.
 
     Attributes:
         seed: The seed of ``seed_everything``, for random weights and dropout.
@@ -208,7 +208,7 @@ class Settings:
 
     @classmethod
     def of_trainer(cls, trainer: Trainer) -> Settings:
-        """The settings of a Trainer."""
+        """Return the settings of a Trainer."""
         import torch
 
         algorithm = trainer.gradient_clip_algorithm
@@ -226,7 +226,7 @@ class Settings:
 
     @classmethod
     def of_arguments(cls, given: Mapping[str, Any], seed: int, callbacks: Iterable[Any] = ()) -> Settings:
-        """The settings of a Trainer's arguments, as in a config.
+        """Return the settings of a Trainer's arguments, as in a config.
 
         Args:
             given: The arguments by name; callbacks are objects.
@@ -256,7 +256,7 @@ class Settings:
             elif (effect := effect_of(callback)) in by_effect:
                 by_effect[effect].append(_made(callback))
         measured["callbacks"] = sorted(by_effect[MEASURED], key=str)
-        # What ends or averages training may look at what is measured.
+        # Callbacks that end or average training may depend on what is measured.
         trained["callbacks"] = [by_effect[TRAINED], measured, stop_early] if by_effect[TRAINED] else []
         if by_effect[UNKNOWN]:
             trained[OWN_CALLBACKS] = [by_effect[UNKNOWN], measured, stop_early]
@@ -268,7 +268,7 @@ class Settings:
 
 
 def _of_sharded_weights(precision: str, strategy: Any) -> str:
-    """bf16-mixed under FSDP2 is another arithmetic than autocast: all of a layer is in bf16."""
+    """bf16-mixed under FSDP2 differs from autocast: everything in a layer is in bf16."""
     if isinstance(strategy, Mapping):
         strategy = strategy.get("class_path")
     name = strategy if isinstance(strategy, str) else type(strategy).__name__
@@ -277,7 +277,7 @@ def _of_sharded_weights(precision: str, strategy: Any) -> str:
 
 
 def effect_of(callback: Any) -> str:
-    """The effect of a callback: that of its class in the table, or what a user's class declares.
+    """Return the effect of a callback: that of its class in the table, or what a user's class declares.
 
     A class that declares nothing may change training: such a run shares no stages with others, but may be resumed
     without the callback.
@@ -295,20 +295,20 @@ def _is_schedule(callback: Any) -> bool:
 
 
 def module_settings(module: Any) -> dict[str, Any]:
-    """The arguments of a model whose values change a result; of a user's own class all but those known not to."""
+    """Return the arguments of a model whose values change a result; for a user's class, all but those known not to."""
     cls = type(module)
     is_own = not cls.__module__.startswith(_OURS)
     wanted = (TRAINED, CONTENT) if is_own else (TRAINED,)
     names = [name for name in arguments(cls) if MODULE.get(name, (TRAINED, ""))[0] in wanted and name not in _BY_HASH]
     found = {name: described(value) for name in names if not is_without(name, value := getattr(module, name, None))}
-    if "adapter" in found:  # a run without one has the keys that it had before there were adapters
+    if "adapter" in found:  # without an adapter, keys stay as they were before adapters existed
         adapter = found.pop("adapter")
         found |= {"adapter": described(module.adapter.settings())} if adapter is not None else {}
     return {**found, "class": f"{cls.__module__}.{cls.__qualname__}"} if is_own else found
 
 
 def is_without(name: str, value: Any) -> bool:
-    """Whether an argument that came later has the value that trains as before: old keys stay valid."""
+    """Return whether a newer argument has the value that trains as before, so that old keys stay valid."""
     return name in _LATER and described(value) == _LATER[name]
 
 
@@ -316,12 +316,12 @@ _LATER = {
     **{"lr_schedule": described(Cosine()), "optimizer": None, "warmup_steps": None},
     **{"frozen": [], "neftune_alpha": 0, "label_smoothing": 0},
 }
-_WHEN = ("background",)  # arguments of callbacks of ours that say when something is measured
+_WHEN = ("background",)  # arguments of our callbacks that say when something is measured
 _BY_HASH = ("path", "tokenizer")  # arguments of a model whose content is hashed
 
 
 def arguments(cls: type) -> list[str]:
-    """The arguments of a class, with ``**options`` followed to its base classes."""
+    """Return the arguments of a class, with ``**options`` followed to its base classes."""
     found: dict[str, None] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -339,10 +339,10 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _made(value: Any, depth: int = 4) -> Any:
-    """A value by what it was made with: an object is its class and the arguments of it that it still has.
+    """Return a value by its construction: for an object, its class and those arguments that it stores.
 
-    Of an object that keeps an argument under another name, all attributes are taken. Objects of torch and Lightning
-    inside others, and those too deep, are their class alone.
+    If an object stores an argument under another name, all its attributes are used. Objects of torch and Lightning
+    inside others, and those nested too deeply, are represented by their class only.
     """
     cls = type(value)
     if isinstance(value, Mapping):

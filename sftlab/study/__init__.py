@@ -1,4 +1,4 @@
-"""Studies: many runs of one question, and what they say together. Called, it runs one: ``sftlab.study("rq3.yaml")``.
+"""Studies: many runs of one question, and their joint results. Called, it runs one: ``sftlab.study("rq3.yaml")``.
 
 In the order of the data: study -> graph -> reuse -> job -> results -> executors -> overview -> report.
 """
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class _Callable(ModuleType):
-    """The room and the function share their name, whichever was imported first."""
+    """Makes the package callable, as package and function share their name."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """As ``sftlab.launch.study``."""
+        """Call ``sftlab.launch.study``."""
         return import_module("sftlab.launch").study(*arguments, **options)
 
 

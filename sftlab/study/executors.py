@@ -1,4 +1,4 @@
-"""Executors carry out the jobs of a study: on this machine, on a Ray cluster, or by a class of the user's own.
+"""Executors carry out the jobs of a study: on this machine, on a Ray cluster, or by a user's class.
 
 All of them start a job once those that it needs are done, continue with the rest when one fails, and report the jobs
 that cannot start. An executor of your own defines how a job is started and how its end is detected:
@@ -40,15 +40,15 @@ class Executor(ABC):
 
     @abstractmethod
     def start(self, job: Job) -> Hashable:
-        """Start a job; returns a handle for it."""
+        """Start a job; return a handle for it."""
 
     @abstractmethod
     def first_done(self, handles: Sequence[Hashable]) -> Hashable:
-        """Wait until one of the running jobs has ended; returns its handle."""
+        """Wait until one of the running jobs has ended; return its handle."""
 
     @abstractmethod
     def outcome(self, handle: Any) -> Outcome:
-        """The outcome of a job that has ended."""
+        """Return the outcome of a job that has ended."""
 
     def open(self) -> None:  # noqa: B027 - most have nothing to get ready
         """Prepare to start jobs.
@@ -64,7 +64,7 @@ class Executor(ABC):
         """Carry out jobs, each after those that it needs.
 
         Args:
-            jobs: In an order in which none stands before what it needs.
+            jobs: Jobs in an order in which each comes after those it needs.
             tell: Called when a job starts and ends.
         """
         self.open()
@@ -74,7 +74,7 @@ class Executor(ABC):
             self.close()
 
     def _as_needed(self, jobs: Sequence[Job], tell: Tell) -> Iterator[Outcome]:
-        """Outcomes in the order of their ends, those never started included."""
+        """Yield outcomes as jobs end, including those never started."""
         left = list(jobs)
         running: dict[Hashable, Job] = {}
         good: set[str] = set()
@@ -97,7 +97,7 @@ class Executor(ABC):
                 job = running.pop(handle)
                 try:
                     outcome = self.outcome(handle)
-                except Exception as error:  # a job that could not even be started must not end the others
+                except Exception as error:  # a job that could not be started must not end the others
                     outcome = Outcome(job.name, f"{type(error).__name__}: {error}", 0.0)
                 (bad if outcome.error else good).add(job.name)
                 tell(job, outcome)
@@ -110,7 +110,7 @@ class Local(Executor):
     An interrupt ends the running jobs; what their last checkpoints hold is kept.
 
     Args:
-        num_workers: Jobs side by side.
+        num_workers: Number of jobs that run at once.
     """
 
     def __init__(self, num_workers: int = 1) -> None:
@@ -118,21 +118,21 @@ class Local(Executor):
         self._free, self._stop, self._lock = list(range(num_workers)), threading.Event(), threading.Lock()
 
     def open(self) -> None:
-        """Start threads that wait for the processes; an earlier ``close`` is forgotten."""
+        """Start threads that wait for the processes; undo an earlier ``close``."""
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(self.num_slots)
 
     def start(self, job: Job) -> Future:
-        """A process for the job."""
+        """Start a process for the job."""
         return self._pool.submit(self._work, job)
 
     def first_done(self, handles: Sequence[Hashable]) -> Hashable:
-        """The first process that ends."""
+        """Wait for the first process that ends."""
         futures = [handle for handle in handles if isinstance(handle, Future)]
         return next(iter(wait(futures, return_when=FIRST_COMPLETED).done))
 
     def outcome(self, handle: Future) -> Outcome:
-        """Of the process."""
+        """Return the outcome of the process."""
         return handle.result()
 
     def close(self) -> None:
@@ -166,7 +166,7 @@ class Ray(Executor):
     """Tasks of a Ray cluster whose nodes share this folder; a run with ``trainer.num_nodes`` above 1 takes as many.
 
     Args:
-        address: Of the cluster (``auto``, ``ray://host:10001``); empty starts one on this machine.
+        address: Address of the cluster (``auto``, ``ray://host:10001``); empty starts one on this machine.
         num_cpus: Cores that one job takes, on each of its nodes.
         num_gpus: GPUs that one job takes, on each of its nodes.
     """
@@ -188,14 +188,14 @@ class Ray(Executor):
             os.chdir(where)
             return carry_out(Job.from_dict(content), share)
 
-        self._ray: Any = ray  # its overloads know no options that are computed
+        self._ray: Any = ray  # the overloads of ray.remote do not know computed options
         self._where, self._share = where, share
-        self._groups: dict[Hashable, Any] = {}  # of the jobs over several nodes
+        self._groups: dict[Hashable, Any] = {}  # placement groups of jobs over several nodes
         self._takes = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
         self._task = self._ray.remote(**self._takes, max_retries=0)(in_folder)
 
     def start(self, job: Job) -> Hashable:
-        """A task for the job, with an actor on each further node."""
+        """Start a task for the job, with an actor on each further node."""
         nodes = nodes_of(job)
         if nodes.count == 1:
             return self._task.remote(job.to_dict())
@@ -214,11 +214,11 @@ class Ray(Executor):
         return handle
 
     def first_done(self, handles: Sequence[Hashable]) -> Hashable:
-        """The first task that ends."""
+        """Wait for the first task that ends."""
         return self._ray.wait(list(handles), num_returns=1)[0][0]
 
     def outcome(self, handle: Any) -> Outcome:
-        """Of the task."""
+        """Return the outcome of the task."""
         try:
             return self._ray.get(handle)
         finally:
@@ -231,7 +231,7 @@ class Ray(Executor):
 
 
 def commands(jobs: Sequence[Job], folder: str) -> Iterator[str]:
-    """Shell lines for a scheduler of the user's own, in waves: the lines of a wave may run side by side."""
+    """Return shell lines for the user's own scheduler, in waves: the lines of a wave may run side by side."""
     wave_of: dict[str, int] = {}
     for job in jobs:
         wave_of[job.name] = 1 + max((wave_of[need] for need in job.needs if need in wave_of), default=0)

@@ -13,29 +13,29 @@ FREED_FILE = "freed.json"
 
 
 class Finished(Protocol):
-    """What is asked of a stage of a run."""
+    """What these functions need of a stage of a run."""
 
     @property
     def name(self) -> str:
-        """The stage's."""
+        """The stage's name."""
 
     @property
     def key(self) -> str:
-        """What is trained and measured."""
+        """The key of what is trained and measured."""
 
     @property
     def end_step(self) -> int:
-        """Optimizer steps of the run at its end."""
+        """The run's optimizer steps at its end."""
 
 
 def has_checkpoint(folder: Path, stage: Finished) -> bool:
-    """Whether another run can go on from a stage of the run in a folder, all of its scores measured."""
+    """Return whether another run can continue from a stage, with all of its scores measured."""
     owed = any(entry.get("step") == stage.end_step for entry in owed_scores(folder))
     return not owed and is_whole(checkpoint_path(folder, stage.end_step, stage.name))
 
 
 def is_done(folder: Path, stage: Finished) -> bool:
-    """Whether the run in a folder has finished a stage, whatever was freed since."""
+    """Return whether a run has finished a stage, whatever was freed since."""
     return has_checkpoint(folder, stage) or [stage.name, stage.end_step, stage.key] in _freed(folder)
 
 

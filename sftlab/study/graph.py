@@ -34,12 +34,12 @@ class StageNode:
     """One stage of one run.
 
     Attributes:
-        name: The stage's.
-        key: Equal keys, equal results: what is trained and measured, and how.
-        trained_key: The part of it that determines the weights.
-        end_step: Optimizer steps of the run at its end.
+        name: Name of the stage.
+        key: Hash of what is trained and measured, and how: equal keys mean equal results.
+        trained_key: Hash of the part that determines the weights.
+        end_step: The run's optimizer steps at its end.
         tokens: Tokens that it trains.
-        supervised_tokens: Those that the loss sees.
+        supervised_tokens: Tokens that the loss sees.
     """
 
     name: str
@@ -55,12 +55,12 @@ class PlannedRun:
     """A run, its folder and its stages.
 
     Attributes:
-        run: What is run.
-        folder: Where its results go.
+        run: The run.
+        folder: The folder of its results.
         config_file: Its config.
-        stages: In the order of training.
+        stages: Its stages in the order of training.
         full: For each stage the abilities that it trains in full.
-        declared: Only counts are known: tokens are examples, and it can be planned, not trained.
+        declared: Whether only counts are known: tokens are then examples, and it can be planned, not trained.
     """
 
     run: Run
@@ -71,7 +71,7 @@ class PlannedRun:
     declared: bool = False
 
     def num_done(self) -> int:
-        """Stages that are complete in the run's folder."""
+        """Number of stages that are complete in the run's folder."""
         done = 0
         for stage in self.stages:
             if not is_done(self.folder, stage):
@@ -82,7 +82,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Job:
-    """A part of one run: take over the first stages from another run, then train up to a stage.
+    """A part of one run: reuse the first stages of another run, then train up to a stage.
 
     Attributes:
         name: Name of the job, unique in the study.
@@ -92,7 +92,7 @@ class Job:
         stages: All stages of the run up to the last one that this job completes.
         source: Folder of the run that the first ``num_shared`` stages are taken from.
         num_shared: Number of stages that are taken from there.
-        num_before: Number of stages that exist when training starts, taken over or trained before.
+        num_before: Number of stages that exist when training starts, reused or trained before.
         needs: Names of the jobs that must be done before.
     """
 
@@ -112,7 +112,7 @@ class Job:
         return sum(stage.tokens for stage in self.stages[self.num_before :])
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary for JSON."""
         return asdict(self)
 
     @classmethod
@@ -145,10 +145,10 @@ class Job:
 
 
 def check_run_folder(folder: Path) -> None:
-    """Check that a folder is lightning_logs/<study>/runs/<run>, and not by way of a link.
+    """Check that a folder is lightning_logs/<study>/runs/<run>, and no link leads elsewhere.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is another folder.
     """
     logs, study, runs, run = folder.parts if len(folder.parts) == 4 else ("", "", "", "")
     is_inside = folder.parent.resolve().is_relative_to(LOGS.resolve()) and not folder.is_symlink()
@@ -159,7 +159,7 @@ def check_run_folder(folder: Path) -> None:
 
 
 def study_folder(study: Study) -> Path:
-    """The folder of a study.
+    """Return the folder of a study.
 
     Raises:
         ValueError: It is the folder of a run.
@@ -211,7 +211,7 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
             name = planned.stage.name
             mine = [row for row in rows if row.stage == name]
             known = min(planned.end_step, plan.num_compiled_steps) - planned.first_step
-            scale = planned.num_steps / max(1, known)  # of an adaptive stage by its first segment
+            scale = planned.num_steps / max(1, known)  # an adaptive stage, by its first segment
             tokens = [
                 round(scale * sum(getattr(row, unit) for row in mine)) for unit in ("tokens", "supervised_tokens")
             ]
@@ -221,7 +221,7 @@ def plan_runs(study: Study) -> Iterator[PlannedRun]:
 
 
 def _as_long_as(run: Run, plan: Plan, unit: str, total: int) -> Run:
-    """A run whose stages share a budget of this many steps or supervised tokens as they share its own."""
+    """Return a run with this many steps or supervised tokens in total, divided among stages as in its own plan."""
     rows = ledger(plan)
     own = {
         stage.stage.name: stage.num_steps
@@ -237,13 +237,13 @@ def _as_long_as(run: Run, plan: Plan, unit: str, total: int) -> Run:
 
 
 def save_stages(folder: Path, planned: Sequence[PlannedRun]) -> None:
-    """Write down the stages of a study, so that other studies can take them over."""
+    """Record the stages of a study, so that other studies can reuse them."""
     rows = [{"folder": str(run.folder), "stages": [asdict(stage) for stage in run.stages]} for run in planned]
     write_text(folder / "stages.json", json.dumps(rows))
 
 
 def other_studies(study: Study, keys: Collection[str]) -> list[PlannedRun]:
-    """Runs of other studies that have finished one of these stages."""
+    """Return runs of other studies that have finished one of these stages."""
     found = []
     for path in sorted(LOGS.glob("*/stages.json")):
         if path.parent.name == study.name:
@@ -256,7 +256,7 @@ def other_studies(study: Study, keys: Collection[str]) -> list[PlannedRun]:
 
 
 def _saved_stages(path: Path) -> list[tuple[Path, tuple[StageNode, ...]]]:
-    """What ``save_stages`` wrote; nothing of a file that is damaged or leads elsewhere, and that is said."""
+    """Return what ``save_stages`` wrote; empty, with a message, if the file is damaged or leads elsewhere."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         found = [(Path(row["folder"]), tuple(StageNode(**stage) for stage in row["stages"])) for row in rows]
@@ -271,7 +271,7 @@ def _saved_stages(path: Path) -> list[tuple[Path, tuple[StageNode, ...]]]:
 
 
 def find_problems_of(study: Study) -> list[str]:
-    """Problems of the runs' configs, each listed once with the number of runs that have it."""
+    """Return problems of the runs' configs, each listed once with the number of runs that have it."""
     from sftlab.cli import config_problems
 
     found: dict[str, list[str]] = {}
@@ -282,14 +282,14 @@ def find_problems_of(study: Study) -> list[str]:
 
 
 def jobs_of(planned: Sequence[PlannedRun], others: Sequence[PlannedRun] = ()) -> list[Job]:
-    """The remaining jobs, each after those that it needs.
+    """Return the remaining jobs, each after those that it needs.
 
     Args:
         planned: The runs of a study.
-        others: Runs of other studies, whose finished stages may be taken over.
+        others: Runs of other studies, whose finished stages may be reused.
     """
     finished = [(stage, run) for run in [*others, *planned] for stage in run.stages[: run.num_done()]]
-    # Key of a stage -> the run that has it to go on from, or else the first that has to train it.
+    # Key of a stage -> the run that can be continued from it, or else the first that must train it.
     home = {stage.key: run for stage, run in finished if has_checkpoint(run.folder, stage)}
     for run in planned:
         for stage in run.stages[run.num_done() :]:
@@ -316,7 +316,7 @@ def jobs_of(planned: Sequence[PlannedRun], others: Sequence[PlannedRun] = ()) ->
 
 
 def _num_shared(run: PlannedRun, home: Mapping[str, PlannedRun]) -> int:
-    """First stages of a run that another run has or will have."""
+    """Return how many first stages of a run another run has or will have."""
     return max((i + 1 for i, stage in enumerate(run.stages) if home.get(stage.key, run) is not run), default=0)
 
 

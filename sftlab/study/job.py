@@ -1,7 +1,7 @@
-"""Carrying out one job of a study: take over what is shared, then ``fit`` in a process of its own.
+"""Carries out one job of a study: reuses shared stages, then runs ``fit`` in a process of its own.
 
-A run's folder is locked meanwhile, and the lock is passed on to ``fit``: should this process be killed, the training
-goes on to its end, and whoever does the job again waits for it and finds it done.
+A run's folder is locked meanwhile, and the lock is passed to ``fit``: if this process is killed, the training continues
+to its end, and whoever repeats the job waits for it and finds it done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from sftlab.study.graph import Job
 from sftlab.study.reuse import take_over
 
 _TAIL_LINES = 12
-# The command that does what ``python -m`` does with some words, here and elsewhere, with the variables of its process.
+# Runs what ``python -m`` would run with some words, here or elsewhere, with the variables of its process.
 Launch = Callable[[Sequence[str], Mapping[str, str]], AbstractContextManager[list[str]]]
 
 
@@ -35,8 +35,8 @@ class Outcome:
     """How a job ended.
 
     Attributes:
-        job: Its name.
-        error: The last lines of a job that failed, empty where all is well.
+        job: Name of the job.
+        error: The last lines of a failed job; empty if it succeeded.
         seconds: Wall-clock time.
     """
 
@@ -46,20 +46,20 @@ class Outcome:
 
 
 def here(words: Sequence[str], variables: Mapping[str, str]) -> AbstractContextManager[list[str]]:
-    """One process of this machine."""
+    """Run a process on this machine."""
     return nullcontext([sys.executable, "-m", *words])
 
 
 def carry_out(
     job: Job, environment: Mapping[str, str], stop: threading.Event | None = None, launch: Launch = here
 ) -> Outcome:
-    """Do a job; what a killed earlier try had finished is kept.
+    """Carry out a job; what an earlier, killed attempt has finished is kept.
 
     Args:
-        job: What to do.
-        environment: Variables of the process that trains, such as threads and devices, beside this process's own.
+        job: The job.
+        environment: Variables of the training process, such as threads and devices, added to this process's own.
         stop: Set by another thread to end the training early; its last checkpoint stays.
-        launch: How the training is started.
+        launch: Starts the training.
     """
     start = time.perf_counter()
     folder = Path(job.folder)
@@ -81,7 +81,7 @@ def carry_out(
 
 
 def overhead_files(study_folder: Path) -> list[Path]:
-    """Files with the seconds that jobs of a study took beside their stages: start of the process, data, model."""
+    """Return files with the seconds that jobs of a study took outside their stages: start, data, model."""
     return sorted(study_folder.glob("logs/*.overhead.json"))
 
 
@@ -100,7 +100,7 @@ def _num_done(job: Job, folder: Path) -> int:
 def _fit(
     job: Job, folder: Path, environment: Mapping[str, str], stop: threading.Event | None, lock: int, launch: Launch
 ) -> str:
-    """Train up to the job's last stage; the last lines of the log where that fails."""
+    """Train up to the job's last stage; return the last lines of the log if that fails."""
     checkpoints = complete_checkpoints(folder)
     if not checkpoints:
         remove_folder(folder, inside=LOGS)
@@ -126,23 +126,23 @@ def _fit(
 
 
 def last_lines(log: Path, status: int) -> str:
-    """How a process failed: its exit status and the last lines of its log."""
+    """Describe a failed process by its exit status and the last lines of its log."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return "\n".join([f"exit status {status}; the whole log is {log}", *lines[-_TAIL_LINES:]])
 
 
 def write_jobs(jobs: list[Job], folder: Path) -> None:
-    """One file a job, for those who start jobs by themselves."""
+    """Write one file per job, for users who start jobs themselves."""
     with whole_folder(folder) as unfinished:
         for job in jobs:
             (unfinished / f"{job.name}.json").write_text(json.dumps(job.to_dict(), indent=1), encoding="utf-8")
 
 
 def read_job(path: Path) -> Job:
-    """A job from its file.
+    """Read a job from its file.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The file is not a job.
     """
     try:
         return Job.from_dict(json.loads(path.read_text(encoding="utf-8")))

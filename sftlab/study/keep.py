@@ -1,7 +1,7 @@
-"""What a study keeps of runs that are finished: all, the weights of stages, or scores alone.
+"""What a study keeps of finished runs: everything, the weights of stages, or only scores.
 
-What is freed is noted in the run's ``freed.json``: the stages still count as done, and a run that comes to the study
-later and would have gone on from one of them trains it again.
+What is freed is recorded in the run's ``freed.json``: the stages still count as done, but a run that is added to the
+study later and would continue from one of them trains it again.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sftlab.study.study import Keep
 
 
 def prune(planned: Sequence[PlannedRun], keep: Keep, needed: Collection[str]) -> tuple[int, int]:
-    """Free what finished runs hold beyond what is kept; the number of runs and of bytes.
+    """Remove what finished runs hold beyond what is kept; return the number of runs and of bytes.
 
     Args:
         planned: The runs of a study.
-        keep: weights frees checkpoints, with optimizer states; scores also the exported stages.
-        needed: Folders of runs that others have yet to go on from; they are left alone.
+        keep: "weights" removes checkpoints, with optimizer states; "scores" also the exported stages.
+        needed: Folders of runs from which others will continue; they are left alone.
     """
     num_runs = num_bytes = 0
     for run in planned:
@@ -53,6 +53,6 @@ def _what(folder: Path, keep: Keep) -> Iterator[Path]:
 
 
 def _size(path: Path) -> int:
-    """Bytes that are free once a path is gone; those that another run holds a link to are not."""
+    """Return the bytes that removing a path frees; files that another run links to do not count."""
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files if file.stat().st_nlink == 1)

@@ -3,7 +3,7 @@
     placement group     node 0 ................   node 1 .........     a bundle of cores and GPUs for each
                         carry_out -> torchrun 0 <-> torchrun 1         the first keeps the run's lock and its log
 
-A run says so by ``trainer.num_nodes``; the nodes share the study's folder, as those of small jobs do.
+``trainer.num_nodes`` of a run sets the number; the nodes share the study's folder, as for small jobs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from sftlab.study.graph import Job
 from sftlab.study.job import Outcome, carry_out, last_lines
 from sftlab.yaml_files import read_yaml
 
-_LOOK_EVERY_S = 1.0  # whether the other nodes still work
+_LOOK_EVERY_S = 1.0  # seconds between checks of the other nodes
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """What a run needs.
+    """The nodes that a run needs.
 
     Attributes:
-        count: Nodes.
-        num_processes: Processes on each.
+        count: Number of nodes.
+        num_processes: Number of processes on each.
     """
 
     count: int
@@ -40,10 +40,10 @@ class Nodes:
 
 
 def nodes_of(job: Job) -> Nodes:
-    """The nodes that a job's run asks for in its config.
+    """Return the nodes that a job's run asks for in its config.
 
     Raises:
-        ValueError: It asks for several and does not say how many processes each has.
+        ValueError: It asks for several nodes without a number of processes for each.
     """
     trainer = read_yaml(Path(job.config_file), "config").get("trainer") or {}
     count, devices = trainer.get("num_nodes") or 1, trainer.get("devices", 1)
@@ -53,7 +53,7 @@ def nodes_of(job: Job) -> Nodes:
 
 
 class Node:
-    """A node beside the first, as an actor there."""
+    """A further node, as an actor there."""
 
     def start(self, words: Sequence[str], variables: Mapping[str, str], folder: str, log: str) -> None:
         """Start torchrun; ``words`` are its arguments."""
@@ -66,7 +66,7 @@ class Node:
             )  # fmt: skip
 
     def error(self) -> str:
-        """How torchrun failed; empty where it has not."""
+        """Return how torchrun failed; empty if it has not."""
         return last_lines(self._log, self._process.returncode) if self._process.poll() else ""
 
     def end(self) -> None:
@@ -78,7 +78,7 @@ class Node:
 def lead(
     content: dict[str, Any], where: str, nodes: Nodes, others: Sequence[Any], threads: Mapping[str, str]
 ) -> Outcome:
-    """Carry out a job from its first node; ``others`` are the actors of the other ones."""
+    """Carry out a job from its first node; ``others`` are the actors of the other nodes."""
     import ray
 
     os.chdir(where)
@@ -88,7 +88,7 @@ def lead(
         while not stop.wait(_LOOK_EVERY_S):
             found = ray.get([node.error.remote() for node in others])
             errors.extend(f"node {rank}: {error}" for rank, error in enumerate(found, 1) if error)
-            if errors:  # the first would wait for it for long
+            if errors:  # the first would wait for it for a long time
                 stop.set()
 
     @contextmanager

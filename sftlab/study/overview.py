@@ -1,4 +1,4 @@
-"""What people see of a study: its plan before it runs, and each job's start and end."""
+"""A study on the screen: its plan before it runs, and each job's start and end."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from sftlab.study.study import Study
 def overview(
     study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], num_workers: int, hides_finished: bool = False
 ) -> RenderableType:
-    """Runs and stages as a table, what is shared and done, and what is left to train.
+    """Return runs and stages as a table, with what is shared and done, and what is left to train.
 
     Args:
         study: The study.
         planned: Its runs.
-        jobs: What is left to do.
-        num_workers: Jobs side by side.
-        hides_finished: Show no row of runs that are finished; they are counted all the same.
+        jobs: The remaining jobs.
+        num_workers: Number of jobs that run at once.
+        hides_finished: Whether to leave out rows of finished runs; they are still counted.
     """
     table = Table(title=f"{study.name}: {len(planned)} runs", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("run", overflow="fold", min_width=16)
@@ -90,17 +90,17 @@ def _summary(planned: Sequence[PlannedRun], left: dict[str, int], num_starts: in
 
 
 def _folder(planned: Sequence[PlannedRun]) -> Path:
-    """The study's."""
+    """Return the study's folder."""
     return planned[0].folder.parents[1]
 
 
 def _unit(planned: Sequence[PlannedRun]) -> str:
-    """What the sizes count: examples where a config declares counts alone."""
+    """Return what the sizes count: examples if a config only declares counts."""
     return "examples" if any(run.declared for run in planned) else "tokens"
 
 
 def uncounted_words(folder: Path, names: Sequence[str], most: int = 6) -> list[str]:
-    """That finished runs lie there which the study file no longer has; nothing where there are none."""
+    """Report finished runs in the folder that the study file no longer has; empty if there are none."""
     if not names:
         return []
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
@@ -112,12 +112,12 @@ def uncounted_words(folder: Path, names: Sequence[str], most: int = 6) -> list[s
 
 
 class Teller:
-    """Prints a line as a job starts and ends, with what is left.
+    """Prints a line when a job starts and ends, with what is left.
 
     Args:
-        console: Where to.
+        console: The console.
         planned: The runs of the study.
-        jobs: What is to be done.
+        jobs: The jobs to carry out.
     """
 
     def __init__(self, console: Console, planned: Sequence[PlannedRun], jobs: Sequence[Job]) -> None:
@@ -126,7 +126,7 @@ class Teller:
         self._left, self._done = list(jobs), list[Job]()
 
     def __call__(self, job: Job, outcome: Outcome | None) -> None:
-        """Tell of a start (no outcome) or an end."""
+        """Report a start (no outcome) or an end."""
         if outcome is None:
             self.console.print(f"  start {job.name}: {job.tokens:,} tokens")
             return
@@ -141,6 +141,6 @@ class Teller:
         self.console.print(line, style="red" if outcome.error else None)
 
     def _work(self, jobs: Sequence[Job]) -> float:
-        """Seconds of processes that follow one another; nan before a stage was trained."""
+        """Return the seconds of successive processes; nan before a stage was trained."""
         overhead, speed = overhead_seconds(_folder(self.planned)), tokens_per_second(self.planned)
         return sum(overhead + job.tokens / speed for job in jobs if job.tokens)

@@ -26,11 +26,11 @@ from sftlab.study.graph import PlannedRun, StageNode
 from sftlab.study.job import overhead_files
 from sftlab.study.study import Study
 
-HELD_OUT = "held_out"  # the task whose value is the loss on held-out examples
+HELD_OUT = "held_out"  # the task of held-out losses
 
 
 def uncounted_runs(folder: Path, planned: Sequence[PlannedRun]) -> list[str]:
-    """Names of runs in a study's folder that have finished a stage and are none of the study's any more."""
+    """Return names of runs in a study's folder that have finished a stage but no longer belong to the study."""
     mine = {run.run.name for run in planned}
     others = sorted(path for path in folder.glob("runs/*") if path.is_dir() and path.name not in mine)
     return [path.name for path in others if finished_stages(path) or (path / FREED_FILE).is_file()]
@@ -43,14 +43,14 @@ def write_results(
     errors: Mapping[str, str],
     uncounted: Sequence[str] = (),
 ) -> None:
-    """Write the tables from what the runs' folders hold.
+    """Write the tables from the runs' folders.
 
     Args:
         study: The study.
         planned: Its runs.
-        folder: Gets ``study.json``, ``results.jsonl``, ``results.parquet`` and ``costs.jsonl``.
-        errors: What was said of runs that failed.
-        uncounted: Finished runs that lie in the folder and are none of the study's: the report names them.
+        folder: Where to write ``study.json``, ``results.jsonl``, ``results.parquet`` and ``costs.jsonl``.
+        errors: The errors of failed runs.
+        uncounted: Finished runs in the folder that do not belong to the study; the report names them.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -68,7 +68,7 @@ def write_results(
 
 
 def _result_rows(study: Study, run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
-    """The scores and held-out losses of a run's finished stages, and the scores taken inside stages."""
+    """Return the scores and held-out losses of a run's finished stages, and the scores taken inside stages."""
     text = json.dumps(run.run.config, sort_keys=True, default=str)
     common = {
         "study": study.name,
@@ -124,13 +124,13 @@ def _cost_row(run: PlannedRun, error: str | None) -> dict[str, Any]:
 
 
 def stage_seconds(run: PlannedRun) -> dict[int, float]:
-    """Seconds that each stage took, by its last step."""
+    """Return the seconds that each stage took, by its last step."""
     lines = read_jsonl(run.folder / "metrics.jsonl")
     return {line["step"]: line["stage/seconds"] for line in lines if "stage/seconds" in line}
 
 
 def tokens_per_second(planned: Sequence[PlannedRun]) -> float:
-    """Speed of the stages that were trained so far, validation and scores included; nan before the first."""
+    """Return the speed of the stages trained so far, validation and scores included; nan before the first."""
     tokens = seconds = 0.0
     for run in planned:
         reused, took = {stage["stage"] for stage in reused_stages(run.folder)}, stage_seconds(run)
@@ -141,11 +141,11 @@ def tokens_per_second(planned: Sequence[PlannedRun]) -> float:
 
 
 def overhead_seconds(folder: Path) -> float:
-    """What a job of a study took beside its stages, in the middle of those that ended; 0 before the first."""
+    """Return the median seconds that a finished job took outside its stages; 0 before the first."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in overhead_files(folder)]
     return float(median(one["seconds"] for one in found)) if found else 0.0
 
 
 def tokens_of(stages: Sequence[StageNode]) -> int:
-    """Tokens that stages train."""
+    """Count the tokens that stages train."""
     return sum(stage.tokens for stage in stages)

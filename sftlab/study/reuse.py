@@ -1,4 +1,4 @@
-"""Taking stages over: what one run has after a stage becomes another run's, as links to the same files.
+"""Reusing stages: what one run has after a stage becomes another run's, as hard links to the same files.
 
 stages/0-specialised/     the exported model            checkpoints/step=001317-specialised.ckpt
 answers/step=001317-../   every answer and verdict      scores.jsonl, metrics.jsonl: the lines up to that step
@@ -27,17 +27,17 @@ _WHOLE = (
     "exposures.parquet",
     "decisions.jsonl",
     "kept.jsonl",
-)  # of a run that is another's equal to the end
+)  # in the folder of a run that reuses all of its stages
 
 
 def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_all: bool) -> None:
     """Give the run in ``target`` the first stages of the run in ``source``; the last checkpoint comes last.
 
     Args:
-        target: Folder of a run; finished stages in it stay, for others may be reading them.
+        target: Folder of a run; its finished stages stay, since others may be reading them.
         source: Folder of a run that has finished ``stages``.
         stages: The stages that both share.
-        is_all: Whether they are all that the target has to train.
+        is_all: Whether the target has no other stage to train.
     """
     if not is_done(target, stages[0]):
         remove_folder(target, inside=LOGS)
@@ -60,7 +60,7 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_all: b
 
 
 def _link(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file system has none; a folder file by file."""
+    """Create a hard link, or a copy if the file system has none; a folder file by file."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if source.is_dir():
         shutil.copytree(source, target, copy_function=_link_file)

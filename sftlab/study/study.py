@@ -41,7 +41,7 @@ from sftlab.yaml_files import read_yaml
 
 _KEYS = {"study", "title", "question", "base", "set", "seeds", "grid", "runs", "figures", "needs", "budget", "keep"}
 BUDGETS = ("epochs", "steps", "supervised_tokens")
-"""What runs may be held equal in: their own epochs, or the steps or supervised tokens of one of them."""
+"""Units of a budget: each run's own epochs, or the optimizer steps or supervised tokens of one of the runs."""
 _ENTRY_KEYS = {"set", "grid", "seeds"}
 _MOST_RUNS = 10_000
 Keep = Literal["all", "weights", "scores"]
@@ -53,12 +53,12 @@ class Run:
     """One run of a study.
 
     Attributes:
-        name: Unique in the study; names its folder.
-        config_name: The named changes that it has; runs that differ only in factors or seed share it.
+        name: Name of its folder, unique in the study.
+        config_name: Name of its entry under ``runs``; runs that differ only in factors or seed share it.
         seed: Its ``seed_everything``.
         factors: The value of each factor; lists and mappings as JSON text.
         config: The whole config of ``fit``.
-        budget_of: Name of the run as long as which it is trained, counted in its factor ``budget``; its own by default.
+        budget_of: Name of the run whose length it gets, counted in its factor ``budget``; by default itself.
     """
 
     name: str
@@ -71,17 +71,17 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says.
+    """The content of a study file.
 
     Attributes:
-        name: Names its folder.
-        title: Heads its report.
-        question: What it answers.
-        figures: Figures that its report has, by name or as class_path with init_args.
+        name: Name of its folder.
+        title: Title of its report.
+        question: The question that it answers.
+        figures: Figures of its report, by name or as class_path with init_args.
         factors: Values of each factor, in order.
         written: The same values as the user wrote them: 1/256.
-        seeds: Of its runs.
-        runs: All of them, in order.
+        seeds: Seeds of its runs.
+        runs: All runs, in order.
         needs: Study files, and commands with their options, that must have run before.
         keep: What finished runs keep: all, weights (no checkpoints), or scores (no models either).
     """
@@ -98,7 +98,7 @@ class Study:
     keep: Keep = "all"
 
     def to_dict(self) -> dict[str, Any]:
-        """What a report needs of it."""
+        """Return what a report needs of it."""
         about = {"study": self.name, "title": self.title, "question": self.question, "figures": list(self.figures)}
         values = {"factors": self.factors, "written": self.written}
         return {**about, **values, "seeds": list(self.seeds), "runs": [run.name for run in self.runs]}
@@ -111,11 +111,11 @@ def read_study(
 
     Args:
         path: The file.
-        replaced: Keys of the file replaced by these, such as ``seeds``.
-        changes: Last changes to every run's config, by dotted keys.
+        replaced: Keys that replace those of the file, such as ``seeds``.
+        changes: Final changes to every run's config, by dotted keys.
 
     Raises:
-        ValueError: The file, its base or an entry is not what it must be: says which.
+        ValueError: The file, its base or an entry is invalid; the message says which.
     """
     content = {**read_yaml(path, "--config"), **(replaced or {})}
     if unknown := sorted(set(content) - _KEYS):
@@ -163,7 +163,7 @@ def read_study(
 def _mapping(path: Path, key: str, value: Any) -> dict[str, Any]:
     if not isinstance(value or {}, dict):
         raise ValueError(f"{path}, {key}: give keys and values, not {value!r}")
-    if odd := [name for name in value or {} if type(name) not in (str, int)]:  # to YAML, no and on are truth values
+    if odd := [name for name in value or {} if type(name) not in (str, int)]:  # in YAML, no and on are truth values
         raise ValueError(f"{path}, {key}: the key {odd[0]!r} is not text; write it in quotes")
     return {str(name): inner for name, inner in (value or {}).items()}
 
@@ -179,7 +179,7 @@ def _seeds(path: Path, given: Any, base: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def _budget(path: Path, given: Any) -> dict[str, dict[str, Any]]:
-    """The factor ``budget``, where a study has it."""
+    """Return the factor ``budget`` if a study has one."""
     if given is None:
         return {}
     content = _mapping(path, "budget", given)
@@ -192,7 +192,7 @@ def _budget(path: Path, given: Any) -> dict[str, dict[str, Any]]:
 
 
 def _held_equal(path: Path, runs: Sequence[Run], of: str) -> list[Run]:
-    """The runs, each with the one whose length it gets: that of the config ``of`` with the same factors and seed."""
+    """Return the runs, each with the run whose length it gets: that of config ``of`` with the same factors and seed."""
     others = {(tuple(run.factors.items()), run.seed): run.name for run in runs if run.config_name == of}
     held = []
     for run in runs:
@@ -234,7 +234,7 @@ def _apply(config: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def plain_number(value: Any) -> Any:
-    """1/256 as the number that it is, wherever it stands."""
+    """Return 1/256 as a number, anywhere inside a value."""
     if isinstance(value, dict):
         return {key: plain_number(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -253,7 +253,7 @@ def _checked_grid(
     path: Path, config_name: str, grid: Any, budget: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     where = f"{path}, grid of {config_name}"
-    owners: dict[str, str] = {}  # of each key of the config, the factor that sets it
+    owners: dict[str, str] = {}  # for each key of the config, the factor that sets it
     grid = _mapping(path, f"grid of {config_name}", grid)
     for name, factor in grid.items():
         values = factor.get("values") if isinstance(factor, dict) else None
@@ -276,7 +276,7 @@ def _checked_grid(
 
 
 def _refuse_seed(where: str, keys: Iterable[str]) -> None:
-    """Each run gets one of ``seeds``: what a run or a factor says of it would be lost."""
+    """Refuse a seed in a run or factor, which one of ``seeds`` would override."""
     if "seed_everything" in keys:
         raise ValueError(f"{where}: seed_everything is what seeds says: [1, 2, 3], of the study or of a run")
 
@@ -286,7 +286,7 @@ def _are_texts(values: Any) -> bool:
 
 
 class _Factors:
-    """The factors of a study, gathered while its runs are made: each value once, in order, and how it was written."""
+    """The factors of a study, collected while its runs are made: each value once, in order, and as written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -296,7 +296,7 @@ class _Factors:
     def combinations(
         self, config_name: str, base: dict[str, Any], grid: Mapping[str, Mapping[str, Any]], seeds: tuple[int, ...]
     ) -> Iterator[Run]:
-        """The runs of one named config."""
+        """Yield the runs of one named config."""
         levels = [self._levels(name, factor) for name, factor in grid.items()]
         if math.prod(map(len, levels)) * len(seeds) > _MOST_RUNS:
             raise ValueError(f"{self.path}, grid of {config_name}: more than {_MOST_RUNS:,} combinations")
@@ -312,7 +312,7 @@ class _Factors:
                 yield Run(name, config_name, seed, factors, _resolved(seeded))
 
     def _levels(self, name: str, factor: Mapping[str, Any]) -> list[tuple[int, Mapping[str, Any]]]:
-        """For each value its number among all values of the factor, and what it changes.
+        """Return for each value its number among all values of the factor, and its changes.
 
         Raises:
             ValueError: Two values are the same: 1/4 and 0.25.
@@ -337,7 +337,7 @@ class _Factors:
 
 
 def _scalar(value: Any) -> Scalar:
-    """A value that tables and figures can hold: lists and mappings as text."""
+    """Return a value for tables and figures: lists and mappings as text."""
     return value if isinstance(value, (bool, int, float, str)) or value is None else _text(value)
 
 
@@ -346,12 +346,12 @@ def _text(value: Any) -> str:
 
 
 def _slug(text: str) -> str:
-    """A value as a part of a file's name: 1/256 becomes 1_256."""
+    """Return a value as a part of a file's name: 1/256 becomes 1_256."""
     return re.sub(r"[^\w.+=-]+", "_", text).strip("_.") or "_"
 
 
 def _short(name: str, end: str) -> str:
-    """A name that fits a file system; a long one is cut and gets a hash of itself."""
+    """Return a name that fits a file system; a long one is cut and gets a hash."""
     most = MAX_NAME_BYTES - len(end.encode())
     if len(name.encode()) <= most:
         return name + end
@@ -360,7 +360,7 @@ def _short(name: str, end: str) -> str:
 
 
 def _resolved(config: dict[str, Any]) -> dict[str, Any]:
-    """References resolved last, so that a swept value reaches all that refer to it; those to secrets stay."""
+    """Resolve references last, so that a swept value reaches everything that refers to it; those to secrets stay."""
     if "${" not in str(config):
         return config
     from omegaconf import OmegaConf
