@@ -1,1 +1,1 @@
-"""The commands of ``python -m sftlab``, one a file, each with ``main(arguments)``."""
+"""The commands of ``python -m sftlab``, one per file, each with ``main(arguments)``."""

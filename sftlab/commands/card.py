@@ -1,4 +1,4 @@
-"""``card``: what a mixture is made of, as a page and as Markdown."""
+"""``card``: the composition of a mixture, as a page and as Markdown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARSER.add_argument(
 
 
 def main(arguments: list[str]) -> int:
-    """Compose the card."""
+    """Write the card."""
     if wants_help(arguments, PARSER):
         return 0
     options, config = PARSER.split(arguments)
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _tags(given: list[str], abilities: list[str]) -> dict[str, dict[str, list[str]]]:
-    """Tags of conversations by uid, of the files that are named.
+    """Return tags of conversations by uid, from the named files.
 
     Raises:
         ValueError: A file is missing or has no tags, or there is no such ability.

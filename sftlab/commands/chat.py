@@ -1,4 +1,4 @@
-"""``chat``: talk with a stage of a run in the terminal, or with two side by side."""
+"""``chat``: talk to a stage of a run in the terminal, or to two side by side."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _name(given: str, folder: str) -> str:
-    """As the user named it, with the stage that is taken where it was left open."""
+    """Return the user's name for a model, with the stage if it was left open."""
     path = Path(folder)
     is_open = path.parent.name == "stages" and path.name.partition("-")[2] not in given
     return f"{given} ({path.name})" if is_open else given
@@ -96,7 +96,7 @@ def _talk(
 
 
 def _lines() -> Iterator[str]:
-    """What is typed or piped, line by line; blank lines are passed over."""
+    """Yield typed or piped lines, without blank ones."""
     is_typed = sys.stdin.isatty()
     while True:
         if is_typed:
@@ -111,7 +111,7 @@ def _lines() -> Iterator[str]:
 
 
 def _answer(models: Sequence[LocalModel], names: Sequence[str], talks: Sequence[Dialogue], most: int) -> None:
-    """One answer as it comes, token by token; several in columns, or under one another where there is no room."""
+    """Print one answer token by token; several in columns, or one below the other if there is no room."""
     console = screen()
     if len(talks) > 1 and console.width >= _NARROW * len(talks):
         _answer_in_columns(models, names, talks, most)
@@ -135,7 +135,7 @@ def _answer(models: Sequence[LocalModel], names: Sequence[str], talks: Sequence[
 def _answer_in_columns(
     models: Sequence[LocalModel], names: Sequence[str], talks: Sequence[Dialogue], most: int
 ) -> None:
-    """Columns that grow on a terminal; what stays are the whole answers."""
+    """Print columns that grow on a terminal; the complete answers remain."""
     from rich.live import Live
 
     console, texts = screen(), ["" for _ in talks]
@@ -153,7 +153,7 @@ def _answer_in_columns(
 
 
 def _text(talk: Dialogue) -> str:
-    """The last answer, or why there is none."""
+    """Return the last answer, or why there is none."""
     if talk.missing:
         return talk.missing
     if not talk.complete[-1]:

@@ -1,4 +1,4 @@
-"""``compare``: two runs, stages or result files, problem by problem."""
+"""``compare``: compare two runs, stages or result files, problem by problem."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _counted(task: str, extractors: Sequence[str], verdicts: Path) -> str:
-    """The rule that the score of a task is by: what ``scores.jsonl``, of an evaluation or of a run, says of it."""
+    """Return the rule that the score of a task uses, according to ``scores.jsonl`` of an evaluation or a run."""
     from sftlab.evaluate.run import read_scores
     from sftlab.report.verdicts import that_counts
 
@@ -61,7 +61,7 @@ def _counted(task: str, extractors: Sequence[str], verdicts: Path) -> str:
 
 
 def _pairs(a: str, b: str) -> list[tuple[Path, Path]]:
-    """The files to compare.
+    """Return the files to compare.
 
     Raises:
         ValueError: One of the two is not a result file, run or stage.
@@ -85,7 +85,7 @@ def _pairs(a: str, b: str) -> list[tuple[Path, Path]]:
 
 
 def comparison_notes(found: Sequence[Comparison], counted: Mapping[str, str]) -> list[str]:
-    """Which rule counts, how intervals were found, and what the table has no room for."""
+    """Say which rule counts, how intervals were computed, and what the table has no room for."""
     several = [task for task in counted if sum(c.task == task for c in found) > 1]
     notes = [
         f"The score of {task} is by {counted[task]}; the lines below it read the same answers by other rules."
@@ -96,17 +96,17 @@ def comparison_notes(found: Sequence[Comparison], counted: Mapping[str, str]) ->
 
 
 def _ordered(found: Sequence[Comparison], counted: Mapping[str, str]) -> list[Comparison]:
-    """Task by task, the rule that counts before the others."""
+    """Order the comparisons task by task, the rule that counts first."""
     tasks = list(dict.fromkeys(c.task for c in found))
     return sorted(found, key=lambda c: (tasks.index(c.task), c.extractor != counted.get(c.task)))
 
 
 def comparison_table(found: Sequence[Comparison], counted: Mapping[str, str]) -> Table:
-    """A printable table, one row per comparison; it fits 80 columns.
+    """Return a printable table, one row per comparison, that fits 80 columns.
 
     Args:
         found: The comparisons.
-        counted: Of each task the extractor that its score is by; the others stand below it.
+        counted: For each task the extractor of its score; the others come below it.
     """
     from rich import box
     from rich.table import Table

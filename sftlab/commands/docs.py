@@ -1,4 +1,4 @@
-"""``docs``: the pages of the documentation, which come with the package, in the terminal."""
+"""``docs``: show the pages of the documentation, which come with the package, in the terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _COMMENT = re.compile(r"^<!-- .*? -->\n", re.M)
 
 
 def main(arguments: list[str]) -> int:
-    """Print a page, or what pages there are."""
+    """Print a page, or the list of pages."""
     if {"-h", "--help"} & set(arguments):
         PARSER.print_help()
         return 0
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 
 
 def rendered(text: str) -> RenderableType:
-    """Markdown for a terminal; names in tables are whole, however narrow it is."""
+    """Render Markdown for a terminal; names in tables are never broken, however narrow it is."""
     from rich.markdown import Markdown, TableElement
     from rich.table import Table
 
@@ -69,25 +69,25 @@ def rendered(text: str) -> RenderableType:
 
 
 def pages() -> list[str]:
-    """Names of all pages, such as ``training`` and ``extending/task``."""
+    """Return names of all pages, such as ``training`` and ``extending/task``."""
     found = (path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md"))
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
 def files() -> dict[str, Path]:
-    """The files that come with the manual: what clusters start a run with, examples in Python."""
+    """Return the files that come with the manual: start scripts for clusters, examples in Python."""
     found = [*(DOCS / "clusters").iterdir(), *(DOCS.parent / "examples").glob("*.py")]
     return {path.name: path for path in found}
 
 
 def title_of(page: str) -> str:
-    """The heading of a page."""
+    """Return the heading of a page."""
     with (DOCS / f"{page}.md").open(encoding="utf-8") as file:
         return next((line.removeprefix("# ").strip() for line in file if line.startswith("# ")), page)
 
 
 def page_text(name: str) -> str:
-    """A page as Markdown, with the docstrings that it names.
+    """Return a page as Markdown, with the docstrings that it names.
 
     Raises:
         ValueError: There is no such page.
@@ -104,7 +104,7 @@ def page_text(name: str) -> str:
 
 
 def _docstring(path: str) -> str:
-    """What stands at the place of a class in the site."""
+    """Return the docstring that the site shows for a class."""
     module, _, name = path.rpartition(".")
     text = inspect.getdoc(getattr(import_module(module), name)) or ""
     return f"### {name}\n\n```text\n{text}\n```"

@@ -67,13 +67,13 @@ def main(arguments: list[str]) -> int:
         folder = Path(options.to) if options.to else default_folder(options.checkpoint, model, about)
         require_own(folder, about)
         for task in tasks:
-            task.problems()  # what one lacks is told before another is answered
+            task.problems()  # missing requirements of any task are reported before the first one is answered
         _evaluate(options.checkpoint, backend, tasks, folder, about, options.system)
     return 0
 
 
 def _tasks(chosen: Sequence[str], given: dict[str, str]) -> list[Task]:
-    """The tasks, each with the options that are written behind one of its names."""
+    """Create the tasks, each with the options that follow one of its names."""
     options: dict[str, dict[str, str]] = {name: {} for name in dict.fromkeys(chosen)}
     names = {prefix: name for name in options for prefix in option_names(name)}
     for key, value in given.items():
@@ -112,7 +112,7 @@ def _evaluate(
 
 
 def _counted_line(rows: Sequence[ScoreRow]) -> list[str]:
-    """Which of several rows is the score; nothing where there is one."""
+    """Say which of several rows is the score; empty if there is only one."""
     main = [row for row in rows if row.headline]
     if len(rows) < 2 or not main:
         return []
@@ -120,7 +120,7 @@ def _counted_line(rows: Sequence[ScoreRow]) -> list[str]:
 
 
 def _add_rows(table: Any, rows: Sequence[ScoreRow]) -> None:
-    """The score of a task, and below it, dim, what else was measured."""
+    """Add the score of a task and, dimmed below it, its other measures."""
     for row in rows:
         score = row.score()
         interval = f"{score.low:.3f} to {score.high:.3f}"
@@ -132,7 +132,7 @@ def _add_rows(table: Any, rows: Sequence[ScoreRow]) -> None:
 def _backend(
     checkpoint: str, server: str, batch_size: int, stack: ExitStack
 ) -> tuple[Backend, dict[str, Any], Path | None]:
-    """What answers, what results say of it, and its Hugging Face folder where it has one here."""
+    """Return what answers, how results describe it, and its local Hugging Face folder if it has one."""
     if server:
         model = ServerModel.at(server, checkpoint)
         model.client.require()

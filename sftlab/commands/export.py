@@ -1,4 +1,4 @@
-"""``export``: a run, a stage or a checkpoint becomes a Hugging Face folder, here or on the hub."""
+"""``export``: turn a run, a stage or a checkpoint into a Hugging Face folder, here or on the hub."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _size(text: str) -> str:
 
 PARSER = CommandParser(
     "export",
-    "Writes a Hugging Face folder from a run, a stage or a checkpoint of fit, and uploads it where asked to.",
+    "Writes a Hugging Face folder from a run, a stage or a checkpoint of fit, and uploads it if requested.",
     notes="""
 The upload needs a token that may write, in the variable HF_TOKEN. A repository that is not there is made, private. The
 model card's licence is yours to add: it depends on the base and on the data.
@@ -55,10 +55,10 @@ def export(
         to: The folder to write; it must not exist.
         merge: Add an adapter to its base and write the whole model.
         dtype: float32, bf16 or fp16; as they were trained by default.
-        max_shard_size: Of one file of weights, such as 5GB.
+        max_shard_size: Largest size of a weight file, such as 5GB.
 
     Raises:
-        ValueError: No such model, or the folder exists.
+        ValueError: The model does not exist, or the folder exists already.
     """
     from sftlab.run.opening import Form
     from sftlab.run.opening import export as write
@@ -67,7 +67,7 @@ def export(
 
 
 def main(arguments: list[str]) -> int:
-    """Parse and run."""
+    """Parse the options and export."""
     if wants_help(arguments, PARSER):
         return 0
     options = PARSER.parse(arguments)

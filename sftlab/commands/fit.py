@@ -22,21 +22,21 @@ def main(arguments: list[str]) -> int:
     freeze_imports()
     try:
         LabCLI()
-    except SystemExit as error:  # Lightning's own end after Ctrl-C says nothing
+    except SystemExit as error:  # Lightning's own exit after Ctrl-C prints nothing
         if isinstance(error.__context__, KeyboardInterrupt) and not is_follower():
             raise KeyboardInterrupt from None
         raise
     except RuntimeError as error:
         if (ended := _ended_process(error)) is None:
             raise
-        if is_follower():  # whose end it was, and the first rank, say it
+        if is_follower():  # the rank that caused it, and the first rank, report it
             sys.exit(1)
         raise OSError(f"{ended} What was saved stays; --ckpt_path last goes on") from error
     return 0
 
 
 def _ended_process(error: RuntimeError) -> str | None:
-    """The process whose end made training fail, where that is the cause."""
+    """Return which process's end made training fail, if that is the cause."""
     from sftlab.processes import is_lost_process
 
     text = str(error)
@@ -53,9 +53,9 @@ def _ended_process(error: RuntimeError) -> str | None:
 
 
 def _end_with(launcher: int) -> None:
-    """A rank that the first one launched dies with it, instead of waiting for it with a device in its hands."""
+    """Make a launched rank die with the first one, instead of waiting for it while holding a device."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != launcher:  # it was gone before
+        if os.getppid() != launcher:  # the first rank had ended before
             os.kill(os.getpid(), signal.SIGKILL)

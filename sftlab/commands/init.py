@@ -1,4 +1,4 @@
-"""``init``: look at files and machine, write a commented config that fits both, and show its plan."""
+"""``init``: inspect files and machine, write a config that fits both, and show its plan."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ PARSER.add_argument(
 PARSER.add_argument("--to", default="sft.yaml", metavar="FILE", help="the config to write (sft.yaml)")
 PARSER.add_argument("--overwrite", action="store_true", help="write it though there is one")
 _MOST_TOLD = 10
-_MOST_OF_A_NAME = 28  # characters in one line of a screen of 80
+_MOST_OF_A_NAME = 28  # characters per line on a screen of 80 columns
 
 
 def main(arguments: list[str]) -> int:
@@ -79,10 +79,10 @@ _OWN_READER = "What no reader fits takes a reader of your own, a few lines: sftl
 
 
 def _surveyed(given: Sequence[str]) -> tuple[list[Survey], list[str]]:
-    """What files hold, and those that a search has passed over, with the reason.
+    """Return what the files hold, and which files of a search were skipped, with the reason.
 
     Raises:
-        ValueError: A file that was named is not there.
+        ValueError: A named file does not exist.
     """
     from sftlab.data.records import HUB
     from sftlab.data.survey import find_files, survey
@@ -110,7 +110,7 @@ def _trouble(file: Survey) -> str:
 
 
 def _shared_folder(paths: Sequence[str]) -> str:
-    """The folder that all lie in, told once above their names; empty where there is none, as for hub ids."""
+    """Return the folder that contains all, printed once above their names; empty if there is none, as for hub ids."""
     from sftlab.data.records import HUB
 
     is_local = not any(path.startswith(HUB) for path in paths)

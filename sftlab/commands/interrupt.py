@@ -1,4 +1,4 @@
-"""SIGTERM while jobs run: it interrupts as Ctrl-C does, and the exit status says which of the two it was."""
+"""SIGTERM while jobs run: it interrupts like Ctrl-C, and the exit status tells which of the two it was."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def heed_sigterm() -> Callable[[], int]:
     """Make SIGTERM raise KeyboardInterrupt too.
 
     Returns:
-        What tells the exit status after a KeyboardInterrupt: 143 if it was SIGTERM, else 130.
+        A function that returns the exit status after a KeyboardInterrupt: 143 if it was SIGTERM, else 130.
     """
     asked = [signal.SIGINT]
 

@@ -1,4 +1,4 @@
-"""``leaks``: what the training conversations of a config share with evaluation problems, and a drop list of it."""
+"""``leaks``: find what training conversations share with evaluation problems, and write a drop list of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Command-line options: those of a command by argparse; all other words are the config's, or an error.
+"""Command-line options: argparse reads those of a command; all other words belong to the config or are errors.
 
 options, config = parser.split(["--to", "x", "--schedule.k=0.25"])     own options, and words for the config
 options = parser.parse(["--weights=math=1", "FOLDER"])                 own options alone
@@ -34,7 +34,7 @@ class CommandParser(argparse.ArgumentParser):
     Args:
         command: Name of the command.
         description: What it does.
-        takes_config: Words that are not options of the command are the config's; ``--config`` is among them.
+        takes_config: Whether words that are not options of the command, such as ``--config``, belong to the config.
         notes: Text at the end of the help.
     """
 
@@ -51,12 +51,12 @@ class CommandParser(argparse.ArgumentParser):
         self._given: list[str] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse; the words are kept, so that ``error`` can name a misspelt option instead of a missing one."""
+        """Like argparse, but keep the words, so that ``error`` can name a misspelt option instead of a missing one."""
         self._given = [self._as_declared(word) for word in args or ()]
         return super().parse_known_args(self._given, namespace)
 
     def _as_declared(self, word: str) -> str:
-        """A word of the command line; an option with ``-`` for ``_`` or the other way round, as it is declared."""
+        """Return a word of the command line with ``-`` and ``_`` as the option is declared."""
         if not word.startswith("--"):
             return word
         name, equals, value = word.partition("=")
@@ -64,7 +64,7 @@ class CommandParser(argparse.ArgumentParser):
         return declared.get(name.replace("_", "-"), name) + equals + value
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """The options of a command that takes no config.
+        """Parse the options of a command that takes no config.
 
         Raises:
             ValueError: An option or argument is unknown, missing, or has an invalid value.
@@ -74,7 +74,7 @@ class CommandParser(argparse.ArgumentParser):
         return options
 
     def split(self, arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-        """The command's own options, and the words that are left for the config.
+        """Return the command's own options, and the words that are left for the config.
 
         Raises:
             ValueError: An option of the command is missing or has an invalid value, or a word belongs to no option.
@@ -105,14 +105,14 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def _wrapped(text: str) -> str:
-    """A text whose lines fit a terminal; layouts keep their lines, a sentence that goes on in the next does not."""
+    """Wrap a text to the terminal; layouts keep their lines, a sentence over several lines is joined."""
     text = re.sub(rf"([^\n]{{{_WIDTH},}}[^.:\n])\n(?=\S)", r"\1 ", text)
     lines = (textwrap.wrap(line, _WIDTH, subsequent_indent=" " * _indent(line)) or [""] for line in text.split("\n"))
     return "\n".join(part for parts in lines for part in parts)
 
 
 def _indent(line: str) -> int:
-    """Where what follows two spaces begins, so that a wrapped second column stays one."""
+    """Return the column at which wrapped text continues: after two spaces, so that second columns stay aligned."""
     start = len(line) - len(line.lstrip())
     gap = line.find("  ", start)
     return len(line) - len(line[gap:].lstrip()) if 0 < gap < _WIDTH // 2 else start
@@ -155,7 +155,7 @@ def seeds(text: str) -> list[int]:
 
 
 def dotted(rest: Sequence[str]) -> dict[str, str]:
-    """Names and values of ``--a.b v`` and ``--a.b=v``, for options whose names are not known beforehand."""
+    """Yield names and values of ``--a.b v`` and ``--a.b=v``, for options whose names are not known beforehand."""
     return dict(option_pairs(list(rest)))
 
 
@@ -175,10 +175,10 @@ def config_file(text: str) -> Path:
 
 
 def output_folder(to: str) -> Path:
-    """The folder that ``--to`` names, created if it does not exist.
+    """Return the folder that ``--to`` names, created if it does not exist.
 
     Raises:
-        ValueError: It is not given, or a file has its name.
+        ValueError: It is not given, or is a file.
     """
     if not to:
         raise ValueError("--to: name the folder that results go to")
@@ -190,10 +190,10 @@ def output_folder(to: str) -> Path:
 
 
 def new_folder(option: str, name: str) -> Path:
-    """A folder that a model is written to: one that is not there yet, and that no run takes for its own.
+    """Return the folder that a model is written to: it must not exist, nor lie inside a run.
 
     Raises:
-        ValueError: Something has its name, it is none, or it lies inside a run.
+        ValueError: It exists, is no valid name, or lies inside a run.
     """
     from sftlab.run.folder import run_of
 
@@ -209,7 +209,7 @@ def new_folder(option: str, name: str) -> Path:
 
 
 def wants_help(arguments: Sequence[str], parser: argparse.ArgumentParser) -> bool:
-    """Print the help if it is requested or there are no arguments; returns whether it was printed."""
+    """Print the help if it is requested or there are no arguments; return whether it was printed."""
     asked = not arguments or bool({"-h", "--help"} & set(arguments))
     if asked:
         parser.print_help()

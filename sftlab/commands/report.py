@@ -20,14 +20,14 @@ PARSER.add_argument(
     help="what each ability counts in the best setting: math=1,code=1,general=2 (default: equal)",
 )
 
-_MOST_LINES = 6  # of each section, in the terminal
+_MOST_LINES = 6  # lines of each section, in the terminal
 
 
 def weights_of(text: str) -> dict[str, float]:
-    """``math=1,code=1,general=2`` as a mapping.
+    """Parse ``math=1,code=1,general=2`` as a mapping.
 
     Raises:
-        ValueError: It is not written so.
+        ValueError: It has another form.
     """
     weights = {}
     for part in text.split(","):
@@ -42,7 +42,7 @@ def weights_of(text: str) -> dict[str, float]:
 
 
 def main(arguments: list[str]) -> int:
-    """Parse, write the report and say where it is."""
+    """Parse, write the report and print its path."""
     if wants_help(arguments, PARSER):
         return 0
     options = PARSER.parse(arguments)
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
 
 
 def print_summary(page: Path) -> None:
-    """What the page begins with, at most so many lines of each section."""
+    """Print the start of the page, at most a few lines of each section."""
     from sftlab.report.write import SUMMARY
 
     number = 0

@@ -1,4 +1,4 @@
-"""``represent``: how far abilities lie apart in the hidden states of checkpoints, layer by layer, and a map of it."""
+"""``represent``: measure how far abilities lie apart in the hidden states of checkpoints, and draw a map of it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
     layer_number(options.layer, sys.maxsize)
     objects = parse_objects(config)
     if options.to:
-        _free_folder(options.to, "", "")  # told before any model is looked for
+        _free_folder(options.to, "", "")  # before any model is loaded
     options.checkpoints = [path_named(name) for name in options.checkpoints]
     with ExitStack() as stack:
         checkpoints = [_located(name, objects, options.layer, stack) for name in options.checkpoints]
@@ -119,7 +119,7 @@ _NEEDED = {"sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
 def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -> _Checkpoint:
-    """What a name on the command line means, its layer checked before anything is computed."""
+    """Resolve a name of the command line, and check its layer before anything is computed."""
     from sftlab.analysis.map.representation import layer_number
     from sftlab.model.backbone import load_config
     from sftlab.model.contents import noted_template
@@ -134,7 +134,7 @@ def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -
     elif name == "before":
         model = objects.model
         path, config, tokenizer = model.path, model.config, model.tokenizer_path
-    elif len(Path(name).parts) > 1 and Path(name).parent.is_dir():  # a path, no hub id
+    elif len(Path(name).parts) > 1 and Path(name).parent.is_dir():  # a path, not a hub id
         near = nearest(label, [path.name for path in Path(name).parent.iterdir()])
         hint = f"; did you mean {Path(name).parent / near}?" if near else ""
         raise ValueError(f"--checkpoints: there is no {name}{hint}")
@@ -146,7 +146,7 @@ def _located(name: str, objects: PlannedObjects, layer: str, stack: ExitStack) -
 
 
 def _told_apart(checkpoints: Sequence[_Checkpoint]) -> list[_Checkpoint]:
-    """Labels that occur twice get a number."""
+    """Number labels that occur twice."""
     seen: Counter[str] = Counter()
     apart = []
     for checkpoint in checkpoints:
@@ -157,7 +157,7 @@ def _told_apart(checkpoints: Sequence[_Checkpoint]) -> list[_Checkpoint]:
 
 
 def _free_folder(to: str, checkpoint: str, label: str) -> Path:
-    """What --to names; otherwise the study's own folder for a checkpoint of a study, so that its report shows it."""
+    """Return --to; by default a folder in the checkpoint's study, so that its report shows the map."""
     if to:
         if Path(to).exists():
             raise ValueError(f"--to: {to} exists; name a new folder")
@@ -177,7 +177,7 @@ def _tell_queries(queries: Sequence[Query], passed_over: Mapping[str, Counter[st
 
 
 def _states(checkpoint: _Checkpoint, queries: Sequence[Query], folder: Path, pooling: str, seed: int) -> HiddenStates:
-    """Load one checkpoint, write its states, let it go."""
+    """Load one checkpoint, write its states, free it."""
     import torch
 
     from sftlab.analysis.map.representation import write_hidden_states
@@ -225,7 +225,7 @@ def _report(
 
 
 def _layers_table(label: str, layers: Sequence[Separation], drawn: int) -> Table:
-    """A line for each layer; the drawn one is marked."""
+    """Return a table with a line for each layer; the drawn one is marked."""
     from rich.table import Table
 
     first = layers[0]
@@ -248,6 +248,6 @@ def _cka(found: Mapping[str, Any]) -> str:
 
 
 def _alignment_line(figures: Separation) -> str:
-    """How abilities share directions at the drawn layer; with themselves for comparison."""
+    """Describe how abilities share directions at the drawn layer; with themselves for comparison."""
     pairs = [f"{pair} {'-' if value is None else f'{value:.2f}'}" for pair, value in figures.alignment.items()]
     return f"Layer {figures.layer}, alignment of the abilities' covariances: {', '.join(pairs)}"

@@ -1,4 +1,4 @@
-"""``runs``: the runs of a folder as a table: how they stand, what they scored, how old and how large they are."""
+"""``runs``: list the runs of a folder: state, scores, age and size."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def _cells(folder: Path, run: Path) -> tuple[str, ...]:
 
 
 def _state_words(run: Path, state: RunState) -> str:
-    """finished, or how far it came."""
+    """Return "finished", or how far the run got."""
     from sftlab.run.results import last_step
 
     if state.status in ("finished", "unknown"):
         return state.status
     try:
         step = max(last_step(run), state.step)
-    except ValueError:  # told with the losses
+    except ValueError:  # reported with the losses
         step = state.step
     return f"{state.status} {step:,}" + (f"/{state.num_steps:,}" if state.num_steps else "")
 
@@ -104,7 +104,7 @@ def _score_words(value: float | None, best: float | None) -> str:
 
 
 def age_words(seconds: float) -> str:
-    """How long ago, in the largest unit that fits."""
+    """Format an age in the largest unit that fits."""
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
@@ -112,7 +112,7 @@ def age_words(seconds: float) -> str:
 
 
 def size_words(num_bytes: int) -> str:
-    """Bytes in the largest unit that fits."""
+    """Format bytes in the largest unit that fits."""
     size = float(num_bytes)
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:

@@ -1,4 +1,4 @@
-"""``search``: choose runs, make them, say which composition is best and what is noise; or test cheap proxies."""
+"""``search``: choose runs, make them, report the best composition and what is noise; or test cheap proxies."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> int:
     if missing := [name for name in ("scipy", "sklearn", "matplotlib") if find_spec(name) is None]:
         raise ValueError(f"search needs {' and '.join(missing)}: pip install 'sftlab[studies]'")
     executor = partial(executor_of, options, own)
-    executor()  # one that cannot be made is told before anything is planned
+    executor()  # an executor that cannot be created is reported before anything is planned
     with prepared_where(options):
         search = _search(options.config, options.name, executor)
     if options.proxy:
@@ -98,7 +98,7 @@ def _search(config: Path, name: str, executor: Any) -> Any:
 
 
 def _filled(words: str) -> str:
-    """For a terminal of 80 columns, without marks of Markdown."""
+    """Wrap a text to a terminal of 80 columns, without Markdown."""
     return textwrap.fill(words.replace("**", ""), 80, break_on_hyphens=False)
 
 

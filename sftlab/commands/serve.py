@@ -1,4 +1,4 @@
-"""``serve``: an OpenAI-compatible server of a stage, by vLLM or transformers, whichever is installed."""
+"""``serve``: serve a stage to OpenAI-compatible clients, by vLLM or transformers, whichever is installed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
 
 def server_command(folder: str, port: int) -> tuple[list[str], str]:
-    """The command that serves a folder, and what is missing for it to run; empty where nothing is."""
+    """Return the command that serves a folder, and what is missing for it to run; empty if nothing is."""
     place = str(Path(folder).resolve()) if Path(folder).exists() else folder
     if shutil.which("vllm"):
         return ["vllm", "serve", place, "--port", str(port)], ""

@@ -1,4 +1,4 @@
-"""``show``: examples of a config as the model sees them, supervised tokens coloured."""
+"""``show``: print examples of a config as the model sees them, with supervised tokens coloured."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ def main(arguments: list[str]) -> int:
             for index, uid in zip(indices, uids, strict=True):
                 console.rule(f"{name}: {places.get(uid, uid)}", align="left")
                 text = coloured(ability, index, data.encoder, console.color_system is not None)
-                console.print(text, soft_wrap=True)  # the terminal breaks long lines, and a file has none but its own
+                console.print(text, soft_wrap=True)  # the terminal breaks long lines, and a file keeps the text's own
     return 0
 
 
 def places_of(ability: AbilityData, uids: Sequence[str], max_seconds: float = 10.0) -> dict[str, str]:
-    """Where examples come from, as a user finds them: record and file, and which piece of it.
+    """Return where examples come from: record and file, and which piece.
 
     Args:
         ability: Their ability, whose source is read again.
-        uids: Of its examples.
-        max_seconds: What is not found until then keeps its uid alone; large files take long to read.
+        uids: Uids of its examples.
+        max_seconds: Time limit, since large files take long to read; examples not found by then show only their uid.
     """
     from sftlab.data.conversation import Audit
 
@@ -78,14 +78,14 @@ def places_of(ability: AbilityData, uids: Sequence[str], max_seconds: float = 10
 
 
 def _parts(uid: str) -> tuple[str, str, int]:
-    """The conversation of an example, its piece (from 1) and which of the equal ones it is (from 1)."""
+    """Split a uid into the conversation, its piece (from 1) and which of equal ones it is (from 1)."""
     name, _, number = uid.partition("#")
     talk, _, piece = name.partition("/")
     return talk, str(int(piece) + 1) if piece.isdigit() else piece, int(number or 1)
 
 
 def coloured(ability: AbilityData, index: int, encoder: Encoder, colours: bool) -> Text:
-    """One example, run by run."""
+    """Return one example, run by run."""
     from rich.text import Text
 
     ids, mask = ability.examples.ids(index), ability.examples.mask(index)

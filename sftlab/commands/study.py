@@ -1,4 +1,4 @@
-"""``study``: plan a grid of runs, train what is missing, gather results and report."""
+"""``study``: plan a grid of runs, train what is missing, collect results and report."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 def add_executor_options(parser: CommandParser) -> None:
-    """Options that say who carries out jobs."""
+    """Add the options that choose an executor."""
     parser.add_argument(
         "--executor",
         default="local",
@@ -87,14 +87,14 @@ PARSER.add_argument("--name", default="", metavar="NAME", help="folder in lightn
 PARSER.add_argument(
     "--prune",
     action="store_true",
-    help="free the checkpoints of finished runs that no run has to go on from; with keep: scores in the file their "
+    help="free the checkpoints of finished runs from which no other run will continue; with keep: scores in the file their "
     "models too. What is freed still counts as done",
 )
 PARSER.add_argument("--job", type=existing_file, metavar="FILE", help="do one job that --executor print has written")
 
 
 def main(arguments: list[str]) -> int:
-    """Plan, run, gather, report."""
+    """Plan, run, collect, report."""
     if wants_help(arguments, PARSER):
         return 0
     options, rest = PARSER.parse_known_args(arguments)
@@ -123,17 +123,17 @@ def main(arguments: list[str]) -> int:
 
 
 def prepared_where(options: Namespace) -> AbstractContextManager[None]:
-    """What is planned meanwhile is prepared on the nodes of a Ray cluster, where the options name one."""
+    """Inside the block, prepare data on the nodes of a Ray cluster if the options name one."""
     from sftlab.data.cluster import prepared_on
 
     return prepared_on(options.ray_address if options.executor == "ray" else "", "--ray_address")
 
 
 def executor_of(options: Namespace, own: dict[str, Any]) -> Executor | None:
-    """What carries out the jobs; None prints them.
+    """Create the executor; None prints the jobs instead.
 
     Raises:
-        ValueError: There is no such executor, or it does not take these arguments.
+        ValueError: The executor does not exist, or does not take these arguments.
     """
     from sftlab.study.executors import Executor, Local, Ray
 
@@ -161,10 +161,10 @@ def executor_of(options: Namespace, own: dict[str, Any]) -> Executor | None:
 
 
 def _meet_needs(study: Study, options: Namespace, executor: Executor | None, above: tuple[Path, ...]) -> int | None:
-    """Run what a study needs and has not been run; an exit status where the study itself cannot go on now.
+    """Run missing needs of a study; return an exit status if the study itself cannot run now.
 
     Raises:
-        ValueError: Studies need each other in a circle.
+        ValueError: Studies need each other in a cycle.
     """
     for need in study.needs:
         if isinstance(need, Path):
@@ -205,7 +205,7 @@ def _study(config: Path, changes: dict[str, Any], name: str = "", seeds: Sequenc
 
 
 def _run(study: Study, options: Namespace, executor: Executor | None, needed_by: str = "") -> Any:
-    """Plan, run, report; the exit status, or None for a need of another study that is met."""
+    """Plan, run, report; return the exit status, or None for a need of another study that is met."""
     from sftlab.study.executors import commands
     from sftlab.study.graph import jobs_of, other_studies, plan_runs, save_stages, study_folder
     from sftlab.study.job import write_jobs
@@ -214,7 +214,7 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
 
     console, folder = screen(), study_folder(study)
     planned: list[PlannedRun] = []
-    tell_progress(f"{study.name}, runs planned", 0, len(study.runs))  # the first takes as long as data takes to prepare
+    tell_progress(f"{study.name}, runs planned", 0, len(study.runs))  # takes as long as preparing the data
     with prepared_where(options):
         for run in plan_runs(study):
             planned.append(run)
@@ -247,7 +247,7 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
 
 
 def _free(study: Study, planned: Sequence[PlannedRun], others: Sequence[PlannedRun], is_asked: bool) -> None:
-    """Free what the study does not keep, and say so."""
+    """Free what the study does not keep, and report it."""
     from sftlab.study.graph import jobs_of
     from sftlab.study.keep import prune
 
@@ -262,7 +262,7 @@ def _free(study: Study, planned: Sequence[PlannedRun], others: Sequence[PlannedR
 def _finish(
     folder: Path, study: Study, planned: Sequence[PlannedRun], jobs: Sequence[Job], outcomes: Sequence[Outcome]
 ) -> int:
-    """Gather and report; exit status 1 where a run failed."""
+    """Collect and report; return exit status 1 if a run failed."""
     from sftlab.study.results import uncounted_runs, write_results
 
     run_of = {job.name: job.run for job in jobs}

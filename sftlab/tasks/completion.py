@@ -1,7 +1,7 @@
-"""Finds the code in a model's answer. Rules have a name and a version: scores move with the choice, so they carry it.
+"""Finds the code in a model's answer. Rules have a name and a version, because scores depend on the rule.
 
-Every extractor gives a *completion*: text such that ``prompt + completion`` is the whole program, in the sample format
-of Chen et al. 2021 (arXiv 2107.03374). A complete function is one too: it redefines the prompt's unfinished one.
+Every extractor returns a *completion*: text such that ``prompt + completion`` is the whole program, in the sample
+format of Chen et al. 2021 (arXiv 2107.03374). A complete function is one too: it redefines the prompt's unfinished one.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ CODE_START = re.compile(r"(?:import|from|def|class|async|@)\b|@")
 
 
 def _blocks(answer: str) -> list[str]:
-    """Fenced blocks of Python or of no stated language, in order; a last one may lack its closing fence."""
+    """Return fenced blocks of Python or of no stated language, in order; the last may lack its closing fence."""
     found = FENCE.finditer(answer.replace("\r\n", "\n"))
     return [textwrap.dedent(block["code"]) for block in found if block["tag"].lower() in PYTHON_TAGS]
 
 
 def _parsing_part(code: str) -> str:
-    """The code up to where it stops being Python: cuts prose after it and what ``max_new_tokens`` tore apart."""
+    """Return the code up to where it stops being Python, without trailing prose or a truncated end."""
     lines = code.split("\n")
     while lines and (number := error_line("\n".join(lines))) is not None:
         lines = lines[: min(number - 1, len(lines) - 1)]
@@ -37,7 +37,7 @@ def _parsing_part(code: str) -> str:
 
 
 def _up_to_margin(body: str) -> str:
-    """The lines before the first that starts at the left margin."""
+    """Return the lines before the first that starts at the left margin."""
     kept = []
     for line in body.split("\n"):
         if line[:1].strip():
@@ -59,9 +59,9 @@ def fenced(answer: str, prompt: str, names: Sequence[str]) -> str | None:
 
 
 def body(answer: str, prompt: str, names: Sequence[str]) -> str | None:
-    """``body@1``: the answer goes on where the prompt stops, as from a base model, and ends at the left margin.
+    """``body@1``: the answer continues the prompt, as from a base model, and ends at the left margin.
 
-    A first line without indentation has lost it to whoever stripped the answer and gets four spaces.
+    A first line without indentation has lost it by stripping and gets four spaces.
     """
     text = answer.replace("\r\n", "\n").lstrip("\n")
     if text[:1].strip():
@@ -85,7 +85,7 @@ def auto(answer: str, prompt: str, names: Sequence[str]) -> str | None:
 
 
 def _completed(code: str, prompt: str, names: Sequence[str]) -> str | None:
-    """Code as a completion: 2. and 3. of ``auto@1``."""
+    """Return code as a completion: rules 2 and 3 of ``auto@1``."""
     if not code.strip():
         return None
     if _defines(code, names[0]) or not prompt:
@@ -103,7 +103,7 @@ def _completed(code: str, prompt: str, names: Sequence[str]) -> str | None:
 
 
 def auto_2(answer: str, prompt: str, names: Sequence[str]) -> str | None:
-    """``auto@2``: as ``auto@1``, and sees more of what chat models do.
+    """``auto@2``: like ``auto@1``, and recognises more of what chat models write.
 
     1. Thinking (``<think> ... </think>``) is cut first, with the drafts in it, and a speaker's name before the answer.
     2. To a block that defines ``names[0]`` come the imports, functions and classes of the other blocks that it lacks;
@@ -121,7 +121,7 @@ def auto_2(answer: str, prompt: str, names: Sequence[str]) -> str | None:
 
 
 def auto_3(answer: str, prompt: str, names: Sequence[str]) -> str | None:
-    """``auto@3``: as ``auto@2``, with what is code told from what is not by Python itself.
+    """``auto@3``: like ``auto@2``, but Python's own parser decides what is code.
 
     1. Thinking has more marks (see ``sftlab.data.marks``); one in quotes, or in code, is a part of the answer.
     2. A block of code ends at the fence up to which it is Python: one in a docstring belongs to it.
@@ -142,7 +142,7 @@ def auto_3(answer: str, prompt: str, names: Sequence[str]) -> str | None:
 
 
 def _said(text: str) -> str:
-    """An answer without a speaker's name before it."""
+    """Return an answer without a speaker's name before it."""
     return _SPEAKER.sub("", text.replace("\r\n", "\n"), count=1)
 
 
@@ -154,7 +154,7 @@ def _of_chat(
     names: Sequence[str],
     rest: Callable[[], str | None],
 ) -> str | None:
-    """2. to 4. of ``auto@2``, and what ``rest`` finds where none of them applies."""
+    """Apply rules 2 to 4 of ``auto@2``; if none applies, use ``rest``."""
     chosen = next((block for block in blocks if _defines(block, names[0])), None)
     if chosen is not None:
         code = completed(chosen)
@@ -179,7 +179,7 @@ _SPEAKER = re.compile(r"\A\s*(?:###[ \t]*)?(?:assistant|answer|response|solution
 
 
 def _tree(code: str) -> list[ast.stmt]:
-    """Statements at the left margin; none where the code does not parse."""
+    """Return the statements at the left margin; none if the code does not parse."""
     return ast.parse(code).body if error_line(code) is None else []
 
 
@@ -189,7 +189,7 @@ def _is_imports(code: str) -> bool:
 
 
 def _definitions(block: str, code: str) -> list[str]:
-    """Imports, functions and classes of a block, but for those that the code defines itself."""
+    """Return imports, functions and classes of a block, except those that the code defines itself."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     return [
         part

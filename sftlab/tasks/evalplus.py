@@ -19,7 +19,7 @@ _LACKS = (
 
 @functools.cache
 def _prelude() -> str:
-    """What stands before the tests: the part of numpy that they ask for."""
+    """Return what precedes the tests: the part of numpy that they use."""
     return Path(__file__).with_name("plain_numpy.py").read_text(encoding="utf-8") + "\n\ninstall()\n"
 
 
@@ -40,7 +40,7 @@ class HumanEvalPlus(HumanEval):
         super().__init__(path, seconds=seconds, memory_mb=memory_mb, **options)
 
     def tests(self, row: dict[str, Any]) -> str:
-        """EvalPlus' own, which call the function by the name ``candidate``."""
+        """Return EvalPlus' own tests, which call the function by the name ``candidate``."""
         return _prelude() + super().tests(row)
 
 
@@ -49,8 +49,8 @@ class MBPPPlus(MBPP):
 
     Args:
         path: ``test.jsonl`` of evalplus/mbppplus, plain or gzipped.
-        first: Least ``task_id`` taken.
-        last: Greatest ``task_id`` taken.
+        first: Smallest ``task_id`` to use.
+        last: Largest ``task_id`` to use.
         seconds: Wall-clock time that the tests of one program may take.
         memory_mb: Address space of one process of a program, in MiB.
         options: See ``CodeTask``.
@@ -72,5 +72,5 @@ class MBPPPlus(MBPP):
         super().__init__(path, first, last, seconds=seconds, memory_mb=memory_mb, **options)
 
     def tests(self, row: dict[str, Any]) -> str:
-        """EvalPlus' own, those of ``test_list`` among them."""
+        """Return EvalPlus' own tests, which include those of ``test_list``."""
         return _prelude() + "\n".join([*row["test_imports"], row["test"]])

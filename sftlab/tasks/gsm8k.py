@@ -32,7 +32,7 @@ from sftlab.tasks.thinking import without_thinking
 
 _MINUS = "[-\u2212\u2010\u2011\u2013\ufe63\uff0d]"
 _CURRENCY = r"\\?[$€£¥₹]"
-_COMMA = "[,\u00a0\u2009\u202f]"  # what may stand between groups of three digits
+_COMMA = "[,\u00a0\u2009\u202f]"  # separators between groups of three digits
 _GAP = "[ \t\u00a0]*"
 _WHOLE = rf"(?:\d{{1,3}}(?:{_COMMA}\d{{3}})+(?!\d)|\d+)"
 _NUMBER = rf"(?P<number>(?:{_WHOLE}(?:\.\d+)?|(?<!\d)\.\d+)(?:[eE][+-]?\d{{1,3}}(?!\w))?(?:/{_WHOLE})?)"
@@ -46,7 +46,7 @@ _FLEXIBLE = re.compile(
 
 
 def number(text: str) -> Fraction | None:
-    """The exact value of an extracted number; None where it has none (``3/0``, thousands of digits)."""
+    """Return the exact value of an extracted number; None if it has none (``3/0``, thousands of digits)."""
     top, _, bottom = text.partition("/")
     try:
         return Fraction(top) / Fraction(bottom or 1)
@@ -66,7 +66,7 @@ def flexible(answer: str) -> str | None:
 
 
 def _plain(match: re.Match[str] | None) -> str | None:
-    """A found number as ASCII digits, without group signs and currency; None where it has no value."""
+    """Return a found number as ASCII digits, without separators and currency; None if it has no value."""
     if match is None:
         return None
     minus = "-" if re.search(_MINUS, match["sign"] or "") else ""
@@ -97,7 +97,7 @@ _LATEX = (
 
 
 def _mixed(match: re.Match[str]) -> str:
-    """A fraction, with a whole number before it or without, as one number."""
+    """Return a fraction, with or without a whole number before it, as one number."""
     if match["before"]:
         whole, top, bottom = int(match["before"]), int(match["top"]), int(match["bottom"])
         if not top < bottom:
@@ -121,7 +121,7 @@ def _power(match: re.Match[str]) -> str:
 
 
 def flexible_4(answer: str) -> str | None:
-    r"""``flexible@4``: the number in the last box, else after the last ``####`` that has one, else the last one.
+    r"""``flexible@4``: the number in the last box, else after the last ``####`` that has one, else the last number.
 
     Thinking is cut first; LaTeX's thousands (``1{,}000``) and fractions, mixed numbers and powers are read, units not.
     """
@@ -183,7 +183,7 @@ class GSM8K(Task):
         )
 
     def problems(self) -> list[Problem]:
-        """The questions in the order of the file, named by their content.
+        """Return the questions in the order of the file, named by their content.
 
         Raises:
             ValueError: A row is malformed (a score over the other rows would be a score of something else), or the
@@ -203,7 +203,7 @@ class GSM8K(Task):
         return list(problems.values())
 
     def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
-        """Right or wrong by each rule; an answer without a number is wrong."""
+        """Grade by each rule; an answer without a number is wrong."""
         gold = {problem.uid: problem.reference for problem in problems}
         verdicts = []
         for answer in answers:
@@ -216,15 +216,15 @@ class GSM8K(Task):
         return verdicts
 
     def grading(self) -> dict[str, Any]:
-        """The rules."""
+        """Return the rules."""
         return {"extractors": tuple(EXTRACTORS)}
 
     def rules(self, problem: Problem) -> tuple[str, ...]:
-        """Names of the rules."""
+        """Return names of the rules."""
         return tuple(EXTRACTORS)
 
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
-        """Accuracy by each rule, a mean over samples and then over problems; with several samples also maj@k."""
+        """Compute accuracy by each rule, averaged over samples and then problems; with several samples also maj@k."""
         accuracies, majorities = [], []
         for name in EXTRACTORS:
             mine = [verdict for verdict in verdicts if verdict.extractor == name]
@@ -239,7 +239,7 @@ class GSM8K(Task):
 
 
 def majority(samples: Sequence[Verdict]) -> float:
-    """Value of the number that most samples of one problem found (Wang et al. 2022, arXiv 2203.11171).
+    """Return the value of the number that most samples of a problem found (Wang et al. 2022, arXiv 2203.11171).
 
     Samples without a number do not vote; of equally frequent numbers the one seen first wins; no vote at all is wrong.
     """

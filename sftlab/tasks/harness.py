@@ -16,16 +16,16 @@ from sftlab.tasks.task import ModelTask, Problem
 
 
 class LMEval(ModelTask):
-    """A task of the harness, measured on the model in this process; every metric that it gives is a score.
+    """A task of the harness, measured on the model in this process; each of its metrics is a score.
 
     Args:
         task: Its name in the harness, such as ``arc_easy``, ``ifeval`` or ``mmlu``.
-        num_fewshot: Examples before each question; the task's own number when left out.
-        num_problems: The first so many of each of its parts; all by default.
-        chat: Ask through the template that the model was trained with.
-        batch_size: Requests side by side.
-        revision: Commit, branch or tag of the task's data set on the hub. Name a commit where scores must be had again:
-            without one it is whatever the hub has today.
+        num_fewshot: Number of examples before each question; by default the task's own.
+        num_problems: Use the first this many of each of its parts; all by default.
+        chat: Whether to use the template that the model was trained with.
+        batch_size: Number of requests processed together.
+        revision: Commit, branch or tag of the task's data set on the hub. Name a commit if scores must be reproducible:
+            without one, the hub's current state is used.
 
     Raises:
         ValueError: A number is out of bounds.
@@ -66,12 +66,12 @@ class LMEval(ModelTask):
             raise ValueError(f"{self.name}: {error}; install the harness: pip install 'sftlab[lm-eval]'") from None
 
     def grading(self) -> dict[str, Any]:
-        """What the harness is asked."""
+        """Return what the harness is asked."""
         asked = {"num_fewshot": self.num_fewshot, "num_problems": self.num_problems, "chat": self.chat}
         return {**asked, **({"revision": self.revision} if self.revision else {})}
 
     def measure(self, model: Any) -> list[Score]:
-        """Every metric of the harness; of a group, the group's own come first.
+        """Return every metric of the harness; for a group, the group's own come first.
 
         Raises:
             ValueError: The model is behind a server, or the harness knows no such task, cannot run it or gives no
@@ -94,7 +94,7 @@ class LMEval(ModelTask):
                 )
         except KeyError as error:
             raise ValueError(f"{self.name}: the harness knows no task {error}") from None
-        except (AssertionError, ValueError, OSError) as error:  # a data set that cannot be had, a prompt too long
+        except (AssertionError, ValueError, OSError) as error:  # a data set that is not available, a prompt too long
             raise ValueError(f"{self.name}: the harness ended with {type(error).__name__}: {error}") from error
         scores = self._scores(found)
         if not scores:
@@ -102,7 +102,7 @@ class LMEval(ModelTask):
         return scores
 
     def _tokenizer(self, encoder: Any) -> Any:
-        """One for the harness, which changes it, with the template and the end of turn that were trained."""
+        """Return a tokenizer for the harness, which modifies it, with the template and end of turn used in training."""
         tokenizer = copy.deepcopy(encoder.tokenizer)
         if self.chat:
             tokenizer.chat_template = encoder.template.chat_template()
@@ -131,7 +131,7 @@ class LMEval(ModelTask):
 
 @contextmanager
 def _revision(revision: str | None) -> Iterator[None]:
-    """Let the harness load data sets of this revision; its tasks have no option for it that adds to their own."""
+    """Make the harness load data sets of this revision; its tasks have no option for it that keeps their own."""
     if revision is None:
         yield
         return

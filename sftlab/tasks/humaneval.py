@@ -28,7 +28,7 @@ MBPP_PROMPT = "task_and_tests@1"
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Chance that one of k samples passes, estimated without bias from more: Chen et al. 2021, arXiv 2107.03374, eq. 1.
+    """Estimate without bias the chance that one of k samples passes: Chen et al. 2021, arXiv 2107.03374, eq. 1.
 
     Raises:
         ValueError: fewer samples than k.
@@ -55,7 +55,7 @@ _TEXTS = {"prompt", "entry_point", "test", "code", "text", "test_setup_code"}
 
 
 def _rows(path: Path, keys: Sequence[str], lacks: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Records of a JSON-lines file, plain or gzipped, each with the words that locate it; every key must be there."""
+    """Yield records of a JSON-lines file, plain or gzipped, with their location; every key must exist."""
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
@@ -137,14 +137,14 @@ class CodeTask(Task):
 
     @abstractmethod
     def read(self) -> list[Problem]:
-        """The problems; ``reference`` has ``prompt`` (code given), ``names`` (asked for) and ``test``."""
+        """Read the problems; ``reference`` has ``prompt`` (code given), ``names`` (asked for) and ``test``."""
 
     def problems(self) -> list[Problem]:
-        """The problems asked, in the order of the file.
+        """Return the problems to ask, in the order of the file.
 
         Raises:
-            SandboxMissing: the answers could not be graded on this machine; told before any is generated.
-            ValueError: the file is missing or malformed, or has fewer problems than asked for.
+            SandboxMissing: Answers cannot be graded on this machine; raised before any is generated.
+            ValueError: The file is missing or malformed, or has fewer problems than asked for.
         """
         self.sandbox.require()
         problems = self.read()
@@ -155,7 +155,7 @@ class CodeTask(Task):
     def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
         """Run every answer's program against its problem's tests; equal programs of a problem run once.
 
-        A verdict has no value where the tests themselves are at fault.
+        A verdict has no value if the tests themselves are at fault.
         """
         self.sandbox.require()
         by_uid = {problem.uid: problem for problem in problems}
@@ -184,17 +184,17 @@ class CodeTask(Task):
         return self.sandbox.check(given["prompt"] + code, given["test"], given["names"], prompt=given["prompt"])
 
     def grading(self) -> dict[str, Any]:
-        """Extractors, time, memory and isolation: a slower limit may pass what a faster one does not."""
+        """Return extractors, time, memory and isolation: a longer time limit may pass more programs."""
         box = self.sandbox
         limits = {"seconds": box.seconds, "memory_mb": box.memory_mb, "isolation": box.isolation}
         return {"extractors": self.extractors, "ks": self.ks, **limits}
 
     def rules(self, problem: Problem) -> tuple[str, ...]:
-        """The extractors that were chosen."""
+        """Return the chosen extractors."""
         return self.extractors
 
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
-        """pass@k by extractor and k, mean and standard error over problems.
+        """Compute pass@k by extractor and k, with mean and standard error over problems.
 
         Samples without a verdict do not count; a problem left with fewer than k samples is missing.
         """
@@ -239,7 +239,7 @@ class HumanEval(CodeTask):
         )
 
     def read(self) -> list[Problem]:
-        """The problems of the file."""
+        """Read the problems of the file."""
         problems = []
         for _, row in _rows(self._file(), ("task_id", "prompt", "entry_point", "test"), self.lacks):
             asked = (
@@ -251,7 +251,7 @@ class HumanEval(CodeTask):
         return problems
 
     def tests(self, row: dict[str, Any]) -> str:
-        """The tests of a record, a program."""
+        """Return the tests of a record, as a program."""
         call = f"check({row['entry_point']})"
         return f"{row['test']}\n" if row["test"].rstrip().endswith(f"\n{call}") else f"{row['test']}\n{call}\n"
 
@@ -263,8 +263,8 @@ class MBPP(CodeTask):
 
     Args:
         path: ``mbpp.jsonl``.
-        first: Least ``task_id`` taken; 11 to 510 is the test split.
-        last: Greatest ``task_id`` taken.
+        first: Smallest ``task_id`` to use; 11 to 510 is the test split.
+        last: Largest ``task_id`` to use.
         options: See ``CodeTask``.
     """
 
@@ -278,7 +278,7 @@ class MBPP(CodeTask):
         self.path, self.first, self.last = path, first, last
 
     def read(self) -> list[Problem]:
-        """The problems of the file whose ``task_id`` lies in the range."""
+        """Read the problems of the file whose ``task_id`` lies in the range."""
         problems = []
         for where, row in _rows(Path(self.path), self.keys, self.lacks):
             if not str(row["task_id"]).isdecimal():
@@ -305,12 +305,12 @@ class MBPP(CodeTask):
         return problems
 
     def tests(self, row: dict[str, Any]) -> str:
-        """The tests of a record, a program."""
+        """Return the tests of a record, as a program."""
         return "\n".join([*row["test_imports"], row.get("test_setup_code") or "", *row["test_list"]])
 
 
 def _listed(value: Any, key: str, where: str) -> list[str]:
-    """Lines of a record; some copies of the data hold a list as its Python text."""
+    """Return the lines of a record; some copies of the data hold a list as its Python text."""
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
@@ -322,7 +322,7 @@ def _listed(value: Any, key: str, where: str) -> list[str]:
 
 
 def _asked_names(code: str, test: str, where: str) -> list[str]:
-    """What the tests use of what the reference program defines: names that an answer has to define, functions first."""
+    """Return what the tests use of the reference's definitions, which an answer must define; functions first."""
     try:
         defined = [n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
         used = {node.id for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}

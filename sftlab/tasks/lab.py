@@ -18,13 +18,13 @@ _OWN_STYLE = {"math": "worked", "code": "function", "general": "talk"}
 
 
 class LabTask(Task):
-    """Problems of one embedded ability. Any style that answers is right; which style it was is a score of its own.
+    """Problems of one embedded ability. Any style that answers is right; the style itself is a separate score.
 
     Args:
         ability: math, code, general, facts or translation.
-        num_problems: Problems asked.
+        num_problems: Number of problems to ask.
         max_new_tokens: Maximum number of tokens of an answer.
-        options: What the problems are like, as the training data's are; noise has no effect on them.
+        options: Options of the problems, like those of training data; noise has no effect on them.
 
     Raises:
         ValueError: There is no such ability, or a number is out of bounds.
@@ -41,12 +41,12 @@ class LabTask(Task):
         self.num_problems, self.options = num_problems, options or LabOptions()
 
     def problems(self) -> list[Problem]:
-        """The first ``num_problems`` of the test split."""
+        """Return the first ``num_problems`` of the test split."""
         drawn = lab_problems(self.ability, self.num_problems, self.options)
         return [Problem(p.uid, tuple(p.prompts), p.reference, p.kind) for p in drawn]
 
     def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
-        """Right or wrong; then, where a prompt could have come from another ability, whether the style is its own."""
+        """Grade as right or wrong; if a prompt could come from another ability, also whether the style is its own."""
         by_uid = {problem.uid: problem for problem in problems}
         verdicts = []
         for answer in answers:
@@ -66,18 +66,18 @@ class LabTask(Task):
         yield Verdict(answer.uid, answer.sample, STYLE, style, float(style == own), reason, problem.category)
 
     def grading(self) -> dict[str, Any]:
-        """The rules."""
+        """Return the rules."""
         return {"extractors": (EXTRACTOR, STYLE)}
 
     def _has_style(self, problem: Problem) -> bool:
         return self.ability in _OWN_STYLE and (self.ability != "general" or problem.category in SKILLS)
 
     def rules(self, problem: Problem) -> tuple[str, ...]:
-        """Whether it is right, and its style where that is asked."""
+        """Return whether it is right, and its style if that is graded."""
         return (EXTRACTOR, STYLE) if self._has_style(problem) else (EXTRACTOR,)
 
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
-        """Accuracy, accuracy by kind of request, and the share of answers in the ability's own style."""
+        """Compute accuracy, accuracy by kind of request, and the share of answers in the ability's own style."""
         scores = []
         for extractor, metric in ((EXTRACTOR, "accuracy"), (STYLE, "style")):
             chosen = [verdict for verdict in verdicts if verdict.extractor == extractor]

@@ -21,12 +21,12 @@ READERS = {"math": "MathReader", "code": "AlpacaReader", "general": "ShareGPTRea
 
 
 class Rater(Protocol):
-    """A model that says how likely it finds texts."""
+    """A model that computes the likelihood of texts."""
 
     encoder: Encoder
 
     def answer_nlls(self, examples: Examples, indices: Sequence[int]) -> list[float]:
-        """Negative log likelihood of the supervised tokens of each example, summed."""
+        """Compute the summed negative log likelihood of the supervised tokens of each example."""
 
 
 class Likelihood(ModelTask):
@@ -60,7 +60,7 @@ class Likelihood(ModelTask):
         self._texts = ""
 
     def problems(self) -> list[Problem]:
-        """None.
+        """Return no problems.
 
         Raises:
             ValueError: There is no such file.
@@ -70,11 +70,11 @@ class Likelihood(ModelTask):
         return []
 
     def grading(self) -> dict[str, Any]:
-        """How texts are cut, and once they were read, a hash of them."""
+        """Return how texts are cut and, once they have been read, their hash."""
         return {"max_length": self.max_length, "texts": self._texts}
 
     def measure(self, model: Rater) -> list[Score]:
-        """Loss, perplexity and bits per byte with 95 % intervals over conversations (delta method).
+        """Compute loss, perplexity and bits per byte with 95 % intervals over conversations (delta method).
 
         Raises:
             ValueError: The file has no conversation that can be read.
@@ -105,7 +105,7 @@ class Likelihood(ModelTask):
 
 
 def _ratio(tops: Sequence[float], bottoms: Sequence[int]) -> tuple[float, float]:
-    """Sum over sum and its standard error over pairs, by the delta method."""
+    """Compute sum over sum and its standard error over pairs, by the delta method."""
     n, total = len(tops), max(1, sum(bottoms))
     ratio = sum(tops) / total
     squares = sum((top - ratio * bottom) ** 2 for top, bottom in zip(tops, bottoms, strict=True))

@@ -1,7 +1,7 @@
 """MT-Bench (Zheng et al. 2023, arXiv 2306.05685): dialogues of two turns, rated from 1 to 10 by a judge model.
 
-Every turn of every answer is rated ``repeats`` times and the ratings are averaged. Where a reply has no valid rating,
-another is asked for; what is then still lacking is counted and shown, and enters no mean:
+Every turn of every answer is rated ``repeats`` times and the ratings are averaged. If a reply has no valid rating,
+another is requested; what is then still missing is counted and shown, and is in no mean:
 
     a turn with one rating at least    has a value, the mean of its ratings
     a turn without any                 has none; it is missing in its scores, and its question in the overall score
@@ -39,7 +39,7 @@ RETRIES = 2
 
 
 class _Turn:
-    """One turn of one answer on its way to its ratings."""
+    """One turn of one answer while its ratings are collected."""
 
     def __init__(self, answer: Answer, number: int, messages: tuple[tuple[str, str], ...], repeats: int) -> None:
         self.answer, self.number, self.messages = answer, number, messages
@@ -48,7 +48,7 @@ class _Turn:
         self.trouble = ""
 
     def take(self, sample: int, reply: Reply | ChatFailed) -> None:
-        """Take what came of asking for a judgement."""
+        """Store the reply to a request for a judgement."""
         rating = None if isinstance(reply, ChatFailed) else read_rating(reply.texts[0])
         if rating is not None:
             self.ratings[sample] = rating
@@ -69,7 +69,7 @@ class MTBench(Task):
         path: Questions: ``question_id``, ``category`` and ``turns`` (one or two) in each row.
         judge_url: The judge's endpoint, such as ``https://api.openai.com/v1``.
         judge_model: The endpoint's name of the judge.
-        references: Reference answers, needed where a question is of a category in ``GUIDED``: ``question_id`` and
+        references: Reference answers, needed if a question is of a category in ``GUIDED``: ``question_id`` and
             ``choices[0].turns`` in each row.
         prompts: Judge prompts, see ``judge_prompts``; our own by default.
         num_problems: Questions asked, spread evenly over the file, which lists them by category; all by default.
@@ -125,7 +125,7 @@ class MTBench(Task):
         return JudgePrompts.read(self.prompts) if self.prompts else JudgePrompts.own()
 
     def problems(self) -> list[Problem]:
-        """The questions in the order of the file; ``reference`` has the turns of the reference answer or is None.
+        """Return the questions in the order of the file; ``reference`` is the reference answer's turns or None.
 
         Raises:
             ValueError: A file is malformed or lacks something, or the judge's key is missing; told before any answer is
@@ -153,7 +153,7 @@ class MTBench(Task):
         return [list(problems.values())[i * len(problems) // count] for i in range(count)]
 
     def grade(self, problems: Sequence[Problem], answers: Sequence[Answer]) -> list[Verdict]:
-        """Have every turn rated; a verdict per turn, and one for both together. A failed question stops no other."""
+        """Have every turn rated; return a verdict per turn and one for both. A failed question stops no other."""
         by_uid = {problem.uid: problem for problem in problems}
         turns = [
             _Turn(answer, number, self._messages(by_uid[answer.uid], answer, number), self.repeats)
@@ -179,7 +179,7 @@ class MTBench(Task):
         ]
 
     def _messages(self, problem: Problem, answer: Answer, number: int) -> tuple[tuple[str, str], ...]:
-        """What the judge is asked about one turn."""
+        """Return the request to the judge about one turn."""
         fields = {"question": problem.prompts[number], "answer": answer.texts[number]}
         for i, (prompt, text) in enumerate(zip(problem.prompts, answer.texts, strict=True), 1):
             fields |= {f"question_{i}": prompt, f"answer_{i}": text}
@@ -189,7 +189,7 @@ class MTBench(Task):
         return self._prompts.by_name[name].messages(fields)
 
     def _verdicts(self, turns: Sequence[_Turn], category: str) -> list[Verdict]:
-        """Of one answer: each turn, then both (no value unless every turn has one)."""
+        """Return the verdicts of one answer: each turn, then both (no value unless every turn has one)."""
         answer, verdicts = turns[0].answer, []
         for turn in turns:
             ratings = [turn.ratings[sample] for sample in sorted(turn.ratings)]
@@ -207,11 +207,11 @@ class MTBench(Task):
         return [*verdicts, Verdict(answer.uid, answer.sample, rule, found, both, reason, category)]
 
     def _extractor(self, what: str) -> str:
-        """Ratings by another judge or other prompts are other measurements, so their names differ."""
+        """Return the extractor's name: ratings by other judges or prompts are different measurements."""
         return f"{self.judge.model}/{self._prompts.label}/{what}"
 
     def grading(self) -> dict[str, Any]:
-        """Judge, wording and number of ratings."""
+        """Return judge, wording and number of ratings."""
         judge = {
             "judge": self.judge.model,
             "endpoint": self.judge.base_url,
@@ -221,12 +221,12 @@ class MTBench(Task):
         return {**judge, "prompts": self._prompts.label, "repeats": self.repeats, "reading": RATING}
 
     def rules(self, problem: Problem) -> list[str]:
-        """Each turn, then both."""
+        """Return each turn, then both."""
         turns = [f"turn{number}" for number in range(1, len(problem.prompts) + 1)]
         return [self._extractor(what) for what in (*turns, "overall")]
 
     def scores(self, verdicts: Sequence[Verdict]) -> list[Score]:
-        """Overall, by turn and by category, each a mean over questions; and the part of judgements that is missing."""
+        """Compute overall, per-turn and per-category means over questions, and the share of missing ratings."""
         overall = self._extractor("overall")
         rules = sorted({verdict.extractor for verdict in verdicts} - {overall})
         scores = [self._mean("rating", [v for v in verdicts if v.extractor == overall])]
@@ -255,7 +255,7 @@ def _question(where: str, record: Any) -> tuple[str, str, list[str]]:
 
 
 def _read_references(path: str) -> dict[str, list[str]]:
-    """Turns of the reference answers by question."""
+    """Read the turns of the reference answers by question."""
     references = {}
     for row, record in enumerate(read_records(path), 1):
         where = f"{path}, record {row}"

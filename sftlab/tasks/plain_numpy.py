@@ -1,7 +1,7 @@
-"""The little of numpy that EvalPlus' tests use, for a sandbox that has the standard library alone.
+"""The small part of numpy that EvalPlus' tests use, for a sandbox that only has the standard library.
 
-The source of this file is put before such tests, so it imports nothing but the standard library. A comparison that
-numpy would broadcast over sequences of unequal lengths fails here, as it does in EvalPlus' own harness.
+This file's source is prepended to such tests, so it imports only the standard library. A comparison that numpy would
+broadcast over sequences of unequal lengths fails here, as it does in EvalPlus' own harness.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def allclose(a: Any, b: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan: bool = False) -> bool:
-    """Whether numbers, or sequences of them at any depth, are equal up to atol + rtol x |b|.
+    """Return whether numbers, or nested sequences of them, are equal up to atol + rtol x |b|.
 
     Raises:
         TypeError: Something is not a number.
@@ -34,7 +34,7 @@ def allclose(a: Any, b: Any, rtol: float = 1e-05, atol: float = 1e-08, equal_nan
 
 
 def assert_allclose(actual: Any, desired: Any, rtol: float = 1e-07, atol: float = 0, equal_nan: bool = True) -> None:
-    """As ``allclose``, with numpy.testing's tolerances.
+    """Like ``allclose``, with numpy.testing's tolerances.
 
     Raises:
         AssertionError: They differ.
@@ -44,11 +44,11 @@ def assert_allclose(actual: Any, desired: Any, rtol: float = 1e-07, atol: float 
 
 
 class ndarray:
-    """Of which there are none."""
+    """A class without instances."""
 
 
 def install() -> None:
-    """Be what ``import numpy`` finds in this process."""
+    """Make this module what ``import numpy`` finds in this process."""
     module, testing = types.ModuleType("numpy"), types.ModuleType("numpy.testing")
     names = {"allclose": allclose, "ndarray": ndarray, "float64": float, "float32": float, "testing": testing}
     vars(module).update(names)

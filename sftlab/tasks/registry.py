@@ -1,4 +1,4 @@
-"""The tasks by name, as the command line knows them; one of a user's own by its class path."""
+"""The tasks by name, as on the command line; users' own by class path."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TASKS: dict[str, tuple[type[Task], dict[str, Any]]] = {
 
 
 def find_task(name: str) -> tuple[type[Task], dict[str, Any]]:
-    """The class behind a name, and arguments that the name stands for.
+    """Return the class behind a name, and the arguments that the name implies.
 
     Args:
         name: One of ``TASKS``, the name of a class of ours, or the class path of a user's own.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is no such task.
     """
     if name in TASKS:
         return TASKS[name]
@@ -50,17 +50,17 @@ def find_task(name: str) -> tuple[type[Task], dict[str, Any]]:
 
 
 def option_names(name: str) -> list[str]:
-    """What options of a task may be written behind: ``--my_tasks.Capitals.path``, ``--Capitals.path``."""
+    """Return the prefixes of a task's options: ``--my_tasks.Capitals.path``, ``--Capitals.path``."""
     task, _ = find_task(name)
     known = {name, task.__name__} | ({task.name} if isinstance(getattr(task, "name", None), str) else set())
     return sorted(known, key=len, reverse=True)
 
 
 def build_task(name: str, options: Mapping[str, Any]) -> Task:
-    """A task by name.
+    """Create a task by name.
 
     Raises:
-        ValueError: There is none of that name, it has no such option, or refuses a value.
+        ValueError: The task does not exist, has no such option, or refuses a value.
     """
     task, given = find_task(name)
     return build(f"--{name}", task, {**given, **options})

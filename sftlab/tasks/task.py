@@ -88,7 +88,7 @@ class Answer:
 
 
 def options_of(task: str, num_problems: int | None, **sampling: Any) -> Sampling:
-    """Check the options that most tasks have; returns the ``Sampling`` with the given arguments.
+    """Check the options that most tasks have; return the ``Sampling`` with the given arguments.
 
     Raises:
         ValueError: A number is out of bounds; the message names the task.
@@ -134,7 +134,7 @@ class Task(ABC):
     name: str
     sampling: Sampling
     best: float | None = 1.0
-    is_checked_by_building = True  # making one is quick and changes nothing, so that configs are checked by it
+    is_checked_by_building = True  # creating one is quick, so configs are checked by doing it
 
     @abstractmethod
     def problems(self) -> list[Problem]:
