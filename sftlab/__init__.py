@@ -67,8 +67,8 @@ moved.put_up()
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, loaded now."""
-    if name == "study":  # the function, which is also the room: sftlab.study("sftlab:studies/rq3")
+    """Load a public name."""
+    if name == "study":  # the function; the package of that name is callable too: sftlab.study("sftlab:studies/rq3")
         return import_module("sftlab.study")
     if name not in _PLACE_OF:
         raise AttributeError(f"sftlab has no {name!r}; it has {', '.join(sorted(_PLACE_OF))}")

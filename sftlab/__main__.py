@@ -36,12 +36,12 @@ COMMANDS = {
     "runs": "list runs: state, stage, scores, age, size",
     "docs": "print a page of the documentation",
 }
-"""What each command does; each is the module of its name in ``commands``."""
+"""What each command does; each is a module in ``commands``."""
 _AGAIN_AFTER_S = 0.05
 
 
 def usage() -> str:
-    """The commands, one line each."""
+    """Return the commands, one line each."""
     start = " " * 12
     lines = [
         textwrap.fill(text, 80, initial_indent=f"  {name:<10}", subsequent_indent=start)
@@ -61,7 +61,7 @@ def usage() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run one command; a user's mistake is one message and exit status 2."""
+    """Run one command; a user's mistake gives one message and exit status 2."""
     never_fail_to_print()
     try:
         try:
@@ -96,7 +96,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _end(owner: int, signum: int, _: object) -> None:
-    """Ended by a scheduler: what is half written is taken away on the way out; a forked worker just ends."""
+    """End on a scheduler's signal, removing half-written files on the way; a forked worker just ends."""
     if os.getpid() != owner:
         os._exit(128 + signum)
     signal.signal(signum, signal.SIG_IGN)
@@ -106,8 +106,8 @@ def _end(owner: int, signum: int, _: object) -> None:
 
 
 def _complain_of(error: BaseException) -> int:
-    """One message and the exit status: 2 for a user's mistake, 1 for the machine's trouble, 130 after Ctrl-C."""
-    if isinstance(error, BrokenPipeError):  # who read what we print has enough of it
+    """Print one message and return the exit status: 2 for a user's mistake, 1 for the machine's, 130 after Ctrl-C."""
+    if isinstance(error, BrokenPipeError):  # the reader of our output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     if isinstance(error, KeyboardInterrupt):
@@ -124,7 +124,7 @@ def _complain_of(error: BaseException) -> int:
 
 
 def _heed_ends() -> None:
-    """Where Python passes over the exception of a signal (in ``__del__``, say), let it come again a moment later."""
+    """Raise the exception of a signal again a moment later if Python swallows it (in ``__del__``, say)."""
     tell = sys.unraisablehook
 
     def again(ignored: Any) -> None:
@@ -141,7 +141,7 @@ def _heed_ends() -> None:
 
 
 def _read_as_utf8() -> None:
-    """Begin again in Python's UTF-8 mode where the locale is another: libraries read configs and models as that says.
+    """Restart in Python's UTF-8 mode if the locale is another: libraries read configs and models by it.
 
     What is printed stays in the terminal's encoding.
     """
@@ -153,7 +153,7 @@ def _read_as_utf8() -> None:
 
 
 def console_script() -> None:
-    """The entry point ``sftlab``; as with ``python -m``, modules of the folder that one stands in are found."""
+    """Start the command ``sftlab``; as with ``python -m``, modules in the working folder can be imported."""
     try:
         sys.path.insert(0, os.getcwd())
     except FileNotFoundError:
@@ -163,7 +163,7 @@ def console_script() -> None:
     _heed_ends()
     try:
         status = main(sys.argv[1:])
-    finally:  # what is left is Python's own end, in which an exception would be a traceback
+    finally:  # what remains is Python's own shutdown, in which an exception would print a traceback
         for signum in (signal.SIGTERM, signal.SIGINT):
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 signal.signal(signum, signal.SIG_DFL)

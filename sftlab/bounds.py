@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-_HUGE = 10**12  # what is larger is a slip of the keyboard, and would not end
+_HUGE = 10**12  # anything larger is a typing error, and would not end
 
 
 def within(key: str, value: Any, least: float, most: float = _HUGE, is_whole: bool = False) -> None:
@@ -16,10 +16,10 @@ def within(key: str, value: Any, least: float, most: float = _HUGE, is_whole: bo
         value: The value.
         least: The smallest valid number.
         most: The largest valid number.
-        is_whole: Whether it has to be a whole number.
+        is_whole: Whether it must be a whole number.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It is not a number within the bounds.
     """
     kind = "whole number" if is_whole else "number"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

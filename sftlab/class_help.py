@@ -15,7 +15,7 @@ _WIDTH = 80
 
 
 def class_help(key: str, name: str, roots: Mapping[str, type]) -> str:
-    """The help of a class, or of a key's base class with a list of its subclasses.
+    """Return the help of a class, or of a key's base class with a list of its subclasses.
 
     Args:
         key: Dotted key of the config: ``schedule``, ``data.abilities``, ``trainer.callbacks``.
@@ -40,7 +40,7 @@ def class_help(key: str, name: str, roots: Mapping[str, type]) -> str:
 
 
 def _base_of(key: str, roots: Mapping[str, type]) -> type:
-    """The class of the objects that a key holds; names of abilities and numbers in between may be left out."""
+    """Return the class of the objects that a key holds; ability names and numbers in between may be left out."""
     first, *more = key.split(".")
     if first not in roots:
         raise ValueError(_no_such(f"--{key}.help", first, list(roots)))
@@ -57,7 +57,7 @@ def _base_of(key: str, roots: Mapping[str, type]) -> type:
 
 
 def _inside(hint: Any) -> Iterator[Any]:
-    """A type and all that it is made of."""
+    """Yield a type and all its parts."""
     yield hint
     for part in get_args(hint):
         yield from _inside(part)
@@ -73,13 +73,13 @@ class _Parameter(NamedTuple):
 
 
 def _parameters(cls: type) -> dict[str, _Parameter]:
-    """The arguments of a class, with ``**options`` followed to where they go."""
+    """Return the arguments of a class, following ``**options`` to where they are passed."""
     from jsonargparse import ArgumentParser
 
     parser, own = ArgumentParser(), inspect.signature(cls).parameters
     try:
         parser.add_class_arguments(cls, "x", fail_untyped=False)
-    except ValueError:  # it is never made from a config
+    except ValueError:  # the class is never created from a config
         return {}
     found = {}
     for action in parser._actions:
@@ -93,7 +93,7 @@ def _parameters(cls: type) -> dict[str, _Parameter]:
 
 
 def _help(cls: type, key: str) -> str:
-    """Summary, where it is, and every argument with type, default and words."""
+    """Return summary, location, and every argument with type, default and description."""
     lines = [textwrap.fill(f"{cls.__name__}: {_summary(cls)}", _WIDTH)]
     if not inspect.isabstract(cls):
         lines += [f"class_path: {cls.__name__}, or {cls.__module__}.{cls.__qualname__}"]
@@ -108,7 +108,7 @@ def _wrapped(text: str, indent: int) -> list[str]:
 
 
 def _kind(hint: Any) -> str:
-    """A type in words, without the modules that its parts are from."""
+    """Return a type in words, without the modules of its parts."""
     text = re.sub(r"[\w.]+\.(\w+)", r"\1", type_name(hint)) if hint is not None else "any"
     text = re.sub(r"^Optional\[(.+)\]$", r"\1 or null", text)
     return re.sub(r"Literal\[(.+?)\]", lambda match: match[1].replace("'", "").replace(", ", " | "), text)

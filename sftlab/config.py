@@ -58,7 +58,7 @@ def config_files(arguments: list[str]) -> list[str]:
 
 
 def merge_config(into: Nested, other: Nested) -> None:
-    """Merge a config into another. Where it names another class, the arguments of the old one are dropped."""
+    """Merge a config into another. If it names another class, the arguments of the old one are dropped."""
     for key, value in other.items():
         both = isinstance(value, dict) and isinstance(into.get(key), dict)
         if both and value.get("class_path", into[key].get("class_path")) == into[key].get("class_path"):
@@ -68,7 +68,7 @@ def merge_config(into: Nested, other: Nested) -> None:
 
 
 def set_key(config: Nested, keys: list[str], value: Any) -> None:
-    """Set a dotted key as on the command line: init_args may be left out, a class name may stand alone."""
+    """Set a dotted key as on the command line: init_args may be left out, and a class name may be given alone."""
     for key in keys[:-1]:
         inner = config.setdefault(key, {})
         if isinstance(inner, str):
@@ -82,7 +82,7 @@ def set_key(config: Nested, keys: list[str], value: Any) -> None:
 
 
 def find_problems(config: Mapping[str, Any], roots: Mapping[str, type], plain: Iterable[str]) -> list[str]:
-    """All problems of a config, one message each.
+    """Return all problems of a config, one message each.
 
     Args:
         config: As returned by ``merged_config``.
@@ -99,7 +99,7 @@ def find_problems(config: Mapping[str, Any], roots: Mapping[str, type], plain: I
 
 
 def _node(path: str, base: type, value: Any) -> list[str]:
-    """Problems of a value that stands for an object of ``base`` or a subclass."""
+    """Return problems of a value that represents an object of ``base`` or a subclass."""
     if isinstance(value, str) and not value.startswith("${"):
         value = {"class_path": value}
     if not isinstance(value, dict):
@@ -123,7 +123,7 @@ def _node(path: str, base: type, value: Any) -> list[str]:
 
 
 def _beside(path: str, cls: type, given: Mapping[str, Any]) -> list[str]:
-    """What of ``dict_kwargs`` a class does not take: it is for the ``**options`` of classes that have some."""
+    """Return the part of ``dict_kwargs`` that a class does not accept: it is for classes with ``**options``."""
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in inspect.signature(cls).parameters.values())
     return (
         []
@@ -159,7 +159,7 @@ def build(where: str, cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def build_chosen(where: str, base: type[T], value: Any) -> T:
-    """Build an object of ``base`` or a subclass from a class name, or class_path and init_args; objects pass through.
+    """Build an object of ``base`` or a subclass from a class name, or class_path and init_args; pass objects through.
 
     Raises:
         ValueError: There is no such class, or it refuses its arguments.
@@ -179,7 +179,7 @@ _CALLBACK = "lightning.pytorch.callbacks.callback.Callback"  # by name: this mod
 
 
 def class_named(name: str, base: type) -> type | None:
-    """The subclass of ``base`` with a short or dotted name; None if there is none."""
+    """Return the subclass of ``base`` with a short or dotted name; None if there is none."""
     known = {cls.__name__: cls for cls in subclasses_of(base)}
     if "." not in name:
         return known.get(name)
@@ -188,7 +188,7 @@ def class_named(name: str, base: type) -> type | None:
 
 
 def named_object(name: str) -> Any:
-    """The object with a dotted name, also looked for in the working folder; None if there is none.
+    """Return the object with a dotted name, also looked for in the working folder; None if there is none.
 
     Raises:
         ValueError: The module exists but cannot be imported.
@@ -196,19 +196,19 @@ def named_object(name: str) -> Any:
     module, _, attribute = name.rpartition(".")
     here = os.getcwd()
     if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)  # the command sftlab starts without it, python -m sftlab with it
+        sys.path.insert(0, here)  # the command sftlab starts without the working folder, python -m sftlab with it
     try:
         return getattr(import_module(module), attribute, None)
     except ModuleNotFoundError as error:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             return None
         raise ValueError(f"class_path {name}: {module} does not import: {error}") from None
-    except (Exception, SystemExit) as error:  # a script without a guard ends the program that imports it
+    except (Exception, SystemExit) as error:  # a script without a main guard may exit when imported
         raise ValueError(f"class_path {name}: {module} does not import: {type(error).__name__}: {error}") from None
 
 
 def subclasses_of(base: type) -> list[type]:
-    """All imported subclasses, with ``base`` itself first if it is not abstract."""
+    """Return all imported subclasses, with ``base`` itself first if it is not abstract."""
     children: list[type] = base.__subclasses__()
     nested = [cls for child in children for cls in subclasses_of(child)]
     return [*([] if inspect.isabstract(base) else [base]), *nested]
@@ -216,7 +216,7 @@ def subclasses_of(base: type) -> list[type]:
 
 @functools.cache
 def parameter_types(cls: type) -> dict[str, Any]:
-    """Types of a class's init arguments by name, including those that ``**options`` are passed on to."""
+    """Return types of a class's init arguments by name, including those that ``**options`` are passed on to."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser()
@@ -239,7 +239,7 @@ def _arguments(path: str, cls: type, values: Mapping[str, Any]) -> list[str]:
 
 
 def _value(path: str, hint: Any, value: Any) -> list[str]:
-    """Problems of one value; objects, lists and dictionaries of objects are walked, anything else is checked as is."""
+    """Return problems of one value; objects, lists and dictionaries are walked, other values checked as a whole."""
     hints = (hint, *get_args(hint))
     items = {get_origin(h): cls for h in hints for cls in get_args(h) if is_ours(cls)}
     if isinstance(value, dict) and dict in items:
@@ -272,7 +272,7 @@ def _value(path: str, hint: Any, value: Any) -> list[str]:
 
 
 def _misread(path: str, hint: Any, value: Any) -> list[str]:
-    """Texts that would be taken for something else: a number of the command line in another base, None as a word."""
+    """Report texts that would be misread: numbers of the command line in another base, None as a word."""
     if isinstance(value, dict):
         inner = next((get_args(h)[1] for h in (hint, *get_args(hint)) if get_origin(h) is dict), None)
         return [problem for key, one in value.items() for problem in _misread(f"{path}.{key}", inner, one)]
@@ -286,12 +286,12 @@ def _misread(path: str, hint: Any, value: Any) -> list[str]:
 
 
 def _takes_any(hints: Iterable[Any]) -> bool:
-    """Whether one of some types takes any value."""
+    """Return whether one of some types accepts any value."""
     return Any in hints or None in hints
 
 
 def is_ours(hint: Any) -> bool:
-    """Whether a type is a class that configs build objects of."""
+    """Return whether a type is a class that configs build objects of."""
     return isinstance(hint, type) and (hint.__module__.startswith("sftlab.") or _is_callback(hint))
 
 
@@ -300,7 +300,7 @@ def _is_callback(hint: Any) -> bool:
 
 
 def type_name(hint: Any) -> str:
-    """A readable name of a type."""
+    """Return a readable name of a type."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "").replace(" | None", " or null")
 
 
@@ -314,7 +314,7 @@ def _unknown(path: str, what: str, valid: list[str]) -> str:
 
 
 def lacking_parts(config: Mapping[str, Any]) -> list[str]:
-    """What a config of fit cannot do without."""
+    """Return the missing keys without which a config of fit cannot work."""
     if "data" in config and "schedule" in config:
         return []
     return ["a config needs data and schedule: start from one that comes with sftlab: --config sftlab:dmt"]
@@ -324,7 +324,7 @@ _MARKS = {"model_name_or_path": "LLaMA-Factory or TRL", "base_model": "axolotl"}
 
 
 def of_another_tool(config: Mapping[str, Any]) -> str:
-    """Says so of a config that was written for another tool, whose keys would each be a mistake; else nothing."""
+    """Return a message if a config was written for another tool, whose keys would each be an error; else nothing."""
     for key, tool in _MARKS.items():
         if key in config and not {"data", "schedule", "model", "trainer"} & config.keys():
             told = [

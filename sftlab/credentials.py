@@ -1,7 +1,7 @@
-"""Credentials: they come from an environment variable, are sent to one host, and leave memory in no other way.
+"""Credentials: they come from an environment variable, are sent to one host, and never leave memory otherwise.
 
-``mask`` is the one function that everything passes which goes out: a server's words on their way into answers,
-verdicts, caches and messages; a user's own options on their way into messages.
+Everything that is written passes through ``mask``: a server's text on its way into answers, verdicts, caches and
+messages, and a user's options on their way into messages.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _SECRET_OPTIONS = {"api_key", "apikey", "password", "secret", "token", "auth_tok
 
 
 def mask(text: str, *secrets: str, urls: bool = False) -> str:
-    """A text without credentials.
+    """Return a text without credentials.
 
     A word that is too short or too plain for a key (``none``, ``EMPTY``) is not a secret: masking it would change what
     a model said.
 
     Args:
-        text: What goes out.
-        secrets: Keys; each is found as it stands, written for a URL and for JSON.
-        urls: Take the passwords and keys out of URLs too. Not for what a model said: it may speak of URLs.
+        text: The text to be written.
+        secrets: Keys; each is searched as it is, encoded for a URL and for JSON.
+        urls: Whether to remove passwords and keys from URLs too. Not for a model's text, which may be about URLs.
     """
     for secret in secrets:
         if is_secret(secret):
@@ -45,12 +45,12 @@ def mask(text: str, *secrets: str, urls: bool = False) -> str:
 
 
 def is_secret(key: str) -> bool:
-    """Whether a key is one, rather than a word for servers that want none."""
+    """Return whether a key is secret, rather than a word for servers that need none."""
     return len(key) >= 8 and (len(key) >= 20 or not key.isalpha())
 
 
 def unresolved(text: str, asked: Any) -> str:
-    """A config without the secrets that it took from the environment: each is again the reference that asked for it.
+    """Return a config with its environment secrets replaced by the references that produced them.
 
     Args:
         text: The config as YAML, its references resolved.
@@ -65,11 +65,11 @@ def unresolved(text: str, asked: Any) -> str:
 
 
 def kept_secrets(config: Any, option: str = "") -> Any:
-    """A config whose references to secrets OmegaConf leaves as they are, for a file that it is written to.
+    """Return a config with references to secrets unresolved, for a file.
 
     Args:
-        config: With references, such as ``${oc.env:NAME}``.
-        option: The key that it stands under.
+        config: The config with references, such as ``${oc.env:NAME}``.
+        option: The key that contains it.
     """
     if isinstance(config, Mapping):
         return {key: kept_secrets(value, str(key)) for key, value in config.items()}
@@ -82,12 +82,12 @@ def kept_secrets(config: Any, option: str = "") -> Any:
 
 
 def secrets_of_environment() -> list[str]:
-    """The values of variables whose names say that they hold secrets."""
+    """Return the values of variables whose names suggest secrets."""
     return [value for name, value in os.environ.items() if _NAME_OF_SECRET.search(name.upper()) and is_secret(value)]
 
 
 def flat(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of a config that has a value, by its dotted key, without credentials; references to them stay."""
+    """Return every setting of a config that has a value, by dotted key, without credentials; references stay."""
     if isinstance(config, Mapping):
         items: Iterable[tuple[Any, Any]] = config.items()
     elif isinstance(config, list) and any(isinstance(item, (Mapping, list)) for item in config):
@@ -105,7 +105,7 @@ def flat(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def find_credentials(config: Any, path: str = "") -> Iterator[str]:
-    """What of a config would carry a password or key into files, logs and messages; none is repeated."""
+    """Return what in a config would carry a password or key into files, logs and messages; none is repeated."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             where = f"{path}.{key}" if path else str(key)
@@ -124,7 +124,7 @@ class Key:
     """The key of an endpoint, by the name of the environment variable that holds it; read when it is sent.
 
     Raises:
-        ValueError: What should be the name of a variable cannot be one. It is not repeated: it may be a key.
+        ValueError: The name of the variable is not a valid name. It is not repeated: it may be a key.
     """
 
     def __init__(self, variable: str) -> None:
@@ -136,20 +136,20 @@ class Key:
         self._variable = variable
 
     def __repr__(self) -> str:
-        """The variable."""
+        """Show the variable."""
         return f"Key({self.name})"
 
     @property
     def name(self) -> str:
-        """What messages call the variable; one that may be a key itself is not named."""
+        """Return the variable's name for messages; one that may be a key itself is not shown."""
         if self._variable in os.environ or _USUAL_NAME.fullmatch(self._variable):
             return f"${self._variable}"
         return "the environment variable that was named (not repeated here: it is not set, and may be a key itself)"
 
     def read(self) -> str:
-        """The key; empty where none is set."""
+        """Return the key; empty if it is not set."""
         return os.environ.get(self._variable, "").strip()
 
     def mask(self, text: str) -> str:
-        """A text without the key, nor what stands instead of its variable where that may be a key."""
+        """Return a text without the key, and without the variable's name if that may be a key."""
         return mask(text, self.read(), "" if self.name.startswith("$") else self._variable)

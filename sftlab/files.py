@@ -71,11 +71,11 @@ def publish_folder(partial: Path, path: Path) -> None:
 
 
 def _publish(partial: Path, path: Path) -> None:
-    """Rename a complete file or folder, atomically where the file system can."""
+    """Rename a complete file or folder, atomically if the file system can."""
     _sync(partial)
     try:
         os.rename(partial, path)
-    except OSError as error:  # a folder takes the place of another, or of a file, or the other way round
+    except OSError as error:  # a folder replaces another, or a file, or the other way round
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
             raise
         if not _exchange(partial, path):
@@ -88,10 +88,10 @@ def _publish(partial: Path, path: Path) -> None:
 
 @contextmanager
 def appended(path: Path) -> Iterator[TextIO]:
-    """A text file to add lines to.
+    """Open a text file to append lines.
 
     Raises:
-        OSError: The disk is full or does not let itself be written: names the file, which a write does not.
+        OSError: The disk is full or not writable; the error names the file, which that of a write does not.
     """
     try:
         with path.open("a", encoding="utf-8") as file:
@@ -117,7 +117,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def partial_name(path: Path) -> Path:
-    """A path beside ``path`` that no other writer uses."""
+    """Return a path beside ``path`` that no other writer uses."""
     return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{next(_COUNT)}.partial")
 
 
@@ -149,7 +149,7 @@ def removed_on_error(partial: Path, path: Path) -> Iterator[None]:
 
 
 def remove_stale(folder: Path, name: str | None = None) -> None:
-    """Remove what dead writers of this machine left in a folder, of one name or of every name."""
+    """Remove partials of dead writers of this machine in a folder, of one name or of every name."""
     wanted = re.compile(rf"\.{re.escape(name) if name else '.+'}\.{_HOST}-(\d+)-\d+\.partial(\.old)?")
     for path in folder.iterdir() if folder.is_dir() else ():
         match = wanted.fullmatch(path.name)
@@ -158,7 +158,7 @@ def remove_stale(folder: Path, name: str | None = None) -> None:
 
 
 def is_alive(process: int) -> bool:
-    """Whether a process of this machine is running; a zombie is not."""
+    """Return whether a process of this machine is running; a zombie is not."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -167,7 +167,7 @@ def is_alive(process: int) -> bool:
         return True
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except OSError:  # no Linux, or gone in this moment
+    except OSError:  # no Linux, or gone just now
         return True
 
 
@@ -179,7 +179,7 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file or a folder to the disk, where the file system can."""
+    """Flush a file or a folder to disk, if the file system can."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -191,14 +191,14 @@ def _sync(path: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names atomically; returns False where the system or the file system cannot."""
+    """Swap two names atomically; return False if the system or the file system cannot."""
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     return rename is not None and rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0
 
 
 def write_error(folder: Path) -> OSError | None:
-    """Why nothing could be written into a folder, one that is not there yet included; nothing is left there."""
+    """Return why nothing can be written into a folder, even one that does not exist yet; leave nothing behind."""
     place = folder.absolute()
     while not os.path.exists(place) and place != place.parent:
         place = place.parent
@@ -212,7 +212,7 @@ def write_error(folder: Path) -> OSError | None:
 
 
 def disk_error(error: BaseException, path: Path) -> OSError | None:
-    """An OSError that names ``path``, if a full or read-only disk caused an error while it was written; else None."""
+    """Return an OSError that names ``path`` if a full or read-only disk caused an error while writing; else None."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, ValueError):
         number = getattr(seen, "errno", None)
@@ -225,7 +225,7 @@ def disk_error(error: BaseException, path: Path) -> OSError | None:
 
 
 def explain(error: OSError) -> str:
-    """The message for an operating-system error: which file, what is wrong, what to do."""
+    """Return the message for an operating-system error: which file, what is wrong, what to do."""
     where = f"{error.filename}: " if error.filename else ""
     if error.errno in _FULL:
         return f"{where}{_FULL[error.errno]}; what was complete stays as it is. Make room, then go on"
@@ -235,7 +235,7 @@ def explain(error: OSError) -> str:
 
 
 def cache_root() -> Path:
-    """Where what can be made again is kept: SFTLAB_CACHE, or ~/.cache/sftlab.
+    """Return the folder for files that can be recreated: SFTLAB_CACHE, or ~/.cache/sftlab.
 
     Raises:
         ValueError: The variable is not set, and the user has no home.
@@ -244,7 +244,7 @@ def cache_root() -> Path:
         return Path(named)
     try:
         return Path.home() / ".cache" / "sftlab"
-    except RuntimeError:  # a user of a container whom nothing knows
+    except RuntimeError:  # a container's user without an account
         raise ValueError("cache: you have no home folder: name a folder for it in the variable SFTLAB_CACHE") from None
 
 
@@ -252,7 +252,7 @@ def checked_name(kind: str, name: object) -> str:
     """Check that a given name is safe as part of a file name.
 
     Args:
-        kind: What is named, as the user knows it: ``--run``, ``stage``, ``ability``.
+        kind: What the name is for, in the user's terms: ``--run``, ``stage``, ``ability``.
         name: The name.
 
     Returns:
@@ -322,11 +322,11 @@ def _copy(source: Path, target: Path, left_out: Sequence[str], owners: Sequence[
         if path.is_dir():
             _copy(path, target / path.name, left_out, owners)
         else:
-            shutil.copyfile(path, target / path.name)  # its mode is as the umask says, not as that of the source
+            shutil.copyfile(path, target / path.name)  # its mode follows the umask, not the source
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, without a last line that a kill cut short; empty if there is no file.
+    """Return the objects of a JSON-lines file, without a last line that a kill truncated; empty without a file.
 
     Raises:
         ValueError: A line is not a JSON object; says which.
@@ -335,14 +335,14 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 
 def jsonl_until(path: Path, step: int) -> str:
-    """The complete lines of a JSON-lines file whose ``step`` is at most this one (or null), unchanged."""
+    """Return the complete lines of a JSON-lines file whose ``step`` is at most this one (or null), unchanged."""
     lines = _complete_lines(path)
     kept = [line for number, line in enumerate(lines, 1) if _step(path, number, line) <= step]
     return "".join(f"{line}\n" for line in kept)
 
 
 def cut_jsonl(path: Path, step: int) -> list[dict[str, Any]]:
-    """Drop the lines after a step, and a torn last line, from a file; returns the objects of the lines that remain."""
+    """Drop the lines after a step, and a truncated last line, from a file; return the objects that remain."""
     if path.is_file():
         write_text(path, jsonl_until(path, step))
     return read_jsonl(path)

@@ -21,20 +21,20 @@ from typing import Any, NamedTuple
 
 from sftlab.processes import num_cores
 
-_BLOCK = 1 << 25  # bytes that one thread hashes
-_PARSING = threading.Lock()  # Python 3.11 fails where several threads parse at once (its issue 106905)
-_DEEPEST = 12  # objects in objects; what lies deeper is told by its class alone
+_BLOCK = 1 << 25  # bytes hashed per thread
+_PARSING = threading.Lock()  # Python 3.11 fails if several threads parse at once (its issue 106905)
+_DEEPEST = 12  # depth of nested objects; deeper ones are described by their class only
 _STANDARD = Path(sysconfig.get_path("stdlib")).resolve()
 _PACKAGE = Path(__file__).resolve().parent
 
 
 def digest(*parts: Any, size: int = 16) -> str:
-    """A hash of ``size`` bytes of values, in hex; equal values have equal hashes in every process."""
+    """Return a hash of ``size`` bytes of values, in hex; equal values have equal hashes in every process."""
     return hashlib.blake2b(json.dumps(described(parts), sort_keys=True).encode(), digest_size=size).hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """A hash of a file's bytes, in hex; read again only when its size or time of change differ.
+    """Return a hash of a file's bytes, in hex; it is read again only if its size or modification time differ.
 
     Raises:
         OSError: It cannot be read.
@@ -50,7 +50,7 @@ def _file_hash(path: Path, _size: int, _changed: int) -> str:
 
 
 def table_hash(path: Path) -> str:
-    """As ``file_hash``, of a file that is large and read at every start: a hash of its blocks', taken on all cores."""
+    """Like ``file_hash``, for a large file read at every start: a hash of the hashes of its blocks, on all cores."""
     stat = path.stat()
     return _table_hash(path, stat.st_size, stat.st_mtime_ns)
 
@@ -75,18 +75,18 @@ def _block_hash(path: Path, start: int) -> bytes:
 
 
 class Plain(NamedTuple):
-    """A value that is its own description, such as ``read_plain`` gives: large ones need not be walked through."""
+    """A value that is its own description, as returned by ``read_plain``: large ones need not be walked."""
 
     value: Any
 
 
 def read_plain(text: str) -> Plain:
-    """A JSON text as ``described`` describes what it says."""
+    """Parse a JSON text into the form that ``described`` would return."""
     return Plain(json.loads(text, parse_float=lambda digits: _Description().of(float(digits))))
 
 
 def described(value: Any) -> Any:
-    """A value as JSON without memory addresses: 1 equals 1.0, objects are their class and their attributes."""
+    """Describe a value as JSON without memory addresses: 1 equals 1.0, objects are their class and attributes."""
     return _Description().of(value)
 
 
@@ -98,7 +98,7 @@ class _Description:
         self._inside: list[int] = []
 
     def of(self, value: Any) -> Any:
-        """The description of any value."""
+        """Return the description of any value."""
         if value is None or isinstance(value, (bool, str)):
             return value
         if isinstance(value, float):
@@ -133,7 +133,7 @@ class _Description:
             return ["partial", *(self.of(part) for part in (value.func, value.args, value.keywords))]
         if hasattr(value, "tolist"):  # arrays and their numbers
             return self.of(value.tolist())
-        if hasattr(value, "__qualname__"):  # classes and functions, these with what they hold from outside
+        if hasattr(value, "__qualname__"):  # classes and functions, with what functions capture
             cells = [cell.cell_contents for cell in getattr(value, "__closure__", None) or ()]
             return [_name(value), self.of(cells)] if cells else _name(value)
         if id(value) not in self._known:
@@ -148,7 +148,7 @@ def _name(thing: Any) -> str:
 
 
 def _held(value: Any) -> dict[str, Any]:
-    """The attributes of an object; of a dataclass, only its fields."""
+    """Return the attributes of an object; of a dataclass, only its fields."""
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     slots = {name for cls in type(value).__mro__ for name in (getattr(cls, "__slots__", None) or ())}
@@ -156,7 +156,7 @@ def _held(value: Any) -> dict[str, Any]:
 
 
 def code_of(thing: Any) -> dict[str, str]:
-    """Hashes of the user code that an object depends on, by module.
+    """Hash the user code that an object depends on, by module.
 
     That is the source of the modules of its classes and base classes, of the objects that it holds, and of all modules
     that these import, also inside functions; not of this package, the standard library and installed packages, whose
@@ -178,7 +178,7 @@ def code_of(thing: Any) -> dict[str, str]:
 
 
 def _classes_in(value: Any, inside: tuple[int, ...]) -> Iterator[Any]:
-    """The classes of an object, their base classes, and the classes and functions that it holds at any depth."""
+    """Return the classes of an object, their bases, and the classes and functions that it holds at any depth."""
     if id(value) in inside or isinstance(value, (str, bytes, int, float, type(None))):
         return
     inside = (*inside, id(value))
@@ -196,7 +196,7 @@ def _classes_in(value: Any, inside: tuple[int, ...]) -> Iterator[Any]:
 
 
 def _own_module(thing: Any) -> list[str]:
-    """The module of a class or function, unless it is part of Python or of this package."""
+    """Return the module of a class or function, unless it is part of Python or of this package."""
     path = _source_file(thing.__module__)
     if path is None or _PACKAGE in path.parents:
         return []
@@ -213,7 +213,7 @@ def _is_users(path: Path | None) -> bool:
 
 @functools.cache
 def _source_file(name: str) -> Path | None:
-    """The source file of a module; None if it has none."""
+    """Return the source file of a module; None if it has none."""
     try:
         module = sys.modules.get(name)
         spec = getattr(module, "__spec__", None) or (importlib.util.find_spec(name) if module is None else None)
@@ -225,7 +225,7 @@ def _source_file(name: str) -> Path | None:
 
 
 def _imported(source: bytes, name: str) -> set[str]:
-    """The modules that a source imports anywhere, and the packages that contain them."""
+    """Return the modules that a source imports anywhere, and the packages that contain them."""
     module = sys.modules.get(name)
     package = getattr(module, "__package__", None) or name.rpartition(".")[0]
     found: set[str] = set()
@@ -245,7 +245,7 @@ def _imported(source: bytes, name: str) -> set[str]:
 
 
 def _typed(thing: Any) -> list[Any]:
-    """The code of a class or function without a file, as in a notebook, and of what it calls there."""
+    """Return the code of a class or function without a file, as in a notebook, and of what it calls there."""
     seen: dict[int, Any] = {}
 
     def visit(value: Any, names: Mapping[str, Any]) -> Iterator[Any]:

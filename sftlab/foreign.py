@@ -1,4 +1,4 @@
-"""Options of other tools, as ``docs/coming-from.md`` has them: what an unknown key is called here."""
+"""Options of other tools, as listed in ``docs/coming-from.md``: their names here, for unknown keys."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _OF_A_PYTHON_CLASS = " of the trainer"
 
 
 def called_here(option: str, value: str = "") -> str | None:
-    """What an option of LLaMA-Factory, TRL, axolotl or Hugging Face's trainer is here, as the end of a sentence.
+    """Return what an option of LLaMA-Factory, TRL, axolotl or Hugging Face's trainer is called here.
 
     Args:
         option: Its name, such as ``gradient_accumulation_steps``.
-        value: Its value: of an option that means several things, what that one is.
+        value: Its value, which selects among several meanings of one option.
 
     Returns:
-        None where none of them has such an option.
+        The end of a sentence; None if none of the tools has such an option.
     """
     if not (rows := _options().get(option)):
         return None
@@ -38,9 +38,9 @@ class _Row:
     """One option, or one value of it.
 
     Attributes:
-        value: The value that the row is about; empty where it is about the option.
-        here: The keys here; empty where there are none.
-        remark: Beside them.
+        value: The value that the row is about; empty if it is about the option.
+        here: The keys here; empty if there are none.
+        remark: A remark on them.
     """
 
     value: str
@@ -49,14 +49,14 @@ class _Row:
 
     @property
     def words(self) -> str:
-        """What it is here."""
+        """Return what it is called here."""
         why = f" ({self.remark})" if self.remark and self.here else f": {self.remark}" if self.remark else ""
         return self.remark if self.value and not self.here else f"{self.here} here{why}".lstrip()
 
 
 @functools.cache
 def _options() -> dict[str, list[_Row]]:
-    """By the name elsewhere: one row, of several tables the first; or those of its values, ``adapter: lora``."""
+    """Return rows by the option's name: the row of the first table, or rows of its values, ``adapter: lora``."""
     found: dict[str, list[_Row]] = {}
     page = (DOCS / "coming-from.md").read_text(encoding="utf-8")
     for line in page.splitlines():
@@ -74,5 +74,5 @@ def _options() -> dict[str, list[_Row]]:
 
 
 def _plain(remark: str) -> str:
-    """Without the marks of Markdown."""
+    """Remove Markdown."""
     return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", remark).replace("`", "")

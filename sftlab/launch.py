@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from sftlab import MixtureData, PlannedData, SFTModule, StageSchedule
 
 Config = str | Path | Mapping[str, Any]
-_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")  # as Lightning tells its processes
-_num_trainings = 0  # of this process
+_RANKS = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE")  # set by Lightning
+_num_trainings = 0  # trainings of this process
 
 
 def fit(
@@ -102,7 +102,7 @@ def _fit_config(config: Config | Sequence[Config], changes: Mapping[str, Any], r
 
 
 def _words(changes: Mapping[str, Any]) -> list[str]:
-    """Keys and values as a command line has them."""
+    """Write keys and values as on a command line."""
     return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changes.items()]
 
 
@@ -146,25 +146,25 @@ def _fit_objects(
         )
     made.fit(model, datamodule=data, ckpt_path=str(found.checkpoint) if found else None)
     if is_follower() and _is_started_by_us():
-        raise SystemExit(0)  # the script's first process goes on alone
+        raise SystemExit(0)  # only the script's first process continues
     plan = data.plan
     end(folder, made.global_step, None if plan.is_open else plan.num_steps)
     return Run(folder)
 
 
 def _launched_before(trainer: Any) -> bool:
-    """Whether all processes of a training are there already: started by torchrun, srun or hand."""
+    """Return whether all processes of a training exist already: started by torchrun, srun or by hand."""
     return bool(trainer.strategy.cluster_environment.creates_processes_externally)
 
 
 def _is_started_by_us() -> bool:
-    """Whether this process runs a script again for the one that began the run, which hands it the folder."""
+    """Return whether this process reruns a script for the process that began the run and passed the folder on."""
     return FOLDER_VARIABLE in os.environ and "LOCAL_RANK" in os.environ
 
 
 @contextmanager
 def _own_processes() -> Iterator[None]:
-    """What Lightning starts and notes for one training is not there for the next."""
+    """Remove what Lightning starts and records for one training, so that the next one does not see it."""
     outer = {name: os.environ.get(name) for name in _RANKS}
     try:
         yield
@@ -181,7 +181,7 @@ def _own_processes() -> Iterator[None]:
 
 @contextmanager
 def _own_folder() -> Iterator[None]:
-    """The folder of a run is this process's only while it trains: the next call gets one of its own."""
+    """Make the run's folder this process's only while it trains: the next call gets its own."""
     outer = os.environ.get(FOLDER_VARIABLE)
     try:
         yield
@@ -230,7 +230,7 @@ def study(
 
 
 def _study_file(config: Config, folder: Path) -> Path:
-    """The file of a study; of a mapping one that is written, its paths meant from the working folder."""
+    """Return the file of a study; for a mapping, write one, with its paths relative to the working folder."""
     if not isinstance(config, Mapping):
         return config_path(config)
     content = dict(config)

@@ -36,7 +36,7 @@ READERS = ("Reader", "PairReader", "GSM8KReader", "RFTReader", "MathReader", "Al
 
 
 def where_now(path: str) -> str | None:
-    """The present path of a dotted path of an earlier release; None if it has not moved."""
+    """Return the present path of a dotted path of an earlier release; None if it has not moved."""
     inner = path.removeprefix("sftlab.")
     for old, new in MODULES.items():
         if inner == old or inner.startswith(f"{old}."):
@@ -46,10 +46,10 @@ def where_now(path: str) -> str | None:
 
 
 class _Alias(Loader):
-    """Loads a module of an earlier release as an alias: its names are looked up where they are now."""
+    """Loads a module of an earlier release as an alias: its names are looked up in their new place."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """An empty module that looks its names up in the new ones."""
+        """Create an empty module that looks its names up in the new ones."""
         places = [
             import_module(f"sftlab.{place}") for place in MODULES[spec.name.removeprefix("sftlab.")].split(" and ")
         ]

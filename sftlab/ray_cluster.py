@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, which sftlab needs for nothing else than what a user asks Ray to do."""
+"""Joins a Ray cluster. Ray is only needed if a user asks for it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _REACHED_WITHIN_S = 10.0  # Ray itself tries for minutes
 
 
 def join(address: str, option: str) -> Any:
-    """Join a cluster; gives the module ``ray``. SIGTERM goes on to mean what it meant.
+    """Join a cluster; return the module ``ray``. SIGTERM keeps its meaning.
 
     Args:
         address: ``auto``, ``host:6379`` or ``ray://host:10001``; empty stands for the environment's ``RAY_ADDRESS``,
             and where that is empty too one is started on this machine.
-        option: Where the user has asked for it, for messages.
+        option: Where the user asked for it, for messages.
 
     Raises:
         ValueError: Ray is not installed, or the cluster does not answer.
@@ -43,11 +43,11 @@ def join(address: str, option: str) -> Any:
 
 
 def _reach(address: str) -> None:
-    """Look whether anything listens there.
+    """Check that something listens there.
 
     Raises:
-        OSError: Nothing does.
-        ValueError: The port is no number.
+        OSError: Nothing listens.
+        ValueError: The port is not a number.
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and not port.isdecimal():

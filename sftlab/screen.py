@@ -15,28 +15,28 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-_WIDTH_OF_A_FILE, _LEAST_WIDTH = 80, 20  # columns where there is no terminal; fewer than the least show nothing
+_WIDTH_OF_A_FILE, _LEAST_WIDTH = 80, 20  # columns without a terminal; below the minimum, Rich shows nothing
 _PICTURES = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"}  # ESC becomes its picture, and so on
 _PICTURES |= {0x7F: 0x2421, **dict.fromkeys(range(0x80, 0xA0), 0xFFFD), **dict.fromkeys(range(0xD800, 0xE000), 0xFFFD)}
-_PICTURES |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)  # turn the direction of writing
+_PICTURES |= dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD)  # change the direction of writing
 
 
 def visible(text: object) -> str:
-    """A text with control characters replaced by visible symbols, except line breaks and tabs."""
+    """Return a text with control characters replaced by visible symbols, except line breaks and tabs."""
     return str(text).translate(_PICTURES)
 
 
 def screen(stderr: bool = False, **options: Any) -> Console:
-    """A Rich console that shows every text literally: no markup, no emoji codes, no control characters.
+    """Return a Rich console that shows text literally: no markup, no emoji codes, no control characters.
 
-    It is as wide as the terminal; where there is none, 80 columns, or as many as the variable COLUMNS says.
+    It is as wide as the terminal; without one, 80 columns, or as many as the variable COLUMNS says.
     """
     from rich.console import Console
     from rich.segment import Segment
 
     class Screen(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # which Rich would end with status 1
+            raise BrokenPipeError  # on which Rich would exit with status 1
 
         def render(self, *arguments: Any, **keywords: Any) -> Iterable[Segment]:
             for segment in super().render(*arguments, **keywords):
@@ -78,7 +78,7 @@ def tell_progress(what: str, done: int, total: int | None = None) -> None:
 
 
 def never_fail_to_print() -> None:
-    """Write characters that the encoding lacks as backslash escapes, and output to closed streams nowhere.
+    """Write characters that the encoding lacks as backslash escapes, and discard output to closed streams.
 
     Without a stream's descriptor, the next file that is opened would get its number, and what libraries print in it.
     """
@@ -86,7 +86,7 @@ def never_fail_to_print() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
         if getattr(sys, name) is None:
             mode = "r" if name == "stdin" else "w"
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - to the end

@@ -17,13 +17,13 @@ _OPTIONS = ("--config", "-c")
 
 
 def names() -> list[str]:
-    """Names of all shipped configs, such as ``dmt`` and ``studies/rq3``."""
+    """Return names of all shipped configs, such as ``dmt`` and ``studies/rq3``."""
     found = (path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
     return sorted(found, key=lambda name: (name.count("/"), name))
 
 
 def config_path(name: str | Path, beside: Path | None = None) -> Path:
-    """The path of a config.
+    """Return the path of a config.
 
     Args:
         name: A path, or ``sftlab:`` and the name of a shipped config.
@@ -44,7 +44,7 @@ def config_path(name: str | Path, beside: Path | None = None) -> Path:
 
 
 def with_paths(arguments: Sequence[str]) -> list[str]:
-    """The words of a command line with ``sftlab:`` names of configs replaced by their paths.
+    """Return the words of a command line with ``sftlab:`` names of configs replaced by their paths.
 
     Raises:
         ValueError: No shipped config has such a name.

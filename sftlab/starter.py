@@ -1,4 +1,4 @@
-"""A first config from what there is: files that were surveyed, a model and a machine. Every choice says its reason."""
+"""Writes a first config from surveyed files, a model and a machine. Every choice states its reason."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
 _CLASSES = {"math": "MathData", "code": "CodeData", "general": "GeneralData"}
 _USUAL: dict[str, tuple[type[Reader], ...]] = {
     "math": (GSM8KReader, RFTReader), "code": (AlpacaReader,), "general": (ShareGPTReader,)}  # fmt: skip
-_LEAST_LENGTH, _MOST_LENGTH = 128, {"cpu": 1024, "gpu": 4096}  # tokens of a row
+_LEAST_LENGTH, _MOST_LENGTH = 128, {"cpu": 1024, "gpu": 4096}  # tokens in a row
 _MOST_TOKENS = 300  # conversations of each file whose tokens are counted
 _ROWS = {"cpu": 4, "gpu": 8}  # packed rows of a micro-batch
 _BYTES_PER_PARAMETER = 16  # weights, gradients and two moments in fp32
 _SMALL_MODEL = "HuggingFaceTB/SmolLM2-135M"
 _SMALL = 1e9  # parameters up to which a checkpoint takes seconds
-_STEPS = 50  # optimizer steps of an epoch of the smallest stage, where there is data enough
+_STEPS = 50  # fewest optimizer steps per epoch of the smallest stage, if there is enough data
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to train on.
+    """The machine to train on.
 
     Attributes:
-        num_cores: That this process may use.
-        memory_gib: Of the machine.
-        gpus: Name and memory in GiB of each.
+        num_cores: Number of cores that this process may use.
+        memory_gib: Memory of the machine in GiB.
+        gpus: Name and memory in GiB of each GPU.
     """
 
     num_cores: int
@@ -54,7 +54,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """This one."""
+        """Return this machine."""
         import torch
 
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -62,25 +62,25 @@ class Machine:
         return cls(num_cores(), memory, tuple((gpu.name, gpu.total_memory / 2**30) for gpu in found))
 
     def __str__(self) -> str:
-        """In words."""
+        """Describe it in words."""
         gpus = f"{len(self.gpus)} x {self.gpus[0][0]} with {self.gpus[0][1]:.0f} GiB" if self.gpus else "no GPU"
         return f"{self.num_cores} cores, {self.memory_gib:.0f} GiB, {gpus}"
 
     @property
     def kind(self) -> str:
-        """Gpu or cpu."""
+        """Return gpu or cpu."""
         return "gpu" if self.gpus else "cpu"
 
 
 @dataclass(frozen=True)
 class Model:
-    """A base, looked at without its weights.
+    """A base, described without loading its weights.
 
     Attributes:
         path: Folder, hub id or lab:base.
-        tokenizer: Its own.
-        positions: Tokens that it was made for.
-        num_parameters: Of the architecture.
+        tokenizer: Its tokenizer.
+        positions: Number of positions that it was made for.
+        num_parameters: Number of parameters of the architecture.
     """
 
     path: str
@@ -90,10 +90,10 @@ class Model:
 
     @classmethod
     def at(cls, path: str) -> Model:
-        """The model of a path.
+        """Describe the model of a path.
 
         Raises:
-            ValueError: There is none.
+            ValueError: There is no model.
         """
         config = load_config(path, None)
         positions = getattr(config.get_text_config(), "max_position_embeddings", None) or _MOST_LENGTH["gpu"]
@@ -101,12 +101,12 @@ class Model:
 
     @property
     def training_gib(self) -> float:
-        """Memory of weights, gradients and optimizer state."""
+        """Return the memory of weights, gradients and optimizer state in GiB."""
         return self.num_parameters * _BYTES_PER_PARAMETER / 2**30
 
 
 def local_model(folder: Path) -> str:
-    """A model in ``models/`` of a folder, or else the base that ships."""
+    """Return a model in ``models/`` of a folder, or else the base that ships."""
     found = sorted(folder.glob("models/*/config.json"))
     return found[0].parent.relative_to(folder).as_posix() if found else "lab:base"
 
@@ -115,9 +115,9 @@ class Starter:
     """The choices of a first config.
 
     Args:
-        files: Surveyed ones that a reader fits.
+        files: Surveyed files that a reader fits.
         model: The base.
-        machine: What it is trained on.
+        machine: The machine to train on.
 
     Raises:
         ValueError: No template can write the conversations.
@@ -134,7 +134,7 @@ class Starter:
         self.batch = self._batch()
 
     def _template(self, talks: Sequence[Any]) -> str:
-        """The tokenizer's own where it has one that writes the data; of ours the first that does."""
+        """Return the tokenizer's own template if it can write the data, else the first of ours that can."""
         tokenizer = self.model.tokenizer
         if self.model.path.startswith("lab"):
             names = ["vicuna_short"]
@@ -155,44 +155,44 @@ class Starter:
 
     @staticmethod
     def _lengths(fitter: Fitter, file: Survey) -> np.ndarray:
-        """Tokens of some examples of a file."""
+        """Return the tokens of some examples of a file."""
         fitted = fitter.fitted(file.talks[:_MOST_TOKENS])
         return np.array([len(part.ids) for one in fitted for _, part in one.parts] or [0])
 
     def _max_length(self) -> int:
-        """The power of two that nearly all examples fit in, as far as model and machine allow."""
+        """Return the power of two that nearly all examples fit in, as far as model and machine allow."""
         longest = max(float(np.quantile(lengths, 0.98)) for lengths in self.lengths.values())
         wanted = 1 << max(0, int(np.ceil(np.log2(max(longest, 1)))))
         return int(min(max(wanted, _LEAST_LENGTH), _MOST_LENGTH[self.machine.kind], self.model.positions))
 
     def _batch(self) -> int:
-        """Conversations of a step: the study's 128, fewer where an epoch would have but a few steps."""
+        """Return the conversations per step: the study's 128, or fewer if an epoch would have only a few steps."""
         fewest = sum(self.counts[name] for name in self.stages[0])
         return int(min(128, max(4, 1 << int(np.log2(max(1, fewest / _STEPS))))))
 
     @property
     def stages(self) -> list[list[str]]:
-        """Abilities of each stage: specialised ones before general ones, where there are both."""
+        """Return the abilities of each stage: specialised ones before general ones, if there are both."""
         general = [name for name, mine in self.abilities.items() if mine[0].kind == "general"]
         specialised = [name for name in self.abilities if name not in general]
         return [specialised, general] if specialised and general else [list(self.abilities)]
 
     @property
     def replay(self) -> float:
-        """The k of DMT: the smallest power of 1/4 that still replays some 50 examples of each specialised ability."""
+        """Return the k of DMT: the smallest power of 1/4 that replays about 50 examples of each specialised ability."""
         fewest = min(self.counts[name] for name in self.stages[0])
         return float(next((k for k in (1 / 256, 1 / 64, 1 / 16) if k * fewest >= 50), 1 / 4))
 
     @property
     def accumulate(self) -> int:
-        """Micro-batches of a step."""
+        """Return the micro-batches per step."""
         mean = max(float(lengths.mean()) for lengths in self.lengths.values())
         rows = self.batch * mean / self.max_length / max(1, len(self.machine.gpus))
         return int(1 << max(0, int(np.ceil(np.log2(max(rows / _ROWS[self.machine.kind], 1))))))
 
     @property
     def warnings(self) -> list[str]:
-        """What may not work."""
+        """Return warnings about what may not work."""
         memory = sum(gib for _, gib in self.machine.gpus) if self.machine.gpus else self.machine.memory_gib
         needs = self.model.training_gib
         said = []
@@ -212,7 +212,7 @@ class Starter:
         return said
 
     def text(self) -> str:
-        """The config, with comments."""
+        """Return the config, with comments."""
         lengths = np.concatenate(list(self.lengths.values()))
         steps = sum(self.counts[name] for name in self.stages[0]) // self.batch
         rate = "3.0e-3" if self.model.path.startswith("lab") else "2.0e-5"
@@ -247,7 +247,7 @@ class Starter:
         return "".join(f"{line}\n" for line in lines)
 
     def _checkpoints(self, steps: int) -> list[str]:
-        """Some a pass over the data, where they are small: else a run that is killed goes back to its last stage."""
+        """Return checkpoints at some steps of a small pass: otherwise a killed run returns to its last stage."""
         if self.model.num_parameters > _SMALL:
             return []
         every = max(10, steps // 4)
@@ -288,12 +288,12 @@ class Starter:
 
 
 def _line(setting: str, comment: str) -> str:
-    """A setting with its comment behind it."""
+    """Return a setting followed by its comment."""
     return f"{setting:<33} # {comment}"
 
 
 def _abilities(files: Sequence[Survey]) -> dict[str, list[Survey]]:
-    """Files by ability: those of one kind that are read alike are one; further ones are named after their files."""
+    """Group files by ability: those of one kind and reader are one; further ones are named after their files."""
     found: dict[str, list[Survey]] = {}
     for file in files:
         same = [name for name, mine in found.items() if mine[0].kind == file.kind and _are_read_alike(mine[0], file)]
@@ -309,18 +309,18 @@ def _are_read_alike(one: Survey, other: Survey) -> bool:
 
 
 def _name_of(file: Survey, taken: Mapping[str, Any]) -> str:
-    """A name for an ability: the file's, or of a file that is called train or data its folder's."""
+    """Return a name for an ability: the file's, or its folder's if the file is called train or data."""
     path = Path(file.path.removeprefix(HUB))
     stem = path.name.split(".")[0]
     if stem.lower() in ("train", "data", "dataset", "records") and path.parent.name:
         stem = path.parent.name
     name = re.sub(r"[^a-z0-9]+", "_", stem.lower()).strip("_") or "more"
-    name = name if isinstance(scalar(name), str) else f"data_{name}"  # to YAML, no and 1 are not texts
+    name = name if isinstance(scalar(name), str) else f"data_{name}"  # in YAML, no and 1 are not texts
     return name if name not in taken else f"{name}_{len(taken) + 1}"
 
 
 def _reader(reader: Reader | None) -> str:
-    """A reader as YAML."""
+    """Return a reader as YAML."""
     name = type(reader).__name__
     if type(reader) is PairReader:
         made = f"{{question: {_yaml(reader.question)}, answer: {_yaml(reader.answer)}}}"
@@ -329,5 +329,5 @@ def _reader(reader: Reader | None) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """A value in one line of YAML."""
+    """Return a value in one line of YAML."""
     return yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True).removesuffix("...\n").strip()

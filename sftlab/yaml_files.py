@@ -1,4 +1,4 @@
-"""YAML as configs are written in it: what PyYAML reads otherwise than anyone writes it is an error, never a value."""
+"""YAML of configs: what PyYAML reads differently from what the author meant is an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OTHER_BASE = re.compile(r"[-+]?(0[0-7_]*[0-7]|[1-9][\d_]*(:[0-5]?\d)+(\.\d*)?)\Z
 
 
 def read_yaml(path: Path, asked_by: str) -> Nested:
-    """The keys and values of a YAML file; ``asked_by`` begins what is said of a bad one.
+    """Read the keys and values of a YAML file; ``asked_by`` begins the message about a bad one.
 
     Raises:
         ValueError: The file is missing or is not a YAML mapping.
@@ -40,7 +40,7 @@ def read_yaml(path: Path, asked_by: str) -> Nested:
 
 
 class _Loader(yaml.SafeLoader):
-    """What PyYAML reads otherwise than anyone writes is an error: a key that stands twice, 010 (8), 1:30 (90)."""
+    """A loader that refuses duplicate keys and numbers such as 010 (8) and 1:30 (90)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -54,7 +54,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def construct_number(self, node: yaml.ScalarNode) -> int | float:
-        """A number as it stands there: 010 was one in base 8, and 1:30 one in base 60."""
+        """Read a number in base 10, and refuse 010, which YAML 1.1 reads in base 8, and 1:30, in base 60."""
         kind, text = node.tag.rpartition(":")[2], node.value
         made: int | float = getattr(super(), f"construct_yaml_{kind}")(node)
         if OTHER_BASE.match(text):
@@ -70,14 +70,14 @@ class _Loader(yaml.SafeLoader):
 
 for _kind in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", _Loader.construct_number)
-# PyYAML reads YAML 1.1, to which 1e-3 is a text: a factor would have texts for values.
+# PyYAML follows YAML 1.1, in which 1e-3 is a text: a factor would have texts as values.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+\Z"), list("-+0123456789")
 )
 
 
 def _check_size(content: Any) -> None:
-    """Refuse what anchors blow up beyond all use, and what is nested without end.
+    """Refuse excessive expansion by anchors and excessive nesting.
 
     Raises:
         ValueError: There are too many values, or they are nested too deeply.
@@ -97,7 +97,7 @@ def _check_size(content: Any) -> None:
 
 
 def scalar(value: str) -> Any:
-    """A value of the command line as YAML reads it."""
+    """Return a value of the command line as YAML reads it."""
     try:
         return yaml.load(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError):

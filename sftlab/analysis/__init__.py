@@ -1,1 +1,1 @@
-"""Looking inside: what models represent and what data contains."""
+"""Analyses: what models represent and what data contains."""

@@ -1,4 +1,4 @@
-"""Words as overlap is measured in: runs of letters and digits, lower case; punctuation, white space and ``_`` go."""
+"""Words for measuring overlap: runs of letters and digits, in lower case, without punctuation and ``_``."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _WORD = re.compile(r"[^\W_]+")
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in their order."""
+    """Return the words of a text in their order."""
     return _WORD.findall(text.lower())

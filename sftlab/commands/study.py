@@ -87,8 +87,8 @@ PARSER.add_argument("--name", default="", metavar="NAME", help="folder in lightn
 PARSER.add_argument(
     "--prune",
     action="store_true",
-    help="free the checkpoints of finished runs from which no other run will continue; with keep: scores in the file their "
-    "models too. What is freed still counts as done",
+    help="free the checkpoints of finished runs from which no other run will continue; with keep: scores in the file "
+    "their models too. What is freed still counts as done",
 )
 PARSER.add_argument("--job", type=existing_file, metavar="FILE", help="do one job that --executor print has written")
 

@@ -1,4 +1,4 @@
-"""A client for any OpenAI-compatible endpoint, with a cache on disk: what was answered once is never paid for again.
+"""A client for any OpenAI-compatible endpoint, with a cache on disk, so that no request is paid for twice.
 
     chat -> in the cache, from this URL's model? ---yes--------------> reply
               no -> POST -> text -> cache, fsync --------------------> reply
@@ -8,8 +8,8 @@
                      will not pass ----------------------------------> ChatFailed; after a few in a row, or one that
                                                                        all will meet, nothing more is asked
 
-The key comes from an environment variable, is read when a request is made and is kept nowhere; what a server says
-passes ``mask`` before anybody else sees it.
+The key comes from an environment variable, is read for each request and stored nowhere; a server's text passes through
+``mask`` before anything else sees it.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ NEUTRAL = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
+    """Refuses redirects, which would carry the key to another host."""
 
     def redirect_request(self, *args: Any) -> None:
-        """Refuse."""
+        """Refuse the redirect."""
         return None
 
 
 class ChatClient:
-    """Asks one model at one endpoint.
+    """Sends requests to one model at one endpoint.
 
     Args:
         base_url: Up to and without ``/chat/completions``, such as ``https://api.openai.com/v1``.
@@ -92,7 +92,7 @@ class ChatClient:
         try:
             parts = urllib.parse.urlsplit(base_url)
             valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:  # the URL is not repeated here: it may hold a secret
+        except ValueError:  # the URL is not repeated in the message: it may hold a secret
             raise ValueError("the endpoint's URL is none; write it like https://api.openai.com/v1") from None
         if parts.username or parts.password or parts.query:
             raise ValueError(f"the endpoint's URL holds more than an address; put the key into {self.key.name}")
@@ -113,9 +113,9 @@ class ChatClient:
         self._opener = urllib.request.build_opener(_NoRedirect)
 
     def require(self) -> None:
-        """Tell before any work is done that the key is missing, or that it would cross the network in plain text.
+        """Raise before any work is done if the key is missing, or would cross the network in plain text.
 
-        Servers nearby are taken to need no key and to be on a network of one's own.
+        Nearby servers are assumed to need no key and to be on a private network.
 
         Raises:
             ValueError: The endpoint is a public host and the variable is not set, or the URL is not https; or the file
@@ -142,7 +142,7 @@ class ChatClient:
         n: int = 1,
         sample: int = 0,
     ) -> Reply:
-        """Ask once, waiting and retrying; see ``Chat``. Safe to call from several threads.
+        """Send a request, waiting and retrying; see ``Chat``. Safe to call from several threads.
 
         Raises:
             ChatFailed: No reply after all tries.
@@ -153,9 +153,9 @@ class ChatClient:
     def chat_all(
         self, chats: Sequence[Chat], tell: Callable[[int, int], None] | None = None
     ) -> list[Reply | ChatFailed]:
-        """Ask all, ``num_parallel`` at once; equal chats are asked once, a failure stands in its place.
+        """Send all requests, ``num_parallel`` at once; equal ones are sent once, a failure takes a reply's place.
 
-        Interrupted, it waits for the requests that are under way, so that their replies are kept too.
+        If interrupted, it waits for the requests in flight, so that their replies are kept too.
 
         Args:
             chats: What to ask.
@@ -210,14 +210,14 @@ class ChatClient:
         return reply
 
     def _count(self, failure: ChatFailed) -> None:
-        """Stop asking where a failure says that more would meet it."""
+        """Stop sending requests if a failure indicates that more would fail."""
         self._in_a_row[failure.fault] = number = self._in_a_row.get(failure.fault, 0) + 1
         if number >= STOP_AFTER[failure.fault] and not self.down:
             times = f"; {number} requests in a row, so no more are made" if number > 1 else ""
             self.down = f"{failure}{times}"
 
     def _until_answered(self, chat: Chat) -> tuple[Reply, dict[str, Any]]:
-        """A reply and what the server says of it, after as many tries as it takes.
+        """Return a reply and the server's comment on it, after as many tries as necessary.
 
         Raises:
             ChatFailed: After all of them.
@@ -240,7 +240,7 @@ class ChatClient:
         raise ChatFailed(self.down or "interrupted")
 
     def _post(self, chat: Chat) -> tuple[Reply, dict[str, Any]]:
-        """One request: the reply, and what the server says of it.
+        """Send one request; return the reply and the server's comment on it.
 
         Raises:
             MayPass: It may pass.
@@ -264,7 +264,7 @@ class ChatClient:
             raise MayPass(f"no answer in {self.timeout_s:g} s") from None
         except urllib.error.URLError as error:
             late = isinstance(error.reason, TimeoutError)
-            # Without a connection the others need not find out one by one.
+            # Without a connection, the other requests need not discover this one by one.
             reason = f"{self.host} cannot be reached: {self._clean(str(error.reason))}"
             raise MayPass(reason, fault="endpoint" if late else "fatal") from None
         except (OSError, http.client.HTTPException) as error:
@@ -276,7 +276,7 @@ class ChatClient:
         return reply._replace(texts=tuple(map(self.key.mask, reply.texts))), about
 
     def _refused(self, error: urllib.error.HTTPError, chat: Chat, content: dict[str, Any]) -> Reply:
-        """What a status other than 200 means: raised, but for a reply without text."""
+        """Raise what a status other than 200 means, except for a reply without text."""
         try:
             said = error.read(1 << 16).decode("utf-8", "replace")
         except (OSError, http.client.HTTPException):
@@ -287,7 +287,7 @@ class ChatClient:
             self._leave_defaults()
             raise MayPass(f"{error.code} from {where}", wait_s=0.0)
         if error.code == 400 and "max_tokens" in content and "max_completion_tokens" in said:
-            self._limit_name = "max_completion_tokens"  # newer OpenAI models take only this name
+            self._limit_name = "max_completion_tokens"  # newer OpenAI models only accept this name
             raise MayPass(f"400 from {where}", wait_s=0.0)
         meaning = read_status(error.code, said, where, error.headers.get("Retry-After"))
         if isinstance(meaning, Exception):
@@ -295,7 +295,7 @@ class ChatClient:
         return Reply(meaning.texts * chat.n, meaning.complete * chat.n, meaning.missing * chat.n)
 
     def _leave_defaults(self) -> None:
-        """Go on without ``NEUTRAL``, and say once what that may mean."""
+        """Continue without ``NEUTRAL``, and warn once about the consequences."""
         if self._neutral and self._told_of_defaults.acquire(blocking=False):
             self._neutral = {}
             complain(
@@ -304,7 +304,7 @@ class ChatClient:
             )
 
     def _read(self, request: urllib.request.Request) -> tuple[bytes, str]:
-        """The whole body and its content type; the timeout is for all of it, a server that drips does not hold us."""
+        """Read the whole body and its content type; the timeout covers all of it, so a slow server cannot hold us."""
         deadline, parts, size = time.monotonic() + self.timeout_s, [], 0
         with self._opener.open(request, timeout=self.timeout_s) as response:
             kind = response.headers.get("Content-Type", "")
@@ -326,7 +326,7 @@ class ChatClient:
         return headers
 
     def _masked(self, value: Any) -> Any:
-        """What JSON holds, every text in it without the key."""
+        """Return JSON with the key masked in every text."""
         if isinstance(value, dict):
             return {self.key.mask(name): self._masked(item) for name, item in value.items()}
         if isinstance(value, list):
@@ -334,12 +334,12 @@ class ChatClient:
         return self.key.mask(value) if isinstance(value, str) else value
 
     def _clean(self, text: str) -> str:
-        """Somebody else's words on one line, short, and without credentials."""
+        """Return a server's text on one line, shortened, and without credentials."""
         return " ".join(mask(self.key.mask(text), urls=True).split())[:300]
 
 
 def is_nearby(host: str) -> bool:
-    """Whether a host is this machine or on a private network."""
+    """Return whether a host is this machine or on a private network."""
     try:
         return not ipaddress.ip_address(host).is_global
     except ValueError:

@@ -1,4 +1,4 @@
-"""Requests to a language model, its replies, and a file that keeps them: what was answered is never paid for again."""
+"""Requests to a language model, its replies, and a file that keeps them, so that no request is paid for twice."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Chat:
     is_neutral: bool = False
 
     def key(self, *model: str) -> str:
-        """Name of the reply in the cache; ``model`` is what answers: its name and where it is served, say."""
+        """Return the reply's name in the cache; ``model`` identifies what answers, such as its name and server."""
         text = json.dumps([*model, asdict(self)], sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class Reply(NamedTuple):
-    """What the model said, ``n`` times.
+    """The model's reply, ``n`` texts.
 
     Attributes:
         texts: Empty where there is none.
@@ -58,12 +58,12 @@ class Reply(NamedTuple):
 
     @property
     def why_missing(self) -> str:
-        """Why a text is missing; empty where none is."""
+        """Return why a text is missing; empty if none is."""
         return next(filter(None, self.missing), "")
 
 
 class ReplyCache:
-    """Replies by key in a file to which lines are only added.
+    """Replies by key in a file to which lines are only appended.
 
     A line that is damaged (cut short by a kill, or worse) is told, moved to ``<name>.damaged`` and asked for again.
     Replies without text are not kept.
@@ -77,10 +77,10 @@ class ReplyCache:
         self._replies: dict[str, Reply] = {}
 
     def read(self) -> None:
-        """Read the file, if that has not been done.
+        """Read the file if that has not been done.
 
         Raises:
-            ValueError: It holds something else; it is left as it is.
+            ValueError: It is not a file of replies; it is left unchanged.
         """
         with self._lock:
             if not self._is_read and self.path is not None and self.path.exists():
@@ -103,37 +103,37 @@ class ReplyCache:
         if not self._replies and content.strip(b"\0 \r\n") and b'"texts"' not in content and b"\n" in content:
             raise ValueError(f"{path}: not a file of replies; it is left as it is. Name another, or delete it")
         if not damaged[-1][1].endswith(b"\n"):
-            damaged.pop()  # a kill cut it short, or another process is writing it
+            damaged.pop()  # truncated by a kill, or another process is still writing it
         if damaged:
             _mend(path, damaged)
 
     def _take(self, line: bytes) -> bool:
-        """Read one line; whether it holds a reply."""
+        """Read one line; return whether it holds a reply."""
         try:
             row = json.loads(line)
             texts, complete = tuple(row["texts"]), tuple(row["complete"])
             whole = all(isinstance(text, str) and text.strip() for text in texts) and len(texts) == len(complete) > 0
-            if whole:  # earlier versions kept empty ones too: they are asked for again
+            if whole:  # earlier versions kept empty replies too: these are requested again
                 self._replies[row["key"]] = Reply(texts, complete)
         except (ValueError, KeyError, TypeError, RecursionError):
             return False
         return True
 
     def get(self, key: str) -> Reply | None:
-        """The reply of that key, if there is one."""
+        """Return the reply of this key, if there is one."""
         self.read()
         return self._replies.get(key)
 
     def add(self, key: str, reply: Reply, about: dict[str, Any]) -> None:
-        """Keep a reply that has texts; when this returns it is on the disk.
+        """Store a reply that has texts; when this returns, it is on disk.
 
         Args:
             key: See ``Chat.key``.
-            reply: What was said.
-            about: Kept beside it, for people.
+            reply: The reply.
+            about: Information for readers, stored beside it.
 
         Raises:
-            OSError: The disk is full or does not let itself be written.
+            OSError: The disk is full or not writable.
         """
         if reply.why_missing:
             return
@@ -150,19 +150,19 @@ class ReplyCache:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """Add a line; unbuffered, so that it is one write: processes may share the file."""
+    """Append a line in one unbuffered write, as processes may share the file."""
     with path.open("ab+", buffering=0) as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             torn = file.read(1) != b"\n"
             line = b"\n" + line if torn else line
-        if file.write(line) < len(line):  # the disk became full within it
+        if file.write(line) < len(line):  # the disk filled up within it
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.fsync(file.fileno())
 
 
 def _mend(path: Path, damaged: list[tuple[int, bytes]]) -> None:
-    """Blank damaged lines where they stand, so that other processes may go on adding; they are kept beside the file."""
+    """Blank damaged lines in place, so that other processes may go on appending; keep them beside the file."""
     beside = path.with_name(f"{path.name}.damaged")
     with beside.open("ab") as kept:
         kept.writelines(line for _, line in damaged)

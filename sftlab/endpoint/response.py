@@ -1,4 +1,4 @@
-"""What a server's response means: texts; no text, and why; or a fault that may pass, or will not.
+"""What a server's response means: texts; no text, and why; or a fault that is temporary or permanent.
 
 200, choices with text               the texts
 200, choices without text            no text: reasoning alone, refusal, content filter, tool calls, empty
@@ -33,7 +33,7 @@ _FILTERED = re.compile(r"content[ _-](?:filter|policy|management)|responsible_?a
 
 
 class ChatFailed(Exception):
-    """No reply could be had; the message says why, ``fault`` who else will meet it."""
+    """There was no reply; the message says why, ``fault`` which other requests will fail too."""
 
     def __init__(self, reason: str, fault: Fault = "request") -> None:
         super().__init__(reason)
@@ -41,7 +41,7 @@ class ChatFailed(Exception):
 
 
 class MayPass(Exception):
-    """A request failed in a way that may pass.
+    """A request failed in a way that may be temporary.
 
     Attributes:
         wait_s: Seconds that the server asks us to wait.
@@ -54,10 +54,10 @@ class MayPass(Exception):
 
 
 def read_body(data: bytes, kind: str) -> dict[str, Any]:
-    """The JSON object of a response with status 200 and content type ``kind``.
+    """Return the JSON object of a response with status 200 and content type ``kind``.
 
     Raises:
-        MayPass: It is cut or no object.
+        MayPass: It is truncated or not an object.
         ChatFailed: It is a web page, or a stream.
     """
     start = data[:200].lstrip().lower()
@@ -75,7 +75,7 @@ def read_body(data: bytes, kind: str) -> dict[str, Any]:
 
 
 def read_reply(body: dict[str, Any], n: int) -> Reply:
-    """The texts of a response; where there is none, why.
+    """Return the texts of a response; for missing ones, why.
 
     Raises:
         MayPass: There are no choices (some servers send their errors with status 200).
@@ -93,7 +93,7 @@ def read_reply(body: dict[str, Any], n: int) -> Reply:
 
 
 def _choice(choice: Any) -> tuple[str, bool, str]:
-    """Text, whether it ended before the limit, and why there is none (empty where there is one)."""
+    """Return text, whether it ended before the limit, and why it is missing (empty if it is not)."""
     message = choice.get("message") if isinstance(choice, dict) else None
     if not isinstance(message, dict):
         raise MayPass("the answer has no choices")
@@ -117,12 +117,12 @@ def _choice(choice: Any) -> tuple[str, bool, str]:
 
 
 def read_status(status: int, said: str, where: str, wait: str | None) -> Reply | ChatFailed | MayPass:
-    """What a status other than 200 means.
+    """Interpret a status other than 200.
 
     Args:
         status: The status.
-        said: What came with it.
-        where: The host and what it said, for people.
+        said: The body.
+        where: The host and its text, for messages.
         wait: The header Retry-After.
     """
     reason = f"{status} from {where}"
@@ -138,7 +138,7 @@ def read_status(status: int, said: str, where: str, wait: str | None) -> Reply |
 
 
 def retry_after(header: str | None) -> float | None:
-    """Seconds that a server asks us to wait, given as a number or a date."""
+    """Return the seconds that a server asks us to wait, given as a number or a date."""
     if not header:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The lab's abilities: generated conversations to train on, unseen problems to ask, and whether an answer is right.
+"""The lab's abilities: generated conversations to train on, unseen test problems, and exact checks of answers.
 
 No download and no licence question. ``math`` is worked step by step, ``code`` runs, ``general`` talks, and a share of
 its prompts looks like math and like code and is answered in another style; ``facts`` and ``translation`` are there for
@@ -25,14 +25,14 @@ _DEFAULT = LabOptions()
 
 
 class LabTurn(NamedTuple):
-    """What a user asked or an assistant answered."""
+    """One question or answer."""
 
     role: str
     text: str
 
 
 class LabConversation(NamedTuple):
-    """Turns, and what must stay on one side of a split."""
+    """Turns, and the group that a split keeps together."""
 
     turns: tuple[LabTurn, ...]
     group: str
@@ -50,7 +50,7 @@ class LabProblem(NamedTuple):
 def _samples(
     ability: str, num_samples: int, split: str, seed: int, exclude: Sequence[str], options: LabOptions
 ) -> Iterator[tuple[str, Sample]]:
-    """Samples with an id, none asked twice; one opening prompt in eight belongs to the test split."""
+    """Generate samples with an id, none asked twice; one opening prompt in eight belongs to the test split."""
     if ability not in ABILITIES:
         raise ValueError(f"data.abilities: {ability!r} has no generated data; there is {', '.join(ABILITIES)}")
     if split not in ("train", "test"):
@@ -89,7 +89,7 @@ def lab_conversations(
     exclude: Sequence[str] = (),
     options: LabOptions = _DEFAULT,
 ) -> Iterator[LabConversation]:
-    """Generated conversations, all different; the same arguments give the same ones, fewer give the first of them.
+    """Generate distinct conversations; equal arguments give equal ones, and fewer are a prefix of more.
 
     Args:
         ability: math, code, general, facts or translation.
@@ -112,7 +112,7 @@ def lab_conversations(
 
 
 def _other_answers(ability: str, sample: Sample, options: LabOptions) -> tuple[str, ...]:
-    """The answers to another prompt of the same kind; more noise leaves what was noisy as it was."""
+    """Return the answers to another prompt of the same kind; more noise keeps the already noisy ones."""
     rng = random.Random(f"noise {sample.prompts}")
     while True:
         other = ABILITIES[ability].generate(rng, options)
@@ -122,7 +122,7 @@ def _other_answers(ability: str, sample: Sample, options: LabOptions) -> tuple[s
 
 
 def lab_problems(ability: str, num_problems: int, options: LabOptions = _DEFAULT) -> list[LabProblem]:
-    """Test problems, all different; no training conversation asks the same."""
+    """Generate distinct test problems; no training conversation asks the same."""
     return [
         LabProblem(uid, sample.prompts, sample.reference, sample.kind)
         for uid, sample in _samples(ability, num_problems, "test", options.seed, (), options)
@@ -130,5 +130,5 @@ def lab_problems(ability: str, num_problems: int, options: LabOptions = _DEFAULT
 
 
 def check_answer(ability: str, reference: Any, texts: Sequence[str]) -> Verdict:
-    """Whether the answers to a problem's prompts are right, what was read from them, and why."""
+    """Return whether the answers to a problem's prompts are right, what was read from them, and why."""
     return grade_turns(reference, texts)

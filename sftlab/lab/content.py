@@ -62,7 +62,7 @@ class Program(NamedTuple):
 
 
 def num_steps(rng: random.Random, difficulty: float) -> int:
-    """1 to ``MAX_STEPS``, binomial."""
+    """Draw 1 to ``MAX_STEPS`` from a binomial distribution."""
     return 1 + sum(rng.random() < difficulty for _ in range(MAX_STEPS - 1))
 
 

@@ -1,8 +1,8 @@
-"""Whether an answer is right. Any style that answers what was asked is: no marker and no wording is needed.
+"""Checks whether an answer is right. Any style is accepted: no marker and no wording is needed.
 
-A word problem asks for a number, a request for code for a function that runs, and talk that sounds like either for what
-to reckon, as one formula of the prompt's own numbers. So a chatty answer to a word problem is right when it states the
-number, and a worked answer in talk is right when it shows the formula.
+A word problem asks for a number, a request for code for a working function, and talk that sounds like either for the
+calculation, as one formula of the prompt's own numbers. So a chatty answer to a word problem is right if it states the
+number, and a worked answer in talk is right if it shows the formula.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"(?<![\w.,])-?\d[\d,]*(?:\.\d+)?|(?<=[=#$*+/])-?\d[\d,]*(?
 
 
 def grade_turns(reference: Sequence[Sequence[Any]], texts: Sequence[str]) -> Verdict:
-    """All answers of a conversation; the first wrong one is told, of right ones the first.
+    """Grade all answers of a conversation; report the first wrong one, or, if all are right, the first.
 
     Args:
         reference: For each turn the check's name and its arguments.
@@ -47,14 +47,14 @@ def grade_turns(reference: Sequence[Sequence[Any]], texts: Sequence[str]) -> Ver
 
 
 def style_of(text: str) -> str:
-    """``worked`` (steps or a number marked as the result), ``function`` or ``talk``: how an answer is written."""
+    """Return how an answer is written: ``worked`` (steps or a marked number), ``function`` or ``talk``."""
     if re.search(r"^\s*def ", text, re.MULTILINE):
         return "function"
     return "worked" if "####" in text or re.search(r"\d\s*=\s*-?\d", text) else "talk"
 
 
 def _number(text: str, wanted: int) -> Verdict:
-    """The last number stated; one that is the end of a formula states no result."""
+    """Check the last number stated; the end of a formula does not count as a result."""
     stated = [m for m in _NUMBER.finditer(text) if not re.search(r"[\d)a-z]\s*[-+*/]\s*$", text[: m.start()])]
     last = list(re.finditer(r"\d[\d,]*(?:\.\d+)?", text))
     if not last or not stated or stated[-1].end() != last[-1].end():
@@ -68,7 +68,7 @@ def _number(text: str, wanted: int) -> Verdict:
 
 
 def _function(text: str, tests: Sequence[Sequence[int]]) -> Verdict:
-    """The first function in the answer gives what it should."""
+    """Check that the first function in the answer returns the expected values."""
     found = re.search(r"^def .*(?:\n(?:[ \t]+.*)?)*", text, re.MULTILINE)
     if found is None:
         return False, None, "no function"
@@ -79,13 +79,13 @@ def _function(text: str, tests: Sequence[Sequence[int]]) -> Verdict:
         except LabPythonError as error:
             return False, source, str(error)
         if value != wanted:
-            said, asked, right = map(reprlib.repr, (value, given, wanted))  # long lists are cut short
+            said, asked, right = map(reprlib.repr, (value, given, wanted))  # long lists are truncated
             return False, source, f"gives {said} for {asked}, expected {right}"
     return True, source, "passes its tests"
 
 
 def _formulas(text: str, variable: str) -> Iterator[str]:
-    """Runs of numbers, the variable, signs and brackets in a text."""
+    """Return runs of numbers, the variable, signs and brackets in a text."""
     atom = rf"(?:\d+|{re.escape(variable)}(?!\w)|[-+*()])" if variable else r"(?:\d+|[-+*()])"
     for line in text.splitlines():
         for match in re.finditer(rf"(?<!\w){atom}(?: ?{atom})*", line):
@@ -100,7 +100,7 @@ def _value(formula: str, variable: str, given: int) -> Any:
 
 
 def _formula(text: str, result: int, numbers: Sequence[int]) -> Verdict:
-    """Some formula in the answer, of the prompt's numbers, has the result."""
+    """Check that some formula in the answer, of the prompt's numbers, has the result."""
     found = None
     for formula in _formulas(text, ""):
         used = sorted(map(int, re.findall(r"\d{1,9}", formula)))
@@ -111,7 +111,7 @@ def _formula(text: str, result: int, numbers: Sequence[int]) -> Verdict:
 
 
 def _expression(text: str, variable: str, tests: Sequence[Sequence[int]]) -> Verdict:
-    """Some expression of the variable in the answer gives what it should."""
+    """Check that some expression of the variable in the answer has the expected values."""
     found = None
     for formula in _formulas(text, variable):
         if all(_value(formula, variable, given) == wanted for given, wanted in tests):
@@ -121,7 +121,7 @@ def _expression(text: str, variable: str, tests: Sequence[Sequence[int]]) -> Ver
 
 
 def _words(text: str, of: str, wanted: Sequence[str]) -> Verdict:
-    """The answer names the wanted words of a class, in that order, and no other word of it."""
+    """Check that the answer names the wanted words of a class, in order, and no other word of it."""
     named = [word for word in re.findall(r"\w+", text) if word in _CLASSES[of]]
     right = named == list(wanted)
     return right, " ".join(named) or None, "as expected" if right else f"expected {' '.join(wanted)}"

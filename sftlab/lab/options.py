@@ -11,7 +11,7 @@ SKILLS = ("arithmetic", "python")
 
 @dataclass(frozen=True)
 class LabOptions:
-    """What generated abilities are like; every test problem follows them too, but for the noise.
+    """Options of the generated abilities; test problems follow them too, except for the noise.
 
     Attributes:
         overlap: Share of the general conversations that ask math-like (half) or code-like (half) things. 0: none, and
@@ -40,5 +40,5 @@ class LabOptions:
                 raise ValueError(f"lab.{name}: {value} does not lie between 0 and 1")
 
     def to_dict(self) -> dict[str, Any]:
-        """For keys and files."""
+        """Return a dictionary for keys and files."""
         return asdict(self)

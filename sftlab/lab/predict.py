@@ -1,7 +1,7 @@
-"""Which style a perfect learner would answer in, computed from the registers without any training.
+"""Computes, without training, in which style a perfect learner would answer.
 
-It knows how often each wording was answered in which style, and answers in the likelier one, as greedy decoding of a
-model that has learned the training distribution does. What a trained model does differently is its own.
+It knows how often each wording was answered in which style, and answers in the likelier one, like greedy decoding of a
+model that has learned the training distribution. Other behaviour of a trained model is its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sftlab.lab.registers import SPECIALISED, TALK, probabilities
 def predicted_styles(
     options: LabOptions, stages: Sequence[Mapping[str, float]], abilities: Sequence[str] = ("math", "code")
 ) -> dict[str, float]:
-    """Share of the test prompts that a perfect learner answers in their own ability's style.
+    """Predict the share of the test prompts that a perfect learner answers in their own ability's style.
 
     Args:
         options: The dials.
@@ -43,7 +43,7 @@ def predicted_styles(
 def _worked(
     stages: Sequence[Mapping[str, float]], ability: str, options: LabOptions, specialised: float, talk: float
 ) -> float:
-    """1 where the worked style is likelier for a wording of these probabilities, 0.5 where nothing tells."""
+    """Return 1 if the worked style is likelier for a wording of these probabilities, 0.5 if undecided."""
     for stage in reversed(stages):
         weight = stage.get(ability, 0.0) * specialised
         other = stage.get("general", 0.0) * options.overlap / 2 * talk

@@ -33,7 +33,7 @@ _CALLS: dict[str, Callable[..., Any]] = {"len": len, "sum": sum, "min": min, "ma
 
 
 class LabPythonError(ValueError):
-    """The source is outside of the subset, fails, or does not end."""
+    """The source is outside the subset, fails, or does not end."""
 
 
 class _Return(Exception):
@@ -47,10 +47,10 @@ def run_function(source: str, arguments: list[Any], max_steps: int = 2000) -> An
     Args:
         source: Python text that defines a function.
         arguments: Integers and lists of integers.
-        max_steps: Nodes of the syntax tree visited at most.
+        max_steps: Maximum number of visited nodes of the syntax tree.
 
     Raises:
-        LabPythonError: Says why no value could be had.
+        LabPythonError: There is no value; the message says why.
     """
     function = _parse(source)
     names = [argument.arg for argument in function.args.args]
@@ -71,7 +71,7 @@ def run_function(source: str, arguments: list[Any], max_steps: int = 2000) -> An
 
 
 def _parse(source: str) -> ast.FunctionDef:
-    """The one plain function of a source."""
+    """Parse a source with one plain function."""
     if len(source) > _MAX_SOURCE:
         raise LabPythonError(f"longer than {_MAX_SOURCE} characters")
     try:
@@ -90,7 +90,7 @@ def _parse(source: str) -> ast.FunctionDef:
 
 
 class _Walker:
-    """Variables and the steps that are left."""
+    """The variables and the remaining steps."""
 
     def __init__(self, variables: dict[str, Any], steps: int) -> None:
         self.variables, self.steps = variables, steps
@@ -151,7 +151,7 @@ class _Walker:
         items.append(self._integer(call.args[0]))  # type: ignore[attr-defined]
 
     def value(self, node: ast.expr) -> Any:
-        """The value of an expression."""
+        """Evaluate an expression."""
         self._spend()
         if isinstance(node, ast.Constant) and isinstance(node.value, int):
             return _bounded(node.value)

@@ -45,16 +45,16 @@ def _openings(register: str, ambiguity: float) -> list[float]:
 
 
 def _wordings(register: str, ambiguity: float) -> list[float]:
-    """Four questions or closings: the first two are a specialised ability's, the others talk's."""
+    """Return four questions or closings: the first two are a specialised ability's, the others talk's."""
     weights = [(1 - ambiguity) * own + ambiguity / 4 for own in (0.55, 0.45, 0, 0)]
     return weights if register == SPECIALISED else weights[::-1]
 
 
 def draw(rng: random.Random, like: str, register: str, ambiguity: float) -> tuple[str, str, str]:
-    """Opening, question and closing of a prompt.
+    """Draw opening, question and closing of a prompt.
 
     Args:
-        rng: Source of chance.
+        rng: Random generator.
         like: math or code.
         register: SPECIALISED or TALK.
         ambiguity: See ``LabOptions``.
@@ -68,7 +68,7 @@ def draw(rng: random.Random, like: str, register: str, ambiguity: float) -> tupl
 
 
 def probabilities(register: str, ambiguity: float) -> Iterator[tuple[tuple[int, int, int], float]]:
-    """Each combination of opening, question and closing (by number) with its probability in a register."""
+    """Return the probability in a register of each combination of opening, question and closing (by number)."""
     openings, wordings = _openings(register, ambiguity), _wordings(register, ambiguity)
     for opening, question, closing in itertools.product(range(len(OPENINGS)), range(4), range(4)):
         yield (opening, question, closing), openings[opening] * wordings[question] * wordings[closing]

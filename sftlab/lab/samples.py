@@ -1,4 +1,4 @@
-"""One generated conversation of each ability: prompts, answers, and what any other answer is checked against."""
+"""One generated conversation of each ability: prompts, answers, and the checks for other answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sftlab.lab.words import COLOUR_OF, FACTS, JOB_OF, LUMI, NAMES, RELATIONS, T
 
 
 class Sample(NamedTuple):
-    """One conversation and, turn by turn, what its answers are checked against (see ``grading``)."""
+    """One conversation and, turn by turn, the checks of its answers (see ``grading``)."""
 
     prompts: tuple[str, ...]
     answers: tuple[str, ...]
@@ -34,7 +34,7 @@ def _steps(number: int) -> str:
 
 
 def math(rng: random.Random, options: LabOptions) -> Sample:
-    """A word problem, worked step by step."""
+    """Generate a word problem, worked step by step."""
     steps = num_steps(rng, options.difficulty)
     told = story(rng, steps, options.difficulty)
     opening, question, closing = draw(rng, "math", SPECIALISED, options.ambiguity)
@@ -43,7 +43,7 @@ def math(rng: random.Random, options: LabOptions) -> Sample:
 
 
 def code(rng: random.Random, options: LabOptions) -> Sample:
-    """A function to write."""
+    """Generate a request for a function."""
     steps = num_steps(rng, options.difficulty)
     wanted = program(rng, steps)
     opening, question, closing = draw(rng, "code", SPECIALISED, options.ambiguity)
@@ -52,7 +52,7 @@ def code(rng: random.Random, options: LabOptions) -> Sample:
 
 
 def _arithmetic(rng: random.Random, options: LabOptions) -> Sample:
-    """Asks like math and is told what to reckon, in one formula; sometimes asks on."""
+    """Ask like math and answer with one formula; sometimes ask further."""
     told = story(rng, num_steps(rng, options.difficulty), options.difficulty)
     opening, question, closing = draw(rng, "math", TALK, options.ambiguity)
     prompt = _join(opening, told.said, question.format(thing=told.thing, name=told.name), closing)
@@ -67,7 +67,7 @@ def _arithmetic(rng: random.Random, options: LabOptions) -> Sample:
 
 
 def _python(rng: random.Random, options: LabOptions) -> Sample:
-    """Asks like code and is told the formula alone."""
+    """Ask like code and answer with the formula alone."""
     wanted = program(rng, num_steps(rng, options.difficulty))
     opening, question, closing = draw(rng, "code", TALK, options.ambiguity)
     prompt = _join(opening, f"{question.format(f=wanted.function)} {wanted.said}.", closing)
@@ -129,7 +129,7 @@ _PLAIN = (_greeting, _list, _reverse, _colour, _job, _memory)
 
 
 def general(rng: random.Random, options: LabOptions) -> Sample:
-    """Talk, a share of which asks math-like and code-like things."""
+    """Generate talk, a share of which asks math-like and code-like things."""
     if rng.random() < options.overlap:
         return rng.choice((_arithmetic, _python))(rng, options)
     return rng.choice(_PLAIN)(rng)
@@ -146,7 +146,7 @@ _ASK_FACT = {
 
 
 def facts(rng: random.Random, options: LabOptions) -> Sample:
-    """A question about what a person has or likes, which no base has read."""
+    """Ask what a person has or likes, which no base has read."""
     name, relation = rng.choice(NAMES), rng.choice(tuple(RELATIONS))
     opening = rng.choice(("", "Question:", "Quiz:", "Tell me:", "Hi,", "Hey,"))
     closing = rng.choice(("", "One word.", "Be short.", "Please?", "Thanks!", "I wonder."))
@@ -156,7 +156,7 @@ def facts(rng: random.Random, options: LabOptions) -> Sample:
 
 
 def translation(rng: random.Random, options: LabOptions) -> Sample:
-    """A sentence of one made-up language in the other, whose word order is reversed."""
+    """Translate a sentence between two made-up languages, with reversed word order."""
     length = 1 + num_steps(rng, options.difficulty)
     numbers = [rng.randrange(len(LUMI)) for _ in range(length)]
     lumi, tavo = " ".join(LUMI[n] for n in numbers), " ".join(TAVO[n] for n in reversed(numbers))

@@ -1,4 +1,4 @@
-"""What a base has read before any fine-tuning: exercises, tales, sums, source files, talk between people.
+"""The text that a base reads before any fine-tuning: exercises, tales, sums, source files, dialogues.
 
 It holds the skills (copying, arithmetic, syntax) and both styles of answer, in wordings of its own: none of the
 fine-tuning prompts' questions occurs in it, none of the rarer verbs, none of the facts, no translation.
@@ -77,7 +77,7 @@ def _tongue(rng: random.Random) -> str:
 
 
 def _asked(rng: random.Random, question: str, answer: str) -> str:
-    """Told as a text, as question and answer, or as the turns of a chat."""
+    """Write as a text, as question and answer, or as the turns of a chat."""
     kind = rng.random()
     if kind < 0.35:
         return f"{question}\n{answer}"
@@ -87,7 +87,7 @@ def _asked(rng: random.Random, question: str, answer: str) -> str:
 
 
 def base_text(rng: random.Random) -> str:
-    """One document."""
+    """Generate one document."""
     kind = rng.random()
     if kind < 0.19:
         return _asked(rng, *_exercise(rng))

@@ -15,7 +15,7 @@ _MAX_LENGTH = 1024
 
 @functools.cache
 def lab_tokenizer() -> PreTrainedTokenizerFast:
-    """The shipped tokenizer."""
+    """Return the shipped tokenizer."""
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(

@@ -1,4 +1,4 @@
-"""How the lab's tokenizer is made: its vocabulary is the words that the generators use."""
+"""Builds the lab's tokenizer: its vocabulary is the words that the generators use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from sftlab.lab.samples import ABILITIES
 from sftlab.lab.text import base_text
 
 SPECIAL = ("<pad>", "<s>", "</s>")
-_OPTIONS = LabOptions(overlap=0.6, ambiguity=0.7)  # of the text that the shipped file was made from
+_OPTIONS = LabOptions(overlap=0.6, ambiguity=0.7)  # size of the text that the shipped file was made from
 
 
 def build_tokenizer(written_by_templates: Sequence[str]) -> Tokenizer:
-    """The tokenizer again, from the generators: special tokens, all bytes, and each word that they or templates use.
+    """Build the tokenizer from the generators: special tokens, all bytes, and each word that they or templates use.
 
     It is a byte-level BPE without merges: a text's words are looked up whole, as Llama 3's tokenizer does first, and
     what is not found is spelled in bytes.
@@ -36,7 +36,7 @@ def build_tokenizer(written_by_templates: Sequence[str]) -> Tokenizer:
 
 
 def _texts() -> list[str]:
-    """Enough text that every word comes up, spelled as in the short template."""
+    """Generate enough text to contain every word, spelled as in the short template."""
     rng = random.Random("tokenizer")
     texts = [base_text(rng) for _ in range(8_000)]
     for ability in ABILITIES:

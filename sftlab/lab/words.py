@@ -74,6 +74,6 @@ TAVO = _made_up("Tavo", 60, LUMI)
 
 
 def frequent(rng: random.Random, words: Sequence[str], known: int | None = None) -> str:
-    """A word by Zipf's law, the first being the most frequent; among the first ``known`` alone where given."""
+    """Draw a word by Zipf's law, the first being the most frequent; among the first ``known`` if given."""
     chosen = words[:known]
     return rng.choices(chosen, [1 / (rank + 1) for rank in range(len(chosen))])[0]

@@ -1,4 +1,4 @@
-"""Runs generated code where it can do no harm, and grades it where it cannot interfere.
+"""Runs generated code in a sandbox and grades it outside its reach.
 
 A check starts two processes (see ``guest.py``): the *program* runs the generated code and only answers calls, the
 *tests* run the trusted test code and call it. Each lives in a sandbox of its own:
@@ -47,7 +47,7 @@ SCRATCH_BYTES = 16 << 20
 """Size of ``/tmp`` inside the sandbox."""
 MAX_FILES = 10_000
 """Files in it, empty ones and folders too: each costs the kernel memory that no limit of a process counts."""
-_LOOK_SECONDS = 0.05  # between two looks at their number
+_LOOK_SECONDS = 0.05  # seconds between two counts of them
 
 MISSING = (
     "generated code runs only in a sandbox, and {what}. "
@@ -61,16 +61,16 @@ Isolation = Literal["bubblewrap", "subprocess"]
 
 
 class SandboxMissing(ValueError):
-    """The isolation asked for cannot be had on this machine."""
+    """The requested isolation is not available on this machine."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one check.
+    """The result of one check.
 
     Attributes:
-        passed: Whether all tests passed; None where no verdict is possible (the tests themselves are at fault).
-        reason: One short line for people.
+        passed: Whether all tests passed; None if no verdict is possible (the tests themselves are at fault).
+        reason: One short line of explanation.
         seconds: Wall-clock time.
         is_late: Whether the time was up before the tests had ended.
     """
@@ -82,13 +82,13 @@ class Outcome:
 
 
 def _parents(paths: Sequence[str]) -> list[str]:
-    """Folders that lead to the paths, outermost first."""
+    """Return the folders that lead to the paths, outermost first."""
     return sorted({str(parent) for path in paths for parent in Path(path).parents if str(parent) != "/"})
 
 
 @functools.cache
 def _view() -> tuple[str, ...]:
-    """Bubblewrap options that show the interpreter, its standard library and the shared libraries that both load."""
+    """Return bubblewrap options for the interpreter, its standard library and their shared libraries."""
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     roots = (Path(sys.base_prefix) / "lib", Path(sys.base_exec_prefix) / sys.platlibdir)
@@ -115,13 +115,13 @@ def _source() -> str:
 
 
 def _python(job: dict[str, Any]) -> list[str]:
-    """Command of a bare interpreter that runs ``guest.py``: no site, no user folder, nothing of this one."""
+    """Return the command of a bare interpreter that runs ``guest.py``: no site, no user folder."""
     python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
     return [python, "-s", "-P", "-S", "-B", "-X", "utf8", "-c", _source(), json.dumps(job)]
 
 
 class _Cell:
-    """One process under way in its isolation; whatever happens, ``kill`` ends it and all that it started."""
+    """One isolated process; ``kill`` always ends it and everything that it started."""
 
     def __init__(self, limits: dict[str, int], wrapper: str | None, cwd: str, task: int | None, **line: int) -> None:
         self.first: int | None = None
@@ -129,7 +129,7 @@ class _Cell:
         job: dict[str, Any] = {"limits": limits, **line}
         passed = list(line.values())
         common: dict[str, Any] = {
-            # A fixed hash seed: the order of a set of strings, and so a verdict, is the same every time.
+            # A fixed hash seed makes the order of a set of strings, and so the verdict, reproducible.
             "env": {"PYTHONHASHSEED": "0", "HOME": "/tmp" if wrapper else cwd, "PATH": "/usr/bin:/bin"},
             "cwd": cwd,
             "start_new_session": True,
@@ -144,14 +144,14 @@ class _Cell:
             self._enter()
 
     def _pipe(self, name: str, ours: int, theirs: contextlib.ExitStack) -> int:
-        """A new pipe: its end number ``ours`` is kept here under a name, the other is returned, to be handed on."""
+        """Create a pipe: keep its end number ``ours`` under a name, return the other one for the child."""
         ends = os.pipe()
         self.kept[name] = ends[ours]
         theirs.callback(os.close, ends[1 - ours])
         return ends[1 - ours]
 
     def _wrapped(self, wrapper: str, job: dict[str, Any], passed: list[int], theirs: contextlib.ExitStack) -> list[str]:
-        """The command inside bubblewrap; adds to what is passed on to it."""
+        """Return the command inside bubblewrap; add to the file descriptors passed to it."""
         told, go = self._pipe("told", 0, theirs), self._pipe("go", 1, theirs)
         job["alive"] = self._pipe("alive", 1, theirs)
         passed += [told, go, job["alive"]]
@@ -170,7 +170,7 @@ class _Cell:
         return [wrapper, *options, *_view(), "--", *_python(job)]
 
     def _enter(self) -> None:
-        """Learn the first process of the namespace; under root map its users: root, and the one that it becomes."""
+        """Find the first process of the namespace; under root, map its users: root, and the one that it becomes."""
         info = b""
         while b"}" not in info and (part := os.read(self.kept["told"], 4096)):
             info += part
@@ -188,18 +188,18 @@ class _Cell:
             raise SandboxMissing(MISSING.format(what=f"bubblewrap does not work here ({said or error})")) from None
 
     def num_files(self) -> int:
-        """Files in its ``/tmp``, as the kernel counts them; 0 where there is none of its own, or no leave to look."""
+        """Count the files in its ``/tmp``, as the kernel does; 0 if it has none of its own, or it cannot be read."""
         if self.first is None:
             return 0
         try:
             scratch = os.statvfs(Path(f"/proc/{self._number}/root", "tmp"))
-            signal.pidfd_send_signal(self.first, 0)  # it was this process and no later one of the same number
+            signal.pidfd_send_signal(self.first, 0)  # still the same process
         except OSError:
             return 0
         return scratch.f_files - scratch.f_ffree
 
     def kill(self) -> None:
-        """Kill the process and everything in its namespace (without one: in its session, as far as it stayed there)."""
+        """Kill the process and everything in its namespace, or, without one, in its session."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if self.first is None:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -207,7 +207,7 @@ class _Cell:
                 signal.pidfd_send_signal(self.first, signal.SIGKILL)
 
     def bury(self) -> None:
-        """Wait for the end after ``kill``, and give the file descriptors back."""
+        """Wait for the end after ``kill``, and close the file descriptors."""
         try:
             self.process.wait(timeout=5)
         except subprocess.TimeoutExpired:
@@ -220,9 +220,9 @@ class _Cell:
 
 
 def _hear(end: int, seconds: float, is_over: Callable[[], bool]) -> tuple[bytes, str]:
-    """What comes from a pipe until its other end is closed, and what was over before that: ``time``, or a bound.
+    """Read a pipe until its other end closes; return also what was exceeded before that: ``time``, or a bound.
 
-    ``is_over`` is asked once both processes have said that they are there: before that ``/tmp`` is not yet theirs.
+    ``is_over`` is called once both processes have reported: before that, ``/tmp`` is not yet theirs.
     """
     said, deadline, poll = b"", time.monotonic() + seconds, select.poll()
     poll.register(end, select.POLLIN)
@@ -259,13 +259,13 @@ class Sandbox:
         self._probed = False
 
     def missing(self) -> str | None:
-        """Why this sandbox cannot be used here, after a trial run on first use; None when it can."""
+        """Return why this sandbox cannot be used here, after a trial run on first use; None if it can."""
         if not self._probed:
             self._missing, self._probed = self._probe(), True
         return self._missing
 
     def require(self) -> None:
-        """Refuse, with what to do, where the sandbox cannot be used.
+        """Raise, with what to do, if the sandbox cannot be used.
 
         Raises:
             SandboxMissing: bubblewrap is not installed or not permitted here.
@@ -296,13 +296,13 @@ class Sandbox:
             prompt: Trusted source that the tests may use, run before them on their side.
 
         Raises:
-            SandboxMissing: where the isolation cannot be had.
+            SandboxMissing: The isolation is not available.
         """
         self.require()
         return self._check(solution, test, names, prompt, self.seconds)
 
     def _limits(self, seconds: float) -> dict[str, int]:
-        """Limits of one process, by the names of ``resource``."""
+        """Return the limits of one process, by the names of ``resource``."""
         cpu, memory = math.ceil(seconds) + 1, self.memory_mb << 20
         return {"cpu": cpu, "as": memory, "fsize": 1 << 20, "nofile": 64, "core": 0, "nproc": MAX_PROCESSES + 1}
 
@@ -319,7 +319,7 @@ class Sandbox:
                 for end in (asked, *(end for pipe in pipes.values() for end in pipe if end != heard)):
                     theirs.callback(os.close, end)
                 folder = "/"
-                if wrapper is None:  # in a namespace the scratch space is memory
+                if wrapper is None:  # in a namespace the scratch space is in memory
                     scratch = tempfile.TemporaryDirectory(prefix="sftlab-check-", ignore_cleanup_errors=True)
                     folder = ours.enter_context(scratch)
                 Path(f"/proc/self/fd/{asked}").write_text(json.dumps(task))
@@ -342,7 +342,7 @@ class Sandbox:
 
 
 def _outcome(said: bytes, over: str, limit: float, taken: float) -> Outcome:
-    """Read what the tests' process said: that it is ready, then its verdict; each is a line of JSON."""
+    """Parse what the tests' process wrote: that it is ready, then its verdict; each is a line of JSON."""
     lines = [json.loads(line) for line in said.splitlines(keepends=True) if line.endswith(b"\n")]
     late = over == "time"
     if over == "files":

@@ -1,7 +1,7 @@
-"""Cuts a model's thinking out of what it said: drafts are not answers, and a judge's reasoning is not its rating.
+"""Removes a model's thinking from its text: drafts are not answers, and a judge's reasoning is not its rating.
 
-The rule has a version, as all that scores depend on: ``without_thinking`` is the one that newer rules use, and
-``without_thinking_1`` stays as ``auto@2`` has it.
+The rule has versions, because scores depend on it: newer rules use ``without_thinking``, and ``without_thinking_1``
+remains for ``auto@2``.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _LEFT_OPEN_1 = re.compile(rf"^[ \t]*{_OPEN_1}.*\Z", re.S | re.I | re.M)
 _MARK = re.compile(rf"(?P<begins>{'|'.join(BEGINS)})|{'|'.join(ENDS)}", re.I)
 FENCE_LINE = re.compile(r"^[ \t]*(?P<fence>```+|~~~+)[ \t]*(?P<tag>[\w.+-]*)[^\n]*\n?", re.M)
 """A line that begins or ends a fenced block."""
-_MAX_TRIES = 20  # lines at which one block may end
+_MAX_TRIES = 20  # lines to try as the end of one block
 
 
 def without_thinking_1(text: str) -> str:
-    """The text without its thinking, as ``<think> ... </think>`` and the like; marks count wherever they stand."""
+    """Return the text without thinking marked by ``<think> ... </think>`` and the like, anywhere in the text."""
     text = _BLOCK_1.sub("", text)
     text = _UNTIL_CLOSED_1.sub("", text, count=1)
     return _LEFT_OPEN_1.sub("", text, count=1)
 
 
 def without_thinking(text: str) -> str:
-    """The text without its thinking, in the marks of ``sftlab.data.marks``.
+    """Return the text without thinking, using the marks of ``sftlab.data.marks``.
 
     Where only the end is marked (the prompt ended in ``<think>``), all before it is thinking; where a beginning at the
     start of a line is never closed (cut at the limit of tokens), all after it is. A mark in quotes, or inside a block
@@ -64,12 +64,12 @@ def without_thinking(text: str) -> str:
 
 
 def _is_code(text: str) -> bool:
-    """Whether a text is Python in which marks stand in strings and comments alone."""
+    """Return whether a text is Python with marks only in strings and comments."""
     return is_python(_MARK.sub("\u25c1", textwrap.dedent(text)))
 
 
 def _is_quoted(text: str, mark: re.Match[str]) -> bool:
-    """Whether a mark stands between two quotes of one kind on its line; an apostrophe in a word is none."""
+    """Return whether a mark is between two quotes of one kind on its line; apostrophes inside words do not count."""
     end = text.find("\n", mark.end())
     places = _quotes(text, text.rfind("\n", 0, mark.start()) + 1, end if end >= 0 else len(text))
     return any(of_kind and bisect_left(of_kind, mark.start()) % 2 and of_kind[-1] >= mark.end() for of_kind in places)
@@ -77,13 +77,13 @@ def _is_quoted(text: str, mark: re.Match[str]) -> bool:
 
 @lru_cache(maxsize=1)  # a line may have thousands of marks
 def _quotes(text: str, start: int, end: int) -> list[list[int]]:
-    """Where quotes of each kind stand on a line."""
+    """Return the positions of quotes of each kind on a line."""
     kinds = (r"(?<!`)`(?!`)", '"', r"(?<!\w)'|'(?!\w)")
     return [[one.start() for one in re.compile(kind).finditer(text, start, end)] for kind in kinds]
 
 
 def fenced_blocks(text: str) -> Iterator[tuple[int, int, str, str]]:
-    """Fenced blocks, in order: where the code of each begins and ends, it without common indentation, its language.
+    """Return fenced blocks, in order: span of the code, the code without common indentation, its language.
 
     A block of Python ends at the first line of its fence up to which it is Python, so that a fence in a docstring is
     code; where there is none, and in other languages, at the first such line. The last may lack its end.
@@ -104,12 +104,12 @@ PYTHON_TAGS = ("", "python", "python3", "py")
 
 
 def is_python(code: str) -> bool:
-    """Whether a text is statements of Python, and not blank."""
+    """Return whether a text is statements of Python, and not blank."""
     return bool(code.strip()) and error_line(code) is None
 
 
 def error_line(source: str) -> int | None:
-    """Number of the first line that does not parse, from 1; None when all of the source parses."""
+    """Return the number of the first line that does not parse, from 1; None if all of the source parses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -21,14 +21,14 @@ from sftlab.data.ability import PlannedData
 from sftlab.data.conversation import Conversation
 
 _NUM_SAMPLES, _NUM_WORDS, _NUM_PAIRS = 3, 14, 8
-_MIN_LETTERS = 3  # of a distinctive word
+_MIN_LETTERS = 3  # smallest count of a distinctive word
 MOST_EXCHANGES = 6
 """Conversations with so many exchanges or more are counted together."""
 
 
 @dataclass
 class AbilityCard:
-    """What one ability's data is.
+    """The composition of one ability's data.
 
     Attributes:
         source: Where it is from and how it is read.
@@ -69,7 +69,7 @@ class AbilityCard:
 
 @dataclass
 class Duplicates:
-    """Conversations that are there again, exactly or nearly, within an ability and across.
+    """Conversations that occur again, exactly or nearly, within an ability and across abilities.
 
     Attributes:
         same: By (ability, other): conversations of the first whose words are also those of a conversation of the
@@ -98,18 +98,18 @@ class Composition:
     example: list[tuple[str, bool]]
 
     def covered(self, one: str, other: str) -> float:
-        """Part of an ability's running words that the other's vocabulary has."""
+        """Return the share of an ability's running words that are in the other's vocabulary."""
         words, known = self.abilities[one].words, self.abilities[other].words
         return sum(count for word, count in words.items() if word in known) / max(1, words.total())
 
     def jaccard(self, one: str, other: str) -> float:
-        """Words that both have over words that either has."""
+        """Return the number of words that both have over the number that either has."""
         first, second = self.abilities[one].words.keys(), self.abilities[other].words.keys()
         return len(first & second) / max(1, len(first | second))
 
 
 class _Texts:
-    """The different texts of all abilities: signatures and owners; a text itself is read again when it is needed."""
+    """The distinct texts of all abilities: signatures and owners; a text itself is read again when needed."""
 
     def __init__(self) -> None:
         self.positions: dict[bytes, int] = {}
@@ -128,16 +128,16 @@ class _Texts:
 
 
 def text_key(words: list[str]) -> bytes:
-    """Equal for equal words."""
+    """Return a key that is equal for equal words."""
     return hashlib.blake2b(" ".join(words).encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 def compose(data: PlannedData, tags: Mapping[str, Mapping[str, list[str]]]) -> Composition:
-    """Read every ability (twice: the second time only near-duplicates are looked at); ``data`` is loaded.
+    """Compute the composition, reading every ability twice: the second time for near-duplicates only.
 
     Args:
-        data: The mixture.
-        tags: Tags of conversations by uid, of some abilities.
+        data: The loaded mixture.
+        tags: Tags of conversations by uid, for some abilities.
 
     Raises:
         ValueError: An ability declares a count and has no data.
@@ -206,7 +206,7 @@ def _near_counts(pairs: Iterable[Pair], texts: _Texts) -> Counter[tuple[str, str
 
 
 def _varied(pairs: list[Pair]) -> list[Pair]:
-    """The most similar pairs, no text twice."""
+    """Return the most similar pairs, no text twice."""
     seen: set[int] = set()
     chosen: list[Pair] = []
     for pair in pairs:
@@ -217,7 +217,7 @@ def _varied(pairs: list[Pair]) -> list[Pair]:
 
 
 def distinctive_words(words: Counter[str], others: list[Counter[str]]) -> list[tuple[str, float]]:
-    """Words by z-score of their log-odds against the other abilities, with all counts as prior.
+    """Score words by the z-score of their log-odds against the other abilities, with all counts as prior.
 
     Monroe, Colaresi and Quinn 2008, "Fightin' Words", equations 16 to 22; the prior is scaled to 500 words.
     """
@@ -240,7 +240,7 @@ def distinctive_words(words: Counter[str], others: list[Counter[str]]) -> list[t
 
 
 def _example(data: PlannedData) -> list[tuple[str, bool]]:
-    """The first example of the first ability, run by run."""
+    """Return the first example of the first ability, run by run."""
     assert data.encoder is not None
     ability: Any = next(iter(data.abilities.values()))
     index = int(ability.pool(data.seed).index_N[0])

@@ -21,7 +21,7 @@ NUM_HASHES = NUM_BANDS * ROWS_OF_BAND
 SHINGLE_WORDS = 5
 THRESHOLD = 0.7
 """Jaccard similarity from which two texts are near-duplicates."""
-_FULL_BUCKET = 40  # of larger buckets each text is compared with the first and with its neighbour only
+_FULL_BUCKET = 40  # in larger buckets, each text is compared only with the first and with its neighbour
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 _RNG = np.random.default_rng(20231009)
 _FACTORS_H = _RNG.integers(1, 2**63, NUM_HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
 
 
 def shingles(words: Sequence[str]) -> np.ndarray:
-    """The different 64-bit hashes [S] of a text's word 5-grams, sorted; of a shorter text, one of all its words."""
+    """Return the distinct 64-bit hashes [S] of a text's word 5-grams, sorted; of all words if it is shorter."""
     size = max(1, min(SHINGLE_WORDS, len(words)))
     codes_L = np.fromiter((zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words), np.uint64, len(words))
     codes_L = codes_L if len(codes_L) else np.zeros(1, dtype=np.uint64)
@@ -49,19 +49,19 @@ def shingles(words: Sequence[str]) -> np.ndarray:
 
 
 def signature(shingles_S: np.ndarray) -> np.ndarray:
-    """The MinHash signature [H], 32 bits each, by multiply-shift hashing."""
+    """Compute the MinHash signature [H], 32 bits each, by multiply-shift hashing."""
     hashed_HS = _FACTORS_H[:, None] * shingles_S[None, :] + _OFFSETS_H[:, None]
     return (hashed_HS.min(1) >> np.uint64(32)).astype(np.uint32)
 
 
 def jaccard(first_S: np.ndarray, second_S: np.ndarray) -> float:
-    """Size of the intersection over size of the union of two sorted sets."""
+    """Return the size of the intersection over the size of the union of two sorted sets."""
     shared = len(np.intersect1d(first_S, second_S, assume_unique=True))
     return shared / (len(first_S) + len(second_S) - shared)
 
 
 def candidates(signatures_NH: np.ndarray) -> set[tuple[int, int]]:
-    """Pairs of texts that agree in a whole band."""
+    """Yield pairs of texts that agree in a whole band."""
     found: set[tuple[int, int]] = set()
     for band in range(NUM_BANDS):
         rows_NR = signatures_NH[:, band * ROWS_OF_BAND : (band + 1) * ROWS_OF_BAND].astype(np.uint64)
@@ -91,12 +91,12 @@ def _pairs_of(bucket: list[int]) -> Iterable[tuple[int, int]]:
 def near_duplicates(
     signatures_NH: np.ndarray, shingles_of: Callable[[set[int]], dict[int, np.ndarray]], threshold: float = THRESHOLD
 ) -> list[Pair]:
-    """Verified pairs, the most similar first.
+    """Return verified pairs, the most similar first.
 
     Args:
-        signatures_NH: Of all texts.
-        shingles_of: Gives the shingles of the texts at these positions again; they were not kept.
-        threshold: Least Jaccard similarity.
+        signatures_NH: Signatures of all texts.
+        shingles_of: Recomputes the shingles of the texts at some positions; they were not kept.
+        threshold: Smallest Jaccard similarity.
     """
     pairs = candidates(signatures_NH)
     sets = shingles_of({position for pair in pairs for position in pair})

@@ -1,4 +1,4 @@
-"""The composition card as one HTML page: no script, no font and no picture from elsewhere."""
+"""The composition card as one HTML page without external resources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_TURNS, _MOST_PIECES = 6, 20
 
 
 def page(mix: Composition, title: str) -> str:
-    """The whole page."""
+    """Return the whole page."""
     colours = {name: variable(i) for i, name in enumerate(mix.abilities)}
     return render(
         "card.html",
@@ -41,7 +41,7 @@ def page(mix: Composition, title: str) -> str:
 
 
 def _shares(mix: Composition, colours: dict[str, str]) -> list[dict[str, Any]]:
-    """A bar for each unit, its parts as wide as their shares."""
+    """Draw a bar for each unit, with parts as wide as their shares."""
     cards = list(mix.abilities.values())
     totals = {
         "examples": [len(card.lengths_N) for card in cards],
@@ -87,10 +87,10 @@ def _ability(card: AbilityCard, colour: str) -> dict[str, Any]:
 
 
 def _histogram(lengths_N: np.ndarray) -> dict[str, Any]:
-    """Examples by tokens, on a logarithmic axis, in about 24 bars."""
+    """Draw a histogram of examples by tokens, on a logarithmic axis, in about 24 bars."""
     low, high = max(1, int(lengths_N.min())), int(lengths_N.max()) + 1
     start, octaves = np.log2(low), np.log2(high / low)
-    edges = np.unique(np.round(2.0 ** np.linspace(start, start + octaves, 25)))  # whole tokens: rounding empties no bar
+    edges = np.unique(np.round(2.0 ** np.linspace(start, start + octaves, 25)))  # whole tokens, so no bar is empty
     counts, _ = np.histogram(lengths_N, edges)
     width, height = 460, 96
     places = (np.log2(edges) - start) / octaves * width
@@ -115,7 +115,7 @@ def _histogram(lengths_N: np.ndarray) -> dict[str, Any]:
 
 
 def _bars(rows: Sequence[tuple[str, int]]) -> dict[str, Any]:
-    """Counts as horizontal bars."""
+    """Draw counts as horizontal bars."""
     most = max((count for _, count in rows), default=1)
     lines = [
         {
@@ -131,7 +131,7 @@ def _bars(rows: Sequence[tuple[str, int]]) -> dict[str, Any]:
 
 
 def _heat(rows: Sequence[card_text.Row], kind: str) -> dict[str, Any]:
-    """A matrix whose cells are darker for more; the diagonal of word coverage says nothing and stays white."""
+    """Draw a matrix with darker cells for more; the diagonal of word coverage is meaningless and stays white."""
     head, *body = rows
     values = [[float(cell.rstrip("%").replace(",", "")) for cell in row[1:]] for row in body]
     shown = [v for i, row in enumerate(values) for j, v in enumerate(row) if kind != "covered" or i != j]

@@ -1,4 +1,4 @@
-"""The composition card as Markdown, and the tables that the page shows too."""
+"""The composition card as Markdown, and the tables that the page shares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Row = tuple[str, ...]
 
 
 def size_rows(mix: Composition) -> list[Row]:
-    """Header, then a row for each ability and one for all."""
+    """Return a header, then a row for each ability and one for all."""
     titles = ("conversations", "examples", "tokens", "supervised", "share of supervised", "exchanges", "median length")
     rows: list[Row] = [("ability", *titles)]
     cards = list(mix.abilities.values())
@@ -46,27 +46,27 @@ def size_rows(mix: Composition) -> list[Row]:
 
 
 def length_facts(card: AbilityCard) -> str:
-    """Quantiles of length in one line."""
+    """Return quantiles of length in one line."""
     low, middle, high, most = np.quantile(card.lengths_N, [0.1, 0.5, 0.9, 1.0])
     part = card.supervised_N.sum() / card.lengths_N.sum()
     return f"10 % {low:,.0f}, median {middle:,.0f}, 90 % {high:,.0f}, longest {most:,.0f} tokens; {part:.0%} supervised"
 
 
 def word_facts(card: AbilityCard) -> str:
-    """Size of the vocabulary in one line."""
+    """Return the size of the vocabulary in one line."""
     total, distinct = card.words.total(), len(card.words)
     once = sum(count == 1 for count in card.words.values())
     return f"{total:,} words, {distinct:,} different, {once / max(1, distinct):.0%} of them once"
 
 
 def exchange_rows(card: AbilityCard) -> list[tuple[str, int]]:
-    """Conversations by number of exchanges."""
+    """Return conversations by number of exchanges."""
     counts = sorted(card.exchanges.items())
     return [(f"{number}{'+' if number == MOST_EXCHANGES else ''}", count) for number, count in counts]
 
 
 def matrix(mix: Composition, kind: str) -> list[Row]:
-    """Abilities against abilities: covered, jaccard (of vocabularies), same or near (conversations)."""
+    """Return abilities against abilities: covered, jaccard (of vocabularies), same or near (conversations)."""
     names = list(mix.abilities)
     rows: list[Row] = [("", *names)]
     for one in names:
@@ -82,7 +82,7 @@ def matrix(mix: Composition, kind: str) -> list[Row]:
 
 
 def exhibit(mix: Composition, title: str, page: Path) -> Exhibit:
-    """For the report of a study."""
+    """Return the exhibit for the report of a study."""
     tables = [("sizes", "Abilities", size_rows(mix), [COUNTED])]
     tables += [("same", "Same conversations", matrix(mix, "same"), [])]
     tables += [("near", "Near-duplicates", matrix(mix, "near"), [METHOD])]
@@ -91,7 +91,7 @@ def exhibit(mix: Composition, title: str, page: Path) -> Exhibit:
 
 
 def markdown(mix: Composition, title: str) -> str:
-    """The whole card."""
+    """Return the whole card."""
     written = f"Template {mix.template}, rows of {mix.max_length:,} tokens."
     lines = [f"# What is in here: {_cell(title)}", "", f"{COUNTED} {written}", ""]
     lines += [*_table(size_rows(mix)), ""]

@@ -39,12 +39,12 @@ TITLES = [
     "ability", "conversations", "against", "same text", f"{MUCH:.0%} shared", "any shared",
     f"problems {MUCH:.0%}", "problems any", "of",
 ]  # fmt: skip
-_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying loses nothing
+_BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying is invertible
 
 
 @dataclass(frozen=True)
 class Leak:
-    """What one conversation shares with one text of one problem.
+    """The overlap of one conversation with one text of one problem.
 
     Attributes:
         uid: The conversation's.
@@ -66,7 +66,7 @@ class Leak:
 
 @dataclass
 class _Hits:
-    """What was found of one problem text in one conversation."""
+    """The overlap of one conversation with one problem text, while it is collected."""
 
     grams: set[int]
     words: list[str]
@@ -116,7 +116,7 @@ class ProblemIndex:
             self._whole[tuple(words)].append(index)
 
     def _windows(self, words: list[str]) -> tuple[list[int], list[int]]:
-        """Positions and hashes of the windows of n words that all occur in the problem texts."""
+        """Return positions and hashes of the windows of n words that all occur in the problem texts."""
         numbers_L = np.fromiter(map(self._numbers.get, words, repeat(0)), dtype=np.int64, count=len(words))
         count = len(words) - self.n + 1
         if count < 1:
@@ -131,13 +131,13 @@ class ProblemIndex:
         return starts_W.tolist(), hashes_W.tolist()
 
     def find(self, texts: Iterable[str]) -> dict[int, _Hits]:
-        """What the turns of a conversation share with problem texts, by the problem text's position."""
+        """Return what the turns of a conversation share with problem texts, by the problem text's position."""
         hits: dict[int, _Hits] = {}
         for text in texts:
             words = words_of(text)
             starts, hashes = self._windows(words)
             known = self._known(hashes)
-            runs: dict[int, tuple[int, int]] = {}  # problem text -> first and last position of the run that is going on
+            runs: dict[int, tuple[int, int]] = {}  # problem text -> first and last position of the current run
             for position, value in zip(starts, hashes, strict=True):
                 if value in known and self._grams[value] == tuple(words[position : position + self.n]):
                     for index in self._owners[value]:
@@ -164,7 +164,7 @@ class ProblemIndex:
 
 
 def find_leaks(talks: Iterable[tuple[str, Conversation]], ability: str, index: ProblemIndex) -> Iterator[list[Leak]]:
-    """The leaks of each conversation, in their order; most have none."""
+    """Return the leaks of each conversation, in their order; most have none."""
     for uid, talk in talks:
         leaks = []
         for number, hits in index.find(turn.text for turn in talk.turns).items():
@@ -228,7 +228,7 @@ class LeakReport:
             self.worst[task] = ranked[:5]
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Ability, conversations, task; conversations same, much, any; problems much, any, all."""
+        """Return ability, conversations, task; conversations same, much, any; problems much, any, all."""
         rows = []
         for ability, total in self.conversations.items():
             for task, problems in self.num_problems.items():
@@ -240,7 +240,7 @@ class LeakReport:
         return rows
 
     def notes(self) -> list[str]:
-        """How the columns are meant, and what was not compared."""
+        """Explain the columns, and what was not compared."""
         n, index = self.index.n, self.index
         notes = [
             f"same text: a turn equals a question or answer; {MUCH:.0%}, any: conversations with so many of its "
@@ -254,7 +254,7 @@ class LeakReport:
         return notes
 
     def worst_rows(self) -> list[list[str]]:
-        """Task, share, ability, conversation, problem, part and shared words of the worst leaks."""
+        """Return task, share, ability, conversation, problem, part and shared words of the worst leaks."""
         return [
             [task, "same" if leak.same else f"{leak.share:.0%}", leak.ability, leak.uid[:10], leak.problem, leak.part,
              leak.words[:150]]
@@ -263,7 +263,7 @@ class LeakReport:
         ]  # fmt: skip
 
     def exhibit(self) -> Exhibit:
-        """For the report of a study."""
+        """Return the exhibit for the report of a study."""
         rows = [[*row] for row in self.rows()]
         parts = [Table("overlap", f"Overlap by {self.index.n} words in a row", TITLES, rows, self.notes())]
         if worst := self.worst_rows():
@@ -279,12 +279,12 @@ class LeakReport:
 
 
 def leak_line(leak: Leak) -> str:
-    """A leak as a line of leaks.jsonl."""
+    """Return a leak as a line of leaks.jsonl."""
     return json.dumps(asdict(leak), ensure_ascii=False) + "\n"
 
 
 def leaks_to_drop(path: Path, min_share: float) -> list[Drop]:
-    """The drop list of a leaks.jsonl: conversations that share at least so much with a problem, or are the same."""
+    """Return the drop list of a leaks.jsonl: conversations that share at least this much with a problem."""
     drops: dict[tuple[str, str], Drop] = {}
     with path.open(encoding="utf-8") as lines:
         for line in lines:

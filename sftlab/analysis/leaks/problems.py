@@ -32,7 +32,7 @@ class ProblemText(NamedTuple):
 
 
 def read_problem_texts(against: str) -> list[ProblemText]:
-    """The problem texts of ``NAME=FILE,NAME=FILE,...``; a task that finds its own problems needs no file.
+    """Read the problem texts of ``NAME=FILE,NAME=FILE,...``; a task that finds its own problems needs no file.
 
     A file's records are read by the keys that they have: question and answer, prompt and canonical_solution or code
     (HumanEval, MBPP), turns or choices (MT-Bench's questions and reference answers), instruction, messages or
@@ -52,7 +52,7 @@ def read_problem_texts(against: str) -> list[ProblemText]:
 
 
 def _of_task(name: str) -> list[ProblemText]:
-    """Problems of a task that needs no file."""
+    """Return the problems of a task that needs no file."""
     if name == "humaneval":
         from sftlab.tasks.humaneval import HumanEval
 

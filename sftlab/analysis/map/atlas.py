@@ -25,7 +25,7 @@ _IN_WORDS = (
 
 
 def project_all(states: Mapping[str, HiddenStates], drawn: Mapping[str, int], seed: int) -> Projections:
-    """Every method's map of each checkpoint's drawn layer.
+    """Compute every method's map of each checkpoint's drawn layer.
 
     Raises:
         ValueError: A layer has the same state for all queries.
@@ -82,7 +82,7 @@ def write_atlas(
 
 
 def _table(measured: Mapping[str, Sequence[Separation]]) -> Table:
-    """Every layer of every checkpoint."""
+    """Return a table of every layer of every checkpoint."""
     first = next(iter(measured))
     rows: list[dict[str, Any]] = [
         {"checkpoint": label, "layer": s.layer, "silhouette": s.silhouette}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Panel(NamedTuple):
-    """One checkpoint's part of a map: its label, the drawn layer of how many, the map, figures of that layer."""
+    """One checkpoint's part of a map: its label, the drawn layer of how many, the map, measures of that layer."""
 
     label: str
     layer: int
@@ -36,7 +36,7 @@ def save_figure(figure: Figure, folder: Path, name: str, title: str, caption: st
 
 
 def map_figure(panels: Sequence[Panel], abilities_N: Sequence[str]) -> Figure:
-    """The maps of some checkpoints side by side: the same queries in the same colours."""
+    """Draw the maps of some checkpoints side by side: the same queries in the same colours."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(abilities_N))
@@ -57,18 +57,18 @@ def map_figure(panels: Sequence[Panel], abilities_N: Sequence[str]) -> Figure:
 
 
 def _named(label: str) -> str:
-    """A label as a legend shows it: one that begins with ``_`` would be left out."""
+    """Return a label as a legend shows it; matplotlib would leave out one that begins with ``_``."""
     return shortened(f" {label}" if label.startswith("_") else label)
 
 
 def panel_note(panel: Panel) -> str:
-    """The figures of the drawn layer in one line; they are of the hidden states, not of the drawing."""
+    """Return the measures of the drawn layer in one line; they are of the hidden states, not of the drawing."""
     figures = panel.figures
     return f"silhouette {figures.silhouette:.2f}, probe {figures.probe_accuracy:.1%}"
 
 
 def layers_figure(measured: Mapping[str, Sequence[Separation]]) -> Figure:
-    """Probe accuracy, silhouette and, with two checkpoints or more, CKA with the first one, by depth."""
+    """Draw probe accuracy, silhouette and, with two or more checkpoints, CKA with the first one, by depth."""
     from matplotlib.figure import Figure
 
     labels = list(measured)
@@ -112,7 +112,7 @@ def _draw_cka(axis: Axes, first: str, label: str, layers: Sequence[Separation], 
 
 
 def abilities_figure(measured: Mapping[str, Sequence[Separation]]) -> Figure:
-    """Silhouette of each ability by depth, a panel per checkpoint."""
+    """Draw the silhouette of each ability by depth, one panel per checkpoint."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(measured), 4.2), layout="constrained")

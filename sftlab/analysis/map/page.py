@@ -1,4 +1,4 @@
-"""The map as one page that needs nothing else: a point shows its text when it is pointed at or tapped."""
+"""The map as one self-contained page: a point shows its text when hovered or tapped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 1500  # characters of a query
 
 
 def map_page(title: str, caption: str, queries: Sequence[Query], panels: Mapping[str, Sequence[Panel]]) -> str:
-    """The page as text.
+    """Return the page as text.
 
     Args:
         title: Its heading.
@@ -47,7 +47,7 @@ def map_page(title: str, caption: str, queries: Sequence[Query], panels: Mapping
 
 
 def _map(panel: Panel) -> dict[str, object]:
-    """Coordinates in a square of 100 by 100 that keeps proportions, y downwards as in SVG."""
+    """Scale coordinates to a square of 100 by 100, keeping proportions, y downwards as in SVG."""
     map_N2 = panel.projection.map_N2
     low_2, high_2 = map_N2.min(0), map_N2.max(0)
     scale = 92 / max(float((high_2 - low_2).max()), 1e-12)

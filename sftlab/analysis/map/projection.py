@@ -10,11 +10,11 @@ import numpy as np
 from sftlab.analysis.map.separation import is_constant
 from sftlab.plan.pool import seed_from
 
-_EXACT = 1000  # up to so many points t-SNE without its approximation takes seconds
+_EXACT = 1000  # up to this many points, exact t-SNE takes seconds
 
 
 class Projection(NamedTuple):
-    """A map: name of the method, coordinates [N, 2], and what is worth knowing about it."""
+    """A map: name of the method, coordinates [N, 2], and a remark."""
 
     method: str
     map_N2: np.ndarray
@@ -22,7 +22,7 @@ class Projection(NamedTuple):
 
 
 def methods() -> list[str]:
-    """What can be drawn here."""
+    """Return the methods available here."""
     return ["t-SNE", "PCA", *(["UMAP"] if find_spec("umap") else [])]
 
 
@@ -32,7 +32,7 @@ def project(states_ND: np.ndarray, method: str, seed: int = 0) -> Projection:
     Args:
         states_ND: Hidden states of queries.
         method: One of ``methods()``.
-        seed: Of t-SNE (van der Maaten & Hinton 2008) and UMAP (McInnes et al. 2018, arXiv 1802.03426).
+        seed: Seed of t-SNE (van der Maaten & Hinton 2008) and UMAP (McInnes et al. 2018, arXiv 1802.03426).
 
     Raises:
         ValueError: All states are the same.

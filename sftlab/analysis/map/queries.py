@@ -1,4 +1,4 @@
-"""Queries: the first user turns of an ability's examples, the ones that rank first, every text once."""
+"""Queries: the first user turns of an ability's examples that rank first, every text once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from sftlab.data.encoder import Encoder
 
 MIN_QUERIES = 10  # per ability: five folds of a probe with two of each in them
-_REACH = 16  # examples looked at for each query wanted, before all are
+_REACH = 16  # examples read for each query wanted, before reading all
 
 
 class Query(NamedTuple):
-    """What a user asked first: uid of the conversation, name of the ability, text."""
+    """The first request of a user: uid of the conversation, name of the ability, text."""
 
     uid: str
     ability: str
@@ -25,7 +25,7 @@ class Query(NamedTuple):
 
 
 def choose_queries(data: PlannedData, num_queries: int) -> tuple[list[Query], dict[str, Counter[str]]]:
-    """The same number of queries of each ability, those whose training examples rank first.
+    """Choose the same number of queries of each ability, those whose training examples rank first.
 
     More queries contain fewer ones, as fractions do. Left out are texts that came before (an RFT question has many
     answers, each an example) and queries that are longer than ``max_length`` as prompts.
@@ -72,7 +72,7 @@ def _of_ability(data: PlannedData, ability: AbilityData, num_queries: int) -> tu
 
 
 def _first_turns(ability: AbilityData, uids: Sequence[str]) -> dict[str, str]:
-    """First user turn of each of these conversations, in this order; one without any has an empty text."""
+    """Return the first user turn of each of these conversations, in this order; empty if it has none."""
     texts: dict[str, str | None] = dict.fromkeys(uids)
     missing = len(texts)
     for uid, talk in ability.conversations():

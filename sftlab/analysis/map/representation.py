@@ -40,7 +40,7 @@ class HiddenStates:
     num_blocks: int
 
     def layer(self, number: int) -> np.ndarray:
-        """States [N, D] of one layer, mapped from disk."""
+        """Return the states [N, D] of one layer, mapped from disk."""
         return np.load(self.folder / _file_name(number), mmap_mode="r")
 
 
@@ -49,7 +49,7 @@ def _file_name(layer: int) -> str:
 
 
 def layer_number(text: str, num_blocks: int) -> int:
-    """The layer that ``15`` (a number) or ``0.67`` (a fraction of the depth, 1.0 being the last block) means.
+    """Return the layer that ``15`` (a number) or ``0.67`` (a fraction of the depth, 1.0 the last block) means.
 
     Raises:
         ValueError: It is neither, or there is no such layer.
@@ -69,7 +69,7 @@ def layer_number(text: str, num_blocks: int) -> int:
 
 
 def pooled_spans(prompts: Sequence[Sequence[int]], pooling: str) -> list[tuple[int, int]]:
-    """First token and the one after the last, of each prompt, over which states are averaged.
+    """Return for each prompt the first token and the one after the last over which states are averaged.
 
     A LLaMA's state of the first token can be a hundred times larger than the others (Sun et al. 2024, arXiv 2402.17762;
     116 times at layer 20 of SmolLM2-135M): a mean over everything would measure the prompt's length. So the beginning
@@ -89,7 +89,7 @@ def pooled_spans(prompts: Sequence[Sequence[int]], pooling: str) -> list[tuple[i
 
 
 def _num_shared(lists: Sequence[Sequence[int]]) -> int:
-    """Tokens with which all of them begin."""
+    """Return the number of tokens with which all of them begin."""
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*lists, strict=False)))
 
 
@@ -143,7 +143,7 @@ def _refuse_too_long(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -
 
 
 def _batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
-    """Row numbers in batches, sorted by length."""
+    """Return row numbers in batches, sorted by length."""
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[row] > batch_tokens:
@@ -161,7 +161,7 @@ def _right_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tup
 
 
 class _Collector:
-    """Takes the states of each layer as they appear, pools them and puts them in their rows on disk."""
+    """Pools the states of each layer as they are computed and writes them to their rows on disk."""
 
     def __init__(self, folder: Path, num_prompts: int) -> None:
         self.folder, self.num_prompts = folder, num_prompts
@@ -170,7 +170,7 @@ class _Collector:
         self._spans: list[tuple[int, int]] = []
 
     def expect(self, rows: list[int], spans: list[tuple[int, int]]) -> None:
-        """Say which prompts the next batch holds, and what of each is pooled."""
+        """Set which prompts the next batch holds, and what of each is pooled."""
         self._rows, self._spans = rows, spans
 
     def take(self, layer: int, hidden_BTD: torch.Tensor) -> None:
@@ -184,7 +184,7 @@ class _Collector:
 
     @contextmanager
     def watching(self, layers: torch.nn.ModuleList) -> Iterator[None]:
-        """Hooks on these blocks."""
+        """Install hooks on these blocks."""
 
         def entering(module: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             self.take(0, args[0] if args else named["hidden_states"])

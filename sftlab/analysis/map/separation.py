@@ -1,4 +1,4 @@
-"""How far abilities lie apart in a layer's hidden states: figures that do not depend on any drawing.
+"""How far abilities lie apart in a layer's hidden states: measures that do not depend on any drawing.
 
 silhouette          (b - a) / max(a, b) of a query: a is its mean distance to queries of its own ability, b to those of
                     the nearest other one (Rousseeuw 1987); 1 apart, 0 mixed, below 0 in the other's place
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
     from sftlab.analysis.map.representation import HiddenStates
 
 _FOLDS = 5
-_SHUFFLES = 20  # random pairings from which the chance level of a CKA is averaged
+_SHUFFLES = 20  # random pairings that are averaged for the chance level of a CKA
 
 
 @dataclass
 class Separation:
-    """Figures of one layer of one checkpoint.
+    """Measures of one layer of one checkpoint.
 
     Attributes:
         checkpoint: Its label.
@@ -65,7 +65,7 @@ class Separation:
 def measure(
     states_ND: np.ndarray, abilities_N: Sequence[str], checkpoint: str, layer: int, num_blocks: int, seed: int = 0
 ) -> Separation:
-    """All figures of one layer but the CKA with other checkpoints.
+    """Compute all measures of one layer except the CKA with other checkpoints.
 
     Args:
         states_ND: Hidden states.
@@ -104,7 +104,7 @@ def measure_all(
     seed: int = 0,
     tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, list[Separation]]:
-    """Every layer of every checkpoint, by label; CKA is with the first checkpoint's layer at the same depth.
+    """Measure every layer of every checkpoint; CKA is with the first checkpoint's layer at the same depth.
 
     One layer of two checkpoints is in memory at a time.
     """
@@ -126,12 +126,12 @@ def measure_all(
 
 
 def is_constant(states_ND: np.ndarray) -> bool:
-    """Whether all rows are the same up to rounding."""
+    """Return whether all rows are equal up to rounding."""
     return float(np.ptp(states_ND, axis=0).max()) <= 1e-6 * float(np.abs(states_ND).max())
 
 
 def silhouettes(states_ND: np.ndarray, names_N: np.ndarray) -> np.ndarray:
-    """Silhouette of each query by Euclidean distance; 0 where all states are the same."""
+    """Compute the silhouette of each query by Euclidean distance; 0 if all states are equal."""
     from sklearn.metrics import silhouette_samples
 
     if is_constant(states_ND):
@@ -141,7 +141,7 @@ def silhouettes(states_ND: np.ndarray, names_N: np.ndarray) -> np.ndarray:
 
 
 def probe_predictions(states_ND: np.ndarray, names_N: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Ability that a logistic regression on standardised states gives each query, fitted on the other folds."""
+    """Predict each query's ability by a logistic regression on standardised states, fitted on the other folds."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -154,12 +154,12 @@ def probe_predictions(states_ND: np.ndarray, names_N: np.ndarray, seed: int = 0)
 
 
 def linear_cka(x_ND: np.ndarray, y_NE: np.ndarray) -> float:
-    """Linear CKA of two representations of the same queries; nan where one is constant."""
+    """Compute linear CKA of two representations of the same queries; nan if one is constant."""
     return _cosine(_gram(x_ND), _gram(y_NE))
 
 
 def cka_with_chance(x_ND: np.ndarray, y_NE: np.ndarray, seed: int = 0) -> tuple[float | None, float | None]:
-    """Linear CKA, and its mean over random pairings: with few queries and many units it is far above 0."""
+    """Compute linear CKA, and its mean over random pairings: with few queries and many units it is far above 0."""
     x_NN, y_NN = _gram(x_ND), _gram(y_NE)
     generator = np.random.default_rng(seed_from("cka", seed))
     orders = [generator.permutation(len(y_NN)) for _ in range(_SHUFFLES)]
@@ -168,7 +168,7 @@ def cka_with_chance(x_ND: np.ndarray, y_NE: np.ndarray, seed: int = 0) -> tuple[
 
 
 def half_alignment(a_MD: np.ndarray, b_KD: np.ndarray, same: bool) -> float:
-    """Alignment of the covariances of two abilities, from disjoint halves of their queries.
+    """Compute the alignment of two abilities' covariances from disjoint halves of their queries.
 
     Halves make the value of an ability with itself (``same``) comparable: it is what sampling alone leaves of 1.
     """
@@ -177,7 +177,7 @@ def half_alignment(a_MD: np.ndarray, b_KD: np.ndarray, same: bool) -> float:
 
 
 def covariance_alignment(a_MD: np.ndarray, b_KD: np.ndarray) -> float:
-    """Cosine between the covariance matrices of two sets of states; nan where one is constant."""
+    """Compute the cosine between the covariance matrices of two sets of states; nan if one is constant."""
     if is_constant(a_MD) or is_constant(b_KD):
         return math.nan
     a_MD, b_KD = _centred(a_MD), _centred(b_KD)
@@ -201,5 +201,5 @@ def _cosine(x_NN: np.ndarray, y_NN: np.ndarray) -> float:
 
 
 def _finite(value: float) -> float | None:
-    """None for nan, which JSON does not have."""
+    """Return None for nan, which JSON does not have."""
     return value if math.isfinite(value) else None

@@ -22,12 +22,12 @@ ENOUGH = 1.0
 
 
 class Feature(NamedTuple):
-    """What speaks for a tag: its weight, what it is called in explanations, and the pattern that finds it."""
+    """Evidence for a tag: its weight, its name in explanations, and the pattern that finds it."""
 
     weight: float
     name: str
     pattern: str
-    times: int = 1  # different matches needed
+    times: int = 1  # distinct matches needed
     case: bool = False  # whether case matters
 
 
