@@ -55,7 +55,7 @@ class Forked:
         self.returncode: int | None = None
         self.pid = os.fork()
         if not self.pid:
-            _end_as(lambda: _command(folder, arguments, room))
+            end_as(lambda: _command(folder, arguments, room))
 
     def wait(self, seconds: float) -> bool:
         """Whether it ended within the time."""
@@ -93,13 +93,15 @@ def _children(pid: int) -> list[int]:
     return []
 
 
-def _end_as(main: Callable[[], Any]) -> NoReturn:
+def end_as(main: Callable[[], Any]) -> NoReturn:
     """End this process as one that has run nothing but ``main``."""
     status: Any = 1
     try:
         status = main()
     except SystemExit as error:
         status = error.code
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -227,7 +229,7 @@ def _answer(asked: socket.socket, ended: dict[int, int]) -> None:
     pid = os.fork()
     if not pid:
         asked.close()
-        _end_as(partial(_started, question, files))
+        end_as(partial(_started, question, files))
     for file in files:
         os.close(file)
     asked.send(json.dumps(pid).encode())
