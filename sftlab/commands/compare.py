@@ -13,6 +13,7 @@ from sftlab.screen import screen, show
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from sftlab.results.score import ScoreRow
     from sftlab.stats.paired import Comparison
 
 PARSER = CommandParser(
@@ -33,31 +34,34 @@ def main(arguments: list[str]) -> int:
     if wants_help(arguments, PARSER):
         return 0
     options = PARSER.parse(arguments)
-    from sftlab.report.verdicts import compare, read_verdicts
+    from sftlab.report.verdicts import compare, read_verdicts, that_counts
 
     found: list[Comparison] = []
     counted: dict[str, str] = {}
+    best: dict[str, float | None] = {}
     for a, b in _pairs(options.a, options.b):
         mine = compare(read_verdicts(a), read_verdicts(b))
-        rules = {c.task: [other.extractor for other in mine if other.task == c.task] for c in mine}
-        counted |= {task: _counted(task, extractors, a) for task, extractors in rules.items()}
+        for task in dict.fromkeys(c.task for c in mine):
+            row = _score_row(task, a)
+            extractors = [c.extractor for c in mine if c.task == task]
+            counted[task] = that_counts(extractors, row.metric if row else "")
+            best[task] = row.best if row else None
         found += mine
     console = screen()
-    console.print(comparison_table(found, counted))
+    console.print(comparison_table(found, counted, best))
     show(f"a: {options.a}", f"b: {options.b}")
     for note in comparison_notes(found, counted):
         console.print(note)
     return 0
 
 
-def _counted(task: str, extractors: Sequence[str], verdicts: Path) -> str:
-    """Return the rule that the score of a task uses, according to ``scores.jsonl`` of an evaluation or a run."""
+def _score_row(task: str, verdicts: Path) -> ScoreRow | None:
+    """Return the score of a task in the ``scores.jsonl`` of the evaluation or run that has the verdicts, if there is one."""
     from sftlab.evaluate.run import read_scores
-    from sftlab.report.verdicts import that_counts
 
     places = [verdicts.parent, *verdicts.parents[2:3]]
     rows = [row for place in places for row in read_scores(place / "scores.jsonl") if row.task == task and row.headline]
-    return that_counts(extractors, rows[0].metric if rows else "")
+    return rows[0] if rows else None
 
 
 def _pairs(a: str, b: str) -> list[tuple[Path, Path]]:
@@ -101,15 +105,20 @@ def _ordered(found: Sequence[Comparison], counted: Mapping[str, str]) -> list[Co
     return sorted(found, key=lambda c: (tasks.index(c.task), c.extractor != counted.get(c.task)))
 
 
-def comparison_table(found: Sequence[Comparison], counted: Mapping[str, str]) -> Table:
+def comparison_table(
+    found: Sequence[Comparison], counted: Mapping[str, str], best: Mapping[str, float | None]
+) -> Table:
     """Return a printable table, one row per comparison, that fits 80 columns.
 
     Args:
         found: The comparisons.
         counted: For each task the extractor of its score; the others come below it.
+        best: For each task the highest possible score, 1 for percent; None if it is not known.
     """
     from rich import box
     from rich.table import Table
+
+    from sftlab.report.text import interval_text, number
 
     title = "b against a over n problems; 95 % interval of b - a"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False)
@@ -120,8 +129,11 @@ def comparison_table(found: Sequence[Comparison], counted: Mapping[str, str]) ->
     for c in _ordered(found, counted):
         cells = ["-"] * 6
         if not math.isnan(c.p_value):
-            interval, p = f"{c.low:+.3f} to {c.high:+.3f}", f"{c.p_value:.3f}" if c.p_value >= 1e-3 else "<.001"
-            cells = [f"{c.num_problems:,}", f"{c.mean_a:.3f}", f"{c.mean_b:.3f}", f"{c.difference:+.3f}", interval, p]
+            top = best.get(c.task)
+            p = f"{c.p_value:.3f}" if c.p_value >= 1e-3 else "<.001"
+            means = [number(mean, top) for mean in (c.mean_a, c.mean_b)]
+            change = [number(c.difference, top, signed=True), interval_text(c.low, c.high, top, signed=True)]
+            cells = [f"{c.num_problems:,}", *means, *change, p]
         is_counted = c.extractor == counted.get(c.task)
         name = f"{c.task}, {c.extractor}" if is_counted else f"  {c.extractor}"
         table.add_row(name, *cells, c.words, style=None if is_counted else "dim")

@@ -85,22 +85,17 @@ def _state_words(run: Path, state: RunState) -> str:
 
 
 def _result_words(run: Path) -> str:
+    from sftlab.report.text import number
     from sftlab.run.results import last_scores, losses_by_stage
 
     try:
         scores = last_scores(run)
         if scores:
-            return " ".join(f"{row.ability or row.task} {_score_words(row.value, row.best)}" for row in scores)
+            return " ".join(f"{row.ability or row.task} {number(row.score().value, row.best)}" for row in scores)
         losses = list(losses_by_stage(run).values())
     except ValueError as error:
         return str(error)
     return " ".join(f"{ability} {loss:.3f}" for ability, loss in losses[-1].items()) if losses else "-"
-
-
-def _score_words(value: float | None, best: float | None) -> str:
-    if value is None:
-        return "?"
-    return f"{value:.1%}" if best == 1 else f"{value:.2f}"
 
 
 def age_words(seconds: float) -> str:

@@ -78,9 +78,14 @@ def with_interval(value: float, low: float, high: float, best: float | None, sig
     """Format a score and its interval; the interval is left out if there is none."""
     if math.isnan(low) or math.isnan(value):
         return number(value, best, signed)
+    return f"{number(value, best, signed)} ({interval_text(low, high, best, signed)})"
+
+
+def interval_text(low: float, high: float, best: float | None, signed: bool = False) -> str:
+    """Format the ends of an interval of a score, in the unit of ``number``."""
     scale, digits = (100, 1) if best == 1 else (1, 3 if best is None else 2)
-    ends = [f"{scale * end:{'+' if signed else ''}.{digits}f}" for end in (low, high)]
-    return f"{number(value, best, signed)} ({ends[0]} to {ends[1]})"
+    low_text, high_text = (f"{scale * end:{'+' if signed else ''}.{digits}f}" for end in (low, high))
+    return f"{low_text} to {high_text}"
 
 
 def estimate_text(estimate: Estimate, digits: int = 2, scale: float = 1, signed: bool = False) -> str:

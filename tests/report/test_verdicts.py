@@ -84,7 +84,7 @@ def test_extractors_of_one_file_alone_are_listed(tmp_path: Path) -> None:
     assert [(c.extractor, c.words) for c in found] == [("x@1", "inside noise"), ("y@1", "not compared")]
     assert found[1].method == f"only in {tmp_path / 'b'}"
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(comparison_table(found, {"t": "x@1"}))
+    console.print(comparison_table(found, {"t": "x@1"}, {"t": None}))
     text, notes = console.export_text(), comparison_notes(found, {"t": "x@1"})
     assert "inside noise" in text and "not compared" in text and "only in" in notes[-1]
     assert "The score of t is by x@1; the lines below it read the same answers by other rules." in notes
@@ -156,4 +156,5 @@ def test_compare_names_the_rule_that_counts_by_the_scores_beside_the_verdicts(tm
     assert compare_command([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     shown = capsys.readouterr().out.splitlines()
     first, second = (line for line in shown if "inside noise" in line)
+    assert "44.4%" in first and "+0.0 pts" in first  # as fit shows scores
     assert first.startswith("t, y@1") and second.startswith("  x@1") and "The score of t is by y@1" in "".join(shown)
