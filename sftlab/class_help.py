@@ -30,12 +30,14 @@ def class_help(key: str, name: str, roots: Mapping[str, type]) -> str:
         chosen = class_named(name, base)
         if chosen is None:
             raise ValueError(_no_such(f"--{key}.help", name, [cls.__name__ for cls in subclasses_of(base)]))
-        return _help(chosen, key)
+        return help_of(chosen, key)
     others = [cls for cls in subclasses_of(base) if cls is not base and not inspect.isabstract(cls)]
-    lines = [_help(base, key)]
+    lines = [help_of(base, key)]
     if others:
         lines += ["", f"Classes for --{key} (--{key}.help NAME tells more):"]
-        lines += [_row(f"  {cls.__name__}", _summary(cls)) for cls in sorted(others, key=lambda cls: cls.__name__)]
+        lines += [
+            wrapped_row(f"  {cls.__name__}", summary(cls)) for cls in sorted(others, key=lambda cls: cls.__name__)
+        ]
     return "\n".join(lines)
 
 
@@ -92,9 +94,20 @@ def _parameters(cls: type) -> dict[str, _Parameter]:
     return found
 
 
+<<<<<<< HEAD
 def _help(cls: type, key: str) -> str:
     """Return summary, location, and every argument with type, default and description."""
     lines = [textwrap.fill(f"{cls.__name__}: {_summary(cls)}", _WIDTH)]
+=======
+def help_of(cls: type, key: str) -> str:
+    """Return the summary of a class, its class path, and every argument with type, default and description.
+
+    Args:
+        cls: The class.
+        key: Stands before the name of each argument.
+    """
+    lines = [textwrap.fill(f"{cls.__name__}: {summary(cls)}", _WIDTH)]
+>>>>>>> 98a8d0b (evaluate --tasks.help: tasks and their options; a run's end names no empty results)
     if not inspect.isabstract(cls):
         lines += [f"class_path: {cls.__name__}, or {cls.__module__}.{cls.__qualname__}"]
     for name, (hint, default, is_required, words) in _parameters(cls).items():
@@ -122,12 +135,14 @@ def _shown(default: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _summary(cls: type) -> str:
+def summary(cls: type) -> str:
+    """Return the first paragraph of a class's docstring in one line."""
     text = cls.__doc__ or inspect.getdoc(vars(cls).get("__init__")) or ""
     return " ".join(text.split("\n\n")[0].replace("``", "").split())
 
 
-def _row(start: str, words: str) -> str:
+def wrapped_row(start: str, words: str) -> str:
+    """Return a name and its description as lines of 80 columns."""
     first = f"{start:<20} "
     return textwrap.fill(words, _WIDTH, initial_indent=first, subsequent_indent=" " * len(first))
 

@@ -8,7 +8,9 @@ from fitting import run
 from sftlab import AbilityData, MixturePolicy, Reader, StageSchedule, Task
 from sftlab.class_help import class_help
 from sftlab.cli import ROOTS
+from sftlab.commands.evaluate import main as evaluate
 from sftlab.config import subclasses_of
+from sftlab.tasks.registry import TASKS
 
 KEYS = {
     "schedule": StageSchedule,
@@ -51,3 +53,11 @@ def test_what_there_is_not_is_told(key, name, said):
 def test_it_is_asked_for_on_the_command_line(tmp_path):
     out, _ = run(tmp_path, "fit", "--schedule.help", "DMT")
     assert out.startswith("DMT: ") and "--schedule.k  (float; default 0.00390625)" in out
+
+
+def test_evaluate_lists_tasks_and_the_options_of_one(capsys):
+    assert evaluate(["--tasks.help"]) == 0 and evaluate(["--tasks.help=gsm8k"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {name} " in out for name in TASKS) and "--gsm8k.path  (str; default hub:" in out
+    with pytest.raises(ValueError, match="did you mean gsm8k"):
+        evaluate(["--tasks.help", "gsmk"])

@@ -154,9 +154,10 @@ class ScreenProgress(ProgressBar):
             self.print(f"Stopped after step {trainer.global_step:,} of {plan.num_steps:,}; {more}")
         if (folder / "checkpoints").is_dir():
             self.print(f"Checkpoints  {folder / 'checkpoints'}")
-        results = [name for name in ("metrics.jsonl", "ledger.json", "scores.jsonl") if (folder / name).is_file()]
+        files = [folder / name for name in ("metrics.jsonl", "ledger.json", "scores.jsonl")]
+        results = [str(path) for path in files if path.is_file() and path.stat().st_size]
         if results:
-            self.print(f"Results      {', '.join(str(folder / name) for name in results)}")
+            self.print(f"Results      {', '.join(results)}")
         if (folder / "exhibits").is_dir():
             self.print(f"Heat maps    {folder / 'exhibits'}")
         if any(folder.rglob("events.out.tfevents.*")):

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sftlab.class_help import help_of, summary, wrapped_row
 from sftlab.commands.options import CommandParser, dotted, names, wants_help, whole_number
 from sftlab.evaluate.backend import Backend
 from sftlab.evaluate.folder import default_folder, require_own, weights_hash
@@ -17,7 +18,7 @@ from sftlab.results.score import ScoreRow
 from sftlab.results.verdict import missing_lines
 from sftlab.run.results import path_named
 from sftlab.screen import screen, show, tell_progress
-from sftlab.tasks.registry import TASKS, build_task, option_names
+from sftlab.tasks.registry import TASKS, build_task, find_task, option_names
 from sftlab.tasks.task import Task
 
 PARSER = CommandParser(
@@ -26,6 +27,7 @@ PARSER = CommandParser(
     notes=f"""
 Tasks: {", ".join(TASKS)}; or one of your own by its class path: my_tasks.Capitals.
 An option of a task is written --NAME.OPTION VALUE: --gsm8k.path FILE, --humaneval.seconds 30, --capitals.path FILE.
+--tasks.help lists the tasks, --tasks.help NAME the options of one.
 
 Writes answers, one line per verdict and scores.jsonl; a killed call goes on where it was. A folder that holds results
 of another model is never written to.
@@ -56,6 +58,10 @@ def main(arguments: list[str]) -> int:
     """Evaluate and print the scores."""
     if wants_help(arguments, PARSER):
         return 0
+    asked = dotted(arguments)
+    if "tasks.help" in asked:
+        show(_help_of_tasks(asked["tasks.help"]))
+        return 0
     options, rest = PARSER.parse_known_args(arguments)
     if not options.tasks:
         raise ValueError("--tasks: name one; see evaluate --help")
@@ -70,6 +76,15 @@ def main(arguments: list[str]) -> int:
             task.problems()  # missing requirements of any task are reported before the first one is answered
         _evaluate(options.checkpoint, backend, tasks, folder, about, options.system)
     return 0
+
+
+def _help_of_tasks(name: str) -> str:
+    """The options of a task; all tasks if none is named."""
+    if name:
+        task, _ = find_task(name)
+        return help_of(task, name)
+    lines = ["Tasks (--tasks.help NAME lists the options of one):"]
+    return "\n".join(lines + [wrapped_row(f"  {name}", summary(task)) for name, (task, _) in TASKS.items()])
 
 
 def _tasks(chosen: Sequence[str], given: dict[str, str]) -> list[Task]:
