@@ -94,11 +94,6 @@ def _parameters(cls: type) -> dict[str, _Parameter]:
     return found
 
 
-<<<<<<< HEAD
-def _help(cls: type, key: str) -> str:
-    """Return summary, location, and every argument with type, default and description."""
-    lines = [textwrap.fill(f"{cls.__name__}: {_summary(cls)}", _WIDTH)]
-=======
 def help_of(cls: type, key: str) -> str:
     """Return the summary of a class, its class path, and every argument with type, default and description.
 
@@ -107,7 +102,6 @@ def help_of(cls: type, key: str) -> str:
         key: Stands before the name of each argument.
     """
     lines = [textwrap.fill(f"{cls.__name__}: {summary(cls)}", _WIDTH)]
->>>>>>> 98a8d0b (evaluate --tasks.help: tasks and their options; a run's end names no empty results)
     if not inspect.isabstract(cls):
         lines += [f"class_path: {cls.__name__}, or {cls.__module__}.{cls.__qualname__}"]
     for name, (hint, default, is_required, words) in _parameters(cls).items():

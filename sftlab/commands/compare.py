@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _score_row(task: str, verdicts: Path) -> ScoreRow | None:
-    """Return the score of a task in the ``scores.jsonl`` of the evaluation or run that has the verdicts, if there is one."""
+    """Return the score of a task in the ``scores.jsonl`` of its evaluation or run; None if there is none."""
     from sftlab.evaluate.run import read_scores
 
     places = [verdicts.parent, *verdicts.parents[2:3]]
