@@ -36,7 +36,7 @@ ORDER = """
     model.noise model.loss model.compiled model.limits model.isolation model.muon model.optim model.moments
     model.recompute model.checkpoint model.weights model.tensor_parallel model.layout model.snapshot model.async_save
     model.parallel model.loading
-    model.module model.memory model.needs model.card model.export model.rewrite model.hub
+    model.arguments model.module model.memory model.needs model.card model.export model.rewrite model.hub
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host
     tasks.task tasks.thinking tasks.completion tasks.humaneval tasks.plain_numpy tasks.evalplus tasks.gsm8k

@@ -6,13 +6,13 @@
     .venv/bin/python tools/bench_prepare.py --curve 1 4 16 64 100 # speed and peak memory by millions of tokens
     .venv/bin/python tools/bench_prepare.py --jinja         # by the tokenizer's own chat template: threads, processes
 
-Takes ShareGPT-like conversations of several long turns in made-up words, or those of a file again and again with a
-number before each, and a given tokenizer or a byte-level BPE one trained on them. In turn, each in a process of its
-own with the same threads: ``encode_batch_fast`` of the tokenizers library over the rendered texts, and records ->
-readers -> template -> ids and masks -> Arrow cache -> packed plan. TRL gets a process for each thread and packs too; it
-cuts what is longer than a row, which the package splits. Prints tokens per second, the ratio, the same per second of
-processor time (which other programs disturb less), the seconds of a second start from the cache, and peak memory for
-the data and for four times the data.
+Uses ShareGPT-like conversations of several long turns in made-up words, or those of a file repeatedly with a number
+before each, and a given tokenizer or a byte-level BPE tokenizer trained on them. Measures in turn, each in a process
+of its own with the same threads: ``encode_batch_fast`` of the tokenizers library over the rendered texts, and records
+-> readers -> template -> ids and masks -> Arrow cache -> packed plan. TRL gets a process for each thread and packs
+too; it truncates what is longer than a row, which sftlab splits. Prints tokens per second, the ratio, the same per
+second of processor time (which other programs disturb less), the seconds of a second start from the cache, and peak
+memory for the data and for four times the data.
 """
 
 from __future__ import annotations

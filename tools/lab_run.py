@@ -1,7 +1,6 @@
-"""One run of the lab in this process: trained, then asked; what ``fit`` with ScoreAbilities does, without its files.
+"""Trains and scores one run of the lab in this process, like ``fit`` with ScoreAbilities but without files.
 
-A run of ``fit`` costs seconds of imports, of export and of logs beside the training; a table of hundreds of runs has
-them once.
+A run of ``fit`` spends seconds on imports, export and logs; a table of hundreds of runs pays for them only once.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ _MAX_NEW_TOKENS = 125
 
 
 class Trained(NamedTuple):
-    """What training cost and left.
+    """The cost and the result of training.
 
     Attributes:
-        seconds: Of processor time, in training.
+        seconds: Processor time of training, in seconds.
         num_steps: Optimizer steps.
         val_loss: Held-out loss of each ability at the end.
     """

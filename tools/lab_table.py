@@ -1,7 +1,7 @@
 """The tables of ``tools/lab_phenomena``: means over seeds with Student's intervals, and predictions beside them.
 
-A difference between two runs is taken seed by seed, and tested a second time over all problems of all seeds, which both
-runs were asked (McNemar): three seeds are few, thousands of problems are not.
+A difference between two runs is computed seed by seed, and tested again over the problems of all seeds, which both runs
+answered (McNemar): three seeds are few, but thousands of problems are not.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ ACCURACY = "accuracy/exact@2"
 SKILLS = {"math-like talk": "general style/arithmetic", "code-like talk": "general style/python"}
 STYLES = {"math": "math style/style@1", "code": "code style/style@1", **SKILLS}
 WEIGHTS = {"math 1, code 1, general 1": (1, 1, 1), "math 1, code 1, general 2": (1, 1, 2)}
-"""What a reader may care for, written down before there was a figure."""
+"""Weights that a reader may use, chosen before there were any results."""
 
 
 def table(lines: Lines, sizes: Mapping[str, int], ks: Sequence[float]) -> str:
-    """All tables of which there are runs, in Markdown."""
+    """Return all tables for which there are runs, in Markdown."""
     seeds = sorted({seed for _, seed in lines})
     parts = [
         growth(lines, seeds),

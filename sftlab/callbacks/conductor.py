@@ -81,7 +81,7 @@ class Conductor:
         self._stoppers = EarlyStoppers(cast(Any, trainer).callbacks)
         self._keeper = BestKeeper(self.context, keep_best, bool(val_every_n_steps))
         self._average = TailAverage(self.context, average_last_n_steps)
-        self.segment_states = SegmentStates(self.context, self._optimizers.rest)
+        self.segment_states = SegmentStates(self.context, self._optimizers.use_final_weights)
         self._ended_early: list[int] = []  # the steps at which stages ended before their plan's end
         self._ended = 0  # the step of the last stage end that is complete: exported and scored
         self._is_stop_asked = False
@@ -142,7 +142,7 @@ class Conductor:
             self._optimizers.begin(before, stage)
             self._stage_began = time.perf_counter()
             self._call("on_stage_start", stage)
-        self._optimizers.work()
+        self._optimizers.use_training_weights()
 
     def on_before_optimizer_step(self) -> None:
         """Stop if the gradients are not finite; publish their norm, before clipping, in ``callback_metrics``."""
@@ -170,8 +170,8 @@ class Conductor:
         trainer.should_stop |= self._is_stop_asked
         is_end, is_due = self.context.plan.stage_ending_at(self.context.step) is not None, self._is_validation_due()
         if is_end or is_due:
-            self._optimizers.rest()
-        self._average.observe(self._optimizers.rest)
+            self._optimizers.use_final_weights()
+        self._average.observe(self._optimizers.use_final_weights)
         if is_end:
             self._signals.saved = self._save_reached()
         self._signals.look(self._save_reached)
@@ -317,7 +317,7 @@ class Conductor:
     def _validate(self) -> None:
         """Run a validation inside fit, as Lightning's training loop does."""
         trainer = self.context.trainer
-        self._optimizers.rest()
+        self._optimizers.use_final_weights()
         loop = trainer.fit_loop.epoch_loop.val_loop
         loop.restarting = False
         trainer.validating = True

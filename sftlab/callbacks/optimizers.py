@@ -1,7 +1,7 @@
 """The optimizer of the current stage: replaced at a stage's start, and switched between training and evaluation.
 
-A schedule-free optimizer (arXiv 2405.15682) trains other weights than its final ones: ``rest`` loads the final weights
-for validation, export and scores, ``work`` the ones to train.
+A schedule-free optimizer (arXiv 2405.15682) trains other weights than its final ones: ``use_final_weights`` loads the
+final weights for validation, export and scores, ``use_training_weights`` the ones to train.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StageOptimizers:
             before: The previous stage; None at the start of the run.
             stage: The stage that starts.
         """
-        self.rest()
+        self.use_final_weights()
         trains_others = self._module.begin_stage(before, stage)
         if before is None or not (trains_others or stage.stage.fresh_optimizer):
             return
@@ -53,11 +53,11 @@ class StageOptimizers:
         else:
             self._module.use_optimizer(self._trainer.strategy, choices[1], stage.first_step)
 
-    def work(self) -> None:
+    def use_training_weights(self) -> None:
         """Load the weights to train: before a step."""
         self._turn("train")
 
-    def rest(self) -> None:
+    def use_final_weights(self) -> None:
         """Load the final weights: before validation, export and scores."""
         self._turn("eval")
 

@@ -27,11 +27,11 @@ class SegmentStates:
 
     Args:
         context: The run.
-        rest: Makes schedule-free optimizers load their final weights (see ``StageOptimizers.rest``).
+        use_final_weights: That of ``StageOptimizers``.
     """
 
-    def __init__(self, context: RunContext, rest: Callable[[], None]) -> None:
-        self._context, self._rest, self._folder = context, rest, context.folder / _FOLDER
+    def __init__(self, context: RunContext, use_final_weights: Callable[[], None]) -> None:
+        self._context, self._use_final_weights, self._folder = context, use_final_weights, context.folder / _FOLDER
 
     def follow(self, decisions: Sequence[Decision]) -> None:
         """Save, restore and remove states as the last decision requires. Call it on every rank.
@@ -42,7 +42,7 @@ class SegmentStates:
         """
         last = decisions[-1]
         if not last.is_plain:
-            self._rest()
+            self._use_final_weights()
         if self._context.step in last.keep:
             self._write(self._context.step)
         if last.return_to is not None:

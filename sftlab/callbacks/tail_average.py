@@ -31,16 +31,16 @@ class TailAverage:
         self._count, self._last = 0, 0  # steps in the mean, and the last of them
         self._saved: list[int] = []  # steps of the last two checkpoints, whose means are kept
 
-    def observe(self, rest: Callable[[], None]) -> None:
+    def observe(self, use_final_weights: Callable[[], None]) -> None:
         """Add the weights after this step if it is one of those to average.
 
         Args:
-            rest: Makes schedule-free optimizers load their final weights (see ``StageOptimizers.rest``).
+            use_final_weights: That of ``StageOptimizers``.
         """
         context, stage = self._context, self._context.stage
         if self._num_steps is None or context.step <= stage.end_step - self._num_steps:
             return
-        rest()
+        use_final_weights()
         assert context.module.net is not None
         if self._last <= stage.first_step:
             self._mean, self._count = {}, 0  # of the previous stage

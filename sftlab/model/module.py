@@ -11,30 +11,22 @@ from lightning.pytorch import LightningModule
 from sftlab.bounds import within
 from sftlab.data.feed import Batch, share_of_rows
 from sftlab.data.seed import global_seed
-from sftlab.lab.bases import LAB_SIZES
 from sftlab.model import loading, parallel
 from sftlab.model.adapter import LiveAdapter, LoRA
+from sftlab.model.arguments import check_computing, check_from_scratch, check_optimizer, check_rate
 from sftlab.model.attention import attentions_to_try
-from sftlab.model.backbone import (
-    ATTENTIONS,
-    build_backbone,
-    content_hash,
-    empty_model,
-    is_random,
-    load_config,
-    load_tokenizer,
-)
-from sftlab.model.compiled import check_attention, compilable, compile_layers
+from sftlab.model.backbone import build_backbone, content_hash, empty_model, is_random, load_config, load_tokenizer
+from sftlab.model.compiled import compilable, compile_layers
 from sftlab.model.freeze import freeze
 from sftlab.model.isolation import use_isolating_attention
 from sftlab.model.loss import Normalisation, SupervisedLoss, example_weights
 from sftlab.model.noise import Noise
 from sftlab.model.optim import BETAS, build_optimizer, chosen_optimizer, learning_rate_at
-from sftlab.model.recompute import CHOICES, Recompute, recompute
+from sftlab.model.recompute import Recompute, recompute
 from sftlab.plan.plan import Plan, StagePlan
 from sftlab.plan.pool import seed_from
 from sftlab.plan.rate import Cosine, LRSchedule
-from sftlab.plan.stage import Stage, check_learning_rate
+from sftlab.plan.stage import Stage
 from sftlab.screen import show
 
 if TYPE_CHECKING:
@@ -103,22 +95,13 @@ class SFTModule(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        _check_computing(attention, activation_checkpointing, compile)
+        check_computing(attention, activation_checkpointing, compile, chunk_tokens)
         if config is not None:
-            _check_from_scratch(path, tokenizer)
-        check_learning_rate("model.learning_rate", learning_rate)
-        within("model.warmup_ratio", warmup_ratio, 0, 1)
-        if warmup_steps is not None:
-            within("model.warmup_steps", warmup_steps, 0, 10**9, is_whole=True)
-        within("model.weight_decay", weight_decay, 0, 1e6)
-        for beta in betas:
-            within("model.betas", beta, 0, 1)
+            check_from_scratch(path, tokenizer)
+        check_rate(learning_rate, warmup_ratio, warmup_steps)
+        check_optimizer(optimizer, weight_decay, betas)
         within("model.neftune_alpha", neftune_alpha, 0, 1e6)
         within("model.label_smoothing", label_smoothing, 0, 1)
-        if optimizer is not None and tuple(betas) != BETAS:
-            raise ValueError("model.betas: of the default AdamW; give them in model.optimizer.init_args")
-        if chunk_tokens is not None:
-            within("model.chunk_tokens", chunk_tokens, 1, is_whole=True)
         self.path, self.config, self.tokenizer_path = path, config, tokenizer or path
         self.learning_rate, self.warmup_ratio, self.warmup_steps = learning_rate, warmup_ratio, warmup_steps
         self.frozen, self.neftune_alpha, self.label_smoothing = frozen or [], neftune_alpha, label_smoothing
@@ -373,26 +356,3 @@ class SFTModule(LightningModule):
     def _build_optimizer(self, choice: dict[str, Any] | None) -> torch.optim.Optimizer:
         self._optimizer_in_use = choice
         return build_optimizer(self, choice, self.weight_decay, self.betas)
-
-
-def _check_computing(attention: str, activation_checkpointing: Recompute, compile: bool) -> None:
-    """Refuse invalid values, and combinations that do not work."""
-    if attention not in ATTENTIONS:
-        raise ValueError(f"model.attention: {attention!r} is not one of {', '.join(ATTENTIONS)}")
-    if activation_checkpointing not in CHOICES:
-        raise ValueError(
-            f"model.activation_checkpointing: {activation_checkpointing!r} is not false, selective or true"
-        )
-    if compile:
-        check_attention(attention)
-
-
-def _check_from_scratch(path: str | None, tokenizer: str | None) -> None:
-    """Refuse options that do not go with ``config``."""
-    if tokenizer is None:
-        raise ValueError("model.config: a model from scratch needs model.tokenizer, a folder or hub id")
-    if path not in (None, *LAB_SIZES):
-        raise ValueError(
-            f"model.path: {path!r} and model.config are both there; config makes a LLaMA from scratch, and the weights "
-            "at path would not be used: give path: null, or leave config out"
-        )

@@ -123,24 +123,14 @@ def believe(
     points = {trial.name: trial.point for trial in trials}
     inside = [(points[o.trial], o) for o in observations if points[o.trial] is not None]
     anchors = list({trial.anchor.name: trial for trial in trials if trial.anchor}.values())
-    asked = [*candidates, *(t.point for t in anchors if t.point is not None)]
     surfaces, p_values, draws, anchor_draws = dict[str, Surface](), list[float](), [], []
     for number, ability in enumerate(abilities):
         places, values = [p for p, _ in inside if p is not None], [o.values[ability] for _, o in inside]
-        surfaces[ability] = surface = fit_surface(space, places, values)
+        surfaces[ability] = fit_surface(space, places, values)
         p_values.append(effect_p(space, places, values))
-        drawn_DP = _draws(surface, asked, seed=number)
-        draws.append(drawn_DP[:, : len(candidates)])
-        rest, mine = list(drawn_DP[:, len(candidates) :].T), []
-        random = np.random.default_rng(1000 + number)
-        for trial in anchors:
-            if trial.point is not None:
-                mine.append(rest.pop(0))
-                continue
-            runs = sum(o.trial == trial.name for o in observations)
-            error = surface.noise / runs**0.5
-            mine.append(mean_of(observations, trial.name, ability) + error * random.normal(size=NUM_DRAWS))
-        anchor_draws.append(np.array(mine).T)
+        drawn_DC, anchor_DN = _ability_draws(ability, surfaces[ability], candidates, anchors, observations, number)
+        draws.append(drawn_DC)
+        anchor_draws.append(anchor_DN)
     score_DAC, anchor_DAN = (np.clip(np.stack(some, 1), 0, 1) for some in (draws, anchor_draws))
     weight_A = np.array([weights.get(ability, 0.0) for ability in abilities])
     weight_A = weight_A / weight_A.sum()
@@ -162,6 +152,31 @@ def believe(
         floors={constraint: float(floor_D.mean()) for constraint, floor_D in floors.items()},
         noise=float(np.sqrt(((weight_A * noise_A) ** 2).sum())),
     )
+
+
+def _ability_draws(
+    ability: str,
+    surface: Surface,
+    candidates: Sequence[Point],
+    anchors: Sequence[Trial],
+    observations: Sequence[Observation],
+    number: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw an ability's mean score at the candidates [D, C] and at the anchors [D, N]; ``number`` is the seed.
+
+    Anchors outside the space have no place on the surface: they are drawn around the mean of their runs.
+    """
+    inside = [trial.point for trial in anchors if trial.point is not None]
+    drawn_DP = _draws(surface, [*candidates, *inside], seed=number)
+    on_surface, random = iter(drawn_DP[:, len(candidates) :].T), np.random.default_rng(1000 + number)
+    anchor_ND = []
+    for trial in anchors:
+        if trial.point is not None:
+            anchor_ND.append(next(on_surface))
+            continue
+        error = surface.noise / sum(o.trial == trial.name for o in observations) ** 0.5
+        anchor_ND.append(mean_of(observations, trial.name, ability) + error * random.normal(size=NUM_DRAWS))
+    return drawn_DP[:, : len(candidates)], np.array(anchor_ND).T
 
 
 def _draws(surface: Surface, points: Sequence[Point], seed: int) -> np.ndarray:

@@ -147,7 +147,7 @@ class Search:
             trials = self._trials([self.candidates[i] for i in chosen], "improvement")
             trials = self._affordable(trials, self._check(beliefs))
             if trials:
-                runs = sum(trial.num_runs for trial in trials)
+                runs = _num_runs(trials)
                 about = f"{runs} run{'s' * (runs != 1)} where they are expected to gain most ({100 * gain:.2f} points)."
                 return Decision("improvement", trials, about, numbers)
         why = (
@@ -166,49 +166,60 @@ class Search:
         Raises:
             ValueError: The budget is too small.
         """
-        spec, space = self.spec, self.spec.space
-        anchors = []
-        for number, anchor in enumerate(spec.anchors):
-            more = tuple(max(spec.seeds) + 1 + i for i in range(spec.replicates)) if number == 0 else ()
-            anchors.append(Trial(anchor.name, anchor.point, (*spec.seeds, *more), "anchor", anchor))
-        given = [trial.point for trial in anchors if trial.point is not None]
-        num_anchors, num_check = sum(t.num_runs for t in anchors), 2 * spec.verify
-        allowed = [point for point in self.candidates if space.allows(point)]
-        if spec.max_runs is not None:
-            room = (spec.max_runs - num_anchors - num_check) // len(spec.seeds)
-            points = d_optimal(space, given, allowed, max(1, -(-room // 2)))
-        else:
-            room = 1
-            points = d_optimal(space, given, allowed, 4 * space.columns([space.middle()]).quadratic().shape[1])
-        trials = [*anchors]
-        if spec.max_tokens is not None:
-            like_check = self._trials(points[:1], "verification", spec.fresh_seeds(), "check")
-            spare = spec.max_tokens - self.site.tokens([], anchors) - 2 * self.site.tokens([], like_check)
-            kept: list[Point] = []
-            for point in points:
-                if kept and self.site.tokens(anchors, self._trials([*kept, point], "design")) > spare / 2:
-                    break
-                kept.append(point)
-            room, points = int(spare > 0), kept
-        if room < 1:
+        spec, anchors = self.spec, self._anchor_trials()
+        points, check = self._affordable_design(anchors)
+        if points is None:
             budget = f"runs: {spec.max_runs}" if spec.max_runs is not None else f"tokens: {spec.max_tokens}"
             raise ValueError(
-                f"budget: {{{budget}}} leaves nothing to search with: the anchors take {num_anchors} runs (replicates: "
-                f"{spec.replicates}) and the check {num_check} (verify: {spec.verify}); give more, or lower these"
+                f"budget: {{{budget}}} leaves nothing to search with: the anchors take {_num_runs(anchors)} runs "
+                f"(replicates: {spec.replicates}) and the check {2 * spec.verify} (verify: {spec.verify}); give more, "
+                "or lower these"
             )
-        trials += self._trials(points, "design")
-        runs = sum(trial.num_runs for trial in trials)
+        trials = [*anchors, *self._trials(points, "design")]
+        runs, num_anchors = _num_runs(trials), _num_runs(anchors)
+        if spec.max_tokens is not None:
+            taken = f"{spec.max_tokens:,} tokens they take {self.site.tokens([], trials):,} and the check {check:,}"
+        else:
+            taken = f"{spec.max_runs} runs they take {runs} and the check {check}"
         words = (
             f"{runs} runs: {num_anchors} of the {len(anchors)} anchors, {runs - num_anchors} of a D-optimal design. "
+            f"Of the budget of {taken}; the rest is for runs where they are expected to gain most."
         )
-        words += "Of the budget "
-        if spec.max_tokens is not None:
-            check = 2 * self.site.tokens([], like_check)
-            words += f"of {spec.max_tokens:,} tokens they take {self.site.tokens([], trials):,} and the check {check:,}"
-        else:
-            words += f"of {spec.max_runs} runs they take {runs} and the check {num_check}"
-        words += "; the rest is for runs where they are expected to gain most."
         return Decision("design", tuple(trials), words, {"num_candidates": len(self.candidates)})
+
+    def _anchor_trials(self) -> list[Trial]:
+        """Return a trial for each anchor; the first one has further seeds."""
+        trials = []
+        for number, anchor in enumerate(self.spec.anchors):
+            more = tuple(max(self.spec.seeds) + 1 + i for i in range(self.spec.replicates)) if number == 0 else ()
+            trials.append(Trial(anchor.name, anchor.point, (*self.spec.seeds, *more), "anchor", anchor))
+        return trials
+
+    def _affordable_design(self, anchors: Sequence[Trial]) -> tuple[list[Point] | None, int]:
+        """Return a design for half of what anchors and check leave of the budget, and the cost of the check.
+
+        The design is None if nothing is left. The cost is in the budget's unit, runs or tokens.
+        """
+        spec, space = self.spec, self.spec.space
+        given = [trial.point for trial in anchors if trial.point is not None]
+        allowed = [point for point in self.candidates if space.allows(point)]
+        if spec.max_tokens is None:
+            assert spec.max_runs is not None
+            check = 2 * spec.verify
+            room = (spec.max_runs - _num_runs(anchors) - check) // len(spec.seeds)
+            return d_optimal(space, given, allowed, -(-room // 2)) if room >= 1 else None, check
+        points = d_optimal(space, given, allowed, 4 * space.columns([space.middle()]).quadratic().shape[1])
+        like_check = self._trials(points[:1], "verification", spec.fresh_seeds(), "check")
+        check = 2 * self.site.tokens([], like_check)
+        spare = spec.max_tokens - self.site.tokens([], anchors) - check
+        if spare <= 0:
+            return None, check
+        kept: list[Point] = []
+        for point in points:
+            if kept and self.site.tokens(anchors, self._trials([*kept, point], "design")) > spare / 2:
+                break
+            kept.append(point)
+        return kept, check
 
     def _more_of_the_design(self, taken: set[Point], num_points: int, beliefs: Beliefs) -> tuple[Trial, ...]:
         allowed = [point for point in self.candidates if self.spec.space.allows(point)]
@@ -238,9 +249,8 @@ class Search:
         """Return how many trials of one batch the budget in runs allows, with the check reserved."""
         if self.spec.max_runs is None:
             return self.spec.batch
-        used = sum(trial.num_runs for trial in self.trials)
-        reserve = max(sum(trial.num_runs for trial in check), 2 * self.spec.verify)
-        return max(0, (self.spec.max_runs - used - reserve) // len(self.spec.seeds))
+        reserve = max(_num_runs(check), 2 * self.spec.verify)
+        return max(0, (self.spec.max_runs - _num_runs(self.trials) - reserve) // len(self.spec.seeds))
 
     def _affordable(self, trials: tuple[Trial, ...], check: Sequence[Trial]) -> tuple[Trial, ...]:
         """Return as many of the first trials as the budget in tokens allows, with the check reserved."""
@@ -281,6 +291,10 @@ def _numbers(beliefs: Beliefs) -> dict[str, Any]:
         "effects": beliefs.effects,
         "noise": beliefs.noise,
     }
+
+
+def _num_runs(trials: Sequence[Trial]) -> int:
+    return sum(trial.num_runs for trial in trials)
 
 
 def decision_row(decision: Decision) -> dict[str, Any]:
