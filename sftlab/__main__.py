@@ -157,7 +157,7 @@ def console_script() -> None:
     try:
         sys.path.insert(0, os.getcwd())
     except FileNotFoundError:
-        complain("error: the folder that you stand in is gone: change to another one")
+        complain("error: the working folder no longer exists: change to another one")
         sys.exit(2)
     _read_as_utf8()
     _heed_ends()

@@ -331,5 +331,5 @@ def of_another_tool(config: Mapping[str, Any]) -> str:
                 called_here(name, str(value)) or f"{name}: no option that is known" for name, value in config.items()
             ]
             lines = "".join(f"\n    {line.replace(' of other tools', '')}" for line in told)
-            return f"{key}: this is a config of {tool}; its options are told in sftlab docs coming-from:{lines}"
+            return f"{key}: this is a config of {tool}; its options are listed in sftlab docs coming-from:{lines}"
     return ""

@@ -117,7 +117,7 @@ def find_credentials(config: Any, path: str = "") -> Iterator[str]:
         for number, value in enumerate(config):
             yield from find_credentials(value, f"{path}.{number}")
     elif isinstance(config, str) and mask(config, urls=True) != config:
-        yield f"{path}: a URL with a password or key in it; it would stand in configs and logs, put it elsewhere"
+        yield f"{path}: a URL with a password or key in it; it would be written to configs and logs, put it elsewhere"
 
 
 class Key:

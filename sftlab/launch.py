@@ -225,7 +225,7 @@ def study(
         status = main(words)
         folder = LOGS / (name or str(read_yaml(path, "--config").get("study") or path.stem))
     if status:
-        raise ValueError(f"study: not all runs of {folder} are done (status {status}); what failed was told above")
+        raise ValueError(f"study: not all runs of {folder} are done (status {status}); see the errors above")
     return StudyRuns(folder)
 
 

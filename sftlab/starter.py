@@ -252,7 +252,7 @@ class Starter:
             return []
         every = max(10, steps // 4)
         return [
-            _line("  callbacks:", "also at the end of each stage; after a kill, --ckpt_path last goes on"),
+            _line("  callbacks:", "also at the end of each stage; after a kill, --ckpt_path last resumes"),
             f"    - {{class_path: RunCheckpoint, init_args: {{every_n_steps: {every}}}}}",
         ]
 

@@ -150,7 +150,7 @@ class ScreenProgress(ProgressBar):
             self.print(f"Model        {last[-1] if last else folder}")
         else:
             is_kept = any((folder / "checkpoints").glob("*.ckpt"))
-            more = "--ckpt_path last goes on" if is_kept else "no checkpoint was written"
+            more = "--ckpt_path last resumes" if is_kept else "no checkpoint was written"
             self.print(f"Stopped after step {trainer.global_step:,} of {plan.num_steps:,}; {more}")
         if (folder / "checkpoints").is_dir():
             self.print(f"Checkpoints  {folder / 'checkpoints'}")

@@ -79,9 +79,9 @@ OPTIONS: dict[str, Option] = {
     ),
     "devices": Option("As in Lightning; it never changes what a step trains."),
     "num_nodes": Option("As in Lightning; it never changes what a step trains.", least=1, most=10_000),
-    "precision": Option("As in Lightning; by default bf16-mixed where the hardware is fast at it, else 32-true."),
+    "precision": Option("As in Lightning; by default bf16-mixed if the hardware is fast at it, else 32-true."),
     "logger": Option("Added to ours; false drops TensorBoard, never metrics.jsonl."),
-    "callbacks": Option("Added to ours; one of the same kind as ours takes its place, but for checkpoints."),
+    "callbacks": Option("Added to ours; one of the same kind as ours replaces it, except for checkpoints."),
     "fast_dev_run": Option(
         "it saves nothing and fits no plan; use schedule.epochs: null with schedule.steps: 1 for one step of every "
         "stage with its export and scores, or trainer.max_steps: n for the first n steps",
@@ -92,9 +92,9 @@ OPTIONS: dict[str, Option] = {
         (-1,), lambda trainer: None if trainer.max_epochs == 1000 else trainer.max_epochs,  # Lightning's default
     ),
     "min_epochs": Option(_ENDS, (0,), lambda trainer: trainer.fit_loop.min_epochs),
-    "max_steps": Option("Cuts this call short; --ckpt_path last goes on to the plan's end.", least=-1),
+    "max_steps": Option("Cuts this call short; --ckpt_path last resumes to the plan's end.", least=-1),
     "min_steps": Option(_ENDS, (0,), lambda trainer: trainer.fit_loop.min_steps),
-    "max_time": Option("Cuts this call short at the end of a step; --ckpt_path last goes on."),
+    "max_time": Option("Cuts this call short at the end of a step; --ckpt_path last resumes."),
     "limit_train_batches": Option(
         "it would train other rows than the plan's; use trainer.max_steps: n, schedule.steps: n or a smaller "
         "data.abilities.<name>.fraction",
@@ -116,11 +116,11 @@ OPTIONS: dict[str, Option] = {
         "is the mean over all steps since the point before.",
         least=0,
     ),
-    "enable_checkpointing": Option("false writes no checkpoint inside a stage; a stage's end has one always."),
-    "enable_progress_bar": Option("false shows the plan and the results, and nothing between them."),
+    "enable_checkpointing": Option("false writes no checkpoints inside stages; stage ends always have one."),
+    "enable_progress_bar": Option("false shows only the plan and the results."),
     "enable_model_summary": Option("As in Lightning; false by default."),
     "accumulate_grad_batches": Option(
-        "Micro-batches of a step: less memory, never another step. auto: as few as fit by the estimate; auto:8GiB "
+        "Micro-batches per step: less memory, and never another step. auto: as few as fit by the estimate; auto:8GiB "
         "states the memory of a process.", least=1, most=10**6, pattern=AUTO,
     ),
     "gradient_clip_val": Option("As in Lightning; 1.0 by default, 0 for none.", least=0, is_whole=False),
@@ -145,7 +145,7 @@ OPTIONS: dict[str, Option] = {
     ),
     "default_root_dir": Option("a run's folder is lightning_logs/<name>; name it with --run", ()),
     "enable_autolog_hparams": Option("As in Lightning."),
-    "model_registry": Option("checkpoints are the run's own; go on from one with --ckpt_path", ()),
+    "model_registry": Option("checkpoints are the run's own; resume from one with --ckpt_path", ()),
 }  # fmt: skip
 """By name, as in ``Trainer.__init__``."""
 

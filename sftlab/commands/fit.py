@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
             raise
         if is_follower():  # the rank that caused it, and the first rank, report it
             sys.exit(1)
-        raise OSError(f"{ended} What was saved stays; --ckpt_path last goes on") from error
+        raise OSError(f"{ended} Saved checkpoints are kept; --ckpt_path last resumes") from error
     return 0
 
 

@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     except RunsFailed as failed:
         return failed.status
     except KeyboardInterrupt:
-        complain("\nInterrupted. What is finished stays; the same command goes on and decides the same.")
+        complain("\nInterrupted. Finished runs are kept; the same command continues and makes the same decisions.")
         return status_when_interrupted()
     from sftlab.search.outcome import write_outcome
 

@@ -117,7 +117,7 @@ def main(arguments: list[str]) -> int:
             return status
         return _run(study, options, executor)
     except KeyboardInterrupt:
-        stays = "" if options.dry_run else " What is finished stays; the same command goes on."
+        stays = "" if options.dry_run else " Finished work is kept; the same command continues."
         complain(f"\nInterrupted.{stays}")
         return status_when_interrupted()
 

@@ -28,7 +28,7 @@ _MOST_TASKS = 1024  # tasks in flight
 _MOST_RETRIES = 3  # retries of a task whose process or node died
 _TELL_AFTER_S = 60.0  # seconds without an answer; a task takes less than one
 _NO_ANSWER = f"has not answered for {_TELL_AFTER_S:g} s; other work may have its cores. Waiting"
-_UNKNOWN = "cannot import a class of yours that the data needs (PYTHONPATH of its nodes); this process does such work"
+_UNKNOWN = "cannot import a class of yours that the data needs (PYTHONPATH of its nodes); this process does that work"
 _fitters: dict[str, Any] = {}  # on a node: the last fitter, by its hash
 _in_use: ContextVar[Cluster | None] = ContextVar("in_use", default=None)
 

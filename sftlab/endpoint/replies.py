@@ -172,4 +172,4 @@ def _mend(path: Path, damaged: list[tuple[int, bytes]]) -> None:
             file.seek(place)
             file.write(b" " * (len(line) - 1))
     lines = f"{len(damaged)} line{'s' if len(damaged) > 1 else ''}"
-    complain(f"{path}: {lines} damaged, moved to {beside.name}; what stood there is asked for again")
+    complain(f"{path}: {lines} damaged, moved to {beside.name}; their requests are sent again")

@@ -107,6 +107,6 @@ class AsyncSave:
                 raise OSError(number, words, str(self._path))
             lines = words.strip().splitlines() or ["no reason given"]
             raise ValueError(
-                f"{self._path} could not be written while training went on: {lines[-1].strip()[:300]}. The checkpoint "
-                "before it is whole; go on from there with --ckpt_path last"
+                f"{self._path} could not be written during training: {lines[-1].strip()[:300]}. The checkpoint "
+                "before it is complete; resume from it with --ckpt_path last"
             )

@@ -85,7 +85,7 @@ def load_tokenizer(path: str, trust_remote_code: bool = False) -> PreTrainedToke
         raise ValueError(f"model.path: the tokenizer of {path!r} has no fast form; save it once with use_fast=True")
     if not isinstance(longest := tokenizer.model_max_length, (int, float)):
         raise ValueError(
-            f"model.path: model_max_length in tokenizer_config.json of {path!r} is {longest!r}, and no number; mend it"
+            f"model.path: model_max_length in tokenizer_config.json of {path!r} is {longest!r}, no number; correct it"
         )
     return cast("PreTrainedTokenizerFast", tokenizer)
 

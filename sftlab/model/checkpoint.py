@@ -92,7 +92,7 @@ def load_file(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = next((line for line in str(error).splitlines() if "Unsupported" in line), "")
-        raise ValueError(f"{path} cannot be loaded without running code that stands in it: {reason.strip()}") from None
+        raise ValueError(f"{path} cannot be loaded without running code in it: {reason.strip()}") from None
 
 
 class ShardReader(dcp.FileSystemReader):

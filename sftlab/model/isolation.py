@@ -87,7 +87,7 @@ def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, devi
     first, last = lengths[0] - 1, -1
     leak = _largest(together[first:last] - otherwise[first:last])
     if leak > (1e-2 if rounding > 1e-3 and _has_experts(net) else 1e-6):
-        return f"what stands in another example, or later, changes a token's loss by {leak:.1e}"
+        return f"the content of another example, or later text, changes a token's loss by {leak:.1e}"
     if (apart := _largest(together[first:] - alone)) > rounding:
         return f"in company a token's loss differs by {apart:.1e} from that of the example alone"
     if (after := _largest(fresh - alone)) > rounding:

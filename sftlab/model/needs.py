@@ -183,7 +183,7 @@ def _costs(
         yield "Counts alone are declared: one full row a micro-batch is assumed, and a billion tokens."
         whole = " for a billion tokens"
     if peak is None:
-        yield f"Arithmetic: {flops:.2e} FLOP; nobody states this device's peak, so no hours."
+        yield f"Arithmetic: {flops:.2e} FLOP; this device's peak is not published, so there are no hours."
     else:
         hours = flops / (setup.world * peak * 1e12 * mfu) / 3600
         at = f"{mfu:.0%} of {peak:,.0f} TFLOP/s ({hardware.device.source})"

@@ -156,7 +156,7 @@ def plan_notes(plan: Plan) -> list[str]:
     if idle := [name for name in plan.populations if name not in trained]:
         notes.append(f"No stage trains {', '.join(idle)}: its data is only validated on, if any is held out.")
     if plan.declared:
-        notes.append("Lengths are not known (the config declares counts): tokens and fill cannot be told.")
+        notes.append("Lengths are not known (the config declares counts): tokens and fill are unknown.")
     for stage in plan.stages:
         for ability, count in stage.selected.items():
             if count == 0 and stage.stage.fractions[ability] > 0:

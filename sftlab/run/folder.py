@@ -188,7 +188,7 @@ def new_run_folder(name: str, is_trial: bool = False) -> Path:
         folder = LOGS / checked_name("--run", name)
         restarted = int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
         if not is_follower() and not _claimed(folder) and not restarted:
-            raise ValueError(f"--run: {folder} holds a run already; name another, or go on with --ckpt_path last")
+            raise ValueError(f"--run: {folder} already holds a run; name another, or resume it with --ckpt_path last")
     else:
         folder, number = LOGS / checked_name("--run", name), 2
         while not _claimed(folder):
@@ -256,16 +256,16 @@ def resumed(name: str, checkpoint: str, is_exact: bool = False, own: Path | None
         except ValueError as error:
             raise ValueError(f"--ckpt_path: {error}") from None
         if not found.can_resume:
-            raise ValueError(f"--ckpt_path: {path} is not a checkpoint of fit that training can go on from")
+            raise ValueError(f"--ckpt_path: {path} is not a checkpoint of fit that training can resume from")
         run = run_of(path)
         is_other = is_exact and run is not None and run.name != name
-        return Resumed(path, run, (f"--run {name} is not used: {path} goes on in its own run, {run}",) * is_other)
+        return Resumed(path, run, (f"--run {name} is not used: {path} is resumed in its own run, {run}",) * is_other)
     run, notes = (own, []) if own is not None else _meant(name, is_exact)
     told = len(notes)
     checkpoints = list(_whole(run, notes))
     if not checkpoints:
         others = [other for other in _runs_named(name) if other != run and complete_checkpoints(other)]
-        hint = f"; {others[-1]} has one: --run {others[-1].name} --ckpt_path last goes on with it" if others else _EARLY
+        hint = f"; {others[-1]} has one: --run {others[-1].name} --ckpt_path last resumes it" if others else _EARLY
         hint = hint if others or len(notes) == told else ": restore one, or start again without --ckpt_path"
         raise ValueError("\n  ".join([f"--ckpt_path last: {run} has no whole checkpoint{hint}", *notes]))
     path = checkpoints[-1]
@@ -287,7 +287,7 @@ def _meant(name: str, is_exact: bool) -> tuple[Path, list[str]]:
     if is_exact and (exact := LOGS / checked_name("--run", name)) in known:
         later = [run for run in open_ones if known[run].turn > known[exact].turn]
         if known[exact].status == "finished" and later:
-            hint = f"to go on with {later[-1]} say --run {later[-1].name}"
+            hint = f"to resume {later[-1]}, give --run {later[-1].name}"
             raise ValueError(f"--ckpt_path last: {exact} is finished; {hint}")
         chosen = exact
     elif is_exact or not known:

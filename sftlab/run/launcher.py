@@ -88,7 +88,7 @@ def watch(ranks: list[subprocess.Popen]) -> None:
     number, rank = failed[0]
     complain(
         f"error: process {rank.pid} of this run, its rank {number}, has ended ({_how(rank.returncode)}), and all wait "
-        "for it. What was saved stays; --ckpt_path last goes on"
+        "for it. Saved checkpoints are kept; --ckpt_path last resumes"
     )
     for other in ranks:
         other.send_signal(signal.SIGKILL)  # SIGTERM does not end a process that hangs in a collective

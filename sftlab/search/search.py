@@ -331,4 +331,4 @@ def decision_of(row: Mapping[str, Any], anchors: Mapping[str, Any]) -> Decision:
         )
         return Decision(str(row["kind"]), trials, str(row["words"]), dict(row["numbers"]))
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{DECISIONS}: a line is not a decision ({error}); delete the file to begin anew") from None
+        raise ValueError(f"{DECISIONS}: a line is not a decision ({error}); delete the file to start again") from None

@@ -265,7 +265,7 @@ def _saved_stages(path: Path) -> list[tuple[Path, tuple[StageNode, ...]]]:
             for stage in stages:
                 checked_name("stage", stage.name)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        complain(f"{path} is passed over, nothing is taken over from that study: {error}")
+        complain(f"{path} is ignored, no stage of that study is reused: {error}")
         return []
     return found
 

@@ -44,7 +44,7 @@ def find_task(name: str) -> tuple[type[Task], dict[str, Any]]:
     if found is not None:
         raise ValueError(f"--tasks: {name} is not a Task: derive the class from sftlab.Task")
     if "." in name:
-        raise ValueError(f"--tasks: there is no class {name}; write module.Class, the module beside where you stand")
+        raise ValueError(f"--tasks: there is no class {name}; write module.Class, with module in the working folder")
     hint = did_you_mean(name, [*TASKS, *ours], f"there are {', '.join(TASKS)}, and your own as module.Class")
     raise ValueError(f"--tasks: no task {name!r}; {hint}")
 

@@ -81,7 +81,7 @@ def test_interrupted_before_training_it_says_so_with_the_signals_status(ends, ca
 def test_the_end_of_a_worker_or_of_another_rank_is_one_message(ends, capsys, monkeypatch, error, said):
     assert ends(raises(error)) == 1
     [line] = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("error: ") and said in line and line.endswith("--ckpt_path last goes on")
+    assert line.startswith("error: ") and said in line and line.endswith("--ckpt_path last resumes")
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(SystemExit, match="1"):
         ends(raises(error))

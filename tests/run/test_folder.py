@@ -79,7 +79,7 @@ def test_started_by_a_launcher_the_first_rank_claims_and_the_others_follow():
     assert claim("tiny", RANK="0", LOCAL_RANK="0") == LOGS / "tiny"
     assert claim("tiny", RANK="1", LOCAL_RANK="1") == LOGS / "tiny"
     assert claim("tiny", SLURM_PROCID="3") == LOGS / "tiny"
-    assert "holds a run already" in refused("tiny", RANK="0")
+    assert "already holds a run" in refused("tiny", RANK="0")
     assert claim("tiny", SLURM_PROCID="0", SLURM_RESTART_COUNT="1") == LOGS / "tiny"
     assert claim("tiny", SFTLAB_RUN_FOLDER="lightning_logs/study/runs/a") == LOGS / "study" / "runs" / "a"
 

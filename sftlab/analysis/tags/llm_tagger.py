@@ -183,7 +183,7 @@ class LLMTagger:
         lacking = [str(reply) if isinstance(reply, ChatFailed) else reply.why_missing for reply in replies]
         failures = [why for why in lacking if why]
         if failures and len(failures) == len(replies):
-            raise ValueError(f"--tagger: no answer at all: {failures[0]}; the same call goes on where this one stopped")
+            raise ValueError(f"--tagger: no answer at all: {failures[0]}; the same call continues from here")
         found = [
             None if isinstance(reply, ChatFailed) or why else read_tags(without_thinking(reply.texts[0]))
             for reply, why in zip(replies, lacking, strict=True)

@@ -35,7 +35,7 @@ def exhibit_sections(evidence: Evidence) -> list[Section]:
         name = f"{FOLDER}-{path.parent.name}-{path.name.split('.')[0]}"
         section = _section(exhibit, name)
         if (path.parent / "drop.jsonl").is_file() and path.parent not in drops:
-            section.lead = "A drop list lies beside it; no run of this study leaves out what it names."
+            section.lead = "It has a drop list, but no run of this study uses that list."
         sections.append(section)
     drawn = Section("runs", "Inside the runs", lead="Drawn by callbacks, of the runs of the first seed.")
     drawn.parts += list(_drawn(evidence, broken))

@@ -287,7 +287,7 @@ def _surface_table(found: dict[str, Any]) -> Table:
         "Error: root mean square on compositions that were left out; the form with the smallest is used. Guessing "
         "the mean: always that of all other runs. A form that hardly beats it knows little.",
         "Noise of a run: standard deviation between runs of one composition, all asked the same problems.",
-        "Intervals widened by: so much larger than told were errors on what was left out.",
+        "Intervals widened by: how much larger than predicted the errors on left-out compositions were.",
         "p: of a permutation test, corrected for the number of abilities (Holm). Small: composition has an effect.",
     ]
     return Table("search-surfaces", "The surfaces", header, rows, notes)
