@@ -11,7 +11,7 @@ attentions do not, and give no error. Three forward passes over random tokens, i
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 
@@ -75,7 +75,9 @@ def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, devi
             fresh = torch.cat([_nll(net, [doc], packing, device) for doc in docs[1:]])
             together, otherwise = (_nll(net, examples, packing, device) for examples in (docs, other))
             alone = torch.cat([_nll(net, [doc], packing, device) for doc in docs[1:]])
-            _nll(net, [docs[0].repeat(max_length)[:max_length]], packing, device)  # the longest possible example
+            longest = docs[0].repeat(max_length)[:max_length]
+            long_nll = _nll(net, [longest], packing, device)
+            long_plain = _plain_long_nll(net, name, longest, device)
     except torch.OutOfMemoryError:
         raise
     except _ERRORS as error:
@@ -92,8 +94,9 @@ def trouble(net: SupervisedLoss, name: str, max_length: int, packing: bool, devi
         return f"in company a token's loss differs by {apart:.1e} from that of the example alone"
     if (after := _largest(fresh - alone)) > rounding:
         return f"a token's loss differs by {after:.1e} after a longer example was computed"
-    if plain is not None and (changed := _largest(plain - alone)) > rounding:
-        return f"it is another attention than the architecture's own: a token's loss differs by {changed:.1e}"
+    for own, ours in ((plain, alone), (long_plain, long_nll)):
+        if own is not None and (changed := _largest(own - ours)) > rounding:
+            return f"it is another attention than the architecture's own: a token's loss differs by {changed:.1e}"
     return ""
 
 
@@ -134,6 +137,20 @@ def _plain_nll(net: SupervisedLoss, name: str, docs: list[torch.Tensor], device:
         return torch.cat([_nll(net, [doc], False, device) for doc in docs])
     except NotImplementedError:
         return None
+
+
+def _plain_long_nll(net: SupervisedLoss, name: str, longest: torch.Tensor, device: torch.device) -> torch.Tensor | None:
+    """As ``_plain_nll`` of the longest example, in which alone windows and chunks show; with little memory if it can."""
+    if name != PER_DOCUMENT:
+        return None
+    try:
+        for own in ("sdpa", "eager"):
+            with suppress(NotImplementedError, ValueError):
+                _set_attention(net, own)
+                return _nll(net, [longest], False, device)
+        return None
+    finally:
+        _set_attention(net, name)
 
 
 def _lengths(max_length: int) -> list[int]:

@@ -20,6 +20,14 @@ if Version(transformers.__version__) < Version("5.24"):
 APART = sorted(set(ARCHITECTURES) - {*LEAKING, "bert"})
 
 
+def sure_of_itself(name, **more):
+    model = tiny(name, **more)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(8 if weight.dim() > 1 else 1)  # as a trained model is
+    return model
+
+
 def reference_nll(model, doc):
     """The architecture's own forward pass over one example, as it stands when nothing was set."""
     with torch.no_grad():
@@ -59,14 +67,20 @@ def test_what_leaks_is_refused_and_trains_exactly_one_example_a_row(name):
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_positions_that_the_longest_of_a_batch_scales_are_told_with_the_length_that_is_safe(packing):
-    model = tiny("llama", max_position_embeddings=64, rope_scaling={"rope_type": "dynamic", "factor": 4.0})
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(8 if weight.dim() > 1 else 1)  # as sure of itself as a trained model
-    net = SupervisedLoss(model)
+    dynamic = {"rope_type": "dynamic", "factor": 4.0}
+    net = SupervisedLoss(sure_of_itself("llama", max_position_embeddings=64, rope_scaling=dynamic))
     with pytest.raises(ValueError, match=r"scales its positions.*data\.max_length: 64 or less"):
         use_isolating_attention(net, TRIED, 200, packing, CPU)
     use_isolating_attention(net, TRIED, 64, packing, CPU)
+
+
+@pytest.mark.parametrize("name", ["llama4_text", "qwen2_moe", "phimoe"])
+def test_windows_and_chunks_that_show_in_long_examples_alone_are_seen(name):
+    net, model = SupervisedLoss(sure_of_itself(name)), sure_of_itself(name).eval()
+    assert use_isolating_attention(net, TRIED, 128, True, CPU) == "sdpa"
+    doc = torch.randint(3, VOCABULARY, (120,), generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(trained_nll(net.eval(), [doc], True)[0], reference_nll(model, doc), atol=2e-5, rtol=1e-5)
+    assert use_isolating_attention(SupervisedLoss(sure_of_itself(name)), TRIED, 64, True, CPU) == "per_document"
 
 
 def test_an_architecture_that_looks_ahead_is_refused_either_way():
