@@ -35,7 +35,7 @@ ORDER = """
     model.contents model.leftover model.attention model.sharded model.adapter model.backbone model.freeze
     model.noise model.loss model.compiled model.limits model.isolation model.muon model.optim model.moments
     model.recompute model.checkpoint model.weights model.tensor_parallel model.layout model.snapshot model.async_save
-    model.parallel model.loading
+    model.parallel model.loading model.unadapted
     model.arguments model.module model.memory model.needs model.card model.export model.rewrite model.hub
     endpoint.replies endpoint.response endpoint.client
     sandbox.system_calls sandbox.guest sandbox.host

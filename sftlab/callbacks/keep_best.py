@@ -9,9 +9,9 @@ from sftlab.callbacks.context import RunContext
 from sftlab.files import whole_file
 from sftlab.model.snapshot import read_snapshot, remove_snapshots, write_snapshot
 from sftlab.plan.plan import StagePlan
+from sftlab.run.results import KEPT_FILE
 from sftlab.screen import show
 
-KEPT_FILE = "kept.jsonl"  # in a run's folder: a line for each stage
 _FOLDER = "kept"
 
 

@@ -22,6 +22,7 @@ from sftlab.callbacks.folder_logger import FolderLogger
 from sftlab.callbacks.hparams import StageResults, hyperparameters
 from sftlab.files import appended, cut_jsonl
 from sftlab.plan.plan import StagePlan
+from sftlab.run.results import kept_losses
 
 _SUMS = "sftlab_train_loss"  # of a checkpoint
 
@@ -115,10 +116,17 @@ class Metrics(Callback):
             self._log(context)
 
     def on_stage_end(self, trainer: Trainer, pl_module: LightningModule, stage: StagePlan) -> None:
-        """Log the rest of a stage that ended early, so that no line covers two stages."""
+        """Log the rest of a stage that ended early, so that no line covers two stages.
+
+        Where it ends with weights of an earlier step, its row in TensorBoard's table has their held-out losses.
+        """
         context = RunContext.of(trainer)
         if self._supervised_A.any() and self._added == context.step:
             self._log(context)
+        kept = kept_losses(context.folder).get(stage.end_step, {}) if trainer.is_global_zero else {}
+        for logger in trainer.loggers if kept else ():
+            if isinstance(logger, StageResults):
+                logger.log_metrics({f"val/loss/{name}": loss for name, loss in kept.items()}, stage.end_step)
 
     def _log(self, context: RunContext) -> None:
         metrics = self._metrics(context, self._total(context.trainer))

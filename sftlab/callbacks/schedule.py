@@ -21,6 +21,7 @@ from sftlab.data.ability import PlannedData
 from sftlab.data.plan_cache import planned
 from sftlab.model.limits import limit_problems
 from sftlab.model.module import SFTModule
+from sftlab.model.unadapted import unadapted
 from sftlab.plan.adapt import Adaptation
 from sftlab.plan.curriculum import BY_LOSS, Curriculum, check_curriculum
 from sftlab.plan.plan import Plan
@@ -131,7 +132,8 @@ class StageSchedule(Callback):
         """
         if not all(ability.is_declared for ability in data.abilities.values()):
             data.load(module.tokenizer)
-            data.limit_notes = limit_problems(module.load_config(), module.tokenizer, data)
+            config = module.load_config()
+            data.limit_notes = [*limit_problems(config, module.tokenizer, data), *unadapted(config, module.adapter)]
         stages = self.final_stages(list(data.abilities))
         module.check(stages)
         if any(stage.curriculum in BY_LOSS for stage in stages):

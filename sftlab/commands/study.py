@@ -207,7 +207,7 @@ def _study(config: Path, changes: dict[str, Any], name: str = "", seeds: Sequenc
 def _run(study: Study, options: Namespace, executor: Executor | None, needed_by: str = "") -> Any:
     """Plan, run, report; return the exit status, or None for a need of another study that is met."""
     from sftlab.study.executors import commands
-    from sftlab.study.graph import jobs_of, other_studies, plan_runs, save_stages, study_folder
+    from sftlab.study.graph import jobs_of, other_studies, plan_runs, refuse_changed, save_stages, study_folder
     from sftlab.study.job import write_jobs
     from sftlab.study.overview import Teller, overview, uncounted_words
     from sftlab.study.results import uncounted_runs
@@ -219,6 +219,7 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
         for run in plan_runs(study):
             planned.append(run)
             tell_progress(f"{study.name}, runs planned", len(planned), len(study.runs))
+    refuse_changed(folder, planned)
     declared = any(run.declared for run in planned)
     others = [] if declared else other_studies(study, [stage.key for run in planned for stage in run.stages])
     jobs = jobs_of(planned, others)

@@ -140,7 +140,7 @@ def _plain_nll(net: SupervisedLoss, name: str, docs: list[torch.Tensor], device:
 
 
 def _plain_long_nll(net: SupervisedLoss, name: str, longest: torch.Tensor, device: torch.device) -> torch.Tensor | None:
-    """As ``_plain_nll`` of the longest example, in which alone windows and chunks show; with little memory if it can."""
+    """As ``_plain_nll`` of the longest example, in which alone windows and chunks show; by sdpa, to spare memory."""
     if name != PER_DOCUMENT:
         return None
     try:

@@ -21,6 +21,7 @@ from sftlab.run.folder import LOGS, state_of
 from sftlab.run.opening import finished_stages, is_checkpoint, model_folder
 
 VERDICTS = ".problems.jsonl"
+KEPT_FILE = "kept.jsonl"  # in a run's folder: with keep_best, a line for each stage
 _VAL = "val/loss/"
 
 
@@ -185,14 +186,22 @@ def stage_ends(run: Path) -> dict[int, str]:
 
 
 def losses_by_stage(run: Path, ends: dict[int, str] | None = None) -> dict[str, dict[str, float]]:
-    """Return the loss on held-out examples after each stage, by ability."""
+    """Return the loss on held-out examples after each stage, by ability, of the weights that it ends with."""
     ends = stage_ends(run) if ends is None else ends
     found: dict[str, dict[str, float]] = {}
     for line in metric_lines(run):
         losses = {tag.removeprefix(_VAL): value for tag, value in line.items() if tag.startswith(_VAL)}
         if losses and line["step"] in ends:
             found.setdefault(ends[line["step"]], {}).update(losses)
+    for step, losses in kept_losses(run).items():
+        if ends.get(step) in found:
+            found[ends[step]].update(losses)
     return found
+
+
+def kept_losses(run: Path) -> dict[int, dict[str, float]]:
+    """Return the held-out losses of the weights that ``keep_best`` chose, by the last step of their stage."""
+    return {line["end_step"]: line["val_loss"] for line in read_jsonl(run / KEPT_FILE)}
 
 
 def last_scores(run: Path) -> list[ScoreRow]:

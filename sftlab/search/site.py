@@ -23,7 +23,15 @@ from sftlab.search.search import RunsFailed, Site
 from sftlab.search.spec import SearchSpec
 from sftlab.shipped import PREFIX
 from sftlab.study.executors import Executor, commands
-from sftlab.study.graph import PlannedRun, find_problems_of, jobs_of, other_studies, plan_runs, save_stages
+from sftlab.study.graph import (
+    PlannedRun,
+    find_problems_of,
+    jobs_of,
+    other_studies,
+    plan_runs,
+    refuse_changed,
+    save_stages,
+)
 from sftlab.study.job import write_jobs
 from sftlab.study.overview import Teller, overview
 from sftlab.study.results import tokens_of, write_results
@@ -105,6 +113,7 @@ class StudySite(Site):
         if found := find_problems_of(_part(study, new)) if new else []:
             raise ValueError("\n  ".join([f"the search's runs have {len(found)} problem(s):", *found]))
         planned = self._plan(study)
+        refuse_changed(self.folder, planned)
         for run in planned:  # an older plan may have had this name
             write_text(run.config_file, yaml.safe_dump(run.run.config, sort_keys=False))
         others = [] if any(run.declared for run in planned) else other_studies(study, _keys(planned))

@@ -23,10 +23,12 @@ from sftlab.files import checked_name, write_text
 from sftlab.plan.ledger import ledger, trained_in_full
 from sftlab.plan.plan import Plan
 from sftlab.plan.policy import apportion
-from sftlab.run.folder import LOGS, STATE_FILE
+from sftlab.run.folder import LOGS, STATE_FILE, complete_checkpoints
 from sftlab.screen import complain
-from sftlab.study.freed import has_checkpoint, is_done
+from sftlab.study.freed import FREED_FILE, has_checkpoint, is_done
 from sftlab.study.study import Run, Study
+
+STAGES_FILE = "stages.json"  # in a study's folder: the stages of its runs as they were planned
 
 
 @dataclass(frozen=True)
@@ -237,15 +239,45 @@ def _as_long_as(run: Run, plan: Plan, unit: str, total: int) -> Run:
 
 
 def save_stages(folder: Path, planned: Sequence[PlannedRun]) -> None:
-    """Record the stages of a study, so that other studies can reuse them."""
-    rows = [{"folder": str(run.folder), "stages": [asdict(stage) for stage in run.stages]} for run in planned]
-    write_text(folder / "stages.json", json.dumps(rows))
+    """Record the stages of a study, so that other studies can reuse them; runs that it had before stay."""
+    found = {run.folder: run.stages for run in planned}
+    before = _saved_stages(folder / STAGES_FILE) if (folder / STAGES_FILE).is_file() else []
+    found |= {place: stages for place, stages in before if place not in found and place.is_dir()}
+    rows = [{"folder": str(place), "stages": [asdict(one) for one in stages]} for place, stages in found.items()]
+    write_text(folder / STAGES_FILE, json.dumps(rows))
+
+
+def refuse_changed(folder: Path, planned: Sequence[PlannedRun]) -> None:
+    """Refuse to take for a run's results what its folder holds of another plan: other data, base or settings.
+
+    Raises:
+        ValueError: Some runs were planned otherwise when they were trained: says which.
+    """
+    before = dict(_saved_stages(folder / STAGES_FILE)) if (folder / STAGES_FILE).is_file() else {}
+    changed = [run.folder for run in planned if run.folder in before and _is_changed(run, before[run.folder])]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ValueError(
+            f"{len(changed)} run(s) were trained with other data, another base or other settings than the study has "
+            f"now: {', '.join(map(str, changed[:3]))}{more}. Give it another name, so that it gets a folder of its "
+            "own, undo the change, or delete those folders to train them again"
+        )
+
+
+def _is_changed(run: PlannedRun, before: tuple[StageNode, ...]) -> bool:
+    """Return whether a run's folder holds anything of other stages than those that are planned now."""
+    if not ((run.folder / FREED_FILE).is_file() or complete_checkpoints(run.folder)):
+        return False
+    was = replace(run, stages=before)
+    done = was.num_done()
+    is_trained_alike = [one.trained_key for one in before] == [one.trained_key for one in run.stages]
+    return not is_trained_alike or [s.key for s in before[:done]] != [s.key for s in run.stages[:done]]
 
 
 def other_studies(study: Study, keys: Collection[str]) -> list[PlannedRun]:
     """Return runs of other studies that have finished one of these stages."""
     found = []
-    for path in sorted(LOGS.glob("*/stages.json")):
+    for path in sorted(LOGS.glob(f"*/{STAGES_FILE}")):
         if path.parent.name == study.name:
             continue
         for folder, stages in _saved_stages(path):

@@ -21,7 +21,7 @@ from pathlib import Path
 from sftlab.files import read_jsonl, remove_folder, whole_folder, write_text
 from sftlab.processes import end_process
 from sftlab.run.folder import FOLDER_VARIABLE, LOGS, complete_checkpoints
-from sftlab.study.freed import is_done
+from sftlab.study.freed import is_done, stage_ends
 from sftlab.study.graph import Job
 from sftlab.study.reuse import take_over
 
@@ -86,8 +86,9 @@ def overhead_files(study_folder: Path) -> list[Path]:
 
 
 def _save_overhead(job: Job, folder: Path, seconds: float) -> None:
-    ends = {stage.end_step for stage in job.stages[job.num_before :]}
-    lines = [line for line in read_jsonl(folder / "metrics.jsonl") if line.get("step") in ends]
+    ends = stage_ends(folder, job.stages)
+    mine = {ends[stage.name] for stage in job.stages[job.num_before :] if stage.name in ends}
+    lines = [line for line in read_jsonl(folder / "metrics.jsonl") if line.get("step") in mine]
     overhead = max(0.0, seconds - sum(line.get("stage/seconds", 0.0) for line in lines))
     write_text(folder.parents[1] / "logs" / f"{job.name}.overhead.json", json.dumps({"seconds": round(overhead, 2)}))
 

@@ -15,13 +15,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from sftlab.files import read_jsonl, whole_file, write_text
 from sftlab.results.score import ScoreRow
 from sftlab.run.identity import reused_stages
 from sftlab.run.opening import finished_stages
-from sftlab.study.freed import FREED_FILE
+from sftlab.run.results import losses_by_stage
+from sftlab.study.freed import FREED_FILE, stage_ends
 from sftlab.study.graph import PlannedRun, StageNode
 from sftlab.study.job import overhead_files
 from sftlab.study.study import Study
@@ -94,33 +95,51 @@ def _scores(run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _losses(run: PlannedRun) -> Iterator[dict[str, Any]]:
-    ends = {stage.end_step: stage.name for stage in run.stages}
-    for line in read_jsonl(run.folder / "metrics.jsonl"):
-        for tag, value in line.items():
-            if tag.startswith("val/loss/") and line["step"] in ends:
-                about = {"stage": ends[line["step"]], "step": line["step"], "ability": tag.removeprefix("val/loss/")}
-                row = ScoreRow(task=HELD_OUT, metric="loss", value=value, headline=True, best=None, **about)
-                yield row.to_dict() | {"problems": None}
+    ends = stage_ends(run.folder, run.stages)
+    losses = losses_by_stage(run.folder, {step: name for name, step in ends.items()})
+    for stage, by_ability in losses.items():
+        for ability, value in by_ability.items():
+            about = {"stage": stage, "step": ends[stage], "ability": ability}
+            row = ScoreRow(task=HELD_OUT, metric="loss", value=value, headline=True, best=None, **about)
+            yield row.to_dict() | {"problems": None}
 
 
 def _cost_row(run: PlannedRun, error: str | None) -> dict[str, Any]:
     done = run.num_done()
     status = "done" if done == len(run.stages) else "failed" if error else "missing"
-    seconds = stage_seconds(run)
+    seconds, ends, trained = stage_seconds(run), stage_ends(run.folder, run.stages), _trained(run)
     reused = {stage["stage"] for stage in reused_stages(run.folder)}
     stages = [
         {
             "name": stage.name,
             "key": stage.key,
-            "tokens": stage.tokens,
-            "supervised_tokens": stage.supervised_tokens,
-            "seconds": seconds.get(stage.end_step),
+            "tokens": trained.get(stage.name, stage).tokens,
+            "supervised_tokens": trained.get(stage.name, stage).supervised_tokens,
+            "seconds": seconds.get(ends.get(stage.name, stage.end_step)),
             "reused": stage.name in reused,
         }
         for stage in run.stages[:done]
     ]
     about = {"run": run.run.name, "config": run.run.config_name, "seed": run.run.seed, "factors": run.run.factors}
     return {**about, "status": status, "stages": stages, "error": error}
+
+
+class _Trained(NamedTuple):
+    tokens: int
+    supervised_tokens: int
+
+
+def _trained(run: PlannedRun) -> dict[str, _Trained]:
+    """What each stage really trained, by its name, where the run's ledger tells: it may have ended early."""
+    path = run.folder / "ledger.json"
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    found: dict[str, _Trained] = {}
+    for row in rows:
+        before = found.get(row["stage"], _Trained(0, 0))
+        found[row["stage"]] = _Trained(
+            before.tokens + row["tokens"], before.supervised_tokens + row["supervised_tokens"]
+        )
+    return found
 
 
 def stage_seconds(run: PlannedRun) -> dict[int, float]:
@@ -134,9 +153,11 @@ def tokens_per_second(planned: Sequence[PlannedRun]) -> float:
     tokens = seconds = 0.0
     for run in planned:
         reused, took = {stage["stage"] for stage in reused_stages(run.folder)}, stage_seconds(run)
+        ends, trained = stage_ends(run.folder, run.stages), _trained(run)
         for stage in run.stages[: run.num_done()]:
-            if stage.name not in reused and stage.end_step in took:
-                tokens, seconds = tokens + stage.tokens, seconds + took[stage.end_step]
+            end = ends.get(stage.name, stage.end_step)
+            if stage.name not in reused and end in took:
+                tokens, seconds = tokens + trained.get(stage.name, stage).tokens, seconds + took[end]
     return tokens / seconds if seconds else math.nan
 
 

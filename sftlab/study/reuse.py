@@ -18,7 +18,7 @@ from pathlib import Path
 from sftlab.files import jsonl_until, remove_folder, write_text
 from sftlab.run.folder import LOGS, checkpoint_path
 from sftlab.run.identity import REUSED_FILE
-from sftlab.study.freed import is_done
+from sftlab.study.freed import end_of, is_done
 from sftlab.study.graph import StageNode
 
 _WHOLE = (
@@ -42,7 +42,8 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_all: b
     if not is_done(target, stages[0]):
         remove_folder(target, inside=LOGS)
     target.mkdir(parents=True, exist_ok=True)
-    last_step = stages[-1].end_step
+    ends = [end_of(source, stage) for stage in stages]
+    last_step = ends[-1]
     notes = [{"stage": stage.name, "key": stage.trained_key, "run": source.name} for stage in stages]
     write_text(target / REUSED_FILE, json.dumps(notes, indent=1))
     for name in ("scores.jsonl", "metrics.jsonl"):
@@ -53,7 +54,7 @@ def take_over(target: Path, source: Path, stages: Sequence[StageNode], is_all: b
         if int(re.sub(r"\D.*", "", path.name.removeprefix("step="))) <= last_step:
             linked.append(path.relative_to(source))
     linked += [Path(name) for name in _WHOLE if is_all]
-    linked += [checkpoint_path(Path(), stage.end_step, stage.name) for stage in stages]
+    linked += [checkpoint_path(Path(), end, stage.name) for end, stage in zip(ends, stages, strict=True)]
     for path in linked:
         if (source / path).exists() and not (target / path).exists():
             _link(source / path, target / path)

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.schedule import MultiTask, Stages
 from sftlab.plan.stage import Stage
+from sftlab.run.results import losses_by_stage
 
 
 class Remember(Callback):
@@ -52,6 +53,7 @@ def test_each_stage_ends_with_its_best_weights_and_the_next_goes_on_from_them(re
         assert one["step"] == best and one["val_loss"]["general"] == losses[best]
         assert one["val_loss_at_end"]["general"] == losses[steps[-1]]
     assert kept[0]["step"] < 5, "the case must have a best step inside the stage"
+    assert losses_by_stage(folder) == {one["stage"]: one["val_loss"] for one in kept}
     names = dict(module.backbone.named_parameters())
     for name, value in exported(folder, "0-math").named_parameters():
         index = list(names).index(name)

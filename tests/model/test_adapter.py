@@ -11,6 +11,7 @@ from lightning.pytorch import Trainer
 from peft import PeftModel
 from safetensors.torch import load_file
 from small import small_mixture
+from tiny import tiny
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from sftlab.callbacks.metrics import JsonlLogger, Metrics
@@ -22,6 +23,7 @@ from sftlab.model.backbone import content_hash, load_model
 from sftlab.model.contents import contents
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import decoder_layers
+from sftlab.model.unadapted import unadapted
 from sftlab.run.identity import stage_keys
 from sftlab.run.settings import Settings
 
@@ -238,3 +240,16 @@ def test_two_sharded_processes_train_the_same_adapter(inputs, tmp_path):
         assert alike(mine, theirs), (mine, theirs)
     torch.testing.assert_close(logits(logs / "two/stages/1-general"), logits(logs / "one/stages/1-general"),
                                atol=1e-3, rtol=1e-3)  # fmt: skip
+
+
+def test_weights_that_belong_to_no_linear_layer_are_told_with_their_share():
+    model = tiny("mixtral")
+    blocks = dict(decoder_layers(model).named_parameters())
+    experts = sum(weight.numel() for name, weight in blocks.items() if ".experts." in name or ".gate." in name)
+    share = experts / sum(weight.numel() for weight in blocks.values())
+    (note,) = unadapted(model.config, LoRA())
+    assert f"{share:.0%} of the blocks' weights" in note and "mlp.experts.gate_up_proj, mlp.experts.down_proj" in note
+    live = LiveAdapter(LoRA(), model, decoder_layers(model), 0, "")
+    assert not any("experts" in name for name, _ in live.layers())
+    assert unadapted(model.config, LoRA(target_modules=["q_proj"])) == unadapted(model.config, None) == []
+    assert unadapted(tiny("llama").config, LoRA()) == unadapted(tiny("gpt2").config, LoRA()) == []

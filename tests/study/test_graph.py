@@ -10,10 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sftlab.commands.study import main
-from sftlab.run.folder import checkpoint_path, new_run_folder, release
+from sftlab.files import read_jsonl
+from sftlab.run.folder import LOGS, checkpoint_path, new_run_folder, release
 from sftlab.study.executors import Executor, Local, commands
-from sftlab.study.graph import Job, PlannedRun, StageNode, jobs_of, study_folder
+from sftlab.study.freed import FREED_FILE, stage_ends
+from sftlab.study.graph import Job, PlannedRun, StageNode, jobs_of, refuse_changed, save_stages, study_folder
 from sftlab.study.job import Outcome, read_job
+from sftlab.study.results import stage_seconds
+from sftlab.study.reuse import take_over
 from sftlab.study.study import Run, Study
 
 
@@ -214,3 +218,42 @@ def test_a_study_never_goes_into_the_folder_of_a_run(tmp_path, monkeypatch):
     release(new_run_folder("mine"))
     with pytest.raises(ValueError, match="mine is the folder of a run"):
         study_folder(Study("mine", "", "", (), {}, {}, (), ()))
+
+
+def test_a_stage_that_ended_early_is_done_and_is_taken_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine, theirs = planned_runs(LOGS, [[0, 1], [0, 2]])
+    for step, stage in ((4, "s0"), (9, "s1")):
+        write_checkpoint(checkpoint_path(mine.folder, step, stage), step)
+    lines = [{"step": step, "stage/seconds": 2.0} for step in (4, 9)]
+    (mine.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert mine.num_done() == 2 and stage_seconds(mine) == {4: 2.0, 9: 2.0}
+    assert stage_ends(mine.folder, mine.stages) == {"s0": 4, "s1": 9}
+    (job,) = jobs_of([mine, theirs])
+    assert (job.run, job.num_shared, job.source) == ("run1", 1, str(mine.folder))
+    take_over(theirs.folder, mine.folder, job.stages[:1], False)
+    assert theirs.num_done() == 1 and read_jsonl(theirs.folder / "metrics.jsonl") == lines[:1]
+    write_checkpoint(checkpoint_path(theirs.folder, 25, "s1"), 25)
+    assert theirs.num_done() == 1, "beyond its planned end it is another stage"
+
+
+def test_what_was_trained_with_other_settings_is_never_taken_for_a_runs_results(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, (was, other), (now,) = LOGS / "study", planned_runs(LOGS, [[0, 1], [2, 2]]), planned_runs(LOGS, [[0, 2]])
+    folder.mkdir(parents=True)
+    save_stages(folder, [was, other])
+    refuse_changed(folder, [now])  # nothing is trained yet
+    finish(was, 1)
+    refuse_changed(folder, [now])  # what is trained is the same
+    finish(was, 2)
+    refuse_changed(folder, [was, other])
+    with pytest.raises(ValueError, match=r"1 run\(s\) were trained .*: lightning_logs/study/runs/run0\."):
+        refuse_changed(folder, [now])
+    save_stages(folder, [other])  # the study has the run no more, then again
+    with pytest.raises(ValueError, match="another name"):
+        refuse_changed(folder, [now])
+    (was.folder / "checkpoints").rename(tmp_path / "away")
+    refuse_changed(folder, [now])
+    (was.folder / FREED_FILE).write_text(json.dumps([[s.name, s.end_step, s.key] for s in was.stages]))
+    with pytest.raises(ValueError, match="another name"):
+        refuse_changed(folder, [now])
