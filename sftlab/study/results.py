@@ -99,7 +99,7 @@ def _losses(run: PlannedRun) -> Iterator[dict[str, Any]]:
     losses = losses_by_stage(run.folder, {step: name for name, step in ends.items()})
     for stage, by_ability in losses.items():
         for ability, value in by_ability.items():
-            about = {"stage": stage, "step": ends[stage], "ability": ability}
+            about: dict[str, Any] = {"stage": stage, "step": ends[stage], "ability": ability}
             row = ScoreRow(task=HELD_OUT, metric="loss", value=value, headline=True, best=None, **about)
             yield row.to_dict() | {"problems": None}
 
