@@ -154,8 +154,8 @@ class SFTModule(LightningModule):
         dtype = torch.bfloat16 if self._trainer is not None and self.trainer.precision == "bf16-true" else torch.float32
         quantise = self.adapter.quantise if self.adapter is not None else None
         is_sharded = getattr(self, "_device_mesh", None) is not None
-        if is_sharded and self.is_compiled:
-            raise ValueError("model.compile: not tried with FSDP2; use strategy: ddp or one device, or leave it out")
+        if is_sharded and self.is_compiled and cast(Any, self.trainer.strategy).tensor_parallel_size > 1:
+            raise ValueError("model.compile: not tried with tensor_parallel_size; leave one of them out")
         shell = None
         if is_sharded and not quantise and not is_random(self.path, self.config):
             shell = loading.shell(cast(str, self.path), attention, dtype, self.trust_remote_code)

@@ -1,10 +1,13 @@
 """Compiled layers train the same losses, with few graphs for rows of all lengths, and leave checkpoints as they are."""
 
+import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
-from fitting import write_records
+from fitting import ROOT, environment, write_records
+from forked import FORKING
 from small import MODEL, small_fit, small_mixture
 from tiny import VOCABULARY, tiny
 from torch._dynamo.utils import counters
@@ -19,7 +22,8 @@ from sftlab.model.compiled import ROW_MULTIPLE, compile_layers
 from sftlab.model.isolation import trouble
 from sftlab.model.loss import SupervisedLoss
 from sftlab.model.module import SFTModule
-from sftlab.model.parallel import decoder_layers
+from sftlab.model.parallel import FSDP2Strategy, decoder_layers
+from sftlab.processes import free_port
 from sftlab.run.folder import complete_checkpoints
 
 register_attention()
@@ -133,13 +137,34 @@ def test_kernels_too_and_a_run_goes_on_compiled_or_not(tmp_path):
     assert turns == pytest.approx(plain, rel=1e-5) and len(plain) == 6
 
 
+@pytest.mark.slow
+def test_two_processes_train_the_same_compiled_and_go_on(tmp_path):
+    write_records(tmp_path)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port("127.0.0.1")), "PL_GLOBAL_SEED": "1"}
+    script, both = str(ROOT / "tests" / "compiled_runs.py"), {**environment(tmp_path), **place}
+    ranks = [FORKING.start([script, str(tmp_path)], tmp_path, {**both, "LOCAL_RANK": str(rank)}) for rank in range(2)]
+    said = [rank.communicate() for rank in ranks]
+    assert all(rank.returncode == 0 for rank in ranks), said[0][1][-3000:]
+
+    def losses(name):
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return [line[key] for line in lines for key in sorted(line) if "/loss" in key]
+
+    graphs = json.loads((tmp_path / "graphs.json").read_text())
+    for name in ("ddp", "fsdp2"):
+        assert losses(name) == pytest.approx(losses("plain"), rel=1e-6) and len(losses(name)) > 9
+        assert 0 < graphs[name][0] <= 8 and not graphs[name][1]
+    assert graphs["plain"] == [0, 0]
+
+
 def test_what_does_not_go_with_it_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"model\.compile: does not go with model\.attention: per_document"):
         SFTModule(None, config=MODEL, tokenizer="lab-base", attention="per_document", compile=True)
-    sharded = SFTModule(None, config=MODEL, tokenizer="lab-base", compile=True)
-    sharded._device_mesh = object()
-    with pytest.raises(ValueError, match=r"model\.compile: not tried with FSDP2"):
-        sharded.configure_model()
+    module = SFTModule(None, config=MODEL, tokenizer="lab-base", compile=True)
+    module._trainer = SimpleNamespace(precision="32-true", strategy=FSDP2Strategy(tensor_parallel_size=2))
+    module._device_mesh = object()
+    with pytest.raises(ValueError, match=r"model\.compile: not tried with tensor_parallel_size"):
+        module.configure_model()
     from torch._inductor import cpp_builder, exc
 
     def missing():
