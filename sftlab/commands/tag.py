@@ -1,4 +1,4 @@
-"""``tag``: intention tags of an ability's conversations, and a drop list of those whose tags match a pattern."""
+"""``tag``: write intention tags of an ability's conversations, and a drop list of those that match a pattern."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What runs inside the sandbox: the program that answers calls, and the tests that make them, as two processes.
+"""Runs inside the sandbox: the program that answers calls, and the tests that make them, as two processes.
 
 The source of this file is handed to a bare interpreter (``python -c``), so it imports nothing but the standard library.
 

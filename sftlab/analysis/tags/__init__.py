@@ -1,1 +1,1 @@
-"""What users ask for, as tags."""
+"""Tags of what users ask for."""

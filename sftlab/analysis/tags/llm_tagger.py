@@ -1,6 +1,6 @@
 """Tags by a language model: a Hugging Face model in this process, or any OpenAI-compatible endpoint.
 
-The prompt has the form of InsTag's (arXiv 2308.07074) in our own words: one query, a JSON list of tags and explanations
+The prompt has the form of InsTag's (arXiv 2308.07074), reworded: one query, a JSON list of tags and explanations
 as the answer. A model that was trained on other words gets them from a file. What comes back is read in this order:
 JSON (alone, in a code block or amid prose): a list, one object, or an object with the list; every ``"tag": "..."``
 of broken JSON, where that finds more; else it is unread, which is counted and drops nothing.
@@ -39,7 +39,7 @@ _TAG = re.compile(r'"tag"\s*:\s*"((?:[^"\\]|\\.)*)"(?:\s*,\s*"explanation"\s*:\s
 
 
 def read_tags(text: str) -> list[Found] | None:
-    """The tags of a model's answer, lower case; None where it has none that can be read."""
+    """Return the tags of a model's answer, in lower case; None if no tags can be read."""
     fenced = _FENCED.search(text)
     read = _from_json(fenced[1]) if fenced else None
     read = _from_json(text) if read is None else read
@@ -58,7 +58,7 @@ def _from_json(text: str) -> list[Found] | None:
 
 
 def _tags_of(value: Any) -> list[Found] | None:
-    """Tags of a list of objects or texts, of one object, or of an object that holds such a list."""
+    """Return the tags of a list of objects or texts, of one object, or of an object that holds such a list."""
     if isinstance(value, dict) and isinstance(value.get("tag"), str):
         value = [value]
     elif isinstance(value, dict):
@@ -171,7 +171,7 @@ class LLMTagger:
         self._failure = ""
 
     def tag(self, queries: Sequence[str]) -> list[list[Found] | None]:
-        """The tags of each query; None where there was no answer or it could not be read.
+        """Return the tags of each query; None if there was no answer or it could not be read.
 
         Raises:
             ValueError: Not one of several queries was answered.

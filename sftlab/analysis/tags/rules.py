@@ -290,7 +290,7 @@ FEATURES: dict[str, tuple[Feature, ...]] = {
 
 
 class Found(NamedTuple):
-    """A tag, and why it is given."""
+    """A tag, and the evidence for it."""
 
     tag: str
     explanation: str
@@ -302,7 +302,7 @@ class RuleTagger:
     name = RULES
 
     def tag(self, queries: Sequence[str]) -> list[list[Found] | None]:
-        """The tags of each query."""
+        """Return the tags of each query."""
         return [find_tags(query) for query in queries]
 
     def notes(self) -> list[str]:
@@ -320,7 +320,7 @@ def _compiled() -> dict[str, list[tuple[Feature, re.Pattern[str]]]]:
 
 
 def find_tags(query: str) -> list[Found]:
-    """The tags of one query, each with the features that gave it; ``other`` when there is none."""
+    """Return the tags of one query, each with the features behind it; ``other`` if there is none."""
     found = []
     for tag, features in _compiled().items():
         hits = [(feature, words) for feature, pattern in features if (words := _words(feature, pattern, query))]

@@ -1,4 +1,4 @@
-"""Tags of conversations: user turns go to a tagger, its tags are gathered by conversation, a pattern says what to drop.
+"""Tags of conversations: a tagger tags user turns, tags are collected by conversation, a pattern says what to drop.
 
 InsTag (Lu et al. 2023, arXiv 2308.07074) tags the intentions of a query; arXiv 2310.05492 drops from its general data
 what has a tag with the word code or math in it. Whether every user turn is tagged or only the first it does not say.
@@ -39,10 +39,10 @@ class Tagger(Protocol):
     name: str
 
     def tag(self, queries: Sequence[str]) -> list[list[Found] | None]:
-        """The tags of each query; None where there was no answer or it could not be read."""
+        """Return the tags of each query; None if there was no answer or it could not be read."""
 
     def notes(self) -> list[str]:
-        """What a user should know of what was tagged so far."""
+        """Return what a user should know about the tagging so far."""
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,16 @@ class Tagged:
 
     @property
     def tags(self) -> list[str]:
-        """All its tags, each once, in the order of the turns."""
+        """Return all its tags, each once, in the order of the turns."""
         return list(dict.fromkeys(one.tag for turn in self.found for one in turn or ()))
 
     @property
     def num_unread(self) -> int:
-        """Queries without readable tags."""
+        """Return the number of queries without readable tags."""
         return sum(turn is None for turn in self.found)
 
     def row(self, tagger: str) -> dict[str, object]:
-        """As a line of tags.jsonl."""
+        """Return a line of tags.jsonl."""
         explained = [
             {"turn": number, "tag": one.tag, "explanation": one.explanation}
             for number, turn in enumerate(self.found, 1)
@@ -89,7 +89,7 @@ def queries_of(talk: Conversation, turns: str) -> tuple[str, ...]:
 def tag_conversations(
     talks: Iterable[tuple[str, Conversation]], tagger: Tagger, turns: str = "all"
 ) -> Iterator[Tagged]:
-    """Tag conversations in their order; equal queries that come close together are tagged once."""
+    """Tag conversations in their order; equal queries close to each other are tagged once."""
     waiting = iter(talks)
     while chunk := [(uid, queries_of(talk, turns)) for uid, talk in islice(waiting, _CHUNK)]:
         unique = list(dict.fromkeys(query for _, queries in chunk for query in queries))
@@ -99,13 +99,13 @@ def tag_conversations(
 
 
 def reason_to_drop(tags: Iterable[str], pattern: re.Pattern[str]) -> str:
-    """``tag: code`` when a tag matches; empty when none does. What matched is named, not the whole tag."""
+    """Return ``tag: code`` if a tag matches; empty if none does. The match is named, not the whole tag."""
     words = {match[0].lower() for tag in tags if (match := pattern.search(tag))}
     return f"tag: {', '.join(sorted(words))}" if words else ""
 
 
 def tag_pattern(text: str) -> re.Pattern[str]:
-    """A pattern over tags, case ignored.
+    """Compile a pattern over tags, ignoring case.
 
     Raises:
         ValueError: It is not a regular expression, or matches every tag.
@@ -156,7 +156,7 @@ class TagReport:
         self._sample(f"dropped, {reason}" if reason else "kept", tagged)
 
     def _sample(self, name: str, tagged: Tagged) -> None:
-        """Keep the samples with the smallest uids: which they are depends on content alone."""
+        """Keep the samples with the smallest uids, so that they depend on content only."""
         kept, text = self.samples[name], " ".join(" / ".join(tagged.queries).split())[:160]
         if text in kept.values():
             return
@@ -170,7 +170,7 @@ class TagReport:
         return self.dropped.total()
 
     def summary(self) -> list[str]:
-        """What was tagged, kept and dropped, a sentence each."""
+        """Return what was tagged, kept and dropped, one sentence each."""
         lines = [
             f"{self.num_conversations:,} conversations of {self.ability}, {self.num_queries:,} user turns "
             f"({'every one' if self.turns == 'all' else 'the first of each'}), tagged by {self.tagger}.",
@@ -186,7 +186,7 @@ class TagReport:
         return lines
 
     def tag_rows(self, most: int = 40) -> list[tuple[str, str, str, str]]:
-        """Tag, conversations, share of all, and whether the pattern matches it; the most frequent first."""
+        """Return tag, conversations, share of all, and whether the pattern matches; the most frequent first."""
         return [
             (tag, f"{count:,}", f"{count / self.num_conversations:.1%}", self._fate(tag))
             for tag, count in self.by_tag.most_common(most)

@@ -1,6 +1,6 @@
 """Findings of other tools and callbacks about a study: maps, tags, leaks, cards, heat maps of its runs.
 
-<study>/exhibits/**          what represent, tag, leaks and card were told to write there
+<study>/exhibits/**          what represent, tag, leaks and card wrote there
 beside a drop list           what tag and leaks found when they wrote the list that the study's runs leave out
 <study>/runs/*/exhibits/     heat maps that callbacks drew, of the runs of the first seed
 """
