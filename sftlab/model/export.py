@@ -104,7 +104,7 @@ def export_live(
     Call it on every rank. The folder appears under its name only when it is complete.
     """
     weights, live, strategy = _live_weights(module), module.live_adapter, trainer.strategy
-    is_sharded = getattr(module, "_device_mesh", None) is not None
+    is_sharded = module.device_mesh is not None
 
     def take(name: str) -> torch.Tensor:
         if is_sharded:

@@ -115,7 +115,7 @@ class SFTModule(LightningModule):
             self.strict_loading = False  # the base's weights are not in checkpoints; see on_load_checkpoint
         self.net: SupervisedLoss | None = None
         self._plan: Plan | None = None
-        self._optimizer_in_use: Any = _NONE_YET
+        self.optimizer_in_use: Any = _NONE_YET
         self.val_abilities: list[str] = []
         self.val_losses: dict[str, float] = {}  # of the last validation, over all ranks
 
@@ -153,7 +153,7 @@ class SFTModule(LightningModule):
         attention = None if self.attention == "auto" else self.attention
         dtype = torch.bfloat16 if self._trainer is not None and self.trainer.precision == "bf16-true" else torch.float32
         quantise = self.adapter.quantise if self.adapter is not None else None
-        is_sharded = getattr(self, "_device_mesh", None) is not None
+        is_sharded = self.device_mesh is not None
         if is_sharded and self.is_compiled and cast(Any, self.trainer.strategy).tensor_parallel_size > 1:
             raise ValueError("model.compile: not tried with tensor_parallel_size; leave one of them out")
         shell = None
@@ -184,7 +184,7 @@ class SFTModule(LightningModule):
     def _adapted(self, model: PreTrainedModel, adapter: LoRA) -> LiveAdapter:
         is_drawn = is_random(self.path, self.config)
         base = "" if is_drawn else content_hash(self.path, self.config, self.trust_remote_code)
-        if adapter.quantise and getattr(self, "_device_mesh", None) is not None:
+        if adapter.quantise and self.device_mesh is not None:
             raise ValueError(
                 "model.adapter.quantise: weights in 4 bits are not sharded; use strategy: ddp or one device"
             )
@@ -196,7 +196,7 @@ class SFTModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add which optimizer the state belongs to; leave out the base's weights if an adapter does not change them."""
-        checkpoint["optimizer"] = None if self._optimizer_in_use is _NONE_YET else self._optimizer_in_use
+        checkpoint["optimizer"] = None if self.optimizer_in_use is _NONE_YET else self.optimizer_in_use
         if (live := self.live_adapter) is not None:
             kept = {k: v for k, v in checkpoint["state_dict"].items() if live.is_kept(k)}
             checkpoint["state_dict"], checkpoint["adapter"] = kept, live.note()
@@ -209,7 +209,7 @@ class SFTModule(LightningModule):
         """
         if "state_dict" in checkpoint:
             self.check_weights(checkpoint["state_dict"])
-        self._optimizer_in_use = checkpoint.get("optimizer")
+        self.optimizer_in_use = checkpoint.get("optimizer")
         if (live := self.live_adapter) is None:
             return
         live.is_base_changed = bool(checkpoint["adapter"]["is_base_changed"])
@@ -317,9 +317,9 @@ class SFTModule(LightningModule):
         """Build the optimizer of the current stage, and a scheduler that follows the plan's learning rate."""
         plan = self._plan
         assert plan is not None, "a StageSchedule callback compiles the plan before the optimizer is made"
-        choice = (
-            self.optimizer_of(plan.stages[0].stage) if self._optimizer_in_use is _NONE_YET else self._optimizer_in_use
-        )
+        choice = self.optimizer_in_use
+        if choice is _NONE_YET:
+            choice = self.optimizer_of(plan.stages[0].stage)
         optimizer = self._build_optimizer(choice)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.learning_rate_at)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -354,5 +354,5 @@ class SFTModule(LightningModule):
             freeze(empty_model(self.load_config()), self.frozen)
 
     def _build_optimizer(self, choice: dict[str, Any] | None) -> torch.optim.Optimizer:
-        self._optimizer_in_use = choice
+        self.optimizer_in_use = choice
         return build_optimizer(self, choice, self.weight_decay, self.betas)

@@ -206,7 +206,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         module = cast(Any, self.lightning_module)
         if is_file:
             module.check_weights(checkpoint["state_dict"])
-        if self.optimizers and checkpoint.get("optimizer") != getattr(module, "_optimizer_in_use", None):
+        if self.optimizers and checkpoint.get("optimizer") != module.optimizer_in_use:
             module.use_optimizer(self, checkpoint["optimizer"], checkpoint["global_step"])
         options = states.StateDictOptions(full_state_dict=is_file, strict=self.lightning_module.strict_loading)
         weights = {"state_dict": checkpoint.pop("state_dict") if is_file else states.get_model_state_dict(model)}

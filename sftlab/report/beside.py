@@ -6,10 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from sftlab.report.budgets import NAMES, TOLERANCE, budget_cells, budget_numbers
 from sftlab.report.choosing import check_weights, weight_words, weighted_point
-from sftlab.report.evidence import Evidence, Group, read_evidence
+from sftlab.report.evidence import Evidence, Group, Point, read_evidence
 from sftlab.report.exhibit import Cell, Table
 from sftlab.report.figures import dot_figure
 from sftlab.report.rows import Panel
@@ -62,61 +63,76 @@ def write_beside(folders: Sequence[Path], weights: Mapping[str, float] | None = 
         return write_page(report / slug("beside " + " ".join(labels[1:])), sections, about)
 
 
+class _Row(NamedTuple):
+    """A setting of a study: its score in every panel, and their weighted mean."""
+
+    label: str
+    study: Evidence
+    group: Group
+    points: list[Point]
+    mean: Point
+
+
 def _settings(named: Named, panels: list[Panel]) -> Section:
     """Return every setting of every study, the best first."""
     section = Section("settings", "All settings")
-    rows = []
     for label, study in named:
         section.missing += [f"{label}: {line}" for line in study.missing(study.configs)]
-        for group in study.groups:
-            points = [study.point(panel, group) for panel in panels]
-            known = [point for point in points if point]
-            if len(known) == len(panels):
-                best = [panel.best or 1.0 for panel in panels]
-                weights = [study.weights.get(panel.ability, 1.0) for panel in panels]
-                mean = weighted_point(known, best, weights if sum(weights) > 0 else None)
-                rows.append((label, study, group, known, mean))
-    rows.sort(key=lambda row: -row[4].value)
+    rows = _rows(named, panels)
     if not rows:
         return section
-    cells = [
-        [
-            label,
-            str(group),
-            *map(point_text, points, [p.best for p in panels]),
-            number(mean.value, 1),
-            *budget_cells(study.budget(group)),
-        ]
-        for label, study, group, points, mean in rows
-    ]
-    numbers: list[dict[str, Cell]] = []
-    for label, study, group, known, mean in rows:
-        about: dict[str, Cell] = {"study": label, "setting": str(group)}
-        about |= {panel_title(panel): point.value for panel, point in zip(panels, known, strict=True)}
-        numbers.append(about | {"weighted_mean": mean.value} | budget_numbers(study.budget(group)))
+    title, numbers = "Settings of all studies", [_numbers(row, panels) for row in rows]
     drawn = rows[:_MOST_DRAWN]
-    titles = [f"{label}: {group}" for label, _, group, _, _ in drawn]
-    columns = [(panel_title(p), p.best, [row[3][i] for row in drawn]) for i, p in enumerate(panels)]
-    figure, spots = dot_figure(columns, titles)
-    caption = interval_words([point for row in drawn for point in row[3]])
+    columns = [(panel_title(p), p.best, [row.points[i] for row in drawn]) for i, p in enumerate(panels)]
+    figure, spots = dot_figure(columns, [f"{row.label}: {row.group}" for row in drawn])
+    caption = interval_words([point for row in drawn for point in row.points])
     if len(rows) > len(drawn):
         caption += f" The best {len(drawn)} of {len(rows)}."
-    section.parts.append(Drawing("settings", "Settings of all studies", caption, figure, numbers, spots))
+    section.parts.append(Drawing("settings", title, caption, figure, numbers, spots))
     header = ["study", "setting", *map(panel_title, panels), "weighted mean", *NAMES.values()]
-    section.parts.append(Table("settings-table", "Settings of all studies", header, cells, [], numbers))
-    top = rows[0]
-    if len(rows) > 1 and top[4].value - rows[-1][4].value < 1e-12:
-        same = f"all {len(rows)} settings have the same weighted mean, {number(top[4].value, 1)}"
-        section.findings.append(f"Nothing can be chosen for {weight_words(named[0][1])}: {same}.")
-        return section
-    section.findings.append(
-        f"Best setting of all for {weight_words(named[0][1])}: **{top[2]}** of {top[0]} ({number(top[4].value, 1)})."
-    )
-    for label, _ in named:
-        mine = [row for row in rows if row[0] == label]
-        if mine and label != top[0]:
-            section.findings.append(f"Best of {label}: {mine[0][2]} ({number(mine[0][4].value, 1)}).")
+    cells = [_cells(row, panels) for row in rows]
+    section.parts.append(Table("settings-table", title, header, cells, [], numbers))
+    section.findings += _findings(rows, named)
     return section
+
+
+def _rows(named: Named, panels: list[Panel]) -> list[_Row]:
+    """Return the settings that have a score in every panel, by descending weighted mean."""
+    best, rows = [panel.best or 1.0 for panel in panels], []
+    for label, study in named:
+        weights = [study.weights.get(panel.ability, 1.0) for panel in panels]
+        for group in study.groups:
+            points = [point for panel in panels if (point := study.point(panel, group))]
+            if len(points) == len(panels):
+                mean = weighted_point(points, best, weights if sum(weights) > 0 else None)
+                rows.append(_Row(label, study, group, points, mean))
+    return sorted(rows, key=lambda row: -row.mean.value)
+
+
+def _cells(row: _Row, panels: list[Panel]) -> list[str]:
+    scores = map(point_text, row.points, [panel.best for panel in panels])
+    budget = budget_cells(row.study.budget(row.group))
+    return [row.label, str(row.group), *scores, number(row.mean.value, 1), *budget]
+
+
+def _numbers(row: _Row, panels: list[Panel]) -> dict[str, Cell]:
+    about: dict[str, Cell] = {"study": row.label, "setting": str(row.group)}
+    about |= {panel_title(panel): point.value for panel, point in zip(panels, row.points, strict=True)}
+    return about | {"weighted_mean": row.mean.value} | budget_numbers(row.study.budget(row.group))
+
+
+def _findings(rows: list[_Row], named: Named) -> list[str]:
+    """Name the best setting of all, then the best of each other study."""
+    top, weights = rows[0], weight_words(named[0][1])
+    if len(rows) > 1 and top.mean.value - rows[-1].mean.value < 1e-12:
+        same = f"all {len(rows)} settings have the same weighted mean, {number(top.mean.value, 1)}"
+        return [f"Nothing can be chosen for {weights}: {same}."]
+    found = [f"Best setting of all for {weights}: **{top.group}** of {top.label} ({number(top.mean.value, 1)})."]
+    for label, _ in named:
+        best = next((row for row in rows if row.label == label), None)
+        if best is not None and label != top.label:
+            found.append(f"Best of {label}: {best.group} ({number(best.mean.value, 1)}).")
+    return found
 
 
 def _shared(named: Named, panels: list[Panel]) -> Section:

@@ -26,7 +26,7 @@ def test_the_others_are_told_that_no_weight_comes_unless_a_signal_came_between(t
     monkeypatch.setattr(export, "_live_weights", lambda _: Weights({"a": described(weight)}, lambda _: weight))
     strategy = SimpleNamespace(broadcast=heard.append, barrier=lambda _: None)
     trainer = SimpleNamespace(is_global_zero=True, strategy=strategy)
-    module = SimpleNamespace(live_adapter=None, _device_mesh=object())
+    module = SimpleNamespace(live_adapter=None, device_mesh=object())
     try:
         export.export_live(trainer, module, tmp_path / "x", tmp_path, None, 1)
     except BaseException as raised:
