@@ -50,7 +50,7 @@ class PlannedTrainer(Trainer):
             raise ValueError(f"trainer.callbacks: two of them would save their state as one: {error}") from error
 
     def fit(self, *arguments: Any, **options: Any) -> None:
-        """As Lightning's; where it fails before anything was trained, a new run's folder goes."""
+        """Fit like Lightning; if it fails before anything was trained, remove a new run's folder."""
         with untouched_removed(Path(self.default_root_dir)):
             super().fit(*arguments, **options)
 

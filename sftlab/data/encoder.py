@@ -305,7 +305,7 @@ def _lost_bytes(whole: dict[str, Any]) -> bytes | None:
 
 
 def _byte_names() -> list[str]:
-    """What byte-level tokenizers write in the place of each of the 256 bytes: themselves if they can be printed."""
+    """Return what byte-level tokenizers write for each of the 256 bytes: the byte itself if it is printable."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = iter(range(256, 512))
     return [chr(byte if byte in shown else next(others)) for byte in range(256)]

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"(?P<id>\w[\w.-]*(/\w[\w.-]*)?)(@(?P<revision>[^:\s]+))?(:(?P<config>[^:/]*)(:(?P<split>.*))?)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ROWS_OF = re.compile(r"(?P<name>[^\[\]+]+)\[(?P<start>\d*):(?P<stop>\d*)\]")
-_QUERY = re.compile(r"\?[^\s'\"]*")  # of an address, where the hub signs what it lends
-_ROWS = 1024  # read at once
+_QUERY = re.compile(r"\?[^\s'\"]*")  # in an address where the hub signs temporary access
+_ROWS = 1024  # rows per block
 
 
 @dataclass(frozen=True)
 class HubSet:
-    """A data set of the hub at one commit; what is hashed is then also what is read, though the hub may move on.
+    """A data set of the hub at one commit, so that what is hashed is also what is read, even if the hub moves on.
 
     Attributes:
         path: As the user wrote it.
@@ -48,11 +48,11 @@ class HubSet:
 
     @property
     def key(self) -> list[str]:
-        """What determines the rows."""
+        """Return what determines the rows."""
         return [self.commit, str(self._builder.config.name), self._split]
 
     def rows(self, streaming: bool = False) -> Iterator[Any]:
-        """The rows as Arrow holds them: pictures and sounds are not decoded.
+        """Yield the rows in Arrow's form: pictures and sounds are not decoded.
 
         Args:
             streaming: Read them from the hub, without a download.
@@ -104,7 +104,7 @@ class HubSet:
 
 @functools.lru_cache(maxsize=8)
 def hub_set(path: str) -> HubSet:
-    """Find a data set of the hub and its commit: the newest, or that of the revision which is asked for.
+    """Find a data set of the hub and its commit: the newest, or that of the requested revision.
 
     Without a network, one that is in the local cache of ``datasets``.
 
@@ -139,7 +139,7 @@ def hub_set(path: str) -> HubSet:
 
 
 def _commit(name: str, revision: str | None) -> str | None:
-    """The commit that a revision names now; None where the hub cannot be asked."""
+    """Return the commit that a revision names now; None if the hub cannot be reached."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
     from huggingface_hub.utils import httpx

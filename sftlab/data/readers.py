@@ -1,6 +1,6 @@
 """Readers: convert records of a format into conversations.
 
-``keys`` says what the other keys of a record mean and which of them are harmless; the rest are counted.
+``keys`` defines what the other keys of a record mean and which of them are harmless; the rest are counted.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from sftlab.data.conversation import (
 from sftlab.data.records import BrokenRecord, read_records
 from sftlab.data.split import group_by_id
 
-RULES = 5  # version of how our readers read records (keys too): raise it when other turns or groups come out
+RULES = 5  # version of how our readers read records (keys too): raise it when other turns or groups result
 
 
 class Reader(ABC):
-    """Converts records into conversations; subclasses say how by ``turns``."""
+    """Converts records into conversations; subclasses define ``turns``."""
 
     @abstractmethod
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """The turns of a record, unchanged; irregularities are cleaned up afterwards.
+        """Return the turns of a record, unchanged; irregularities are cleaned up afterwards.
 
         Raises:
             BadRecord: The record does not have this format.
         """
 
     def keys(self, record: dict[str, Any]) -> frozenset[str] | None:
-        """The keys that ``turns`` reads; others are interpreted, counted or refused. None: the reader handles all."""
+        """Return the keys that ``turns`` reads; others are interpreted, counted or refused. None: it handles all."""
         return None
 
     def passed_over(self, record: dict[str, Any]) -> list[str]:
-        """The keys of a record that are not used, by the names that they are counted under.
+        """Return the names under which the unused keys of a record are counted.
 
         Raises:
             BadRecord: An unused key may change what is trained.
@@ -54,12 +54,12 @@ class Reader(ABC):
         return [] if read is None or record.keys() <= read else keys.passed_over(record, read | keys.OF_RECORDS)
 
     def group(self, record: dict[str, Any], turns: Sequence[Turn]) -> str:
-        """What a record must stay with in the validation split; by default records with the same first user turn."""
+        """Return the group that the validation split keeps together; by default the first user turn."""
         first = next((turn.text for turn in turns if turn.role == "user"), "")
         return hashlib.blake2b(first.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
     def read(self, record: Any) -> tuple[Conversation, list[str]]:
-        """Read a record; returns the conversation and the names of the rules that were applied.
+        """Read a record; return the conversation and the names of the rules that were applied.
 
         Raises:
             BadRecord: It cannot be used.
@@ -96,7 +96,7 @@ def _it_has(record: dict[str, Any]) -> str:
 
 
 def _exchanges(record: dict[str, Any], question: str, answer: str) -> list[Turn]:
-    """The exchanges of a record's history, then its own."""
+    """Return the exchanges of a record's history, then its own."""
     if not answer.strip():
         raise BadRecord("empty answer")
     own = [Turn("user", question), Turn("assistant", answer, reasoning=keys.reasoning(record))]
@@ -126,11 +126,11 @@ class PairReader(Reader):
         self.question, self.answer = question, answer
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """Two turns, after those of the history."""
+        """Return two turns, after those of the history."""
         return _exchanges(record, _text(record, self.question), _text(record, self.answer))
 
     def keys(self, record: dict[str, Any]) -> frozenset[str]:
-        """Question, answer, history and reasoning."""
+        """Return question, answer, history and reasoning."""
         return _OF_PAIRS | {self.question, self.answer}
 
 
@@ -152,16 +152,16 @@ class MathReader(Reader):
     """GSM8K or GSM8K-RFT, whichever keys a record has."""
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """Two turns, read by the reader of GSM8K or of RFT."""
+        """Return two turns, read by the reader of GSM8K or of RFT."""
         return self._reader(record).turns(record)
 
     def keys(self, record: dict[str, Any]) -> frozenset[str]:
-        """Those of that reader."""
+        """Return the keys of that reader."""
         return self._reader(record).keys(record)
 
     @staticmethod
     def _reader(record: dict[str, Any]) -> PairReader:
-        return _RFT if record.get("question") is None and "query" in record else _GSM8K  # columns of both: nulls
+        return _RFT if record.get("question") is None and "query" in record else _GSM8K
 
 
 _GSM8K, _RFT = GSM8KReader(), RFTReader()
@@ -175,14 +175,14 @@ class AlpacaReader(Reader):
     """
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """Two turns, after those of the history."""
+        """Return two turns, after those of the history."""
         instruction, more = _text(record, "instruction"), _text(record, "input", required=False)
         both = instruction.strip() and more.strip()
         question = f"{instruction}\nInput:\n{more}" if both else more if more.strip() else instruction
         return _exchanges(record, question, _text(record, "output"))
 
     def keys(self, record: dict[str, Any]) -> frozenset[str]:
-        """Instruction, input, output, history and reasoning."""
+        """Return instruction, input, output, history and reasoning."""
         return _OF_ALPACA
 
 
@@ -209,7 +209,7 @@ class MessagesReader(Reader):
     roles = {role: role for role in ROLES} | {"developer": "system", "function": "tool"}
 
     def turns(self, record: dict[str, Any]) -> list[Turn]:
-        """One turn per message."""
+        """Return one turn per message."""
         turns, names = [], dict[str, str]()
         for message in keys.results_by_calls(self._messages(record)):
             if self._is_plain(message):
@@ -221,11 +221,11 @@ class MessagesReader(Reader):
         return turns
 
     def keys(self, record: dict[str, Any]) -> frozenset[str]:
-        """The messages."""
+        """Return the key of the messages."""
         return frozenset((self.turns_key,))
 
     def passed_over(self, record: dict[str, Any]) -> list[str]:
-        """The keys of a record and of its messages that are not used."""
+        """Return the unused keys of a record and of its messages."""
         causes = super().passed_over(record)
         messages = self._messages(record) if self.turns_key in record else []
         if all(self._is_plain(message) for message in messages):
@@ -243,7 +243,7 @@ class MessagesReader(Reader):
         return causes
 
     def _is_plain(self, message: Any) -> bool:
-        """Whether a message has a role and a text and no more."""
+        """Return whether a message only has a role and a text."""
         return (
             type(message) is dict
             and len(message) == 2
@@ -266,7 +266,7 @@ class MessagesReader(Reader):
         return messages
 
     def _turn(self, message: Any, names: dict[str, str]) -> Turn:
-        """A turn; ``names`` has those of the tools by the ids of their calls."""
+        """Read a turn; ``names`` has the tools' names by the ids of their calls."""
         if not isinstance(message, dict):
             raise BadRecord("a turn is not a dictionary", type(message).__name__)
         role = message.get(self.role_key)
@@ -293,7 +293,7 @@ _OF_PARTS = frozenset(("type", "text", "thinking", "signature"))
 
 
 def _content(content: Any, key: str) -> tuple[str, str]:
-    """Text and thoughts of a content, which may be a list of parts."""
+    """Return text and reasoning of a content, which may be a list of parts."""
     texts, thoughts = [], []
     for part in content if isinstance(content, list) else [content]:
         fields = part if isinstance(part, dict) else {"text": part}
@@ -319,7 +319,7 @@ class ShareGPTReader(MessagesReader):
     roles = _SHAREGPT_ROLES
 
     def group(self, record: dict[str, Any], turns: Sequence[Turn]) -> str:
-        """The id without the ``_N`` of a piece; without an id, the first user turn."""
+        """Return the id without the ``_N`` of a piece; without an id, the first user turn."""
         name, otherwise = record.get("id"), super().group(record, turns)
         return group_by_id(name, otherwise) if isinstance(name, str) and name else otherwise
 
@@ -359,7 +359,7 @@ def read_conversations(
                 if on_bad_record == "fail":
                     raise ValueError(f"{example}; mend it, or set on_bad_record: skip") from None
                 continue
-            except Exception as error:  # of a user's reader: its author needs the place, and the whole error behind it
+            except Exception as error:  # of a user's reader: its author needs the record's place and the original error
                 fault = f"{type(reader).__name__} fails on it: {type(error).__name__}: {error}"
                 told = f"record {number:,} of {path}: {fault}; a reader raises BadRecord for what it cannot read"
                 raise ValueError(told) from error

@@ -18,7 +18,7 @@ from sftlab.data.stream import HUB, BrokenRecord, byte_blocks, kind_of, regular_
 from sftlab.fingerprint import digest
 
 __all__ = ["HUB", "RULES", "BrokenRecord", "content_hash", "read_records"]
-RULES = 3  # version of how records are read (stream, json_records, columns too): raise it when other records come out
+RULES = 3  # version of how records are read (stream, json_records, columns too): raise it when other records result
 _READ = {"json": json_list, "jsonl": json_lines, "csv": csv_rows, "parquet": parquet_rows}
 
 
@@ -42,7 +42,7 @@ def read_records(path: str, streaming: bool = False) -> Iterator[Any]:
 
 
 def content_hash(path: str) -> str:
-    """Hash of a file's bytes and of the kind that they are read as; of a hub id, its commit.
+    """Hash a file's bytes and the format that they are read as; for a hub id, its commit.
 
     Raises:
         ValueError: It cannot be read.

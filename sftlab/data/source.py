@@ -32,7 +32,7 @@ class Source(ABC):
 
     @abstractmethod
     def __str__(self) -> str:
-        """A description for people, as on a data card."""
+        """Describe it for readers, as on a data card."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -45,7 +45,7 @@ class Source(ABC):
 
     @abstractmethod
     def key(self, ability: str) -> dict[str, Any]:
-        """What determines the conversations; part of the cache key."""
+        """Return what determines the conversations; part of the cache key."""
 
     @abstractmethod
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
@@ -54,7 +54,7 @@ class Source(ABC):
     def examples(
         self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split", system: str = ""
     ) -> Examples:
-        """The tokenised conversations, from the cache where possible; see ``prepare``."""
+        """Return the tokenised conversations, from the cache if possible; see ``prepare``."""
         read, key = partial(self.conversations, ability), self.key(ability)
         return prepare(read, key, encoder, max_length, overlong, system=system)
 
@@ -102,12 +102,12 @@ class FileSource(Source):
         return self.paths
 
     def notes(self) -> Sequence[str]:
-        """The commits of hub ids that name none: what must be written to read the same again."""
+        """Name the commits of hub ids without a revision, which are needed to read the same data again."""
         found = (hub_set(path) for path in self.paths if path.startswith(HUB))
         return [f"{one.path} was read at the commit of {one.pinned}" for one in found if one.path != one.pinned]
 
     def key(self, ability: str) -> dict[str, Any]:
-        """Hashes of the files' content (of hub ids their commits) and of the reader's code and arguments."""
+        """Return hashes of the files' content (for hub ids their commits) and of the reader's code and arguments."""
         return {
             "files": [content_hash(path) for path in self.paths],
             "reader": [described(self.reader), code_of(self.reader)],
@@ -122,7 +122,7 @@ class FileSource(Source):
     def examples(
         self, ability: str, encoder: Encoder, max_length: int, overlong: str = "split", system: str = ""
     ) -> Examples:
-        """The tokenised conversations; one that the template cannot write counts as a bad record."""
+        """Return the tokenised conversations; one that the template cannot write counts as a bad record."""
         read, key = partial(self.conversations, ability), self.key(ability)
         limit = BadLimit(self.on_bad_record, self.max_bad_share, self.names)
         return prepare(read, key, encoder, max_length, overlong, limit, system)
@@ -145,7 +145,7 @@ class LabSource(Source):
         return "generated"
 
     def key(self, ability: str) -> dict[str, Any]:
-        """The generator's arguments."""
+        """Return the generator's arguments."""
         about = {"lab": LAB_VERSION, "ability": ability, "n": self.num_examples, "exclude": sorted(self.exclude)}
         return {**about, "options": self.options.to_dict()}
 
@@ -171,11 +171,11 @@ class DeclaredSource(Source):
         return f"{self.num_declared:,} examples declared"
 
     def key(self, ability: str) -> dict[str, Any]:
-        """The number."""
+        """Return the number."""
         return {"declared": self.num_declared}
 
     def conversations(self, ability: str, audit: Audit) -> Iterator[tuple[Place, Conversation]]:
-        """A declared source has no conversations.
+        """Raise: a declared source has no conversations.
 
         Raises:
             ValueError: Always.
@@ -192,7 +192,7 @@ def source_of(
     lab: LabOptions | None,
     **reading: Any,
 ) -> Source:
-    """The source that an ability's arguments name.
+    """Create the source that an ability's arguments name.
 
     Args:
         owner: The class that has the arguments, for messages.

@@ -1,4 +1,4 @@
-"""Data files as streams of text: what may be read, unpacking, decoding; each fault names the file and the place.
+"""Data files as streams of text: checks, decompression, decoding; each error names the file and the position.
 
 Memory is bounded by one line and a read buffer, not by the file.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 KINDS = ("json", "jsonl", "csv", "parquet")
 HUB = "hub:"  # hub:<id>[@<revision>][:<config>[:<split>]]
-MAX_RECORD = 1 << 26  # characters of one record at most: a file without line breaks ends in a message, not in memory
+MAX_RECORD = 1 << 26  # characters of one record at most, so that a file without line breaks cannot fill the memory
 _BLOCK = 1 << 20  # bytes read at once
 _OTHER_KINDS = {
     b"\x1f\x8b": "is packed by gzip: its name must end in .gz",
@@ -35,7 +35,7 @@ _OTHER_KINDS = {
 
 
 class BrokenRecord:
-    """Stands for a record that could not be parsed.
+    """A record that could not be parsed.
 
     Attributes:
         reason: What is wrong and where, such as ``line 3 is not JSON: ...``.
@@ -47,7 +47,7 @@ class BrokenRecord:
 
 
 def regular_file(path: str, hint: str = "") -> Path:
-    """The path of a file that can be read; ``hint`` is told of one that is not there.
+    """Return the path of a readable file; ``hint`` is added to the message about a missing one.
 
     Raises:
         ValueError: It is missing, a folder or a pipe, or may not be read.
@@ -66,7 +66,7 @@ def regular_file(path: str, hint: str = "") -> Path:
 
 
 def kind_of(file: Path) -> tuple[str, str]:
-    """What a file holds and how it is packed (gz, zst or nothing), by its name.
+    """Return what a file holds and how it is compressed (gz, zst or nothing), by its name.
 
     Raises:
         ValueError: It is of no kind that can be read.
@@ -81,13 +81,13 @@ def kind_of(file: Path) -> tuple[str, str]:
 
 
 def one_line(error: BaseException) -> str:
-    """What a library says, on one line and not too long."""
+    """Return a library's message on one line, shortened."""
     return " ".join(str(error).split())[:300].rstrip(". ")
 
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """What the system says while a file is read becomes one message.
+    """Turn the system's errors while a file is read into one message.
 
     Raises:
         ValueError: The file cannot be read.
@@ -99,14 +99,14 @@ def reading(path: str | Path) -> Iterator[None]:
 
 
 def byte_blocks(file: Path) -> Iterator[bytes]:
-    """The bytes of a file as it is."""
+    """Yield the bytes of a file as they are."""
     with reading(file), file.open("rb") as stream:
         while block := stream.read(_BLOCK):
             yield block
 
 
 def _unpacked_blocks(file: Path) -> Iterator[bytes]:
-    """The bytes that a file holds; one that is cut or damaged is never taken for whole.
+    """Yield the decompressed bytes of a file; a truncated or damaged one is never taken for complete.
 
     Raises:
         ValueError: It is cut or damaged; says after which byte.
@@ -131,18 +131,18 @@ def _unpacked_blocks(file: Path) -> Iterator[bytes]:
 
 
 def _reader(file: Path, packed: str) -> Callable[[int], Any]:
-    """Reads a packed file, all of its members or frames."""
+    """Open a compressed file, all of its members or frames."""
     if packed == "gz":
         with reading(file):
             return gzip.open(file, "rb").read
-    import pyarrow as pa  # its reader knows a cut file from a whole one, and goes on to the next frame
+    import pyarrow as pa  # its reader detects truncated files, and continues with the next frame
 
     with reading(file):
         return pa.input_stream(str(file), compression="zstd").read  # type: ignore[no-any-return]
 
 
 def text_blocks(file: Path) -> Iterator[str]:
-    """The text of a file, block by block; a byte order mark is passed over.
+    """Yield the text of a file, block by block, without a byte order mark.
 
     Raises:
         ValueError: The file is cut, damaged, of another kind or not UTF-8; says where.
@@ -158,7 +158,7 @@ def text_blocks(file: Path) -> Iterator[str]:
 
 
 def check_kind(file: Path, start: bytes) -> None:
-    """Refuse a file whose first bytes say that it holds something else than its name says.
+    """Refuse a file whose first bytes show that its content is not what its name says.
 
     Raises:
         ValueError: Says what it is, and what to do.
@@ -184,7 +184,7 @@ def _decoded(file: Path, decoder: codecs.IncrementalDecoder, block: bytes, posit
 
 
 def text_lines(file: Path) -> Iterator[str]:
-    """The lines of a file without their line breaks; only a line feed breaks a line.
+    """Yield the lines of a file without their line breaks; only a line feed breaks a line.
 
     Raises:
         ValueError: As for ``text_blocks``; or a line is longer than a record may be.

@@ -140,7 +140,7 @@ def _plain_nll(net: SupervisedLoss, name: str, docs: list[torch.Tensor], device:
 
 
 def _plain_long_nll(net: SupervisedLoss, name: str, longest: torch.Tensor, device: torch.device) -> torch.Tensor | None:
-    """As ``_plain_nll`` of the longest example, in which alone windows and chunks show; by sdpa, to spare memory."""
+    """Like ``_plain_nll`` for the longest example, which alone shows windows and chunks; by sdpa, to save memory."""
     if name != PER_DOCUMENT:
         return None
     try:

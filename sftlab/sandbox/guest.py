@@ -58,7 +58,7 @@ class ProgramEnded(BaseException):
 
 
 def encode(value: Any, opaque: Callable[[Any], int]) -> Any:
-    """Value to JSON-able form; what is not plain data becomes a reference, numbered by ``opaque``."""
+    """Convert a value to JSON; what is not plain data becomes a reference, numbered by ``opaque``."""
     if value is None or isinstance(value, bool | str | float):
         return value
     if isinstance(value, int) and abs(value) < 2**53:
@@ -98,7 +98,7 @@ def decode(form: Any, resolve: Callable[[int], Any]) -> Any:
 
 
 def confine(limits: dict[str, int]) -> None:
-    """Bind this process, for good, to the limits given by name (``cpu``, ``as``, ...), then to an unprivileged user."""
+    """Limit this process permanently by the given limits (``cpu``, ``as``, ...), then become an unprivileged user."""
     uid = limits.pop("uid", None)
     if uid is not None:
         os.setgroups([])
@@ -124,7 +124,7 @@ def keep_only(*kept: int) -> None:
 
 
 def stand_by(alive: int) -> None:
-    """Go on in a child; this process waits to be killed, or for the other end of ``alive`` to close with its owner.
+    """Continue in a child; this process waits to be killed, or for ``alive`` to close with its owner.
 
     Bubblewrap exits with its second process and leaves its first for someone else to bury; killed from outside while
     the second still stands, it buries it itself. And one that was only starting when its owner died lives on.
@@ -154,12 +154,12 @@ class Program:
         self.objects: list[Any] = []
 
     def keep(self, value: Any) -> int:
-        """Number of an object that stays here."""
+        """Return the number of an object that stays here."""
         self.objects.append(value)
         return len(self.objects) - 1
 
     def ready(self) -> bool:
-        """Asked before any generated code is sent."""
+        """Report readiness, before any generated code is sent."""
         return True
 
     def load(self, source: str) -> None:
@@ -168,7 +168,7 @@ class Program:
         exec(compile(source, "<solution>", "exec"), self.module.__dict__)
 
     def name(self, name: str) -> Any:
-        """A global of the source."""
+        """Return a global of the source."""
         if name not in self.module.__dict__:
             raise NameError(f"the program defines no {name!r}")
         return self.module.__dict__[name]
@@ -186,7 +186,7 @@ class Program:
         setattr(owner, name, value)
 
     def serve(self, requests: BinaryIO, answers: BinaryIO) -> None:
-        """Answer until the other side hangs up."""
+        """Answer until the other side closes."""
         for line in requests:
             verb, *forms = json.loads(line)
             try:
@@ -200,7 +200,7 @@ class Program:
 
 
 class Remote:
-    """Stands for an object of the program: calls and attributes go there; it equals nothing but itself."""
+    """A stand-in for an object of the program: calls and attributes go there; it only equals itself."""
 
     __slots__ = ("_peer", "_place")
 
@@ -222,7 +222,7 @@ class Remote:
 
 
 class Peer:
-    """The tests' end of the line."""
+    """The tests' end of the connection."""
 
     def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
         self.requests, self.answers = requests, answers
@@ -230,13 +230,13 @@ class Peer:
 
     @staticmethod
     def place(value: Any) -> int:
-        """Number of a remote object; anything else that is not plain data cannot be sent."""
+        """Return the number of a remote object; anything else that is not plain data cannot be sent."""
         if isinstance(value, Remote):
             return value._place
         raise CannotCross(f"the test passes a {type(value).__name__}, which is not plain data")
 
     def ask(self, verb: str, *values: Any) -> Any:
-        """Have the program do something; what it raises is raised here, as an ``Exception`` of the same name.
+        """Let the program do something; its exceptions are raised here, as an ``Exception`` of the same name.
 
         Raises:
             ProgramEnded: no answer, or one that is none.
@@ -262,7 +262,7 @@ class Peer:
 
 
 def rebuild(name: str, text: str) -> Exception:
-    """An exception of the built-in class of that name; one that is no ``Exception`` keeps only its name."""
+    """Return an exception of the built-in class of that name; one that is no ``Exception`` keeps only its name."""
     kind = getattr(builtins, name, None)
     with contextlib.suppress(Exception):
         # Not the two that end loops: ``all(map(candidate, cases))`` would take them for the end of the cases.
@@ -272,7 +272,7 @@ def rebuild(name: str, text: str) -> Exception:
 
 
 def failed_line(error: BaseException, test: str) -> str:
-    """The line of the tests that raised the error."""
+    """Return the line of the tests that raised the error."""
     number, trace = 0, error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<test>":
@@ -282,7 +282,7 @@ def failed_line(error: BaseException, test: str) -> str:
 
 
 def run_tests(task: dict[str, Any], peer: Peer) -> tuple[bool | None, str]:
-    """Load the program there, run the tests here; whether they passed (None: cannot be told) and why."""
+    """Load the program there and run the tests here; return whether they passed (None if unknown) and why."""
     try:
         peer.ask("load", task["solution"])
         space: dict[str, Any] = {"__name__": "test"}
@@ -303,7 +303,7 @@ def run_tests(task: dict[str, Any], peer: Peer) -> tuple[bool | None, str]:
 
 
 def main(limits: dict[str, int], requests: int, answers: int, verdict: int = -1, alive: int = -1) -> None:
-    """Be the program, or, where there is a file descriptor for the verdict, the tests; their task is standard input."""
+    """Run the program, or, if there is a file descriptor for the verdict, the tests; the task is standard input."""
     task = json.loads(sys.stdin.buffer.read()) if verdict >= 0 else None
     confine(limits)
     if alive >= 0:

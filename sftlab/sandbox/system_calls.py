@@ -1,4 +1,4 @@
-"""A seccomp filter for generated code: what namespaces and resource limits leave open.
+"""A seccomp filter for generated code, for what namespaces and resource limits leave open.
 
 System V and POSIX queues and memory (that no limit of a process counts), kernel keyrings, looking into other processes,
 sockets of any family but AF_UNIX, mounts, and new namespaces, which would hand out capabilities inside them again.
@@ -42,7 +42,7 @@ _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
 
 
 def seccomp_filter(machine: str | None = None) -> bytes | None:
-    """The filter as classic BPF, for ``bwrap --seccomp``; None for machines whose call numbers are not known here."""
+    """Return the filter as classic BPF, for ``bwrap --seccomp``; None for machines whose call numbers are unknown."""
     machine = machine or platform.machine()
     if machine not in AUDIT_ARCH:
         return None
@@ -51,11 +51,11 @@ def seccomp_filter(machine: str | None = None) -> bytes | None:
     code += [(_AT_LEAST, 0, 1, 0x40000000), (_RETURN, 0, 0, _EPERM)]
     for number in REFUSED[machine]:
         code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM)]
-    # The first argument says of what family a socket is; the calls above it have been passed.
+    # The first argument is the family of a socket; the calls above it have been allowed.
     for number in SOCKETS[machine]:
         code += [(_EQUAL, 0, 4, number), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_EQUAL, 1, 0, AF_UNIX)]
         code += [(_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
-    # The filter cannot see clone3's flags; told that it does not exist, the C library falls back on clone.
+    # The filter cannot see clone3's flags; if told that clone3 does not exist, the C library uses clone.
     code += [(_EQUAL, 0, 1, CLONE3), (_RETURN, 0, 0, _ENOSYS)]
     code += [(_EQUAL, 0, 3, CLONE[machine]), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_ANY_BIT, 0, 1, NEW_NAMESPACES)]
     code += [(_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]

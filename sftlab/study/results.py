@@ -130,7 +130,7 @@ class _Trained(NamedTuple):
 
 
 def _trained(run: PlannedRun) -> dict[str, _Trained]:
-    """What each stage really trained, by its name, where the run's ledger tells: it may have ended early."""
+    """Return what each stage really trained, by name, if the run has a ledger: a stage may have ended early."""
     path = run.folder / "ledger.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
     found: dict[str, _Trained] = {}

@@ -49,7 +49,7 @@ def read_tags(text: str) -> list[Found] | None:
 
 
 def _from_json(text: str) -> list[Found] | None:
-    """Tags of the JSON value that begins at a text's first bracket."""
+    """Return tags of the JSON value that begins at a text's first bracket."""
     starts = [position for bracket in "[{" if (position := text.find(bracket)) >= 0]
     try:
         return _tags_of(json.JSONDecoder().raw_decode(text[min(starts) :])[0]) if starts else None
@@ -89,17 +89,17 @@ def _unescaped(text: str) -> str:
 
 
 class Chats(Protocol):
-    """Something that answers chats and knows how long a query it takes; ``limit`` says how long."""
+    """Answers chats; ``cut`` shortens a query to what it accepts, and ``limit`` states that length."""
 
     limit: str
 
     def cut(self, query: str) -> str:
-        """The query, or as much of its beginning as fits."""
+        """Return the query, or as much of its beginning as fits."""
 
     def chat_all(
         self, chats: Sequence[Chat], tell: Callable[[int, int], None] | None = None
     ) -> list[Reply | ChatFailed]:
-        """A reply to each; a failure stands in its place."""
+        """Return a reply to each chat; a failure takes its place."""
 
 
 class ServerChats:
@@ -112,7 +112,7 @@ class ServerChats:
         self.client, self.chat_all = client, client.chat_all
 
     def cut(self, query: str) -> str:
-        """The first 2,048 x 4 characters."""
+        """Return the first 2,048 x 4 characters."""
         return query[: MAX_QUERY_TOKENS * CHARACTERS_A_TOKEN]
 
 
@@ -132,7 +132,7 @@ class LocalChats:
         self.limit = f"{self.max_query_tokens:,} tokens"
 
     def cut(self, query: str) -> str:
-        """The first 2,048 tokens, fewer where the model has no room for them."""
+        """Return the first 2,048 tokens, or fewer if the model has no room for them."""
         encoding = self.model.encoder.tokenizer(query, add_special_tokens=False, return_offsets_mapping=True)
         offsets: Any = encoding["offset_mapping"]
         return query[: offsets[self.max_query_tokens - 1][1]] if len(offsets) > self.max_query_tokens else query
@@ -140,7 +140,7 @@ class LocalChats:
     def chat_all(
         self, chats: Sequence[Chat], tell: Callable[[int, int], None] | None = None
     ) -> list[Reply | ChatFailed]:
-        """Greedy answers to the chats' last messages, each kept as soon as it is there."""
+        """Return greedy answers to the chats' last messages, each stored as soon as it exists."""
         keys = [chat.key(self.name) for chat in chats]
         asked = {key: chat for key, chat in zip(keys, chats, strict=True) if self.cache.get(key) is None}
         problems = [Problem(key, (chat.messages[-1][1],)) for key, chat in asked.items()]
@@ -194,7 +194,7 @@ class LLMTagger:
         return found
 
     def notes(self) -> list[str]:
-        """Queries that were cut, not answered or not understood."""
+        """Return how many queries were cut, not answered or not understood."""
         notes = []
         if self.num_cut:
             notes.append(f"{self.num_cut:,} queries were longer than {self.chats.limit} and were cut there.")
@@ -206,6 +206,6 @@ class LLMTagger:
 
 
 def model_identity(name: str, model: LocalModel) -> str:
-    """A model's name with what decides its answers: its files (of a hub id, its commit) and its template."""
+    """Return a model's name with what determines its answers: its files (for a hub id, its commit) and its template."""
     files = weights_hash(Path(name)) if Path(name).is_dir() else getattr(model.model.config, "_commit_hash", None)
     return f"{name} {files} {model.encoder.fingerprint()}"

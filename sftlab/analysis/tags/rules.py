@@ -306,7 +306,7 @@ class RuleTagger:
         return [find_tags(query) for query in queries]
 
     def notes(self) -> list[str]:
-        """Nothing to tell."""
+        """Return no notes."""
         return []
 
 
@@ -330,7 +330,7 @@ def find_tags(query: str) -> list[Found]:
 
 
 def _words(feature: Feature, pattern: re.Pattern[str], query: str) -> str:
-    """What a feature found: the first ``times`` different matches; nothing when there are fewer."""
+    """Return what a feature found: the first ``times`` distinct matches; nothing if there are fewer."""
     words: dict[str, str] = {}
     for match in pattern.finditer(query):
         text = " ".join(match[0].split())[:40] or "line"

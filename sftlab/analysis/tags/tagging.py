@@ -24,7 +24,7 @@ from sftlab.report.exhibit import Exhibit, Table
 TURNS = ("all", "first")
 DROPPED_TAGS = "code|math"
 """The paper's pattern; matched anywhere in a tag, upper and lower case alike."""
-_CHUNK = 256  # conversations whose queries are tagged at once
+_CHUNK = 256  # conversations whose queries are tagged together
 _SAMPLES = 4
 TELL_EVERY = 1000  # conversations
 
@@ -81,7 +81,7 @@ class Tagged:
 
 
 def queries_of(talk: Conversation, turns: str) -> tuple[str, ...]:
-    """The user turns of a conversation, or the first of them."""
+    """Return the user turns of a conversation, or only the first."""
     queries = [turn.text for turn in talk.turns if turn.role == "user"]
     return tuple(queries[:1] if turns == "first" else queries)
 
@@ -166,7 +166,7 @@ class TagReport:
 
     @property
     def num_dropped(self) -> int:
-        """Conversations that the pattern drops."""
+        """Number of conversations that the pattern drops."""
         return self.dropped.total()
 
     def summary(self) -> list[str]:
@@ -196,7 +196,7 @@ class TagReport:
         return "dropped" if self.pattern and self.pattern.search(tag) else ""
 
     def exhibit(self, notes: Sequence[str] = ()) -> Exhibit:
-        """What the report of a study shows of it."""
+        """Return the exhibit for the report of a study."""
         rows, header = [list(row) for row in self.tag_rows()], ["tag", "conversations", "share", "matched"]
         parts = [Table("tags", f"Tags of {self.ability}", header, rows, self._rarer(len(rows)))]
         if self.dropped:
@@ -214,7 +214,7 @@ class TagReport:
         return sorted(self.samples[name].items())
 
     def markdown(self, notes: Sequence[str] = ()) -> str:
-        """The whole report."""
+        """Return the whole report."""
         lines = [f"# Tags of {self.ability}", "", *self.summary(), *notes, ""]
         lines += ["| tag | conversations | share | |", "|---|---:|---:|---|"]
         lines += [f"| {' | '.join(_cell(text) for text in row)} |" for row in self.tag_rows()]
@@ -235,7 +235,7 @@ def _cell(text: str) -> str:
 def write_tags(
     path: Path, tagged: Iterable[Tagged], report: TagReport, tell: Callable[[int], None] | None = None
 ) -> None:
-    """Write tags.jsonl, one line for every different conversation, and count all in the report; whole or not at all."""
+    """Write tags.jsonl, one line per distinct conversation, and count all in the report, atomically."""
     seen = set()
     with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         for one in tagged:
