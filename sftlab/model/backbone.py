@@ -96,7 +96,7 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
     Raises:
         ValueError: The path holds no model, the keyword arguments describe none, or neither was given.
     """
-    from transformers import AutoConfig, LlamaConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, LlamaConfig
 
     if config is not None:
         return _llama_config(json.dumps(config, sort_keys=True, default=str), LlamaConfig, config)
@@ -114,6 +114,11 @@ def load_config(path: str | None, config: dict[str, Any] | None, trust_remote_co
     except Exception as error:  # as above
         raise ValueError(_not_loadable("model", path, error)) from error
     _check_dropout(f"model.path: config.json of {path!r}: ", found.to_dict())
+    if type(found) not in MODEL_FOR_CAUSAL_LM_MAPPING and "AutoModelForCausalLM" not in getattr(found, "auto_map", {}):
+        raise ValueError(
+            f"model.path: {path!r} is a {found.model_type}, of which there is no causal language model (an encoder-"
+            "decoder, for example); give a decoder such as LLaMA, Qwen or Mistral"
+        )
     return found
 
 

@@ -208,3 +208,9 @@ def test_an_adapter_ends_generation_where_its_base_does(tmp_path):
     transformers.GenerationConfig(eos_token_id=[3, 7]).save_pretrained(tmp_path / "base")
     adapter(tmp_path, "base")
     assert generation_ends(str(tmp_path / "adapter")) == [3, 7]
+
+
+def test_an_architecture_without_a_causal_language_model_is_told_before_weights_are_loaded(tmp_path):
+    transformers.T5Config(vocab_size=16, d_model=8, num_layers=1, num_heads=1, d_kv=8, d_ff=8).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is a t5, of which there is no causal language model"):
+        load_config(str(tmp_path), None)
