@@ -205,8 +205,12 @@ class Conductor:
             torch.distributed.all_gather_object(states, state)
         checkpoint[STATE] = {
             **self.resume_guard.state(),
-            **{"ended_early": list(self._ended_early), "kept": self._keeper.state(), "averaged": self._average.state()},
-            **{"rng": states, "validated": self._validated, "ended": self._ended},
+            "ended_early": list(self._ended_early),
+            "kept": self._keeper.state(),
+            "averaged": self._average.state(),
+            "rng": states,
+            "validated": self._validated,
+            "ended": self._ended,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from sftlab.lab.grading import Verdict, grade_turns
+from sftlab.lab.grading import grade_turns
 from sftlab.lab.options import LabOptions
 from sftlab.lab.samples import ABILITIES, Sample
 
@@ -127,8 +127,3 @@ def lab_problems(ability: str, num_problems: int, options: LabOptions = _DEFAULT
         LabProblem(uid, sample.prompts, sample.reference, sample.kind)
         for uid, sample in _samples(ability, num_problems, "test", options.seed, (), options)
     ]
-
-
-def check_answer(ability: str, reference: Any, texts: Sequence[str]) -> Verdict:
-    """Return whether the answers to a problem's prompts are right, what was read from them, and why."""
-    return grade_turns(reference, texts)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sftlab.bounds import within
-from sftlab.lab.abilities import check_answer, lab_problems
-from sftlab.lab.grading import style_of
+from sftlab.lab.abilities import lab_problems
+from sftlab.lab.grading import grade_turns, style_of
 from sftlab.lab.options import SKILLS, LabOptions
 from sftlab.lab.samples import ABILITIES
 from sftlab.tasks.task import Answer, Problem, Score, Task, Verdict, mean_over_problems, options_of
@@ -51,7 +51,7 @@ class LabTask(Task):
         verdicts = []
         for answer in answers:
             problem = by_uid[answer.uid]
-            right, extracted, reason = check_answer(self.ability, problem.reference, answer.texts)
+            right, extracted, reason = grade_turns(problem.reference, answer.texts)
             verdicts.append(
                 Verdict(answer.uid, answer.sample, EXTRACTOR, extracted, float(right), reason, problem.category)
             )

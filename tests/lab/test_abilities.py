@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sftlab.data.conversation import Conversation
-from sftlab.lab.abilities import check_answer, lab_conversations, lab_problems
+from sftlab.lab.abilities import lab_conversations, lab_problems
+from sftlab.lab.grading import grade_turns
 from sftlab.lab.options import LabOptions
 from sftlab.lab.registers import OPENINGS, QUESTIONS, SPECIALISED, TALK, probabilities
 from sftlab.lab.samples import ABILITIES
@@ -73,8 +74,8 @@ def test_own_answers_are_right_and_others_wrong(ability, options):
     for problem, conversation in zip(problems, told, strict=True):
         assert list(problem.prompts) == [t.text for t in conversation.turns if t.role == "user"]
         texts = _answers(conversation)
-        assert check_answer(ability, problem.reference, texts)[0]
-        right, _, reason = check_answer(ability, problem.reference, [*texts[:-1], ""])
+        assert grade_turns(problem.reference, texts)[0]
+        right, _, reason = grade_turns(problem.reference, [*texts[:-1], ""])
         assert not right and reason
 
 

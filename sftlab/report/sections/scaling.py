@@ -71,7 +71,7 @@ class Scaling(Figure):
         shapes = {key: shape_of(curve) for key, curve in curves.items()}
         if any(fits.values()):
             parts.append(_fit_drawing(evidence, name, self.axis, self.xlabel, lines, curves, fits))
-            parts.append(_fit_table(name, curves, fits))
+            parts.append(_fit_table(name, fits))
         parts.append(_verdict_table(name, curves, shapes))
         known = [p for p, found in lines.items() if any(shapes[p, label].verdict != "undecided" for label in found)]
         section.findings += [_verdict_words(panel, lines[panel], shapes) for panel in known]
@@ -147,7 +147,7 @@ def _verdict_table(name: str, curves: dict[Key, Curve], shapes: dict[Key, Shape]
     return Table(f"scaling-{name}-verdicts", "Shape of the curves", header, rows, notes, numbers)
 
 
-def _fit_table(name: str, curves: dict[Key, Curve], fits: dict[Key, list[Fit]]) -> Table:
+def _fit_table(name: str, fits: dict[Key, list[Fit]]) -> Table:
     rows, numbers = [], []
     for (panel, label), found in fits.items():
         scale, digits = _scale(panel)
