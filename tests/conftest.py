@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from sftlab.sandbox.host import Sandbox
 settings.register_profile("untimed", deadline=None)  # a busy machine is not a fault of what is tested
 settings.load_profile("untimed")
 _BEFORE = dict(os.environ)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with most slow tests first, then those with most tests: no process waits at the end for another's file."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    all_of = Counter(item.path for item in items)
+    items.sort(key=lambda item: (-slow[item.path], -all_of[item.path], item.path))
 
 
 def pytest_collection_finish() -> None:
