@@ -64,7 +64,7 @@ class LabCLI(LightningCLI):
         sys.argv[1:] = with_paths(sys.argv[1:])
         show_help_of_classes(sys.argv[1:])
         _refuse_problems(sys.argv[2:] if run else sys.argv[1:])
-        sys.argv += _callbacks_of_earlier_configs(sys.argv[1:])
+        sys.argv += callbacks_of_earlier_configs(sys.argv[1:])
         needs_docs = _only_shows(sys.argv[1:])  # parsing docstrings takes a second
         set_parsing_settings(omegaconf_absolute_to_relative_paths=True, docstring_parse_attribute_docstrings=needs_docs)
         register_strategies()
@@ -243,7 +243,7 @@ def _refuse_problems(arguments: list[str]) -> None:
         raise ValueError("\n  ".join([f"the config has {len(found)} problem(s):", *found]))
 
 
-def _callbacks_of_earlier_configs(arguments: list[str]) -> list[str]:
+def callbacks_of_earlier_configs(arguments: list[str]) -> list[str]:
     """Return options that add the callbacks of earlier configs: jsonargparse keeps only the last config's list."""
     files = [read_yaml(Path(file), "--config") for file in config_files(arguments)]
     lists = [found for file in files if (found := (file.get("trainer") or {}).get("callbacks"))]

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint import FileSystemWriter
 
 from sftlab.callbacks.checkpoints import RunCheckpoint
 from sftlab.callbacks.schedule import DMT, MultiTask
-from sftlab.cli import _callbacks_of_earlier_configs
+from sftlab.cli import callbacks_of_earlier_configs
 from sftlab.model.checkpoint import gathered
 from sftlab.model.contents import is_whole
 from sftlab.model.parallel import register_strategies
@@ -40,9 +40,9 @@ def test_only_what_the_last_list_lacks_is_added(tmp_path):
         path = tmp_path / f"{number}.yaml"
         path.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
         words += ["--config", str(path)]
-    added = _callbacks_of_earlier_configs(words)
+    added = callbacks_of_earlier_configs(words)
     assert added == ['--trainer.callbacks+={"class_path": "B", "init_args": {"n": 1}}']
-    assert _callbacks_of_earlier_configs([*words, *added]) == []
+    assert callbacks_of_earlier_configs([*words, *added]) == []
 
 
 def test_an_interval_without_sense_is_refused():
