@@ -346,12 +346,12 @@ def count_parameters(config: PretrainedConfig) -> int:
     return sum(p.numel() for p in empty_model(config).parameters())
 
 
-def empty_model(config: PretrainedConfig) -> PreTrainedModel:
-    """Build an architecture without weights."""
+def empty_model(config: PretrainedConfig, **options: Any) -> PreTrainedModel:
+    """Build an architecture without weights; ``options`` are those of ``from_config``."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, **options)
 
 
 def _not_loadable(what: str, path: str, error: Exception) -> str:

@@ -18,7 +18,15 @@ from sftlab.data.chat_template import DAY, prints_date
 from sftlab.data.records import HUB
 from sftlab.files import copy_folder, whole_folder
 from sftlab.model.adapter import check_pairs, is_adapter, pairs, peft_config
-from sftlab.model.backbone import PEFT_PREFIX, checked_base, generation_ends, hub_name, load_model, resolve_path
+from sftlab.model.backbone import (
+    PEFT_PREFIX,
+    checked_base,
+    empty_model,
+    generation_ends,
+    hub_name,
+    load_model,
+    resolve_path,
+)
 from sftlab.model.card import FROM_SCRATCH, model_card
 from sftlab.model.contents import (
     ADAPTER,
@@ -157,7 +165,7 @@ def write_folder(
     note = read_note(architecture)
     with whole_folder(folder) as partial:
         if adapter is None or not all(map(is_adapter, weights.shapes)):
-            Layout(_empty(architecture), weights.shapes, adapter).write(partial, weights.take)
+            Layout(empty_from(architecture), weights.shapes, adapter).write(partial, weights.take)
             note.pop("base_hash", None)
         else:
             place, revision = hub_name(resolve_path(note["base"]))
@@ -173,11 +181,11 @@ def write_folder(
         (partial / "README.md").write_text(model_card(note, rows), encoding="utf-8")
 
 
-def _empty(architecture: Path | str, **options: Any) -> PreTrainedModel:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def empty_from(architecture: Path | str, **options: Any) -> PreTrainedModel:
+    """Build the model of a folder's config without weights, with its weights tied."""
+    from transformers import AutoConfig
 
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(architecture), **options)
+    model = empty_model(AutoConfig.from_pretrained(architecture), **options)
     model.tie_weights()
     return model
 
@@ -205,7 +213,7 @@ def _merge_by_weight(folder: Path, adapter: Path) -> bool:
     if not (place / "config.json").is_file():
         return False
     check_model_folder(place)
-    model = _empty(place, dtype=torch.float32)
+    model = empty_from(place, dtype=torch.float32)
     with ExitStack() as stack:
         lora = of_files([adapter / ADAPTER], stack).renamed(lambda name: name.removeprefix(PEFT_PREFIX))
         check_pairs(str(adapter / ADAPTER), lora.shapes, config["r"])

@@ -28,13 +28,13 @@ def recompute(model: PreTrainedModel, how: Recompute) -> None:
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if how == "selective":
-        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, _policy)
+        options["context_fn"] = functools.partial(create_selective_checkpoint_contexts, policy)
     # Older releases of transformers have only the old name; newer ones warn about it.
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable(options)
 
 
-def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+def policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
     """Decide whether the output of an operation of the forward pass is kept."""
     name = str(operation.name())
     is_dear = name in _PRODUCTS or "attention" in name or "attn" in name

@@ -13,7 +13,7 @@ from sftlab import SFTModule
 from sftlab.lab.tokenizer import lab_tokenizer
 from sftlab.model import loading
 from sftlab.model.backbone import count_parameters, generation_ends, hub_name, load_config, load_model, load_tokenizer
-from sftlab.model.export import _empty, write_merged
+from sftlab.model.export import empty_from, write_merged
 from sftlab.model.layout import Layout
 from sftlab.model.weights import Weights
 from sftlab.run.identity import weights_hash
@@ -133,7 +133,7 @@ def test_a_head_of_its_own_stays_one_whatever_the_config_says(tmp_path):
     model.config.save_pretrained(tmp_path / "architecture")
     (tmp_path / "exported").mkdir()
     held = Weights.of(model.state_dict())
-    Layout(_empty(tmp_path / "architecture"), held.shapes).write(tmp_path / "exported", held.take)
+    Layout(empty_from(tmp_path / "architecture"), held.shapes).write(tmp_path / "exported", held.take)
     exported = load_file(tmp_path / "exported" / "model.safetensors")
     assert exported.keys() == weights.keys() and torch.equal(exported["lm_head.weight"], weights["lm_head.weight"])
     added = adapter(tmp_path, "base")

@@ -13,7 +13,7 @@ from sftlab.model.loss import SupervisedLoss
 from sftlab.model.memory import _Live
 from sftlab.model.module import SFTModule
 from sftlab.model.parallel import decoder_layers
-from sftlab.model.recompute import CHOICES, _policy, recompute
+from sftlab.model.recompute import CHOICES, policy, recompute
 
 SIZES = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 96}
 IDS = torch.randint(0, 96, (60,), generator=torch.Generator().manual_seed(0))
@@ -81,9 +81,9 @@ def test_gradients_are_the_same_bit_for_bit_and_memory_lies_between(made, precis
 
 def test_an_attention_that_drops_out_is_computed_again():
     flash = torch.ops.aten._scaled_dot_product_flash_attention.default
-    assert _policy(None, flash, 0, 0, 0, 0.1) is CheckpointPolicy.PREFER_RECOMPUTE
-    assert _policy(None, flash, 0, 0, 0, dropout_p=0.1) is CheckpointPolicy.PREFER_RECOMPUTE
-    assert _policy(None, flash, 0, 0, 0, 0.0, True) is _policy(None, flash, 0, 0, 0) is CheckpointPolicy.MUST_SAVE
+    assert policy(None, flash, 0, 0, 0, 0.1) is CheckpointPolicy.PREFER_RECOMPUTE
+    assert policy(None, flash, 0, 0, 0, dropout_p=0.1) is CheckpointPolicy.PREFER_RECOMPUTE
+    assert policy(None, flash, 0, 0, 0, 0.0, True) is policy(None, flash, 0, 0, 0) is CheckpointPolicy.MUST_SAVE
 
 
 def test_another_word_is_refused():
