@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sftlab.evaluate.folder import weights_hash
 from sftlab.evaluate.run import read_scores
 from sftlab.files import read_jsonl
 from sftlab.nearest import did_you_mean
@@ -62,18 +63,33 @@ class RunStage:
         stages = [stage_name(path) for path in finished_stages(self.run)]
         stage = self.stage or (stages[-1] if stages else "")
         found: dict[str, dict[str, Path]] = {}
-        for folder in sorted(self.run.glob(f"answers/step=*-{stage}")):
-            for path in sorted(folder.glob(f"*{VERDICTS}")):
-                found.setdefault(path.name.removesuffix(VERDICTS), {})["run"] = path
-        below = self.run.relative_to(LOGS) if self.run.is_relative_to(LOGS) else Path(self.run.name)
-        name = "".join(c if c.isalnum() or c in "._=+-" else "-" for c in "-".join(below.parts))
-        start = re.compile(rf"{re.escape(name)}-\d+-{re.escape(stage)}-[0-9a-f]+")  # evaluate's names for its folders
-        evaluations = Path("evaluations")
-        for folder in sorted(evaluations.iterdir()) if evaluations.is_dir() else ():
-            if start.fullmatch(folder.name):
+        own = re.compile(rf"step=\d+-{re.escape(stage.replace(' ', '-'))}")  # not that of a stage whose name ends so
+        for folder in sorted(self.run.glob("answers/step=*")):
+            if own.fullmatch(folder.name):
                 for path in sorted(folder.glob(f"*{VERDICTS}")):
-                    found.setdefault(path.name.removesuffix(VERDICTS), {})["evaluate"] = path
+                    found.setdefault(path.name.removesuffix(VERDICTS), {})["run"] = path
+        for folder in self._evaluations(stage):
+            for path in sorted(folder.glob(f"*{VERDICTS}")):
+                found.setdefault(path.name.removesuffix(VERDICTS), {})["evaluate"] = path
         return found
+
+    def _evaluations(self, stage: str) -> list[Path]:
+        """Return the folders that evaluate has named after the stage, the one of its present weights last.
+
+        A run that was trained anew under its name leaves those of its earlier weights behind.
+        """
+        below = self.run.relative_to(LOGS) if self.run.is_relative_to(LOGS) else Path(self.run.name)
+        run, mine = (_as_evaluate_writes(name) for name in ("-".join(below.parts), stage))
+        start = re.compile(rf"{re.escape(run)}-\d+-{re.escape(mine)}-([0-9a-f]+)")
+        places = sorted(Path("evaluations").iterdir()) if Path("evaluations").is_dir() else []
+        found = {place: match[1] for place in places if (match := start.fullmatch(place.name))}
+        export = next((path for path in finished_stages(self.run) if stage_name(path) == stage), None)
+        present = weights_hash(export) if len(found) > 1 and export is not None else ""
+        return sorted(found, key=lambda place: (present.startswith(found[place]), place.stat().st_mtime))
+
+
+def _as_evaluate_writes(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "._=+-" else "-" for c in name)
 
 
 def stage_name(export: Path) -> str:

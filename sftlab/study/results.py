@@ -90,7 +90,8 @@ def _scores(run: PlannedRun, folder: Path) -> Iterator[dict[str, Any]]:
     path = run.folder / "scores.jsonl"
     for number, line in enumerate(read_jsonl(path), 1):
         row = ScoreRow.from_dict(line, f"{path}, line {number}")
-        answers = run.folder / "answers" / f"step={row.step:06d}-{row.stage}" / f"{row.task}.problems.jsonl"
+        place = f"step={row.step:06d}-{str(row.stage).replace(' ', '-')}"
+        answers = run.folder / "answers" / place / f"{row.task}.problems.jsonl"
         yield row.to_dict() | {"problems": str(answers.relative_to(folder)) if answers.is_file() else None}
 
 

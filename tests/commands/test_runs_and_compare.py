@@ -2,12 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from sftlab.commands import compare, runs
+from sftlab.evaluate.folder import weights_hash
 from sftlab.run.record import Run
-from sftlab.run.results import path_named
+from sftlab.run.results import RunStage, path_named
 
 TASKS = ("gsm8k", "lab_general")
 
@@ -125,6 +127,28 @@ def test_answers_of_evaluate_are_found_too(here, capsys):
     assert "arc, x@1" in capsys.readouterr().out
     compare.main([str(folder.with_name("dmt-1-general-0123abcd")), str(folder)])
     assert "arc, x@1" in capsys.readouterr().out
+
+
+def test_of_several_evaluations_that_of_the_present_weights_counts(here):
+    export, places = here / "lightning_logs/dmt/stages/1-general", list[Path]()
+    (export / "model.safetensors").write_bytes(b"x")
+    for number, name in enumerate((weights_hash(export)[:8], "ffffffff", "00000000")):
+        places.append(here / "evaluations" / f"dmt-1-general-{name}")
+        places[-1].mkdir(parents=True)
+        (places[-1] / "arc.problems.jsonl").write_text("")
+        os.utime(places[-1], (number, number))
+    stage = RunStage(Path("lightning_logs/dmt"), "general")
+    assert (here / stage.verdicts()["arc"]["evaluate"]).parent == places[0]
+    (export / "generation_config.json").write_text('{"eos_token_id": 7}')
+    assert (here / stage.verdicts()["arc"]["evaluate"]).parent == places[2], "none is: the newest"
+
+
+def test_a_stage_whose_name_ends_as_anothers_has_answers_of_its_own(here):
+    for name in ("step=000090-pre-general", "step=000091-two-words"):
+        (here / "lightning_logs/dmt/answers" / name).mkdir(parents=True)
+        (here / "lightning_logs/dmt/answers" / name / "odd.problems.jsonl").write_text("")
+    assert "odd" not in RunStage(Path("lightning_logs/dmt"), "general").verdicts()
+    assert "run" in RunStage(Path("lightning_logs/dmt"), "two words").verdicts()["odd"]
 
 
 @pytest.mark.parametrize(
