@@ -19,8 +19,9 @@ _SHOWN = 8  # hex digits of the hash in a folder's name
 
 def weights_hash(folder: Path) -> str:
     """Hash the content of a model's weights and tokenizer, and where answers end, wherever they are stored."""
-    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "sftlab.json")
-    names += ("adapter_config.json", "generation_config.json")  # the scale of an adapter, where answers end
+    # The last two have the scale of an adapter, and where answers end.
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "sftlab.json",
+             "adapter_config.json", "generation_config.json")  # fmt: skip
     found = {path for pattern in WEIGHTS for path in folder.glob(pattern)}
     files = sorted([*found, *(folder / name for name in names if (folder / name).is_file())])
     with ThreadPoolExecutor(4) as pool:
