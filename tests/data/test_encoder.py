@@ -1,6 +1,7 @@
 """Templates and encoder: ids and masks, token for token, against an independent reading; markers in texts are text."""
 
 import json
+from itertools import islice
 
 import pytest
 from hypothesis import given, settings
@@ -111,18 +112,18 @@ def is_right_for_whole_texts(turns) -> bool:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("name", "reader"),
+    ("name", "reader", "share"),
     [
-        ("gsm8k/train.jsonl", MathReader()),
-        ("gsm8k/rft_schema_first2000.jsonl", MathReader()),
-        ("code_alpaca/code_alpaca_2k.json", AlpacaReader()),
-        ("sharegpt/dummy_conversation.json", ShareGPTReader()),
+        ("gsm8k/train.jsonl", MathReader(), len(KINDS)),  # thousands much alike: each by one of the tokenizers
+        ("gsm8k/rft_schema_first2000.jsonl", MathReader(), 1),
+        ("code_alpaca/code_alpaca_2k.json", AlpacaReader(), 1),
+        ("sharegpt/dummy_conversation.json", ShareGPTReader(), 1),
     ],
 )
-def test_vicuna_equals_the_naive_reading_on_every_public_record(shared_data, kind, name, reader):
+def test_vicuna_equals_the_naive_reading_on_every_public_record(shared_data, kind, name, reader, share):
     tokenizer = build(kind)
     encoder, checked = Encoder(tokenizer, get_template("vicuna_v1.1", tokenizer)), 0
-    for record in read_records(str(shared_data / name)):
+    for record in islice(read_records(str(shared_data / name)), KINDS.index(kind) % share, None, share):
         try:
             turns = reader.read(record)[0].turns
         except ValueError:

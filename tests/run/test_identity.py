@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from forked import FORKING
 from hub_server import hub_server, point_at
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
@@ -472,8 +471,7 @@ def test_a_comment_in_every_file_of_the_package_changes_no_key_and_no_entry_of_t
     for root in (ROOT, tmp_path):
         path = os.pathsep.join([str(root), str(ROOT / "tests")])
         environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", KEYS, str(Path(__file__).parent), str(root)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=root, check=False)
+        done = FORKING.call(["-c", KEYS, str(Path(__file__).parent), str(root)], root, environment)
         assert done.returncode == 0, done.stderr[-2000:]
         printed.append(done.stdout)
     assert printed[0] == printed[1]
