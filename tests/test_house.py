@@ -73,8 +73,8 @@ ORDER = """
     study.study study.freed study.graph study.keep study.reuse study.job study.nodes study.results study.executors
     study.overview
     search.factors search.space search.design search.surface search.effect search.observation search.spec
-    search.proposal search.decision search.search search.site search.outcome search.merge
-    search.proxies
+    search.proposal search.decision search.findings search.search search.site search.outcome
+    search.merge search.proxies
     commands.interrupt commands.options
     commands.fit commands.plan commands.show commands.export commands.evaluate commands.compare commands.represent
     commands.report commands.study commands.search commands.tag commands.leaks commands.card commands.init

@@ -20,7 +20,7 @@ PARSER.add_argument(
     help="what each ability counts in the best setting: math=1,code=1,general=2 (default: equal)",
 )
 
-_MOST_LINES = 6  # lines of each section, in the terminal
+_MOST_LINES = 12  # of a section; a search has the most
 
 
 def weights_of(text: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sftlab.report.figures import Drawn, subplots
+from sftlab.report.figures import Drawn, percent, subplots
 from sftlab.report.spots import Spot
 from sftlab.report.style import GRID, INK, SCORES
 from sftlab.report.text import apart, shortened
@@ -40,6 +40,7 @@ class HeatBlock:
 def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
     """Draw blocks one below the other, columns across, with coloured and labelled cells."""
     import matplotlib
+    from matplotlib.cm import ScalarMappable
     from matplotlib.patches import Rectangle
 
     colours = matplotlib.colormaps[SCORES]
@@ -49,7 +50,7 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
     rows = [apart(b.rows) if len(b.rows) > 1 else [""] for b in blocks]  # a block's only stage needs no name
     wide = [max(map(len, names)), max(len(row) for shown in rows for row in shown)]
     inches = [_INCHES_PER_LETTER * letters for letters in wide]
-    figure, axes_11 = subplots(1, 1, 1.15 * len(columns) + sum(inches) + 0.4, 0.31 * height + 0.45, 0)
+    figure, axes_11 = subplots(1, 1, 1.15 * len(columns) + sum(inches) + 1.1, 0.31 * height + 0.45, 0)
     axes, y, spots = axes_11[0][0], 0.0, []
     for block, gap, name, shown in zip(blocks, gaps, names, rows, strict=True):
         _beside(axes, y + len(block.rows) / 2, name, 0.2 + inches[1], "bold")
@@ -70,6 +71,9 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
     axes.set_xlim(0, len(columns))
     axes.set_ylim(y - gaps[-1], 0)
     axes.set_axis_off()
+    bar = figure.colorbar(ScalarMappable(cmap=colours), ax=axes, shrink=min(1.0, 6 / height), pad=0.02)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    percent(bar.ax.yaxis)
     return figure, spots
 
 

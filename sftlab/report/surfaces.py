@@ -26,17 +26,19 @@ def ternary_figure(
     shares_P3: np.ndarray,
     panels: Sequence[tuple[str, np.ndarray]],
     runs_R3: np.ndarray,
+    checks_R: np.ndarray,
     best_3: np.ndarray,
     told: Sequence[str],
     breaks_P: np.ndarray,
 ) -> Drawn:
-    """Draw means above, half the width of their intervals below; dots are runs, a ring is the proposal.
+    """Draw predictions above, half the width of their intervals below; dots are runs, a ring is the proposal.
 
     Args:
         corners: The three abilities.
         shares_P3: The points of the surface.
         panels: Title, and mean, low and high end at each point [P, 3].
         runs_R3: Shares of the runs.
+        checks_R: Which runs are those of the check: squares, since the surface does not know them.
         best_3: Shares of the proposal.
         told: Tooltip of each point; the scores are added.
         breaks_P: Which points likely break a constraint.
@@ -57,13 +59,14 @@ def ternary_figure(
             percent(bar.ax.yaxis)
             if row == 0:
                 axes.set_title(shortened(title), y=1.08)
-            axes.plot(*_places(runs_R3), "o", color="white", markeredgecolor=INK, markersize=5, zorder=4)
+            axes.plot(*_places(runs_R3[~checks_R]), "o", color="white", markeredgecolor=INK, markersize=5, zorder=4)
+            axes.plot(*_places(runs_R3[checks_R]), "s", fillstyle="none", color=INK, markersize=8, zorder=4)
             axes.plot(x_P[breaks_P], y_P[breaks_P], "x", color=INK, markersize=3, markeredgewidth=0.6, zorder=4)
             axes.plot(*_places(best_3[None]), "o", markersize=12, fillstyle="none", color=LOOKS[1].colour, zorder=5)
         for x, y, text, (mean, low, high) in zip(x_P, y_P, told, mean_P3.tolist(), strict=True):
             lines = [shortened(text, 60), f"{title}: {with_interval(mean, low, high, 1)}"]
             spots.append(Spot(axes_2C[0][column], float(x), float(y), lines))
-    for row, label in enumerate(("mean", "half the interval")):
+    for row, label in enumerate(("predicted", "half the interval")):
         axes_2C[row][0].text(-0.17, 0.45, label, rotation=90, ha="center", va="center", color=MUTED)
     return figure, spots
 
@@ -114,7 +117,7 @@ def slice_figure(slices: Sequence[Mapping[str, Any]]) -> Drawn:
             else:
                 percent(axes.xaxis)
         axes.set_title(shortened(f"share of {axis}" if is_share else axis))
-        axes.set_ylabel("fitted score" if number % columns == 0 else "")
+        axes.set_ylabel("predicted score" if number % columns == 0 else "")
         percent(axes.yaxis)
     for number in range(len(axes_names), rows * columns):
         axes_RC[number // columns][number % columns].set_axis_off()

@@ -1,23 +1,19 @@
-"""The decision in words, and the numbers behind it: the proposal, what is inside noise, which factors matter."""
+"""The numbers behind a decision: what is inside noise of the best, which factors matter, every candidate."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from sftlab.search.factors import Choice, Number, Shares, Value, share_text
-from sftlab.search.proposal import LIKELY, Beliefs
+from sftlab.search.proposal import Beliefs
 from sftlab.search.space import Point, Space
-from sftlab.search.spec import SearchSpec
 from sftlab.stats.interval import middle
 
 MOST_GROUPS = 7  # values of a factor that a slice shows
-MOST_LISTED = 4  # candidates listed one by one
-NEAR = 0.1  # a candidate is mentioned if it misses LIKELY by no more than this
-SAFE = 0.8  # a constraint that is less likely to hold is reported as doubtful
 WEIGHTED = "weighted mean"
 
 
@@ -100,138 +96,6 @@ def _places_text(axis: Axis, places: np.ndarray) -> str:
     if axis.labels:
         return ", ".join(axis.labels[int(place)] for place in places)
     return axis.text(places[0]) if len(places) == 1 else f"{axis.text(places[0])} to {axis.text(places[-1])}"
-
-
-def words_of(beliefs: Beliefs, spec: SearchSpec, axes: Sequence[Axis], measured: str = "") -> str:
-    """Describe the decision in a few sentences: the proposal, what else is as good, and what constraints cost.
-
-    Args:
-        beliefs: The posterior after the runs.
-        spec: The search.
-        axes: The directions of its space.
-        measured: The result of the proposal's check; it comes before the predictions.
-    """
-    if not beliefs.has_effect:
-        reach = 100 * _hidden(beliefs, axes)
-        return (
-            "**These runs show no effect of the composition on any ability** (permutation tests, corrected for their "
-            f"number). What they cannot rule out is that one factor by itself changes an ability by up to {reach:.0f} "
-            "points; within that, any choice is as good."
-        )
-    best = beliefs.best()
-    floors = _and([f"{c.text()}{_at_least(beliefs.floors[c])}" if c.anchor else c.text() for c in spec.constraints])
-    likely_C = beliefs.likely()
-    mean = _interval(beliefs.utility_DC[:, best])
-    what = f"predicted {mean_name(spec.weights)}"
-    found = f"**Proposal: {spec.space.text(beliefs.candidates[best])}.** {measured}"
-    if not floors:
-        found += f"It has the highest {what}, {mean}. "
-    elif beliefs.chance()[best] >= LIKELY:
-        sure = f"with a probability of {LIKELY:.0%} or more"
-        found += f"Of the candidates that keep {floors} {sure}, it has the highest {what}, {mean}. "
-    else:
-        found += f"No candidate keeps {floors} with a probability of {LIKELY:.0%}; this one is the likeliest to. "
-        found += f"Its {what} is {mean}. "
-    found += _others_words(beliefs, spec.space, axes, int(likely_C.sum()) - 1, bool(floors))
-    return found + (_near_words(beliefs, spec) + _price_words(beliefs, spec) if floors else "")
-
-
-def mean_name(weights: Mapping[str, float]) -> str:
-    """Name the mean that the weights define."""
-    weighed = {ability: weight for ability, weight in weights.items() if weight > 0}
-    if len(set(weighed.values())) == 1:
-        return f"mean of {_and(list(weighed))}" if len(weighed) > 1 else f"score of {next(iter(weighed))}"
-    return f"weighted mean ({', '.join(f'{ability} {weight:g}' for ability, weight in weighed.items())})"
-
-
-def _others_words(beliefs: Beliefs, space: Space, axes: Sequence[Axis], num_others: int, floors: bool) -> str:
-    """Describe the other candidates that may be as good."""
-    best, inside_C = beliefs.best(), beliefs.inside_noise()
-    mean_C = beliefs.utility_DC.mean(0)
-    alike = [c for c in np.argsort(-mean_C).tolist() if inside_C[c] and c != best]
-    others = f"{num_others} other candidate{'s' * (num_others != 1)}"
-    if floors:
-        others += f" that reach these {LIKELY:.0%}" if beliefs.chance()[best] >= LIKELY else " as likely to"
-    if not alike:
-        return f"Each of the {others} is shown to be worse."
-    start = f"Of the {others}, {len(alike)} {'is' if len(alike) == 1 else 'are'} not shown to be worse"
-    if len(alike) <= MOST_LISTED:
-        return f"{start}: {'; '.join(space.text(beliefs.candidates[c]) for c in alike)}."
-    ranges = ranges_of(beliefs, axes)
-    told = [_range_words(one) for one in ranges if not one["is_noise"]]
-    noise = [_name(one) for one in ranges if one["is_noise"]]
-    free = f"any value of {_and(noise)}, between which these runs show no difference"
-    if not told:
-        return f"{start}; among them is {free}."
-    if noise:
-        told.append(free)
-    within = ". Not every combination within these bounds is among them: the report's candidates tell which are"
-    return f"{start}; they have {_and(told)}{within if len(told) > 1 else ''}."
-
-
-def _near_words(beliefs: Beliefs, spec: SearchSpec) -> str:
-    """Describe the candidate that just misses the constraints, if it would be better than the proposal."""
-    chance_C, mean_C, best = beliefs.chance(), beliefs.utility_DC.mean(0), beliefs.best()
-    near_C = (chance_C < LIKELY) & (chance_C >= LIKELY - NEAR) & (mean_C > mean_C[best])
-    if chance_C[best] < LIKELY or not near_C.any():
-        return ""
-    first = int(np.where(near_C, chance_C, 0).argmax())
-    text = spec.space.text(beliefs.candidates[first])
-    return f" Just short of these {LIKELY:.0%}, with {chance_C[first]:.0%}: {text}, {mean_C[first]:.1%}."
-
-
-def _price_words(beliefs: Beliefs, spec: SearchSpec) -> str:
-    """Describe what the constraints cost, and how likely the proposal keeps them."""
-    best, them = beliefs.best(), "the constraint" if len(spec.constraints) == 1 else "the constraints"
-    chance = float(beliefs.chance()[best])
-    chance_C, inside_C = beliefs.chance(), beliefs.inside_noise()
-    surest = int(np.where(inside_C, chance_C, 0).argmax())
-    told = f" The surfaces give the proposal a chance of {chance:.0%} of keeping {them}"
-    told += "." if chance >= SAFE else ": too little to rely on."
-    if chance < SAFE and chance_C[surest] > chance:
-        text = spec.space.text(beliefs.candidates[surest])
-        told += f" Of those not shown to be worse, {text} has the best chance, {chance_C[surest]:.0%}: where keeping "
-        told += f"{them} matters more than the mean, measure that one next."
-    free = int(beliefs.utility_DC.mean(0).argmax())
-    if free == best:
-        return f"{told} It would be the same without {them}."
-    with_them, without = (round(100 * float(beliefs.utility_DC[:, c].mean()), 1) for c in (best, free))
-    return (
-        f"{told} Without {them} it would be {spec.space.text(beliefs.candidates[free])} with "
-        f"{_interval(beliefs.utility_DC[:, free])}: keeping {'it' if len(spec.constraints) == 1 else 'them'} is "
-        f"predicted to cost {without - with_them:.1f} points."
-    )
-
-
-def _at_least(floor: float) -> str:
-    return f" (at least about {max(floor, 0):.1%}, as the anchor is predicted)"
-
-
-def _interval(draws_D: np.ndarray) -> str:
-    low, high = middle(draws_D)
-    return f"{draws_D.mean():.1%} ({100 * low:.1f} to {100 * high:.1f}, 95 % interval)"
-
-
-def _name(one: dict[str, Any]) -> str:
-    return f"the share of {one['axis']}" if one["is_share"] else str(one["axis"])
-
-
-def _and(texts: Sequence[str]) -> str:
-    """Join texts: a, b and c."""
-    return " and ".join([", ".join(texts[:-1]), texts[-1]] if len(texts) > 1 else texts)
-
-
-def _range_words(one: dict[str, Any]) -> str:
-    if one["options"]:
-        return f"{_name(one)} at {' or '.join(one['options'])}"
-    if one["low"] == one["high"]:
-        return f"{_name(one)} at {one['low']}"
-    return f"{_name(one)} between {one['low']} and {one['high']}"
-
-
-def _hidden(beliefs: Beliefs, axes: Sequence[Axis]) -> float:
-    """Return the largest change of an ability along one axis that is still possible."""
-    return max(max(one["change_high"], -one["change_low"]) for one in slices_of(beliefs, axes) if one["of"] != WEIGHTED)
 
 
 def slices_of(beliefs: Beliefs, axes: Sequence[Axis]) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from typing import Any
 
 from sftlab.files import write_text
 from sftlab.report.verdicts import compare_over_seeds
-from sftlab.search.decision import WEIGHTED, axes_of, candidates_of, ranges_of, slices_of, words_of
+from sftlab.search.decision import WEIGHTED, axes_of, candidates_of, ranges_of, slices_of
+from sftlab.search.findings import NOT_SHOWN, Findings, Measured
 from sftlab.search.observation import Observation, Trial
 from sftlab.search.proposal import Beliefs
 from sftlab.search.search import Search, decision_row
@@ -19,7 +20,6 @@ from sftlab.stats.interval import LEVEL, Mean, Z, student
 from sftlab.stats.paired import holm
 
 OUTCOME = "search.json"
-NOT_SHOWN = "no difference shown"
 
 
 def write_outcome(search: Search) -> dict[str, Any]:
@@ -37,9 +37,13 @@ def outcome_of(search: Search) -> dict[str, Any]:
     best = beliefs.best()
     shares = spec.space.shares
     check = _check(search, observations, beliefs)
+    measured = [_measured(search, trial, observations) for trial in search.trials]
+    findings = Findings(beliefs, spec, axes, measured, check)
+    if check:
+        check["words"] = "\n".join(findings.check_lines())
     return {
         "search": spec.name,
-        "decision": words_of(beliefs, spec, axes, check["measured"] if check else ""),
+        "decision": "\n".join(findings.lines()),
         "ended": search.decisions[-1].words,
         "stopped": _stopped(search),
         "has_effect": beliefs.has_effect,
@@ -66,7 +70,7 @@ def outcome_of(search: Search) -> dict[str, Any]:
         "slices": slices_of(beliefs, axes),
         "candidates": candidates_of(beliefs, spec.space),
         "best_anchor": beliefs.best_anchor(),
-        "trials": [_trial(search, trial, observations) for trial in search.trials],
+        "trials": [_trial(search, one) for one in measured],
         "batches": [decision_row(one) for one in search.decisions],
         "num_runs": sum(trial.num_runs for trial in search.trials),
         "max_runs": spec.max_runs,
@@ -85,10 +89,15 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _trial(search: Search, trial: Trial, observations: Sequence[Observation]) -> dict[str, Any]:
+def _measured(search: Search, trial: Trial, observations: Sequence[Observation]) -> Measured:
     mine = [o for o in observations if o.trial == trial.name]
-    batch = next(i for i, b in enumerate(search.decisions, 1) if trial in b.trials)
     values = {ability: fmean(o.values[ability] for o in mine) for ability in mine[0].values}
+    return Measured(trial, values, weighted(values, search.spec.weights))
+
+
+def _trial(search: Search, measured: Measured) -> dict[str, Any]:
+    trial = measured.trial
+    batch = next(i for i, b in enumerate(search.decisions, 1) if trial in b.trials)
     shares = [] if trial.point is None else [
         share for f, v in zip(search.spec.space.factors, trial.point, strict=True) if f in search.spec.space.shares
         for share in v  # type: ignore[union-attr]
@@ -100,8 +109,8 @@ def _trial(search: Search, trial: Trial, observations: Sequence[Observation]) ->
         "text": search.spec.space.text(trial.point) if trial.point is not None else "outside of the space",
         "shares": shares,
         "seeds": list(trial.seeds),
-        "scores": values,
-        WEIGHTED: weighted(values, search.spec.weights),
+        "scores": measured.scores,
+        WEIGHTED: measured.average,
     }
 
 
@@ -119,79 +128,44 @@ def _check(search: Search, observations: Sequence[Observation], beliefs: Beliefs
     proposal, anchor = ([o for o in observations if o.trial == trial.name] for trial in pair)
     name = pair[1].anchor.name if pair[1].anchor else pair[1].name
     rows = [_compared(search.folder, ability, anchor, proposal) for ability in proposal[0].values]
+    best = beliefs.best()
     for row, p in zip(rows, holm([_number(row["p"]) for row in rows]), strict=True):
         row["p_corrected"] = _finite(p)
-        low_high = row["low"] is not None and not row["low"] <= 0 <= row["high"]
-        row["verdict"] = NOT_SHOWN if not (p < LEVEL and low_high) else "better" if row["difference"] > 0 else "worse"
+        row |= _predicted(row["ability"], proposal, beliefs)
+        row |= _judged(row, p, len(rows))
     weights = search.spec.weights
-    measured = [weighted(o.values, weights) for o in proposal]
-    whole = student([one - weighted(o.values, weights) for one, o in zip(measured, anchor, strict=True)])
-    verdict = _verdict(whole)
-    ends = "" if math.isnan(whole.low) else f" ({100 * whole.low:+.1f} to {100 * whole.high:+.1f}, 95 % over seeds)"
-    told = "; ".join(f"{row['ability']} {100 * row['difference']:+.1f} ({row['verdict']})" for row in rows)
-    seeds = ", ".join(map(str, pair[0].seeds))
-    predicted = f"{beliefs.utility_DC[:, beliefs.best()].mean():.1%}"
-    mine, theirs = f"{fmean(measured):.1%}", f"{fmean(weighted(o.values, weights) for o in anchor):.1%}"
-    words = (
-        f"Checked with fresh seeds ({seeds}): the proposal has {mine} where {predicted} was predicted"
-        f"{_surprises(proposal, beliefs)}. Against {name}, {_which_anchor(beliefs, bool(search.spec.constraints))} "
-        f"(it has {theirs}): **{verdict}**, {100 * whole.value:+.1f} points{ends}; {told}."
-        f"{_floor_words(search, name, rows)}"
-    )
-    if verdict == NOT_SHOWN and (beliefs.likely_anchors().any() or not search.spec.constraints):
-        words += f" As far as these seeds show, {name} does as well: take either, or check with more seeds (verify)."
+    measured, theirs = ([weighted(o.values, weights) for o in side] for side in (proposal, anchor))
+    whole = student([one - other for one, other in zip(measured, theirs, strict=True)])
     return {
         "anchor": name,
-        "measured": f"Measured with {len(measured)} fresh seeds: {mine}. ",
+        "measured": fmean(measured),
+        "predicted": float(beliefs.utility_DC[:, best].mean()),
+        "anchor_measured": fmean(theirs),
         "seeds": list(pair[0].seeds),
         "rows": rows,
         "difference": whole.value,
         "low": _finite(whole.low),
         "high": _finite(whole.high),
-        "verdict": verdict,
-        "words": words,
+        "verdict": _verdict(whole),
     }
 
 
-def _surprises(proposal: Sequence[Observation], beliefs: Beliefs) -> str:
-    """Describe abilities whose scores differ from the predictions by more than the noise of so many runs."""
-    best, told = beliefs.best(), []
-    for number, ability in enumerate(beliefs.abilities):
-        draws_D = beliefs.score_DAC[:, number, best]
-        spread = math.hypot(float(draws_D.std()), beliefs.surfaces[ability].noise / len(proposal) ** 0.5)
-        value = fmean(o.values[ability] for o in proposal)
-        if abs(value - draws_D.mean()) > Z * spread:
-            told.append(f"{ability} has {value:.1%} and not {draws_D.mean():.1%}")
-    doubt = "more than noise, so what is predicted for it and its neighbours is in doubt; nothing predicted here has "
-    doubt += "seen the check"
-    return f" ({'; '.join(told)}: {doubt})" if told else ""
+def _predicted(ability: str, proposal: Sequence[Observation], beliefs: Beliefs) -> dict[str, Any]:
+    """Return an ability's score in the check beside its prediction, and whether they differ by more than noise."""
+    draws_D = beliefs.score_DAC[:, beliefs.abilities.index(ability), beliefs.best()]
+    spread = math.hypot(float(draws_D.std()), beliefs.surfaces[ability].noise / len(proposal) ** 0.5)
+    value, mean = fmean(o.values[ability] for o in proposal), float(draws_D.mean())
+    return {"measured": value, "predicted": mean, "is_surprise": bool(abs(value - mean) > Z * spread)}
 
 
-def _which_anchor(beliefs: Beliefs, has_constraints: bool) -> str:
-    """Describe which of the anchors the check ran against."""
-    num_likely = int(beliefs.likely_anchors().sum())
-    if not has_constraints:
-        return "the best of the anchors"
-    if num_likely == 0:
-        return "the best of the anchors, none of which likely keeps the constraints"
-    return "the only anchor that likely keeps the constraints" if num_likely == 1 else (
-        f"the best of the {num_likely} anchors that likely keep the constraints"
-    )  # fmt: skip
-
-
-def _floor_words(search: Search, anchor: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Describe whether the check shows that constraints against the anchor that it ran are kept."""
-    told = ""
-    for constraint in search.spec.constraints:
-        for row in rows:
-            if constraint.anchor == anchor and row["ability"] == constraint.ability and row["low"] is not None:
-                kept, broken = row["low"] >= -constraint.number, row["high"] < -constraint.number
-                mean = "kept" if row["difference"] >= -constraint.number else "broken"
-                verdict = "is kept" if kept else "is broken" if broken else f"is {mean} on average, not yet for sure"
-                ends = f"{100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-                limit = f"; the limit is {-100 * constraint.number:+.1f}"
-                told += f" The constraint, {constraint.text()}, {verdict}: measured {ends}{limit}."
-    return told
+def _judged(row: Mapping[str, Any], p: float, num_compared: int) -> dict[str, str]:
+    """Return the verdict on a difference; where its interval alone would show one, say why it does not count."""
+    apart = row["low"] is not None and not row["low"] <= 0 <= row["high"]
+    if apart and p < LEVEL:
+        verdict = "better" if row["difference"] > 0 else "worse"
+        return {"verdict": verdict, "words": verdict}
+    why = f" after correction for {num_compared} comparisons, p = {p:.3f}" if apart and math.isfinite(p) else ""
+    return {"verdict": NOT_SHOWN, "words": f"{NOT_SHOWN}{why}"}
 
 
 def _verdict(difference: Mean) -> str:
@@ -211,7 +185,7 @@ def _compared(folder: Path, ability: str, a: Sequence[Observation], b: Sequence[
         before, after = ([folder / file[0] for file in side if file] for side in files)
         found = compare_over_seeds(before, after, str(files[0][0][1] if files[0][0] else ""))
         about = {"difference": found.difference, "low": found.low, "high": found.high, "p": _finite(found.p_value)}
-        return {"ability": ability, **about, "method": found.method}
+        return {"ability": ability, **about, "method": found.method, "num_problems": found.num_problems}
     whole = student([y.values[ability] - x.values[ability] for x, y in zip(a, b, strict=True)])
     p = math.nan
     if whole.error > 0:
@@ -219,4 +193,10 @@ def _compared(folder: Path, ability: str, a: Sequence[Observation], b: Sequence[
 
         p = float(2 * t.sf(abs(whole.value) / whole.error, len(a) - 1))
     ends = {"low": _finite(whole.low), "high": _finite(whole.high), "p": _finite(p)}
-    return {"ability": ability, "difference": whole.value, **ends, "method": "Student's t, seed by seed"}
+    return {
+        "ability": ability,
+        "difference": whole.value,
+        **ends,
+        "method": "Student's t, seed by seed",
+        "num_problems": None,
+    }

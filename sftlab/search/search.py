@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from sftlab.files import read_jsonl, write_text
-from sftlab.search.decision import axes_of, words_of
 from sftlab.search.design import d_optimal
 from sftlab.search.observation import Observation, Trial
 from sftlab.search.proposal import Beliefs, believe
@@ -132,23 +131,24 @@ class Search:
         if self.decisions[-1].kind == "verification":
             return Decision("end", (), "Checked with fresh seeds.")
         beliefs = self.beliefs()
-        axes = axes_of(self.spec.space, self.candidates)
-        words, numbers = words_of(beliefs, self.spec, axes), _numbers(beliefs)
+        numbers = _numbers(beliefs)
         taken = {trial.point for trial in self.trials if trial.point is not None}
         most = self._room(self._check(beliefs))
         if not beliefs.has_effect:
             trials = self._more_of_the_design(taken, min(self.spec.batch, most), beliefs)
-            about = f"No effect of the composition is seen yet: {len(trials)} more runs of the design."
-            return Decision("design", trials, about, numbers) if trials else Decision("end", (), words, numbers)
+            if not trials:
+                return Decision("end", (), "No effect of the composition is seen with the whole budget.", numbers)
+            runs = sum(trial.num_runs for trial in trials)
+            about = f"No effect of the composition is seen yet: {_runs(runs, 'more ')} of the design."
+            return Decision("design", trials, about, numbers)
         chosen, gain = beliefs.improvements(taken, min(self.spec.batch, most)) if most else ([], 0.0)
         enough = ENOUGH * beliefs.noise * (2 / self.spec.verify) ** 0.5
-        numbers |= {"expected_gain": gain, "enough": enough, "words": words}
+        numbers |= {"expected_gain": gain, "enough": enough}
         if chosen and gain >= enough:
             trials = self._trials([self.candidates[i] for i in chosen], "improvement")
             trials = self._affordable(trials, self._check(beliefs))
             if trials:
-                runs = _num_runs(trials)
-                about = f"{runs} run{'s' * (runs != 1)} where they are expected to gain most ({100 * gain:.2f} points)."
+                about = f"{_runs(_num_runs(trials))} where they are expected to gain most ({100 * gain:.2f} points)."
                 return Decision("improvement", trials, about, numbers)
         why = (
             "The runs to search with are spent."
@@ -157,8 +157,10 @@ class Search:
         )
         check = self._check(beliefs)
         if not check:
-            return Decision("end", (), f"{why} The best is an anchor: there is nothing to check. {words}", numbers)
-        return Decision("verification", tuple(check), f"{why} {words}", numbers)
+            return Decision("end", (), f"{why} The best is an anchor: there is nothing to check.", numbers)
+        proposal = self.spec.space.text(self.candidates[beliefs.best()])
+        about = f"{why} To be checked with fresh seeds: {proposal}, against {beliefs.best_anchor()}."
+        return Decision("verification", tuple(check), about, numbers)
 
     def design(self) -> Decision:
         """Choose the anchors and a D-optimal design, about half of the budget that remains beside the check.
@@ -182,8 +184,9 @@ class Search:
         else:
             taken = f"{spec.max_runs} runs they take {runs} and the check {check}"
         words = (
-            f"{runs} runs: {num_anchors} of the {len(anchors)} anchors, {runs - num_anchors} of a D-optimal design. "
-            f"Of the budget of {taken}; the rest is for runs where they are expected to gain most."
+            f"{_runs(num_anchors)} of {len(anchors)} anchor{'s' * (len(anchors) != 1)} and {_runs(runs - num_anchors)} "
+            f"of a D-optimal design. Of the budget of {taken}; the rest is for runs where they are expected to gain "
+            "most."
         )
         return Decision("design", tuple(trials), words, {"num_candidates": len(self.candidates)})
 
@@ -282,6 +285,10 @@ class Search:
             )
         anchors = {anchor.name: anchor for anchor in self.spec.anchors}
         self.decisions = [decision_of(row, anchors) for row in rows]
+
+
+def _runs(count: int, which: str = "") -> str:
+    return f"{count} {which}run{'s' * (count != 1)}"
 
 
 def _numbers(beliefs: Beliefs) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 import json
 import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from surfaces import Killed, Synthetic, conflict, flat, regret_of, search_of, spec_of
 
+from sftlab.search.findings import Findings, Measured
+from sftlab.search.observation import Trial
 from sftlab.search.outcome import outcome_of, write_outcome
 from sftlab.search.search import DECISIONS, Search
+from sftlab.search.spec import Constraint
 
 FEW = {"budget": {"runs": 21}, "verify": 2, "replicates": 2, "batch": 3}  # a fifth of the 105 candidates
 
@@ -51,18 +56,65 @@ def test_every_run_is_named_with_why_and_the_check_has_seeds_of_its_own(finished
     assert (found["check"] is None) == (not check)
 
 
-def test_the_check_holds_the_proposal_against_its_prediction_and_the_constraint(tmp_path):
+@pytest.fixture(scope="module")
+def bound(tmp_path_factory):
+    """A finished search with a constraint, and what it found."""
     limit = {"general": {"no_lower_than": "alone", "minus": 0.05}}
-    search = search_of(tmp_path, constraints=limit, **FEW)
+    search = search_of(tmp_path_factory.mktemp("bound"), constraints=limit, **FEW)
     search.run()
-    found, beliefs = outcome_of(search), search.beliefs()
+    return search, outcome_of(search)
+
+
+def test_the_check_holds_the_proposal_against_its_prediction_and_the_constraint(bound):
+    search, found = bound
+    beliefs = search.beliefs()
     told, predicted = found["check"], beliefs.utility_DC[:, beliefs.best()].mean()
     proposal = next(t for t in found["trials"] if t["name"] == "proposal")
-    assert f"the proposal has {proposal['weighted mean']:.1%} where {predicted:.1%} was predicted" in told["words"]
-    assert f"Measured with 2 fresh seeds: {proposal['weighted mean']:.1%}." in found["decision"]
+    score = f"an average score of {proposal['weighted mean']:.1%} where {predicted:.1%} was predicted"
+    assert score in told["words"] and "**Measured with 2 fresh seeds**" in found["decision"]
     low = next(row["low"] for row in told["rows"] if row["ability"] == "general")
-    assert told["anchor"] == "general_alone" and (" is kept: " in told["words"]) == (low >= -0.05)
-    assert ("general_alone does as well: take either" in told["words"]) == (told["verdict"] == "no difference shown")
+    assert told["anchor"] == "general_alone"
+    assert ("is kept by the check: " in found["decision"]) == (low >= -0.05)
+    assert (f"{told['anchor']} does as well: take either" in found["decision"]) == (
+        told["verdict"] == "no difference shown"
+    )
+
+
+def test_what_breaks_the_constraint_is_named_with_what_it_scored_and_advice_comes_last(bound):
+    search, found = bound
+    floor = next(iter(search.beliefs().floors.values()))
+    lines = {line.split("**")[1].split(" of ")[0]: line for line in found["decision"].split("\n")}
+    assert next(iter(lines)).startswith("Proposal: ") and "Next" not in [*lines][:-1]
+    seen = [t for t in found["trials"] if t["why"] != "verification"]
+    better = [t for t in seen if t["weighted mean"] > found["check"]["measured"] and t["scores"]["general"] < floor]
+    best = max(better, key=lambda t: t["weighted mean"])
+    assert f"{best['weighted mean']:.1%}, general {best['scores']['general']:.1%}, below" in lines["Not compared"]
+    assert f"{len(better)} of these scored higher" in lines["Not compared"]
+    both = re.search(r"predicted to cost ([\d.]+) points, and ([\d.]+) from what the check", lines["Price"]).groups()
+    apart = 100 * (search.beliefs().utility_DC[:, search.beliefs().best()].mean() - found["check"]["measured"])
+    assert float(both[1]) - float(both[0]) == pytest.approx(apart, abs=0.11)
+
+
+def test_a_run_that_kept_the_constraint_and_beat_the_proposal_is_told_and_advised():
+    beliefs = SimpleNamespace(
+        candidates=[(0,), (1,)], abilities=["math"], has_effect=True, anchors=["a"], floors={},
+        utility_DC=np.array([[0.2, 0.3]] * 8), feasible_DC=np.array([[True, False]] * 5 + [[False, True]] * 3),
+    )  # fmt: skip
+    constraint = Constraint("math", "", 0.1)
+    beliefs.floors[constraint], beliefs.best = 0.1, lambda: 0
+    beliefs.chance, beliefs.likely = lambda: beliefs.feasible_DC.mean(0), lambda: np.array([True, False])
+    beliefs.inside_noise, beliefs.likely_anchors = beliefs.likely, lambda: np.array([True])
+    spec = SimpleNamespace(constraints=[constraint], weights={"math": 1.0}, space=SimpleNamespace(text=str))
+    run = Measured(Trial("p07", (1,), (1,), "improvement"), {"math": 0.25}, 0.25)
+    row = {"ability": "math", "measured": 0.18, "predicted": 0.2, "is_surprise": False, "num_problems": 90}
+    row |= {"difference": 0.01, "low": -0.01, "high": 0.03, "words": "no difference shown"}
+    check = {"anchor": "a", "measured": 0.18, "predicted": 0.2, "anchor_measured": 0.1, "seeds": [4], "rows": [row],
+             "difference": 0.08, "low": 0.05, "high": 0.1, "verdict": "better"}  # fmt: skip
+    told = "\n".join(Findings(beliefs, spec, [], [run], check).lines())
+    assert "p07, 1 seed: 25.0%, math 25.0%, above the limit" in told or "p07 ((1,); 1 seed) with 25.0%" in told
+    assert "Run p07 with more seeds before you take the proposal" in told.split("\n")[-1]
+    low = Findings(beliefs, spec, [], [replace(run, scores={"math": 0.05})], check)
+    assert "Run p07" not in "\n".join(low.lines())
 
 
 @pytest.mark.slow
@@ -126,9 +178,7 @@ def test_constraints_are_kept(tmp_path):
     found, likely_C = outcome_of(search), beliefs.likely()
     alike = [c for c in found["candidates"] if c["inside_noise"] and not c["best"]]
     assert all(c["chance"] >= 0.5 for c in alike)
-    counted = re.search(
-        r"Of the (\d+) other candidates that reach these 50%, (\d+) (is|are) not shown", found["decision"]
-    )
+    counted = re.search(r"of the (\d+) other candidates that reach 50%, (\d+) (is|are) not shown", found["decision"])
     assert counted and [int(n) for n in counted.groups()[:2]] == [likely_C.sum() - 1, len(alike)]
     costs = float(re.search(r"keeping it is predicted to cost ([\d.]+) points", found["decision"]).group(1))
     shown_C = np.round(100 * beliefs.utility_DC.mean(0), 1)

@@ -31,10 +31,15 @@ class Cost(Figure):
         total = numbers[-1]
         if evidence.costs:
             shared = f", {rows[-1][3]} reused from stages that other runs had trained (**{rows[-1][4]} saved**)"
-            told = f"{total['done']} of {total['runs']} runs done; {rows[-1][2]} tokens trained in {rows[-1][5]}"
+            told = f"{total['done']} of {total['runs']} runs done; {rows[-1][2]} tokens trained, "
+            told += f"{rows[-1][5]} of training and scoring"
             section.findings.append(f"{told}{shared if total['tokens_reused'] else ''}.")
-        notes = ["Reused: tokens of stages that another run of the study trained. Saved: reused / (trained + reused)."]
-        header = ["config", "runs done", "tokens trained", "tokens reused", "saved", "training time"]
+        notes = [
+            "Reused: tokens of stages that another run of the study trained. Saved: reused / (trained + reused).",
+            "Time: of the stages, by the clock. The first run of a machine or process may take longer, and so do runs "
+            "that share the machine.",
+        ]
+        header = ["config", "runs done", "tokens trained", "tokens reused", "saved", "training and scoring"]
         section.parts.append(Table("cost", "What was trained", header, rows, notes, numbers))
         return section
 

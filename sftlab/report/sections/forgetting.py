@@ -18,6 +18,7 @@ from sftlab.stats.forgetting import PerAbility, ScoreMatrix, backward_transfer, 
 from sftlab.stats.interval import Estimate, student
 
 MAX_SINGLE_STAGE = 24  # groups with one stage in the heat map: they forget nothing, and a grid has dozens
+_TITLE = "What each stage taught and made forget"
 MAX_GROUPS = 60  # groups in the heat map: a longer picture cannot be opened
 
 
@@ -35,10 +36,10 @@ class Forgetting(Figure):
 
     def section(self, evidence: Evidence) -> Section:
         """Show only a title if no run has a score."""
-        section = Section("forgetting", "What each stage taught and made forget")
         matrices = {group: found for group in evidence.groups if (found := _matrices(evidence, group))}
         staged = [g for g, found in matrices.items() if any(len(m.stages) > 1 for m in found.values())]
         single = [g for g in matrices if g not in staged]
+        section = Section("forgetting", _TITLE if staged else "What each run scored")
         shown = [g for g in matrices if g in staged or len(single) <= MAX_SINGLE_STAGE]
         if len(single) > MAX_SINGLE_STAGE:
             section.lead = f"{len(single)} groups of one stage are not drawn: nothing can be forgotten in them."
@@ -73,6 +74,8 @@ def _matrices(evidence: Evidence, group: Group) -> dict[int, ScoreMatrix]:
 def _heat(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> Drawing:
     abilities = evidence.abilities
     blocks, numbers = [], []
+    configs = [group.config for group in matrices]
+    is_staged = any(len(m.stages) > 1 for by_seed in matrices.values() for m in by_seed.values())
     for group, by_seed in matrices.items():
         first = next(iter(by_seed.values()))
         share_SA = np.full((len(first.stages), len(abilities)), math.nan)
@@ -85,17 +88,22 @@ def _heat(evidence: Evidence, matrices: dict[Group, dict[int, ScoreMatrix]]) -> 
                     continue
                 best, star = first.best_of(ability), "*" * (ability in first.full[i])
                 share_SA[i, j] = value / best
-                text_SA[i][j] = (f"{100 * value:.1f}" if best == 1 else f"{value:.2f}") + star
+                text_SA[i][j] = (f"{100 * value:.1f}" if best == 1 else f"{value:.2f}") + star * is_staged
                 lines_SA[i][j] = _cell_lines(group, by_seed, stage, ability, best, bool(star))
                 about: dict[str, Cell] = {"group": str(group), "stage": stage, "ability": ability, "mean": value}
                 numbers.append(about | {"trained_in_full": bool(star), "num_seeds": len(by_seed)})
-        blocks.append(HeatBlock(str(group), list(first.stages), share_SA, text_SA, lines_SA))
+        name = group.config if len(set(configs)) == len(configs) else str(group)
+        blocks.append(HeatBlock(name, list(first.stages), share_SA, text_SA, lines_SA))
+    rows = "stage (rows)" if is_staged else "run (rows)"
+    star = " A star: the stage trained on all data of the ability, not on a fraction of it." if is_staged else ""
     caption = (
-        "Score of every ability (columns) after every stage (rows), mean over seeds; rates in percent. A star: the "
-        "stage trained the ability in full. Colour: share of the best possible score."
+        f"Score of every ability (columns) after every {rows}, mean over seeds; rates in percent.{star} Colour: share "
+        "of the best possible score."
     )
     figure, spots = heat_figure(blocks, abilities)
-    return Drawing("forgetting", "Scores after each stage", caption, figure, numbers, spots)
+    return Drawing(
+        "forgetting", "Scores after each stage" if is_staged else "Scores of each run", caption, figure, numbers, spots
+    )
 
 
 def _mean_cell(by_seed: dict[int, ScoreMatrix], stage: str, ability: str) -> float:

@@ -39,27 +39,27 @@ class Search(Figure):
 
 
 def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
-    section.findings.append(str(found["decision"]))
-    if found["check"]:
-        section.findings.append(str(found["check"]["words"]))
+    section.findings += str(found["decision"]).split("\n")
     if found["has_effect"]:
         section.findings.append(_factor_words(found))
     section.findings.append(_cost_words(found, evidence))
     section.warnings += _other_weights(found, evidence)
+    bound = " and ".join(constraint["text"] for constraint in found["constraints"])
     section.lead = (
-        "Anchors are mixtures that are run whatever comes out: each ability alone, the data as they are, and others "
-        "that the space has. Surfaces are fitted to the runs of anchors and other candidates; the rest is predicted. "
-        "Intervals are 95 % and of the mean over seeds, on the problems that were asked; in the check, the "
-        f"interval of an ability also covers other problems of its kind. Weights of the mean: {_weight_words(found)}."
+        f"{f'Constraint: {bound}. ' * bool(bound)}Anchors are mixtures that are run whatever comes out: each ability "
+        "alone, the data's own proportions, and the zeros of other factors. Surfaces are fitted to the runs of anchors "
+        "and other candidates; the rest is predicted. An interval is where the mean over many seeds lies, with 95 %, "
+        "for the problems that were asked. In the check, the interval of an ability also covers other problems of its "
+        f"kind. The average score is the mean of the abilities' scores; their weights: {_weight_words(found)}."
     )
     section.parts.append(_range_table(found))
-    slices = found["slices"]
+    slices = [one | {"of": _mean_title(found)} if one["of"] == WEIGHTED else one for one in found["slices"]]
     if len(found["simplex"]) == 3:
         section.parts.append(_ternary(found))
     figure, spots = slice_figure(slices)
     caption = (
-        "Fitted mean over all candidates with that value (or with values near it, where there are many), whether they "
-        "keep constraints or not, with 95 % intervals. "
+        "Predicted score, averaged over all candidates with that value (or with values near it, where there are many), "
+        "whether they keep constraints or not, with 95 % intervals. "
         "Where the best candidates lie is in their table, not here."
     )
     section.parts.append(
@@ -67,7 +67,7 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
     )
     figure, spots = change_figure(slices)
     caption = (
-        "From the value with the lowest mean to that with the highest, in points, with the interval of this "
+        "From the value with the lowest predicted score to that with the highest, in points, with the interval of this "
         "difference: its size without its direction, which the slices show. Where it holds 0, no effect is shown. The "
         "share of one ability changes only with those of others."
     )
@@ -78,7 +78,7 @@ def _fill(section: Section, found: dict[str, Any], evidence: Evidence) -> None:
         anchors = {t["name"]: t["scores"] for t in found["trials"] if t["why"] == "anchor"}
         figure, spots = prediction_figure(found["candidates"], found["abilities"], anchors)
         caption = (
-            "Predicted means of all candidates. On the front: no other candidate is at least as good in all abilities "
+            "Predicted scores of all candidates. On the front: no other candidate is at least as good in all abilities "
             "and better in one, so that a candidate on it may look beaten where two abilities alone are drawn."
         )
         numbers = _candidate_numbers(found)
@@ -111,22 +111,53 @@ def _weight_words(found: dict[str, Any]) -> str:
 
 
 def _mean_title(found: dict[str, Any]) -> str:
-    return "mean" if len(set(_weights(found, found["weights"] or {}).values())) == 1 else WEIGHTED
+    same = len(set(_weights(found, found["weights"] or {}).values())) == 1
+    return "average score" if same else "weighted average score"
 
 
 def _factor_words(found: dict[str, Any]) -> str:
-    """Describe the effect of each factor on the mean, the largest first."""
+    """Describe the effect of each factor on the average score, the largest first, and what it does to abilities."""
     mine = sorted((one for one in found["slices"] if one["of"] == WEIGHTED), key=lambda one: -one["change"])
     told: dict[bool, list[str]] = {True: [], False: []}
     for one in mine:
-        name = f"the share of {one['axis']}" if one["is_share"] else one["axis"]
         is_shown = not one["change_low"] <= 0 <= one["change_high"]
-        ends = f"{100 * one['change']:.1f} points ({100 * one['change_low']:.1f} to {100 * one['change_high']:.1f})"
-        told[is_shown].append(f"{name} by {ends}" if is_shown else name)
+        told[is_shown].append(f"{_axis_name(one)} by {_points(one)}" if is_shown else _axis_name(one))
+    title = _mean_title(found)
     words = (
-        f"Over all candidates the {_mean_title(found)} is changed by: {'; '.join(told[True]) or 'no factor for sure'}."
+        f"**Factors:** over all candidates the {title} is changed by {'; '.join(told[True]) or 'no factor for sure'}."
     )
-    return words + (f" No effect is shown of {', '.join(told[False])}." if told[False] else "")
+    for one in mine:
+        if one["change_low"] <= 0 <= one["change_high"]:
+            words += f" {_axis_name(one).capitalize()} shows no net effect on the {title}{_ability_words(found, one)}."
+    return words
+
+
+def _ability_words(found: dict[str, Any], axis: dict[str, Any]) -> str:
+    """Describe what a factor without net effect does to each ability, where that is shown."""
+    told = {"raises": [], "lowers": [], "changes": []}  # type: dict[str, list[str]]
+    for one in found["slices"]:
+        is_shown = not one["change_low"] <= 0 <= one["change_high"]
+        if one["of"] != WEIGHTED and is_shown and (one["axis"], one["is_share"]) == (axis["axis"], axis["is_share"]):
+            means = one["mean"]
+            rises = means.index(max(means)) > means.index(min(means))
+            verb = "changes" if _is_choice(found, one) else "raises" if rises else "lowers"
+            told[verb].append(f"{one['of']} by {_points(one)}")
+    parts = [f"{verb} {', '.join(some)}" for verb, some in told.items() if some]
+    return f": it {' and '.join(parts)}" if parts else ", nor on any ability"
+
+
+def _is_choice(found: dict[str, Any], one: dict[str, Any]) -> bool:
+    """Return whether a factor's values are options, which have no order."""
+    mine = [r for r in found["ranges"] if (r["axis"], r["is_share"]) == (one["axis"], one["is_share"])]
+    return any(r["options"] for r in mine)
+
+
+def _axis_name(one: dict[str, Any]) -> str:
+    return f"the share of {one['axis']}" if one["is_share"] else str(one["axis"])
+
+
+def _points(one: dict[str, Any]) -> str:
+    return f"{100 * one['change']:.1f} points ({100 * one['change_low']:.1f} to {100 * one['change_high']:.1f})"
 
 
 def _cost_words(found: dict[str, Any], evidence: Evidence) -> str:
@@ -170,16 +201,20 @@ def _ternary(found: dict[str, Any]) -> Drawing:
     panels = [(name, np.array([c["scores"][name] for c in mine])) for name in found["abilities"]]
     panels.append((_mean_title(found), np.array([c[WEIGHTED] for c in mine])))
     shares_P3 = np.array([c["shares"] for c in mine])[:, :3]
-    runs_R3 = np.array([t["shares"] for t in found["trials"] if t["shares"]])[:, :3]
+    placed = [t for t in found["trials"] if t["shares"]]
+    runs_R3 = np.array([t["shares"] for t in placed])[:, :3]
+    checks_R = np.array([t["why"] == "verification" for t in placed])
     told = [c["text"] for c in mine]
     breaks_P = np.array([not c["likely"] for c in mine])
     best_3 = np.array(best["shares"])[:3]
-    figure, spots = ternary_figure(found["simplex"], shares_P3, panels, runs_R3, best_3, told, breaks_P)
+    figure, spots = ternary_figure(found["simplex"], shares_P3, panels, runs_R3, checks_R, best_3, told, breaks_P)
     rest = f" Other factors as in the proposal: {', '.join(best['rest'])}." if best["rest"] and len(mine) > 5 else ""
     crosses = ", crosses are candidates that likely break a constraint" if breaks_P.any() else ""
     caption = (
-        "Above: the mean. Below: half the width of its 95 % interval, in points. Dots are the runs"
-        f"{', whatever their other factors' * bool(best['rest'])}; the ring is the proposal{crosses}.{rest}"
+        "Above: the predicted score. Below: half the width of its 95 % interval, in points. Dots are the runs"
+        f"{', whatever their other factors' * bool(best['rest'])}"
+        f"{'; squares those of the check, which the surfaces were not fitted to' * bool(checks_R.any())}; the ring is "
+        f"the proposal{crosses}.{rest}"
     )
     return Drawing(
         "search-ternary", "Surfaces over the shares", caption, figure, _candidate_numbers(found, mine), spots
@@ -213,11 +248,13 @@ def _best_table(found: dict[str, Any]) -> Table:
     """Return the table of the best candidates."""
     ranked = sorted(found["candidates"], key=lambda c: (-(c["likely"]), -c[WEIGHTED][0]))
     is_bound = bool(found["constraints"])
+    num_likely = sum(c["likely"] for c in ranked)
+    shown = ranked[: num_likely if is_bound and _MOST_ROWS < num_likely <= 2 * _MOST_ROWS else _MOST_ROWS]
     rows = [
         [c["text"], _interval(c[WEIGHTED]), *([f"{c['chance']:.0%}"] if is_bound else []),
          "yes" if c["inside_noise"] else "no", *(_interval(c["scores"][name]) for name in found["abilities"]),
          f"{c['on_front']:.0%}"]
-        for c in ranked[:_MOST_ROWS]
+        for c in shown
     ]  # fmt: skip
     header = [
         "composition",
@@ -227,9 +264,9 @@ def _best_table(found: dict[str, Any]) -> Table:
         *found["abilities"],
         "on the front",
     ]
-    first = ", first those that likely keep the constraints" if is_bound else ""
+    first = f", first the {num_likely} that likely keep the constraints" if is_bound else ""
     notes = [
-        f"The best {len(rows)} of {len(ranked)} candidates{first}; the CSV has all.",
+        f"{len(rows)} of {len(ranked)} candidates, by predicted {_mean_title(found)}{first}; the CSV has all.",
         f"{'Keeps constraints, on' if is_bound else 'On'} the front: in how many of the draws of the surfaces. Not "
         f"shown to be worse: the 95 % interval of the difference to the first holds 0"
         f"{', and the constraints are likely kept' if is_bound else ''}.",
@@ -251,7 +288,7 @@ def _check_tables(found: dict[str, Any]) -> list[Table]:
             r["ability"],
             _signed(r),
             p_text(np.nan if r["p_corrected"] is None else r["p_corrected"]),
-            r["verdict"],
+            r.get("words", r["verdict"]),
             r["method"],
         ]
         for r in check["rows"]
@@ -271,26 +308,32 @@ def _signed(row: dict[str, Any]) -> str:
 def _surface_table(found: dict[str, Any]) -> Table:
     forms = list(next(iter(found["surfaces"].values()))["held_out"])
     rows = [
-        [ability, one["form"], *(number(one["held_out"][form], 1) for form in forms), number(one["noise"], 1),
-         f"{one['widened']:.2f}", p_text(np.nan if one["effect_p"] is None else one["effect_p"])]
+        [ability, one["form"], *(_in_points(one["held_out"][form]) for form in forms), _in_points(one["noise"]),
+         f"{one['widened']:.2f} times", p_text(np.nan if one["effect_p"] is None else one["effect_p"])]
         for ability, one in found["surfaces"].items()
     ]  # fmt: skip
     header = [
         "ability",
         "form",
-        *(f"error of {'guessing the mean' if form == 'mean' else form}" for form in forms),
+        *(f"error of {'guessing' if form == 'mean' else form}" for form in forms),
         "noise of a run",
-        "intervals widened by",
+        "intervals wider",
         "p (permutation)",
     ]
     notes = [
-        "Error: root mean square on compositions that were left out; the form with the smallest is used. Guessing "
-        "the mean: always that of all other runs. A form that hardly beats it knows little.",
-        "Noise of a run: standard deviation between runs of one composition, all asked the same problems.",
-        "Intervals widened by: how much larger than predicted the errors on left-out compositions were.",
+        "Error, in points: each composition was left out and predicted from the others (root mean square); the form "
+        "with the smallest is used. Guessing: the mean of all other runs, for every composition. A form that hardly "
+        "beats it knows little.",
+        "Noise of a run, in points: standard deviation between runs of one composition, all asked the same problems.",
+        "Intervals wider: errors on left-out compositions were this many times what the form itself expected, so its "
+        "intervals are made wider by as much.",
         "p: of a permutation test, corrected for the number of abilities (Holm). Small: composition has an effect.",
     ]
     return Table("search-surfaces", "The surfaces", header, rows, notes)
+
+
+def _in_points(part: float) -> str:
+    return f"{100 * part:.1f}" if part is not None and np.isfinite(part) else "-"
 
 
 def _batch_table(found: dict[str, Any]) -> Table:
@@ -299,9 +342,13 @@ def _batch_table(found: dict[str, Any]) -> Table:
         gain = batch["numbers"].get("expected_gain")
         shown = "-" if gain is None or batch["kind"] != "improvement" else f"{100 * gain:.2f} pts"
         runs = sum(len(trial["seeds"]) for trial in batch["trials"])
-        rows.append([str(i), batch["kind"], str(runs), shown, batch["words"].replace("**", "")])
+        words = found["stopped"] if batch["kind"] == "verification" else batch["words"]
+        rows.append([str(i), batch["kind"], str(runs), shown, words])
     header = ["", "decision", "runs", "expected gain", "why"]
-    notes = ["Expected gain: of the weighted mean by the first of these runs, over the best so far, constraints kept."]
+    notes = [
+        f"Expected gain: of the {_mean_title(found)} by the first of these runs, over the best so far, constraints "
+        "kept."
+    ]
     return Table("search-decisions", "How it went", header, rows, notes, folded=True)
 
 
