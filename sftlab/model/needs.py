@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -93,7 +95,23 @@ def needs_screen(module: SFTModule, plan: Plan, setup: Setup, hardware: Hardware
     if setup.is_offloaded:
         words = "weights, gradients and optimizer of each process, in its host's memory"
         table.add_row("host", f"{found.host / GIB:,.2f}", words)
-    return Group(table, *_verdict(module, plan, setup, found, room), *_costs(module, plan, setup, found, hardware, mfu))
+    verdict = [*_verdict(module, plan, setup, found, room), *_allocator(setup)]
+    return Group(table, *verdict, *_costs(module, plan, setup, found, hardware, mfu))
+
+
+def _allocator(setup: Setup) -> Iterator[str]:
+    """Say what the C library holds beside the tensors.
+
+    glibc raises the size from which freed blocks go back to the system, up to 32 MiB, so activations leave gaps between
+    blocks still in use. How many depends on the lengths of the micro-batches: no fraction holds for all models.
+    """
+    is_set = any(name in os.environ for name in ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"))
+    if setup.is_cpu and platform.libc_ver()[0] == "glibc" and not is_set:
+        yield (
+            "glibc keeps gaps between activations, which are not counted: measured peaks were 1.1 to 1.9 times the "
+            "estimate. With MALLOC_MMAP_THRESHOLD_=65536 MALLOC_ARENA_MAX=1 before the command they are as estimated, "
+            "and steps take up to 1.7 times the processor time."
+        )
 
 
 def _verdict(module: SFTModule, plan: Plan, setup: Setup, found: Estimate, room: int) -> Iterator[str]:

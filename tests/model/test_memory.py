@@ -216,3 +216,14 @@ def test_hardware_is_read_by_name(small):
     assert (groups.world, groups.ranks) == (8, 4)
     with pytest.raises(ValueError, match="make no groups of 3"):
         planned_setup(small[0], {"strategy": FSDP2Strategy(shard_size=3)}, eight)
+
+
+def test_what_glibc_adds_is_told_unless_it_is_set(small, monkeypatch):
+    cpu = Hardware(1, Device("CPU", 8.0, None, "nowhere"))
+    for name in ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    assert "MALLOC_MMAP_THRESHOLD_=65536" in text_of(needs_screen(*small[::2], CPU, cpu, 0.4))
+    assert "glibc" not in text_of(needs_screen(*small[::2], dataclasses.replace(CPU, is_cpu=False), GPU, 0.4))
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
+    assert "glibc" not in text_of(needs_screen(*small[::2], CPU, cpu, 0.4))
