@@ -269,7 +269,7 @@ def resumed(name: str, checkpoint: str, is_exact: bool = False, own: Path | None
         hint = hint if others or len(notes) == told else ": restore one, or start again without --ckpt_path"
         raise ValueError("\n  ".join([f"--ckpt_path last: {run} has no whole checkpoint{hint}", *notes]))
     path = checkpoints[-1]
-    notes.append(f"Going on with {run}, {path.name}: {contents(path).step:,} steps done")
+    notes.append(f"Resuming {run}, {path.name}: {contents(path).step:,} steps done")
     return Resumed(path, run, tuple(notes))
 
 
