@@ -3,13 +3,11 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import yaml
-from fitting import alike, environment, losses, run, start, write_config, write_records
+from fitting import alike, losses, run, start, write_config, write_records
 
 WEIGHTS = "model.safetensors"
 
@@ -110,8 +108,7 @@ def test_a_killed_studys_training_goes_on_and_a_printed_job_finds_it_done(tmp_pa
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
-    command = [sys.executable, *line.split()[1:]]
-    subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), check=True, capture_output=True)
+    run(tmp_path, *line.removeprefix("python -m sftlab ").split())
     log = (study / "logs" / "dmt-seed=3.txt").read_text()
     assert "Resumed" not in log, "the training that was on its way was not started a second time"
     assert list(study.glob("runs/dmt-seed=3/stages/1-general"))
