@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +54,7 @@ class ResumeGuard:
         changed = differences(saved["identity"], self._identity)
         if changed and differ_in_own_callbacks(saved["identity"], self._identity):
             self._accept_other_callbacks(saved["identity"])
-        elif changed and not self._is_reused_stage(saved["stage_keys"], checkpoint["global_step"]):
+        elif changed and not self._is_reused_stage(saved, checkpoint["global_step"]):
             raise ValueError(
                 f"ckpt_path: this run differs from the checkpoint's{upgraded} in: {', '.join(changed)}. Resume with "
                 "the config (config.yaml in the run's folder), data and version that the run began with, or start a "
@@ -78,11 +79,16 @@ class ResumeGuard:
         self._identity = run_identity(context.data, context.module, context.plan, self._settings)
         self.plan_changed()
 
-    def _is_reused_stage(self, saved_keys: list[str], step: int) -> bool:
+    def _is_reused_stage(self, saved: dict[str, Any], step: int) -> bool:
         """Whether the checkpoint ends a stage that this run shares with another run and took over from it."""
-        plan = self._context.plan
+        context, taken = self._context, [stage["stage"] for stage in reused_stages(self._context.folder)]
+        plan, keys = copy(context.plan), saved["stage_keys"]
+        for early in saved.get("ended_early", []) if taken else ():  # the other run's stages ended there
+            if early < plan.num_compiled_steps:
+                plan.end_stage(early)
         ended = plan.stage_ending_at(step)
         number = plan.stages.index(ended) if ended is not None else -1
-        if not 0 <= number < len(saved_keys) or saved_keys[number] != self._stage_keys[number]:
+        if not 0 <= number < len(keys) or plan.stages[number].stage.name not in taken:
             return False
-        return plan.stages[number].stage.name in [stage["stage"] for stage in reused_stages(self._context.folder)]
+        own = stage_keys(context.data, context.module, plan, self._settings)
+        return number < len(own) and bool(keys[number] == own[number].trained)
