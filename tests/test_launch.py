@@ -1,13 +1,12 @@
 """From Python: fit gives back a run, whose folder is data frames, models and figures."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from fitting import environment, write_config, write_records
+from forked import FORKING
 from small import MODEL, small_fit, small_mixture
 from synthetic import k_study
 
@@ -102,8 +101,7 @@ except ValueError as error:
 @pytest.mark.slow
 def test_a_script_on_several_processes_goes_on_as_one(here):
     (here / "script.py").write_text(SCRIPT)
-    command = [sys.executable, "script.py"]
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=500, env=environment(here))
+    done = FORKING.call([str(here / "script.py")], here, environment(here), timeout=500)
     told = [line for line in done.stdout.splitlines() if line.startswith(("AFTER", "REFUSED"))]
     assert told[:-1] == ["AFTER lightning_logs/objects", "AFTER lightning_logs/from_config stopped"], done.stderr
     assert "other processes run this script again" in told[-1] and done.returncode == 0
