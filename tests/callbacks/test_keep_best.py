@@ -1,10 +1,12 @@
 """keep_best: a stage ends with the weights of its best validation, and what that costs is told."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EarlyStopping
 from small import small_fit, small_mixture
 from transformers import AutoModelForCausalLM
 
@@ -92,3 +94,27 @@ def test_a_killed_run_keeps_the_same(records, die_at):
 def test_what_cannot_choose_is_told(records, options, message):
     with pytest.raises(ValueError, match=message):
         small_fit(records / "run", MultiTask(steps=4, **options), small_mixture(records))
+
+
+def test_a_stage_that_was_stopped_early_is_gone_on_from_by_a_run_that_shares_it(records):
+    """As a study's runs do; whose second stage differs."""
+    one, other = records / "one", records / "other"
+    both = {}
+    for folder, rate in ((one, 5e-3), (other, 1e-3)):
+        first = Stage("math", {"math": 1.0}, steps=5, learning_rate=0.3, warmup_ratio=0.9)
+        later = Stage("code", {"code": 1.0}, steps=2, learning_rate=rate)
+        stopper = EarlyStopping("val/loss/general", patience=1)
+        checkpoint = None
+        if folder is other:
+            (ended,) = (one / "checkpoints").glob("*-math.ckpt")
+            assert ended.name < "step=000005", "the case must end early"
+            other.mkdir()
+            checkpoint = shutil.copy(ended, other / ended.name)
+            with pytest.raises(ValueError, match="differs from the checkpoint's in: schedule"):
+                schedule = Stages([first, later], val_every_n_steps=1)
+                small_fit(other, schedule, small_mixture(records), stopper, ckpt_path=checkpoint)
+            (other / "reused.json").write_text(json.dumps([{"stage": "math", "key": "", "run": "one"}]))
+        schedule = Stages([first, later], val_every_n_steps=1)
+        both[folder], _ = small_fit(folder, schedule, small_mixture(records), stopper, ckpt_path=checkpoint)
+    assert equal(exported(one, "0-math").parameters(), torch.load(ended, weights_only=False)["state_dict"].values())
+    assert not equal(both[one].parameters(), both[other].parameters())
