@@ -71,7 +71,8 @@ def heat_figure(blocks: Sequence[HeatBlock], columns: Sequence[str]) -> Drawn:
     axes.set_xlim(0, len(columns))
     axes.set_ylim(y - gaps[-1], 0)
     axes.set_axis_off()
-    bar = figure.colorbar(ScalarMappable(cmap=colours), ax=axes, shrink=min(1.0, 6 / height), pad=0.02)
+    steps = ScalarMappable(cmap=colours.resampled(40))  # from 51 on it would be a picture inside the SVG
+    bar = figure.colorbar(steps, ax=axes, shrink=min(1.0, 6 / height), pad=0.02)
     bar.outline.set_visible(False)  # type: ignore[operator]
     percent(bar.ax.yaxis)
     return figure, spots
