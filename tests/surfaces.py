@@ -143,7 +143,9 @@ class Instant(Executor):
                                standard_error=0.01, low=None, high=None, headline=True, **about)  # fmt: skip
                 rows.append(row.to_dict())
             losses = {f"val/loss/{ability}": 2 - value for ability, value in scores.items()}
-            (folder / "metrics.jsonl").write_text(json.dumps({"step": stage.end_step, **losses}) + "\n")
+            (folder / "metrics.jsonl").write_text(
+                json.dumps({"step": stage.end_step, "stage/seconds": 1.0, **losses}) + "\n"
+            )
         (folder / "scores.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return job.name
 
