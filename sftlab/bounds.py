@@ -23,8 +23,15 @@ def within(key: str, value: Any, least: float, most: float = _HUGE, is_whole: bo
     """
     kind = "whole number" if is_whole else "number"
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or (is_whole and value != int(value)):
-        raise ValueError(f"{key}: {value!r} is not a {kind}")
+    if not is_number or not _is_finite(value) or (is_whole and value != int(value)):
+        raise ValueError(f"{key}: {value!r:.80} is not a {kind}")
     if not least <= value <= most:
         span = f"at least {least:,}" if most == _HUGE and value < least else f"between {least:,} and {most:,}"
         raise ValueError(f"{key}: {value!r} must be {span}")
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False

@@ -272,7 +272,8 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     """Return every problem of a config of fit that can be found without its data."""
     if strange := of_another_tool(config):
         return [strange]
-    found = find_problems(config, ROOTS, ("seed_everything", "run", "ckpt_path", "weights_only"))
+    empty = [f"{name}: it has no keys; give it some, or leave it out" for name in ROOTS if config.get(name, "") is None]
+    found = empty + find_problems(config, ROOTS, ("seed_everything", "run", "ckpt_path", "weights_only"))
     if isinstance(config.get("trainer"), dict):
         found += option_problems(config["trainer"]) + refused_by_name(config["trainer"].get("callbacks"))
         found += leaving_places(config["trainer"])

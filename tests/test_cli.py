@@ -13,7 +13,7 @@ from fitting import ROOT, run, write_config, write_records
 from jsonargparse import ArgumentParser
 from lightning.pytorch import loggers
 
-from sftlab.cli import LabCLI, parse_objects
+from sftlab.cli import LabCLI, config_problems, parse_objects
 from sftlab.parser import user_errors
 from sftlab.plan.table import as_fraction
 from sftlab.run.folder import release
@@ -57,6 +57,14 @@ def test_all_problems_of_a_config_are_told_at_once_with_the_nearest_name(tmp_pat
         assert said in err
     assert "Traceback" not in err
     assert not (tmp_path / "lightning_logs").exists()
+
+
+@pytest.mark.parametrize("section", ["data", "schedule", "model", "trainer"])
+def test_a_section_without_keys_is_named(tmp_path, section):
+    write_records(tmp_path)
+    config = yaml.safe_load(write_config(tmp_path).read_text())
+    assert config_problems(config) == []
+    assert f"{section}: it has no keys; give it some, or leave it out" in config_problems({**config, section: None})
 
 
 @pytest.mark.parametrize(

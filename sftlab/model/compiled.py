@@ -3,7 +3,7 @@
 Each layer is compiled in place: weights keep their names, and code that wraps, exports or saves the model sees no
 difference. The length of a row is a symbol in the graph; rows are padded at their end to a multiple of
 ``ROW_MULTIPLE``, so that kernels which depend on the alignment of a row need no graphs of their own. Random numbers are
-drawn as without compiling: dropout drops the same.
+drawn as without compiling, but a padded row draws more of them: dropout drops other values than without compiling.
 """
 
 from __future__ import annotations
