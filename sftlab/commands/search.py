@@ -69,19 +69,18 @@ def main(arguments: list[str]) -> int:
     if options.dry_run:
         return _dry_run(search)
     status_when_interrupted = heed_sigterm()
+    from sftlab.search.outcome import write_outcome
     from sftlab.search.search import RunsFailed
 
     try:
         search.run()
+        write_outcome(search)
+        return _report(search.folder)
     except RunsFailed as failed:
         return failed.status
     except KeyboardInterrupt:
         complain("\nInterrupted. Finished runs are kept; the same command continues and makes the same decisions.")
         return status_when_interrupted()
-    from sftlab.search.outcome import write_outcome
-
-    write_outcome(search)
-    return _report(search.folder)
 
 
 def _search(config: Path, name: str, executor: Any) -> Any:

@@ -248,10 +248,11 @@ def _run(study: Study, options: Namespace, executor: Executor | None, needed_by:
 
 
 def _free(study: Study, planned: Sequence[PlannedRun], others: Sequence[PlannedRun], is_asked: bool) -> None:
-    """Free what the study does not keep, and report it."""
+    """Free what the study does not keep, and report it; remove what killed runs left behind."""
     from sftlab.study.graph import jobs_of
-    from sftlab.study.keep import prune
+    from sftlab.study.keep import prune, remove_leftovers
 
+    remove_leftovers(planned)
     keep: Keep = "weights" if is_asked and study.keep == "all" else study.keep
     num_runs, num_bytes = prune(planned, keep, {job.source for job in jobs_of(planned, others)})
     if num_runs:

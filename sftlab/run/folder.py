@@ -93,11 +93,16 @@ def begin(folder: Path, is_trial: bool = False) -> None:
         raise ValueError(f"{folder} is in use by process {state.process} on {state.host}: wait for its end, or end it")
     _HELD[folder.resolve()] = lock
     os.environ[FOLDER_VARIABLE] = str(folder)
-    for place in (folder, folder / "checkpoints", folder / "stages"):
-        remove_stale(place)
+    remove_partials(folder)
     turn = 1 + max((state_of(other).turn for other in folder.parent.iterdir() if other.is_dir()), default=0)
     before = replace(state_of(folder), status="running", turn=turn, is_trial=is_trial)
     _write(folder, replace(before, process=os.getpid(), host=socket.gethostname()))
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove the half-written files that killed processes left in a run."""
+    for place in (folder, folder / "checkpoints", folder / "stages"):
+        remove_stale(place)
 
 
 def end(folder: Path, step: int, num_steps: int | None) -> None:

@@ -33,6 +33,7 @@ from sftlab.study.graph import (
     save_stages,
 )
 from sftlab.study.job import write_jobs
+from sftlab.study.keep import remove_leftovers
 from sftlab.study.overview import Teller, overview
 from sftlab.study.results import tokens_of, write_results
 from sftlab.study.study import Run, Study, read_study
@@ -92,6 +93,7 @@ class StudySite(Site):
         run_of = {job.name: job.run for job in jobs}
         errors = {run_of[outcome.job]: outcome.error for outcome in outcomes if outcome.error}
         write_results(study, planned, self.folder, errors)
+        remove_leftovers(planned)
         for run, error in errors.items():
             complain(f"\nfailed: {run}\n{error}\n")
         if errors:

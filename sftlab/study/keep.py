@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from sftlab.files import remove_folder, write_text
-from sftlab.run.folder import LOGS, is_running
+from sftlab.run.folder import LOGS, is_running, remove_partials
 from sftlab.study.freed import FREED_FILE
 from sftlab.study.graph import PlannedRun
 from sftlab.study.study import Keep
@@ -42,6 +42,13 @@ def prune(planned: Sequence[PlannedRun], keep: Keep, needed: Collection[str]) ->
             else:
                 path.unlink()
     return num_runs, num_bytes
+
+
+def remove_leftovers(planned: Sequence[PlannedRun]) -> None:
+    """Remove what a kill at their very end left half-written in finished runs, which nothing resumes."""
+    for run in planned:
+        if run.num_done() == len(run.stages) and not is_running(run.folder):
+            remove_partials(run.folder)
 
 
 def _what(folder: Path, keep: Keep) -> Iterator[Path]:

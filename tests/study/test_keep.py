@@ -1,15 +1,17 @@
 """What a study keeps: freed stages count as done, and nobody goes on from them."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from test_graph import finish, planned_runs
 
+from sftlab.files import partial_name
 from sftlab.run.folder import checkpoint_path
 from sftlab.study.freed import FREED_FILE
 from sftlab.study.graph import jobs_of
-from sftlab.study.keep import prune
+from sftlab.study.keep import prune, remove_leftovers
 from sftlab.study.study import read_study
 
 LOGS = Path("lightning_logs")
@@ -59,6 +61,19 @@ def test_a_changed_stage_is_not_the_one_that_was_freed_and_a_damaged_note_is_tol
     (runs[0].folder / FREED_FILE).write_text("{")
     with pytest.raises(ValueError, match="is damaged"):
         runs[0].num_done()
+
+
+def test_what_a_kill_left_half_written_in_a_finished_run_is_removed(runs):
+    process = subprocess.Popen(["true"])
+    process.wait()
+    left = []
+    for run in runs[1:]:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        whole = partial_name(run.folder / "exposures.parquet").name
+        left.append(run.folder / whole.replace(f"-{os.getpid()}-", f"-{process.pid}-"))
+        left[-1].touch()
+    remove_leftovers(runs)
+    assert [path.exists() for path in left] == [False, True]  # the other run is resumed, which removes it
 
 
 def test_keep_is_one_of_three(tmp_path):
