@@ -136,12 +136,10 @@ def _counted_line(rows: Sequence[ScoreRow]) -> list[str]:
 
 def _add_rows(table: Any, rows: Sequence[ScoreRow]) -> None:
     """Add the score of a task and, dimmed below it, its other measures."""
-    from sftlab.report.text import interval_text, number
-
     for row in rows:
         score = row.score()
-        value, interval = number(score.value, row.best), interval_text(score.low, score.high, row.best)
-        cells = (f"{score.num_problems:,}", value, interval, str(score.num_missing))
+        interval = f"{score.low:.3f} to {score.high:.3f}"
+        cells = (f"{score.num_problems:,}", f"{score.value:.4f}", interval, str(score.num_missing))
         cells = cells if score.num_problems else ("0", "not measured", "", str(score.num_missing))
         table.add_row(score.task if row.headline else "", score.metric, *cells, style=None if row.headline else "dim")
 
