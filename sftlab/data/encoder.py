@@ -299,7 +299,8 @@ def _lost_bytes(whole: dict[str, Any]) -> bytes | None:
     ):
         return None
     if any(part["type"] == "ByteLevel" for part in splitters) and whole["model"]["type"] == "BPE":
-        return bytes(byte for byte, name in enumerate(_byte_names()) if name not in names)
+        lost = bytes(byte for byte, name in enumerate(_byte_names()) if name not in names)
+        return None if lost and normalizers else lost  # normalised, a text may have other bytes
     has_bytes = bool(whole["model"].get("byte_fallback")) and all(f"<0x{byte:02X}>" in names for byte in range(256))
     return b"" if has_bytes else None
 

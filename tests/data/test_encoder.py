@@ -292,16 +292,19 @@ def words(normalizer=None, **special) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", **special)
 
 
-def byte_level(names=None) -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer that has no token for most bytes, or for whole words alone if their names are given."""
+def byte_level(names=None, normalizer=None) -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer with tokens for the named bytes, or ASCII; with ``<unk>`` among them, for words alone."""
     known = {name: i for i, name in enumerate(names or [chr(i) for i in range(33, 127)] + ["Ġ", "</s>"])}
-    model = models.WordLevel(known, unk_token="<unk>") if names else models.BPE(known, [])
+    is_of_words = "<unk>" in known
+    model = models.WordLevel(known, unk_token="<unk>") if is_of_words else models.BPE(known, [])
     made = Tokenizer(model)
+    made.normalizer = normalizer
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>" if names else None)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="</s>", unk_token="<unk>" if is_of_words else None)
 
 
 ALPHABET = pre_tokenizers.ByteLevel.alphabet()
+ALPHABET_BUT_C3 = [*sorted({*ALPHABET} - {"\u00c3"}), "</s>"]
 UNKNOWN, OTHERWISE = "characters that it has no token for", "it gives a text back otherwise"
 
 
@@ -315,6 +318,8 @@ UNKNOWN, OTHERWISE = "characters that it has no token for", "it gives a text bac
         (byte_level(), "one two", None),
         (byte_level(), "one\ttwo", OTHERWISE),  # it leaves bytes out that it has no token for
         (byte_level(), "one tw\u00f6", OTHERWISE),
+        (byte_level(ALPHABET_BUT_C3, normalizers.NFC()), "one two", None),
+        (byte_level(ALPHABET_BUT_C3, normalizers.NFC()), "one two\u0308", OTHERWISE),  # composed, it has the byte C3
         (byte_level(["</s>", "<unk>", *ALPHABET]), "one two", UNKNOWN),  # bytes are there, but not the words
     ],
 )
